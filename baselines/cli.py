@@ -1,0 +1,149 @@
+"""The command ``paramarket``."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from baselines.play import PAPER_ARMS, RULE_ARMS, Arm, Episode, play
+from baselines.report import as_table, claim_folder, per_seed, provenance, summarise, write_run
+from baselines.rules import POLICIES, policy_factory
+from paramarket_env.config import MarketConfig, require
+from paramarket_env.learning.data import DATASETS
+from paramarket_env.learning.endowments import ENDOWMENTS
+from paramarket_env.learning.merging import PARAMETER_SETS
+from paramarket_env.learning.networks import NETWORKS
+from paramarket_env.learning.training import OPTIMIZERS
+from paramarket_env.market.engine import resolve_device
+from paramarket_env.scenarios import SCENARIOS, scenario
+
+
+@dataclass(frozen=True)
+class Run:
+    """Play the rules in the market and out of it, all seeds side by side, and compare them."""
+
+    scenario: str = "digits"
+    """Where the settings below start from: a name that `paramarket list` shows."""
+    seeds: int = 10
+    """How many seeds."""
+    first_seed: int = 0
+    """The seeds are this one and those that follow it."""
+    policies: tuple[str, ...] = ()
+    """Rules to compare, each with itself in all seats; none: the paper's comparison (round), every rule (verb)."""
+    out: Path | None = None
+    """Folder of the run; none: a new one under `runs/`."""
+    overwrite: bool = False
+    """Write into `out` although it exists."""
+    device: str = "auto"
+    """`auto` (the GPU where there is one), `cpu` or `cuda`."""
+    config: Annotated[MarketConfig, tyro.conf.arg(name="")] = field(default_factory=MarketConfig)
+
+    def __post_init__(self) -> None:
+        require(self.seeds >= 1, "seeds", self.seeds, "an integer >= 1")
+        require(self.first_seed >= 0, "first_seed", self.first_seed, "an integer >= 0")
+
+
+@dataclass(frozen=True)
+class List:
+    """Show the scenarios, the policies and what else can be named."""
+
+
+def run(options: Run, console: Console) -> None:
+    """Play, print the table, keep the run."""
+    config = options.config
+    arms = _arms(options)
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    device = resolve_device(options.device)
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = options.out or Path("runs") / f"{options.scenario}-{config.action_mode}-{stamp}"
+    origin = provenance(seeds, device)
+    title = f"{options.scenario}, {config.action_mode} mode, {config.max_cycles} cycles, {len(seeds)} seeds"
+    if config.data.protocol == "authors":
+        title += "; protocol=authors: validated on the TEST set"
+    console.print(f"{title} on {origin['device']}", highlight=False)
+    claim_folder(folder, overwrite=options.overwrite)
+    episodes = _play_all(config, arms, seeds, device, console)
+    summary = summarise(per_seed(episodes))
+    write_run(folder, config, episodes, summary, origin, title)
+    console.print(as_table(summary, title))
+    console.print("mean ± half-width of the 95 % interval over seeds; the second column is paired by seed")
+    console.print(f"kept in {folder}: config.json, steps.csv, trades.csv, summary.json, curves.png", highlight=False)
+
+
+def _arms(options: Run) -> Sequence[Arm]:
+    for name in options.policies:
+        policy_factory(name)  # an unknown name is refused before anything is played
+    if options.policies:
+        return [Arm(name, (name,)) for name in options.policies]
+    return PAPER_ARMS if options.config.action_mode == "round" else RULE_ARMS
+
+
+def _play_all(config: MarketConfig, arms: Sequence[Arm], seeds: range, device: object, console: Console) -> list[Episode]:
+    columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    episodes = []
+    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+        tasks = [progress.add_task(arm.name, total=config.max_cycles) for arm in arms]
+        for arm, task in zip(arms, tasks, strict=True):
+            episodes.append(play(config, arm, seeds, str(device), lambda task=task: progress.advance(task)))
+    return episodes
+
+
+def show_names(console: Console) -> None:
+    """Everything that can be named, with the first line of what it says of itself."""
+    documented = {"scenarios": SCENARIOS, "policies": POLICIES}
+    for title, table in documented.items():
+        rows = Table("name", "", title=title, title_justify="left", show_header=False)
+        for name, entry in table.items():
+            rows.add_row(name, (inspect.getdoc(getattr(entry, "func", entry)) or "").split("\n")[0])
+        console.print(rows)
+    others = {
+        "datasets": DATASETS,
+        "endowments": ENDOWMENTS,
+        "network architectures": NETWORKS,
+        "optimizers": OPTIMIZERS,
+        "parameter set rules": PARAMETER_SETS,
+    }
+    for title, names in others.items():
+        console.print(f"{title}: {', '.join(names)}", highlight=False)
+
+
+def _parse(arguments: Sequence[str]) -> Run | List:
+    """The command and its options. The scenario comes first: it gives the defaults of all settings."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--scenario", default="digits")
+    name = early.parse_known_args(arguments)[0].scenario
+    # The paper's comparison plays in rounds, so that every arm trains equally often.
+    default = Run(scenario=name, config=replace(scenario(name), action_mode="round"))
+    commands = Annotated[Run, tyro.conf.subcommand("run", default=default)] | Annotated[List, tyro.conf.subcommand("list")]
+    return tyro.cli(
+        tyro.conf.OmitArgPrefixes[tyro.conf.OmitSubcommandPrefixes[commands]],
+        prog="paramarket",
+        description="ParaMarket: networks train, trade and price.",
+        args=list(arguments),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command's entry: 0, or 2 with a message for what cannot be."""
+    console = Console()
+    try:
+        chosen = _parse(sys.argv[1:] if arguments is None else arguments)
+        if isinstance(chosen, Run):
+            run(chosen, console)
+        else:
+            show_names(console)
+    except (ValueError, OSError, ImportError) as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, markup=True)
+        return 2
+    return 0

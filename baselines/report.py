@@ -1,0 +1,159 @@
+"""From episodes to a summary with intervals, a picture and a folder that keeps the run."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.table import Table
+from scipy import stats
+
+from baselines.play import Episode
+from paramarket_env.config import MarketConfig
+
+CONFIDENCE = 0.95
+
+MEASURES = {
+    "test_accuracy": "test accuracy, %",
+    "accuracy_gain": "above the first, points",
+    "validation_loss": "validation loss, nats",
+    "trades": "purchases per agent",
+    "money": "ticks paid per agent",
+    "return": "return per agent",
+}
+"""Columns of the summary: each is a number for every arm and seed, the mean over the agents."""
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """The mean, and the half-width of its 95 % Student interval (nan for a single value)."""
+    sample = np.asarray(values, dtype=float)
+    if len(sample) < 2:
+        return float(sample.mean()), float("nan")
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(sample) - 1) * stats.sem(sample)
+    return float(sample.mean()), float(half)
+
+
+def per_seed(episodes: Sequence[Episode]) -> pd.DataFrame:
+    """``MEASURES`` of the last cycle for each arm (in order) and seed.
+
+    ``accuracy_gain`` is the difference from the first arm on the same seed, so that what a seed makes easy or hard for
+    all cancels out.
+    """
+    frames = []
+    for episode in episodes:
+        steps, trades = episode.steps, episode.trades
+        last = steps[steps.cycle == steps.cycle.max()].groupby(["arm", "seed"], sort=False)
+        rewards = steps.groupby(["arm", "seed", "agent"], sort=False).reward.sum().groupby(["arm", "seed"], sort=False)
+        frame = last[["test_accuracy", "validation_loss"]].mean()
+        frame["test_accuracy"] *= 100
+        agents = steps.agent.nunique()
+        by_seed = trades.groupby(["arm", "seed"]).price
+        frame["trades"] = (by_seed.size() / agents).reindex(frame.index, fill_value=0)
+        frame["money"] = (by_seed.sum() / agents).reindex(frame.index, fill_value=0)
+        frame["return"] = rewards.mean()
+        frames.append(frame)
+    table = pd.concat(frames).reset_index()
+    first = table[table.arm == table.arm.iloc[0]].set_index("seed").test_accuracy
+    table["accuracy_gain"] = table.test_accuracy - table.seed.map(first)
+    return table
+
+
+def summarise(table: pd.DataFrame) -> dict[str, dict[str, tuple[float, float]]]:
+    """Mean and half-width of every measure, by arm: ``{arm: {measure: (mean, half)}}``."""
+    return {
+        str(arm): {measure: interval(rows[measure].tolist()) for measure in MEASURES}
+        for arm, rows in table.groupby("arm", sort=False)
+    }
+
+
+def provenance(seeds: Sequence[int], device: torch.device) -> dict[str, Any]:
+    """What a figure depends on besides the configuration."""
+    packages = ("paramarket-env", "torch", "numpy", "scipy", "gymnasium", "pettingzoo")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "seeds": list(seeds),
+        "device": f"{device.type} ({name}, {torch.get_num_threads()} threads)",
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in packages},
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def as_table(summary: dict[str, dict[str, tuple[float, float]]], title: str) -> Table:
+    """The summary for the terminal."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for label in MEASURES.values():
+        table.add_column(label, justify="right")
+    for arm, measures in summary.items():
+        table.add_row(arm, *(_cell(measure, *measures[measure]) for measure in MEASURES))
+    return table
+
+
+def _cell(measure: str, mean: float, half: float) -> str:
+    digits = {"test_accuracy": 1, "accuracy_gain": 1, "trades": 1, "money": 0}.get(measure, 3)
+    return f"{mean:.{digits}f} ± {half:.{digits}f}"
+
+
+def draw_curves(episodes: Sequence[Episode], title: str) -> Figure:
+    """Test accuracy and validation loss over the cycles: means over seeds with their 95 % intervals."""
+    figure = Figure(figsize=(12, 4.8), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 2)
+    for axes, column, label, factor in zip(
+        panels,
+        ("test_accuracy", "validation_loss"),
+        ("test accuracy (%)", "validation loss (nats)"),
+        (100, 1),
+        strict=True,
+    ):
+        for episode in episodes:
+            by_seed = episode.steps.groupby(["cycle", "seed"])[column].mean().unstack() * factor
+            means, halves = zip(*(interval(row) for row in by_seed.to_numpy().tolist()), strict=True)
+            mean, half = np.array(means), np.nan_to_num(np.array(halves))
+            (line,) = axes.plot(by_seed.index, mean, label=episode.steps.arm.iloc[0])
+            axes.fill_between(by_seed.index, mean - half, mean + half, color=line.get_color(), alpha=0.15)
+        axes.set_xlabel("cycle")
+        axes.set_title(label)
+        axes.grid(alpha=0.25)
+    panels[0].legend()
+    figure.suptitle(title)
+    return figure
+
+
+def claim_folder(folder: Path, *, overwrite: bool) -> None:
+    """Make the run folder, or raise ``FileExistsError`` if there is one already and it may not be overwritten."""
+    if folder.exists() and not overwrite:
+        raise FileExistsError(f"out={str(folder)!r} exists already: choose another folder, or pass --overwrite")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def write_run(
+    folder: Path,
+    config: MarketConfig,
+    episodes: Sequence[Episode],
+    summary: dict[str, dict[str, tuple[float, float]]],
+    origin: dict[str, Any],
+    title: str,
+) -> None:
+    """Keep a run: ``config.json``, ``steps.csv``, ``trades.csv``, ``summary.json``, ``curves.png``."""
+    (folder / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
+    pd.concat([episode.steps for episode in episodes]).to_csv(folder / "steps.csv", index=False)
+    pd.concat([episode.trades for episode in episodes]).to_csv(folder / "trades.csv", index=False)
+    arms = {
+        arm: {measure: {"mean": mean, "half_width_95": half} for measure, (mean, half) in measures.items()}
+        for arm, measures in summary.items()
+    }
+    (folder / "summary.json").write_text(json.dumps({"title": title, "arms": arms, **origin}, indent=2) + "\n")
+    draw_curves(episodes, title).savefig(folder / "curves.png")

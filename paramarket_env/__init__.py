@@ -1,0 +1,16 @@
+"""ParaMarket: the environment in which RL agents learn to trade the parameters of neural networks."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import pettingzoo
+
+__version__ = version("paramarket-env")
+
+_ID, _MODULE = "paramarket/paramarket_v0", "paramarket_env.paramarket_v0"
+
+# PettingZoo has a registry since 1.27. A second import finds the names there and leaves them.
+if hasattr(pettingzoo, "register") and _ID not in pettingzoo.parallel_registry:
+    pettingzoo.register("parallel", _ID, f"{_MODULE}:parallel_env")
+    pettingzoo.register("aec", _ID, f"{_MODULE}:env")

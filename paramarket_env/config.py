@@ -1,0 +1,211 @@
+"""What a market is made of, as frozen dataclasses that refuse impossible values at construction.
+
+Every number that a market depends on is here, grouped by who reads it. Names of plug-ins (datasets,
+networks, endowments, optimizers, parameter sets) are plain strings, looked up where the plug-ins live.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+ActionMode = Literal["verb", "round"]
+Protocol = Literal["clean", "authors"]
+
+INT64_MAX = 2**63 - 1
+
+
+def require(ok: bool, name: str, value: Any, allowed: str) -> None:
+    """Raise a ``ValueError`` that names the field, the value and what is allowed, unless ``ok``."""
+    if not ok:
+        raise ValueError(f"{name}={value!r} is not allowed: it must be {allowed}")
+
+
+def lookup(table: dict[str, Any], name: str, what: str) -> Any:
+    """The entry ``name`` of a table of plug-ins, or a ``ValueError`` that lists those that exist."""
+    if name not in table:
+        raise ValueError(f"unknown {what} {name!r}: choose from {', '.join(sorted(table))}")
+    return table[name]
+
+
+def _is_int(value: Any, low: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+
+def _is_real(value: Any, low: float, high: float = math.inf) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and math.isfinite(value) and low <= value <= high
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which samples there are, and who holds them."""
+
+    dataset: str = "digits"
+    """Name in ``paramarket_env.learning.data.DATASETS``."""
+    data_dir: str | None = None
+    """Folder with the files of a dataset that does not come embedded; None: torchvision's download."""
+    train_samples: int | None = 1000
+    """Training samples, dealt to the agents by ``endowment``; None: all that are left."""
+    validation_samples: int | None = 400
+    """The broker's samples: quotes and rewards."""
+    test_samples: int | None = 397
+    """Samples of the reports, never seen by an agent; None: all of the test set."""
+    protocol: Protocol = "clean"
+    """``clean``: three disjoint splits. ``authors``: validation *is* the test set, as in the authors' scripts."""
+    endowment: str = "complementary"
+    """Name in ``paramarket_env.learning.endowments.ENDOWMENTS``."""
+    scarcity: float = 0.1
+    """``complementary``: the share that an agent keeps of the classes it is short of."""
+    concentration: float = 0.5
+    """``dirichlet``: the parameter alpha; small is uneven."""
+
+    def __post_init__(self) -> None:
+        for name in ("train_samples", "validation_samples", "test_samples"):
+            value = getattr(self, name)
+            require(value is None or _is_int(value, 1), f"data.{name}", value, "an integer >= 1, or None for all")
+        require(self.protocol in ("clean", "authors"), "data.protocol", self.protocol, "'clean' or 'authors'")
+        require(_is_real(self.scarcity, 0.0, 1.0), "data.scarcity", self.scarcity, "within [0, 1]")
+        require(
+            _is_real(self.concentration, 0.01, 1e6), "data.concentration", self.concentration, "within [0.01, 1e6]"
+        )
+        clean_splits_are_sized = self.protocol == "authors" or self.validation_samples is not None
+        require(clean_splits_are_sized, "data.validation_samples", None, "an integer >= 1 under protocol='clean'")
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The networks of a market: all agents have the same architecture, each its own parameters."""
+
+    architecture: str = "mlp"
+    """Name in ``paramarket_env.learning.networks.NETWORKS``."""
+    hidden: tuple[int, ...] = (32, 32)
+    """Widths of the hidden layers."""
+
+    def __post_init__(self) -> None:
+        for width in self.hidden:
+            require(_is_int(width, 1), "network.hidden", self.hidden, "a tuple of integers >= 1")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """What the action *train* does."""
+
+    optimizer: str = "sgd"
+    """Name in ``paramarket_env.learning.training.OPTIMIZERS``."""
+    lr: float = 0.05
+    momentum: float = 0.0
+    """SGD's momentum; Adam has its own."""
+    batch_size: int = 32
+    local_steps: int | None = None
+    """At most this many minibatches of a shuffled pass; None: the whole pass, its last short batch included."""
+
+    def __post_init__(self) -> None:
+        require(_is_real(self.lr, 0.0) and self.lr > 0, "training.lr", self.lr, "a finite number > 0")
+        in_range = _is_real(self.momentum, 0.0, 1.0) and self.momentum < 1
+        require(in_range, "training.momentum", self.momentum, "within [0, 1)")
+        require(_is_int(self.batch_size, 1), "training.batch_size", self.batch_size, "an integer >= 1")
+        steps = self.local_steps
+        require(steps is None or _is_int(steps, 1), "training.local_steps", steps, "an integer >= 1, or None")
+
+
+@dataclass(frozen=True)
+class BrokerConfig:
+    """How the broker aligns, tries and quotes, and when the market is open."""
+
+    parameter_sets: str = "full"
+    """Name in ``paramarket_env.learning.merging.PARAMETER_SETS``: what is sold as one good."""
+    align: bool = True
+    """Permute the seller's hidden units into the buyer's order before merging."""
+    merge_grid: tuple[float, ...] = (0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95)
+    """Merge weights tried before a purchase."""
+    opens_at: int = 0
+    """First cycle at which purchases clear."""
+    trade_every: int = 1
+    """From then on the market is open every so many cycles."""
+
+    def __post_init__(self) -> None:
+        grid = self.merge_grid
+        inside = all(_is_real(weight, 0.0, 1.0) and weight > 0 for weight in grid)
+        increasing = all(a < b for a, b in zip(grid, grid[1:], strict=False))
+        require(
+            len(grid) > 0 and inside and increasing,
+            "broker.merge_grid",
+            grid,
+            "increasing weights within (0, 1], at least one",
+        )
+        require(_is_int(self.opens_at, 0), "broker.opens_at", self.opens_at, "an integer >= 0")
+        require(_is_int(self.trade_every, 1), "broker.trade_every", self.trade_every, "an integer >= 1")
+
+
+@dataclass(frozen=True)
+class EconomyConfig:
+    """Money, values and costs. Amounts are integers of ticks; ``tick`` turns them into units of reward."""
+
+    ask_levels: tuple[int, ...] = (0,)
+    """The prices that a seller can post, in ticks, increasing. One more level withholds."""
+    initial_ask: int = 0
+    """Index of the level posted at the start; ``len(ask_levels)``: withheld."""
+    budget: int = 1000
+    """Balance of every agent at the start, in ticks."""
+    tick: float = 0.001
+    """Units of reward for one tick."""
+    value_per_nat: float | tuple[float, ...] = 1.0
+    """What a nat of validation loss is worth (kappa): one number, or one for each agent."""
+    train_cost: float = 0.0
+    """Reward lost by a training pass."""
+    rivalry: float = 0.0
+    """Reward lost for each nat that the other agents gained on average."""
+
+    def __post_init__(self) -> None:
+        levels = self.ask_levels
+        whole = all(_is_int(level, 0) and level <= INT64_MAX for level in levels)
+        increasing = all(a < b for a, b in zip(levels, levels[1:], strict=False))
+        require(
+            len(levels) > 0 and whole and increasing,
+            "economy.ask_levels",
+            levels,
+            "increasing integers >= 0 that fit into int64, at least one",
+        )
+        posted = _is_int(self.initial_ask, 0) and self.initial_ask <= len(levels)
+        require(posted, "economy.initial_ask", self.initial_ask, f"a level from 0 to {len(levels)} (withheld)")
+        require(_is_int(self.budget, 0), "economy.budget", self.budget, "an integer >= 0")
+        require(_is_real(self.tick, 0.0) and self.tick > 0, "economy.tick", self.tick, "a finite number > 0")
+        values = self.value_per_nat if isinstance(self.value_per_nat, tuple) else (self.value_per_nat,)
+        positive = len(values) > 0 and all(_is_real(value, 0.0) for value in values)
+        require(positive, "economy.value_per_nat", self.value_per_nat, "finite and >= 0")
+        require(_is_real(self.train_cost, 0.0), "economy.train_cost", self.train_cost, "a finite number >= 0")
+        require(_is_real(self.rivalry, 0.0), "economy.rivalry", self.rivalry, "a finite number >= 0")
+
+
+@dataclass(frozen=True)
+class MarketConfig:
+    """One market: N agents, one broker, one ledger."""
+
+    agents: int = 2
+    max_cycles: int = 40
+    """Steps of an episode, after which it is truncated."""
+    action_mode: ActionMode = "verb"
+    """``verb``: one of train, buy, ask or hold a step. ``round``: all of them in one step."""
+    data: DataConfig = field(default_factory=DataConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    broker: BrokerConfig = field(default_factory=BrokerConfig)
+    economy: EconomyConfig = field(default_factory=EconomyConfig)
+
+    def __post_init__(self) -> None:
+        require(_is_int(self.agents, 2), "agents", self.agents, "an integer >= 2")
+        require(_is_int(self.max_cycles, 1), "max_cycles", self.max_cycles, "an integer >= 1")
+        require(self.action_mode in ("verb", "round"), "action_mode", self.action_mode, "'verb' or 'round'")
+        values = self.economy.value_per_nat
+        one_each = not isinstance(values, tuple) or len(values) == self.agents
+        require(one_each, "economy.value_per_nat", values, f"one number, or one for each of the {self.agents} agents")
+        money = self.economy.budget * self.agents
+        require(money <= INT64_MAX, "economy.budget", self.economy.budget, "at most 2**63 - 1 ticks in all")
+
+    @property
+    def values_per_nat(self) -> tuple[float, ...]:
+        """kappa of every agent."""
+        values = self.economy.value_per_nat
+        return values if isinstance(values, tuple) else (values,) * self.agents

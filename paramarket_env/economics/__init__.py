@@ -1,0 +1,1 @@
+"""Ledger, clearing and pricing: money and orders. Nothing here knows of networks."""

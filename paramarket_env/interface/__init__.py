@@ -1,0 +1,1 @@
+"""The market as reinforcement learning sees it: actions, observations, environments and pictures."""

@@ -1,0 +1,60 @@
+"""M markets as a learner or a set of policies sees them: tensors of observations, masks, actions and rewards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from paramarket_env.config import MarketConfig
+from paramarket_env.interface.actions import build_actions
+from paramarket_env.interface.observations import build_layout, observe
+from paramarket_env.market.engine import Engine, StepRecord
+
+
+@dataclass(frozen=True)
+class Transition:
+    """What one step returns, on the market's device."""
+
+    observation: Tensor
+    """float32 ``[M, N, D]``."""
+    mask: Tensor
+    """bool ``[M, N, A]``."""
+    record: StepRecord
+    """Rewards, ends and all that happened."""
+
+
+class MarketBatch:
+    """The engine with observations, masks and encoded actions. ``ParallelEnv`` is its M = 1 face."""
+
+    def __init__(self, config: MarketConfig, markets: int = 1, device: str | torch.device = "auto") -> None:
+        self.engine = Engine(config, markets, device)
+        self.config = config
+        self.layout = build_layout(config, self.engine.offers)
+        self.actions = build_actions(config.action_mode, self.engine.offers, len(config.economy.ask_levels) + 1)
+
+    def observe(self) -> Tensor:
+        """What all agents see now: float32 ``[M, N, D]``."""
+        return observe(self.engine, self.layout)
+
+    def mask(self) -> Tensor:
+        """Which actions are legal now: bool ``[M, N, A]``."""
+        return self.actions.mask(self.engine.legal_offers)
+
+    def reset(self, seeds: Tensor, markets: Tensor | None = None) -> Tensor:
+        """Begin new episodes (see ``Engine.reset``); the first observations of all markets."""
+        self.engine.reset(seeds, markets)
+        return self.observe()
+
+    def step(self, actions: Tensor) -> Transition:
+        """One step of all markets; ``actions`` int64 ``[M, N]`` (``verb``) or ``[M, N, 3]`` (``round``).
+
+        Raises ``ValueError``, before anything changes, for an action outside the space or of a wrong shape.
+        """
+        parts = 1 if self.config.action_mode == "verb" else 3
+        expected = (self.engine.markets, self.config.agents) + ((parts,) if parts > 1 else ())
+        if tuple(actions.shape) != expected:
+            raise ValueError(f"actions of shape {tuple(actions.shape)} are not allowed: it must be {expected}")
+        record = self.engine.step(self.actions.decode(actions))
+        return Transition(self.observe(), self.mask(), record)

@@ -1,0 +1,195 @@
+"""One market as a PettingZoo parallel environment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from pettingzoo import ParallelEnv
+
+from paramarket_env.config import MarketConfig, require
+from paramarket_env.economics.clearing import REFUSALS
+from paramarket_env.interface.actions import MaskStyle, client_mask
+from paramarket_env.interface.batch import MarketBatch
+from paramarket_env.interface.render import History, as_text, draw, show
+from paramarket_env.market.engine import StepRecord
+from paramarket_env.market.snapshot import snapshot
+from paramarket_env.market.state import MarketState
+from paramarket_env.seeding import as_seeds, fresh_seed, next_seeds
+
+RENDER_MODES = ("ansi", "rgb_array", "human")
+
+
+class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):
+    """A market of N agents; see ``paramarket_env.paramarket_v0`` for its page."""
+
+    metadata = {
+        "name": "paramarket_v0",
+        "render_modes": list(RENDER_MODES),
+        "is_parallelizable": True,
+        "render_fps": 2,
+    }
+
+    def __init__(
+        self,
+        config: MarketConfig,
+        *,
+        render_mode: str | None = None,
+        device: str | torch.device = "auto",
+        mask_style: MaskStyle = "tuple",
+    ) -> None:
+        require(render_mode in (None, *RENDER_MODES), "render_mode", render_mode, f"None or one of {RENDER_MODES}")
+        require(mask_style in ("tuple", "flat"), "mask_style", mask_style, "'tuple' or 'flat'")
+        self.config, self.render_mode, self.mask_style = config, render_mode, mask_style
+        self.max_cycles = config.max_cycles
+        self.batch = MarketBatch(config, markets=1, device=device)
+        self.possible_agents = [f"trader_{agent}" for agent in range(config.agents)]
+        self.agents: list[str] = []
+        self.layout = self.batch.layout
+        self._observation_spaces = {agent: self.layout.space() for agent in self.possible_agents}
+        self._action_spaces = {agent: self.batch.actions.space() for agent in self.possible_agents}
+        rows = config.agents
+        self.state_space = spaces.Box(
+            np.tile(self.layout.low, (rows, 1)), np.tile(self.layout.high, (rows, 1)), dtype=np.float32
+        )
+        self.history = History(self.possible_agents)
+
+    def observation_space(self, agent: str) -> spaces.Box:
+        """The space of the agent's observations: float32 ``[D]``."""
+        return self._observation_spaces[agent]
+
+    def action_space(self, agent: str) -> spaces.Space[Any]:
+        """The space of the agent's actions, by ``action_mode``."""
+        return self._action_spaces[agent]
+
+    def offers(self, agent: str) -> list[tuple[str, str]]:
+        """The offers of an agent in their order: (seller, parameter set)."""
+        sellers = [other for other in self.possible_agents if other != agent]
+        return [(seller, good) for seller in sellers for good in self.batch.engine.broker.set_names]
+
+    def reset(
+        self, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
+        """Begin an episode. All that happens in it follows from ``seed``.
+
+        Without a seed the next episode follows from the last one's, or, the first time, from the operating system.
+        No ``options`` are known.
+        """
+        engine = self.batch.engine
+        if seed is not None:
+            seeds = as_seeds(seed, 1, engine.device)
+        elif self.history.frames:
+            seeds = next_seeds(engine.state.seeds)
+        else:
+            seeds = as_seeds(fresh_seed(), 1, engine.device)
+        observation = self.batch.reset(seeds)
+        self.agents = list(self.possible_agents)
+        self.history = History(self.possible_agents)
+        self.history.add(engine)
+        infos = self._infos(self.batch.mask(), None)
+        self._show()
+        return self._by_agent(observation[0].cpu().numpy(), self.agents), infos
+
+    def step(
+        self, actions: dict[str, Any]
+    ) -> tuple[
+        dict[str, np.ndarray], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]
+    ]:
+        """One step of all agents; ``actions`` has one for every agent in ``agents``.
+
+        Raises ``ValueError``, before anything changes, for an action that is missing, outside the space, or of an agent
+        that does not exist. An action that is not legal now does nothing and is counted in ``info``.
+        """
+        if not self.agents:
+            raise RuntimeError("step() after the end of an episode, or before the first reset(): call reset()")
+        transition = self.batch.step(self._action_tensor(actions))
+        record = transition.record
+        acting = self.agents
+        self.history.add(self.batch.engine, record)
+        terminated = self._by_agent(record.terminated[0].tolist(), acting)
+        truncated = dict.fromkeys(acting, bool(record.truncated[0]))
+        infos = self._infos(transition.mask, record)
+        self.agents = [agent for agent in acting if not terminated[agent] and not truncated[agent]]
+        self._show()
+        return (
+            self._by_agent(transition.observation[0].cpu().numpy(), acting),
+            self._by_agent(record.reward[0].tolist(), acting),
+            terminated,
+            truncated,
+            infos,
+        )
+
+    def _action_tensor(self, actions: dict[str, Any]) -> torch.Tensor:
+        """The actions as int64 ``[1, N]`` or ``[1, N, 3]``; agents that are gone hold."""
+        unknown = sorted(set(actions) - set(self.possible_agents))
+        missing = [agent for agent in self.agents if actions.get(agent) is None]
+        if unknown or missing:
+            raise ValueError(f"actions must name every agent in {self.agents}: missing {missing}, unknown {unknown}")
+        hold = np.zeros(self._action_spaces[self.possible_agents[0]].shape or (), dtype=np.int64)
+        chosen = [hold] * len(self.possible_agents)
+        for agent in self.agents:
+            space, action = self._action_spaces[agent], np.asarray(actions[agent])
+            # Spaces are strict about the integer's width, which does not matter here.
+            whole = action.dtype.kind in "iu" and action.shape == hold.shape
+            if not whole or not space.contains(action.astype(space.dtype)):
+                raise ValueError(f"action={actions[agent]!r} of {agent} is not allowed: it must be in {space}")
+            chosen[self.possible_agents.index(agent)] = action.astype(np.int64)
+        return torch.from_numpy(np.stack(chosen)).unsqueeze(0).to(self.batch.engine.device)
+
+    def _infos(self, mask: torch.Tensor, record: StepRecord | None) -> dict[str, dict[str, Any]]:
+        """Numbers and arrays alone, as every client takes them; new dictionaries at each call."""
+        state = self.batch.engine.state
+        masks = mask[0].cpu().numpy()
+        columns: dict[str, list[Any]] = {
+            "loss": state.loss[0].tolist(),
+            "balance": state.balance[0].tolist(),
+            "refused": state.refusals[0].sum(-1).tolist(),
+        }
+        columns |= {f"refused_{cause}": state.refusals[0, :, code].tolist() for code, cause in enumerate(REFUSALS)}
+        if record is not None:
+            happened = ("trained", "offer", "seller", "weight", "paid", "received", "gain")
+            columns |= {name: getattr(record, name)[0].tolist() for name in happened}
+        return {
+            agent: {
+                "action_mask": client_mask(masks[row], self._action_spaces[agent], self.mask_style),
+                **{name: column[row] for name, column in columns.items()},
+            }
+            for row, agent in enumerate(self.possible_agents)
+            if agent in self.agents
+        }
+
+    def _by_agent(self, rows: Any, agents: list[str]) -> dict[str, Any]:
+        return {agent: row for agent, row in zip(self.possible_agents, rows, strict=True) if agent in agents}
+
+    def state(self) -> np.ndarray:
+        """All agents' observations, float32 ``[N, D]``: for centralised critics."""
+        return self.batch.observe()[0].cpu().numpy()
+
+    def snapshot(self) -> tuple[MarketState, list[str], History]:
+        """A copy of the episode, to go back to with :meth:`restore`."""
+        return snapshot(self.batch.engine.state), list(self.agents), self.history.copy()
+
+    def restore(self, saved: tuple[MarketState, list[str], History]) -> None:
+        """Go back to a copy that :meth:`snapshot` made; the copy stays good for further returns."""
+        state, agents, history = saved
+        self.batch.engine.state = snapshot(state)
+        self.agents, self.history = list(agents), history.copy()
+
+    def render(self) -> str | np.ndarray | None:
+        """The episode so far: text (``ansi``), a picture uint8 ``[H, W, 3]`` (``rgb_array``) or a window (``human``)."""
+        if self.render_mode == "ansi":
+            return as_text(self.history)
+        if self.render_mode == "rgb_array":
+            return draw(self.history)
+        self._show()
+        return None
+
+    def _show(self) -> None:
+        if self.render_mode == "human":
+            show(self.history)
+
+    def close(self) -> None:
+        """Close the window, if there is one."""
+        self.history.close()

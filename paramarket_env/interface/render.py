@@ -1,0 +1,220 @@
+"""Pictures of one market's episode: losses, who did what, who bought what from whom at which price, balances."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib import pyplot as plt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from paramarket_env.market.engine import Engine, StepRecord
+
+VERBS = {"train": "#a9c7e8", "buy": "#e07b39", "ask": "#7fb77e", "refused": "#c0392b", "hold": "#eeeeee"}
+
+
+@dataclass(frozen=True)
+class Trade:
+    """One purchase."""
+
+    cycle: int
+    buyer: int
+    seller: int
+    good: str
+    weight: float
+    price: int
+    gain: float
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One market after so many cycles."""
+
+    cycle: int
+    losses: list[float]
+    balances: list[int]
+    asks: list[int]
+    verbs: list[str]
+    """What each agent did in the step before; the most important where it did several things."""
+
+
+@dataclass
+class History:
+    """The episode of one market, as far as pictures need it."""
+
+    agents: list[str]
+    frames: list[Frame] = field(default_factory=list)
+    trades: list[Trade] = field(default_factory=list)
+    window: Figure | None = None
+
+    def add(self, engine: Engine, record: StepRecord | None = None) -> None:
+        """Take down the state of market 0, and what happened in the step that led to it."""
+        state, cycle = engine.state, int(engine.state.cycle[0])
+        verbs = ["hold"] * len(self.agents)
+        if record is not None:
+            self._add_trades(engine, record, cycle)
+            bought, refused, trained = (record.seller[0] >= 0), (record.refusal[0] >= 0), record.trained[0]
+            asked = record.asked[0]
+            for agent in range(len(verbs)):
+                happened = {"buy": bought, "refused": refused, "ask": asked, "train": trained}
+                verbs[agent] = next((verb for verb, flags in happened.items() if flags[agent]), "hold")
+        self.frames.append(
+            Frame(cycle, state.loss[0].tolist(), state.balance[0].tolist(), engine.asks[0].tolist(), verbs)
+        )
+
+    def _add_trades(self, engine: Engine, record: StepRecord, cycle: int) -> None:
+        goods = engine.broker.set_names
+        columns = (record.offer, record.seller, record.weight, record.paid, record.gain)
+        for buyer, row in enumerate(zip(*(column[0].tolist() for column in columns), strict=True)):
+            offer, seller, weight, paid, gain = row
+            if seller >= 0:
+                self.trades.append(Trade(cycle, buyer, seller, goods[offer % len(goods)], weight, paid, gain))
+
+    def copy(self) -> History:
+        """The same episode, to be continued elsewhere; the window stays here."""
+        return History(self.agents, copy.copy(self.frames), copy.copy(self.trades))
+
+    def close(self) -> None:
+        """Close the window, if there is one."""
+        if self.window is not None:
+            plt.close(self.window)
+            self.window = None
+
+
+def as_text(history: History) -> str:
+    """The present state and the trades of the last step, as lines."""
+    if not history.frames:
+        return "no episode yet: call reset()"
+    frame = history.frames[-1]
+    lines = [f"cycle {frame.cycle}", f"{'agent':<12}{'did':<9}{'loss':>8}{'balance':>10}{'ask':>10}"]
+    for row, agent in enumerate(history.agents):
+        ask = "withheld" if frame.asks[row] < 0 else str(frame.asks[row])
+        lines.append(
+            f"{agent:<12}{frame.verbs[row]:<9}{frame.losses[row]:>8.4f}{frame.balances[row]:>10}{ask:>10}"
+        )
+    for trade in history.trades:
+        if trade.cycle == frame.cycle:
+            lines.append(
+                f"{history.agents[trade.buyer]} bought {trade.good} from {history.agents[trade.seller]} for "
+                f"{trade.price} ticks (merge weight {trade.weight:.2f}, gain {trade.gain:+.4f} nats)"
+            )
+    return "\n".join(lines)
+
+
+def draw(history: History) -> np.ndarray:
+    """The episode so far as a picture, uint8 ``[720, 1200, 3]``."""
+    figure = Figure(figsize=(12, 7.2), dpi=100)
+    canvas = FigureCanvasAgg(figure)
+    _paint(figure, history)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def show(history: History) -> None:
+    """The episode so far in a window; where matplotlib has no display, a warning instead."""
+    if history.window is None:
+        history.window = plt.figure(figsize=(12, 7.2))
+    if history.window.canvas.required_interactive_framework is None:
+        warnings.warn("render_mode='human' finds no display: use 'rgb_array' or 'ansi'", stacklevel=3)
+        history.close()
+        return
+    _paint(history.window, history)
+    plt.pause(0.001)
+
+
+def _paint(figure: Figure, history: History) -> None:
+    figure.clear()
+    grid = figure.add_gridspec(3, 2, width_ratios=(1.7, 1), height_ratios=(2.4, 0.9, 1.1))
+    _paint_losses(figure.add_subplot(grid[0, 0]), history)
+    _paint_verbs(figure.add_subplot(grid[1, 0]), history)
+    _paint_balances(figure.add_subplot(grid[2, 0]), history)
+    _paint_trades(figure.add_subplot(grid[:, 1]), history)
+    figure.set_layout_engine("constrained")
+
+
+def _colours(history: History) -> list[tuple[float, ...]]:
+    palette = colormaps["tab10" if len(history.agents) <= 10 else "tab20"]
+    return [palette(row % palette.N) for row in range(len(history.agents))]
+
+
+def _paint_losses(axes: Axes, history: History) -> None:
+    cycles = [frame.cycle for frame in history.frames]
+    for row, colour in enumerate(_colours(history)):
+        losses = [frame.losses[row] for frame in history.frames]
+        axes.plot(cycles, losses, color=colour, label=history.agents[row])
+        bought = [trade.cycle for trade in history.trades if trade.buyer == row]
+        axes.plot(bought, [losses[cycle] for cycle in bought], "o", color=colour, markersize=5)
+    axes.set_title("validation loss (nats); dots: purchases", fontsize=11)
+    axes.legend(loc="upper right", fontsize=9)
+    axes.grid(alpha=0.25)
+
+
+def _paint_verbs(axes: Axes, history: History) -> None:
+    for frame in history.frames[1:]:
+        for row, verb in enumerate(frame.verbs):
+            axes.barh(row, 1, left=frame.cycle - 1, height=0.8, color=VERBS[verb], edgecolor="white", linewidth=0.3)
+    axes.set_yticks(range(len(history.agents)), history.agents, fontsize=9)
+    axes.set_xlim(0, max(len(history.frames) - 1, 1))
+    axes.set_ylim(len(history.agents) - 0.5, -0.5)
+    axes.set_title("what they did", fontsize=11)
+    for verb, colour in VERBS.items():
+        axes.barh(0, 0, color=colour, label=verb)
+    axes.legend(ncols=len(VERBS), fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
+
+
+def _paint_balances(axes: Axes, history: History) -> None:
+    cycles = [frame.cycle for frame in history.frames]
+    for row, colour in enumerate(_colours(history)):
+        axes.step(cycles, [frame.balances[row] for frame in history.frames], where="post", color=colour)
+    axes.set_title("balance (ticks)", fontsize=11)
+    axes.set_xlabel("cycle")
+    axes.grid(alpha=0.25)
+
+
+def _paint_trades(axes: Axes, history: History) -> None:
+    """Agents on a circle; an arrow runs from seller to buyer, as wide as they have traded often."""
+    count = len(history.agents)
+    angles = np.pi / 2 + 2 * np.pi * np.arange(count) / count
+    places = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    pairs: dict[tuple[int, int], list[Trade]] = {}
+    for trade in history.trades:
+        pairs.setdefault((trade.seller, trade.buyer), []).append(trade)
+    most = max((len(trades) for trades in pairs.values()), default=1)
+    now = history.frames[-1].cycle if history.frames else 0
+    for (seller, buyer), trades in pairs.items():
+        fresh = trades[-1].cycle == now
+        arrow = FancyArrowPatch(
+            tuple(places[seller]),
+            tuple(places[buyer]),
+            connectionstyle="arc3,rad=0.22",
+            arrowstyle="-|>",
+            mutation_scale=16,
+            shrinkA=30,
+            shrinkB=30,
+            linewidth=1 + 4 * len(trades) / most,
+            color=VERBS["buy"] if fresh else "#999999",
+        )
+        axes.add_patch(arrow)
+        along = places[buyer] - places[seller]
+        middle = (places[seller] + places[buyer]) / 2 + 0.2 * np.array([along[1], -along[0]])
+        last = trades[-1]
+        text = f"{len(trades)} × {last.good}\nlast at {last.price} ticks"
+        axes.text(*middle, text, ha="center", va="center", fontsize=8, bbox={"fc": "white", "ec": "none", "alpha": 0.8})
+    for row, colour in enumerate(_colours(history)):
+        axes.plot(*places[row], "o", markersize=38, color=colour)
+        axes.text(*places[row], str(row), ha="center", va="center", color="white", fontsize=13, weight="bold")
+    axes.set_xlim(-1.6, 1.6)
+    axes.set_ylim(-1.6, 1.6)
+    axes.set_aspect("equal")
+    axes.axis("off")
+    axes.set_title(f"cycle {now}: {len(history.trades)} trades, seller → buyer", fontsize=11)
+

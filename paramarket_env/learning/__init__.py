@@ -1,0 +1,1 @@
+"""Networks, data, training, alignment and merging, batched. Nothing here knows of money."""

@@ -1,0 +1,156 @@
+"""Datasets, held once in memory on the device; markets hold indices into them.
+
+``digits`` comes with scikit-learn. The others are read from the files of ``data_dir`` where those are there (gzipped or
+not, flat or in torchvision's folders) and downloaded by torchvision otherwise.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+from paramarket_env.config import lookup
+
+DEFAULT_DATA_DIR = Path.home() / ".cache" / "paramarket"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled samples, normalised."""
+
+    inputs: Tensor
+    """float32 ``[S, *features]``."""
+    labels: Tensor
+    """int64 ``[S]``."""
+    classes: int
+    official_test: int
+    """How many samples, the last ones, are the dataset's own test set; 0: it has none, and splits are drawn."""
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        return tuple(self.inputs.shape[1:])
+
+    def to(self, device: torch.device) -> Dataset:
+        return Dataset(self.inputs.to(device), self.labels.to(device), self.classes, self.official_test)
+
+
+def _digits(_: Path | None) -> Dataset:
+    """1,797 handwritten digits of 8 x 8 pixels (UCI, in scikit-learn's wheel), pixels within [0, 1]."""
+    images, labels = load_digits(return_X_y=True)
+    pixels = torch.from_numpy(images).float()
+    return Dataset(pixels / 16, torch.from_numpy(labels).long(), classes=10, official_test=0)
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """The array in a file of the IDX format (LeCun's MNIST page), uint8, gzipped if its name ends in ``.gz``."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rb") as file:
+        raw = file.read()
+    if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
+        raise ValueError(f"{path} is not an IDX file of unsigned bytes: it begins with {raw[:4].hex()}")
+    shape = np.frombuffer(raw, ">u4", count=raw[3], offset=4)
+    start = 4 + 4 * raw[3]
+    if len(raw) - start != shape.prod(dtype=np.int64):
+        raise ValueError(f"{path} is cut short: its header says {tuple(shape)}, {len(raw) - start} bytes follow")
+    return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
+
+
+def _find(folders: list[Path], name: str) -> Path | None:
+    candidates = (folder / (name + suffix) for folder in folders for suffix in ("", ".gz"))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+@dataclass(frozen=True)
+class IdxFamily:
+    """MNIST and the datasets that took its format, normalised by MNIST's constants as the authors do."""
+
+    torchvision_name: str
+    classes: int = 10
+    prefixes: tuple[str, str] = ("train", "t10k")
+    split: str | None = None
+    transposed: bool = False
+
+    @property
+    def files(self) -> list[str]:
+        return [f"{prefix}-{kind}" for prefix in self.prefixes for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
+
+    def __call__(self, data_dir: Path | None) -> Dataset:
+        root = data_dir or DEFAULT_DATA_DIR
+        folders = [root, root / self.torchvision_name / "raw"]
+        if data_dir is None and any(_find(folders, name) is None for name in self.files):
+            self._download(root)
+        paths = {name: _find(folders, name) for name in self.files}
+        missing = [name for name, path in paths.items() if path is None]
+        if missing:
+            raise FileNotFoundError(f"data_dir={str(root)!r} lacks {', '.join(missing)} (with or without .gz)")
+        arrays = [read_idx(path) for path in paths.values() if path is not None]
+        images = torch.from_numpy(np.concatenate(arrays[0::2]))
+        labels = torch.from_numpy(np.concatenate(arrays[1::2])).long()
+        if self.transposed:
+            images = images.transpose(1, 2)
+        pixels = images.float().div_(255).sub_(0.1307).div_(0.3081)
+        return Dataset(pixels, labels, self.classes, official_test=len(arrays[2]))
+
+    def _download(self, root: Path) -> None:
+        dataset = getattr(_torchvision_datasets(self.torchvision_name), self.torchvision_name)
+        options = {} if self.split is None else {"split": self.split}
+        for train in (True, False):
+            dataset(str(root), train=train, download=True, **options)
+
+
+def _cifar10(data_dir: Path | None) -> Dataset:
+    """CIFAR-10, ``[3, 32, 32]``, normalised by its channel means and deviations."""
+    root = data_dir or DEFAULT_DATA_DIR
+    cifar10 = _torchvision_datasets("CIFAR10").CIFAR10
+    try:
+        parts = [cifar10(str(root), train=train, download=data_dir is None) for train in (True, False)]
+    except RuntimeError as error:
+        raise FileNotFoundError(f"data_dir={str(root)!r} lacks cifar-10-batches-py or part of it") from error
+    images = torch.from_numpy(np.concatenate([part.data for part in parts])).permute(0, 3, 1, 2)
+    labels = torch.tensor([label for part in parts for label in part.targets])
+    mean = torch.tensor([0.4914, 0.4822, 0.4465]).view(3, 1, 1)
+    deviation = torch.tensor([0.2470, 0.2435, 0.2616]).view(3, 1, 1)
+    return Dataset((images / 255 - mean) / deviation, labels, classes=10, official_test=len(parts[1].data))
+
+
+def _torchvision_datasets(name: str):  # type: ignore[no-untyped-def]  # torchvision is an extra, perhaps not there
+    try:
+        import torchvision.datasets
+    except ImportError as error:
+        message = f"downloading {name} needs torchvision: pip install 'paramarket-env[vision]', or give data_dir"
+        raise ImportError(message) from error
+    return torchvision.datasets
+
+
+DATASETS: dict[str, Callable[[Path | None], Dataset]] = {
+    "digits": _digits,
+    "mnist": IdxFamily("MNIST"),
+    "fashion_mnist": IdxFamily("FashionMNIST"),
+    "kmnist": IdxFamily("KMNIST"),
+    "emnist": IdxFamily(
+        "EMNIST",
+        classes=47,
+        prefixes=("emnist-balanced-train", "emnist-balanced-test"),
+        split="balanced",
+        transposed=True,
+    ),
+    "cifar10": _cifar10,
+}
+
+
+@lru_cache(maxsize=4)
+def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
+    """The dataset of that name, on the CPU; read once in a process.
+
+    Raises ``ValueError`` for an unknown name, ``FileNotFoundError`` naming the files that ``data_dir`` lacks, and
+    ``ImportError`` where a download needs torchvision and it is not installed.
+    """
+    return lookup(DATASETS, name, "dataset")(Path(data_dir).expanduser() if data_dir else None)

@@ -1,0 +1,145 @@
+"""Networks whose parameters are one flat vector, so that a market's agents are one tensor ``[M, N, P]``.
+
+A network says how the vector is cut into named tensors, how to compute with many vectors at once, and, as data, which
+axis of which tensor each permutation of hidden units acts on. Optimizers, merging and alignment then need no
+knowledge of the architecture.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from paramarket_env.config import NetworkConfig, lookup
+from paramarket_env.seeding import uniform
+
+
+@dataclass(frozen=True)
+class ParameterSpec:
+    """One named tensor of the flat vector."""
+
+    name: str
+    shape: tuple[int, ...]
+    layer: str
+    """The layer that it belongs to: parameter sets are made of layers."""
+    permutations: tuple[str | None, ...]
+    """For each axis, the name of the permutation of hidden units that acts on it, if any (Ainsworth et al. 2023)."""
+    bound: float
+    """Initial values are uniform within [-bound, bound]."""
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+class Network(Protocol):
+    """An architecture: what an aligner, a merger and a trainer need to know of it."""
+
+    parameters: tuple[ParameterSpec, ...]
+
+    def forward(self, parameters: Tensor, inputs: Tensor) -> Tensor:
+        """Logits of G networks that look at the same samples, for R groups of such networks.
+
+        ``parameters`` ``[R, G, P]``, ``inputs`` float32 ``[R, n, *features]`` -> ``[R, G, classes, n]``: classes before
+        samples, as ``torch.nn.functional.cross_entropy`` takes them.
+        """
+
+    def module(self, parameters: Tensor) -> nn.Module:
+        """An ordinary ``torch.nn.Module`` with a copy of these parameters ``[P]``."""
+
+
+def parameter_count(network: Network) -> int:
+    """P, the length of the flat vector."""
+    return sum(spec.size for spec in network.parameters)
+
+
+def offsets(network: Network) -> list[int]:
+    """Where each tensor begins in the flat vector."""
+    return [0, *accumulate(spec.size for spec in network.parameters)][:-1]
+
+
+def split(network: Network, parameters: Tensor) -> dict[str, Tensor]:
+    """Views of the named tensors, each ``[..., *shape]``, of flat vectors ``[..., P]``."""
+    parts = parameters.split([spec.size for spec in network.parameters], dim=-1)
+    batch = parameters.shape[:-1]
+    return {spec.name: part.view(*batch, *spec.shape) for spec, part in zip(network.parameters, parts, strict=True)}
+
+
+def permutation_sizes(network: Network) -> dict[str, int]:
+    """The permutations of hidden units and how many units each one orders."""
+    return {
+        name: size
+        for spec in network.parameters
+        for name, size in zip(spec.permutations, spec.shape, strict=True)
+        if name is not None
+    }
+
+
+def initial_parameters(network: Network, keys: Tensor) -> Tensor:
+    """Fresh parameters, float32 ``[*keys.shape, P]``, one network for each key of ``seeding.stream``."""
+    sizes = torch.tensor([spec.size for spec in network.parameters])
+    bounds = torch.tensor([spec.bound for spec in network.parameters], dtype=torch.float64)
+    per_parameter = bounds.repeat_interleave(sizes).to(keys.device)
+    return ((2 * uniform(keys, len(per_parameter)) - 1) * per_parameter).to(torch.float32)
+
+
+class MLP:
+    """Linear layers with ReLU between them, written batched; torch's default initialisation.
+
+    The paper's network for vectors is ``hidden=(h, h, h, h // 2)``.
+    """
+
+    def __init__(self, features: tuple[int, ...], classes: int, hidden: tuple[int, ...]) -> None:
+        self.widths = (math.prod(features), *hidden, classes)
+        specs = []
+        for layer, (inputs, outputs) in enumerate(zip(self.widths, self.widths[1:], strict=False)):
+            units_in = f"hidden{layer}" if layer > 0 else None
+            units_out = f"hidden{layer + 1}" if layer < len(hidden) else None
+            # nn.Linear draws weight and bias alike from U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
+            bound = 1 / math.sqrt(inputs)
+            name = f"layer{layer + 1}"
+            specs.append(ParameterSpec(f"{name}.weight", (outputs, inputs), name, (units_out, units_in), bound))
+            specs.append(ParameterSpec(f"{name}.bias", (outputs,), name, (units_out,), bound))
+        self.parameters = tuple(specs)
+
+    def forward(self, parameters: Tensor, inputs: Tensor) -> Tensor:
+        """See :meth:`Network.forward`."""
+        groups, same, _ = parameters.shape
+        weights, biases = (list(split(self, parameters).values())[kind::2] for kind in (0, 1))
+        samples = inputs.flatten(2).transpose(1, 2)
+        # The networks of a group share their samples: their first layers are one wide layer.
+        wide = same * self.widths[1]
+        hidden = torch.baddbmm(
+            biases[0].reshape(groups, wide, 1), weights[0].reshape(groups, wide, self.widths[0]), samples
+        )
+        hidden = hidden.view(groups * same, self.widths[1], samples.shape[2])
+        for weight, bias in zip(weights[1:], biases[1:], strict=True):
+            hidden = torch.baddbmm(bias.flatten(0, 1).unsqueeze(-1), weight.flatten(0, 1), hidden.relu())
+        return hidden.view(groups, same, self.widths[-1], samples.shape[2])
+
+    def module(self, parameters: Tensor) -> nn.Module:
+        """See :meth:`Network.module`."""
+        layers: list[nn.Module] = [nn.Flatten()]
+        weights, biases = (list(split(self, parameters.detach().clone()).values())[kind::2] for kind in (0, 1))
+        for weight, bias in zip(weights, biases, strict=True):
+            linear = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], device=weight.device)
+            linear.weight, linear.bias = nn.Parameter(weight), nn.Parameter(bias)
+            layers += [linear, nn.ReLU()]
+        return nn.Sequential(*layers[:-1])
+
+
+NetworkFactory = Callable[[tuple[int, ...], int, tuple[int, ...]], Network]
+
+NETWORKS: dict[str, NetworkFactory] = {"mlp": MLP}
+
+
+def build_network(config: NetworkConfig, features: tuple[int, ...], classes: int) -> Network:
+    """The network of a configuration for samples of shape ``features`` and so many classes."""
+    factory: NetworkFactory = lookup(NETWORKS, config.architecture, "network architecture")
+    return factory(features, classes, config.hidden)

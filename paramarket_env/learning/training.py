@@ -1,0 +1,126 @@
+"""Local training of many networks at once: minibatches, optimizers, one pass over each endowment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from paramarket_env.config import TrainingConfig, lookup
+from paramarket_env.learning.data import Dataset
+from paramarket_env.learning.networks import Network
+from paramarket_env.seeding import bits
+
+OptimizerState = dict[str, Tensor]
+"""Tensors ``[R, ...]``, one row a network; all zeros is a fresh optimizer."""
+
+
+class Optimizer(Protocol):
+    """Updates rows of flat parameters in place, each row with its own state."""
+
+    def fresh(self, parameters: Tensor) -> OptimizerState:
+        """The state before any step for parameters ``[..., P]``: zeros."""
+
+    def step(self, parameters: Tensor, gradients: Tensor, state: OptimizerState) -> None:
+        """One step of the rows ``[R, P]``, in place, the state too."""
+
+
+class SGD:
+    """Gradient descent with momentum, as ``torch.optim.SGD``."""
+
+    def __init__(self, config: TrainingConfig) -> None:
+        self.lr, self.momentum = config.lr, config.momentum
+
+    def fresh(self, parameters: Tensor) -> OptimizerState:
+        """See :meth:`Optimizer.fresh`."""
+        return {"velocity": torch.zeros_like(parameters)} if self.momentum else {}
+
+    def step(self, parameters: Tensor, gradients: Tensor, state: OptimizerState) -> None:
+        """See :meth:`Optimizer.step`."""
+        if self.momentum:
+            gradients = state["velocity"].mul_(self.momentum).add_(gradients)
+        parameters.sub_(gradients, alpha=self.lr)
+
+
+class Adam:
+    """Adam (Kingma and Ba 2015) with torch's defaults, as ``torch.optim.Adam``."""
+
+    beta1, beta2, epsilon = 0.9, 0.999, 1e-8
+
+    def __init__(self, config: TrainingConfig) -> None:
+        self.lr = config.lr
+
+    def fresh(self, parameters: Tensor) -> OptimizerState:
+        """See :meth:`Optimizer.fresh`."""
+        steps = parameters.new_zeros(parameters.shape[:-1])
+        return {"mean": torch.zeros_like(parameters), "square": torch.zeros_like(parameters), "steps": steps}
+
+    def step(self, parameters: Tensor, gradients: Tensor, state: OptimizerState) -> None:
+        """See :meth:`Optimizer.step`."""
+        steps = state["steps"].add_(1).unsqueeze(-1)
+        mean = state["mean"].lerp_(gradients, 1 - self.beta1)
+        square = state["square"].mul_(self.beta2).addcmul_(gradients, gradients, value=1 - self.beta2)
+        rate = self.lr / (1 - self.beta1**steps)
+        scale = (square / (1 - self.beta2**steps)).sqrt_().add_(self.epsilon)
+        parameters.sub_(mean / scale * rate)
+
+
+OPTIMIZERS: dict[str, Callable[[TrainingConfig], Optimizer]] = {"sgd": SGD, "adam": Adam}
+
+
+def build_optimizer(config: TrainingConfig) -> Optimizer:
+    """The optimizer of a configuration."""
+    optimizer: Optimizer = lookup(OPTIMIZERS, config.optimizer, "optimizer")(config)
+    return optimizer
+
+
+def shuffled(endowments: Tensor, sizes: Tensor, keys: Tensor) -> Tensor:
+    """Each row's samples in the random order of its key, then the -1s: int64 ``[R, L]``, L the largest size."""
+    endowments = endowments[:, : int(sizes.max())]
+    order = bits(keys, endowments.shape[1]).masked_fill_(endowments < 0, torch.iinfo(torch.int64).max)
+    return endowments.gather(1, order.argsort(dim=1, stable=True))
+
+
+def train(
+    network: Network,
+    optimizer: Optimizer,
+    config: TrainingConfig,
+    dataset: Dataset,
+    parameters: Tensor,
+    state: OptimizerState,
+    samples: Tensor,
+    sizes: Tensor,
+) -> None:
+    """One pass of R networks, each over its own samples, in place.
+
+    ``parameters`` ``[R, P]``; ``state`` of ``optimizer``, rows alike; ``samples`` int64 ``[R, L]`` in the order of the
+    pass, then -1; ``sizes`` int64 ``[R]``. Rows must come with the largest sizes first: the networks that still have
+    minibatches are then a prefix, and no other takes part in a step. The last, short minibatch counts; its loss is
+    the mean over the samples that it has.
+    """
+    batch = config.batch_size
+    limit = samples.shape[1] if config.local_steps is None else config.local_steps * batch
+    remaining = sizes.tolist()
+    rows = len(remaining)
+    for start in range(0, min(samples.shape[1], limit), batch):
+        while remaining[rows - 1] <= start:
+            rows -= 1
+        chosen = samples[:rows, start : start + batch]
+        gradients = _gradients(network, dataset, parameters[:rows], chosen)
+        optimizer.step(parameters[:rows], gradients, {name: tensor[:rows] for name, tensor in state.items()})
+
+
+def _gradients(network: Network, dataset: Dataset, parameters: Tensor, samples: Tensor) -> Tensor:
+    """The gradient ``[R, P]`` of each network's mean loss over its samples ``[R, n]`` (those that are not -1)."""
+    held = samples >= 0
+    index = samples.clamp_min(0)
+    with torch.enable_grad():
+        leaf = parameters.unsqueeze(1).detach().requires_grad_()
+        logits = network.forward(leaf, dataset.inputs[index]).squeeze(1)
+        losses = F.cross_entropy(logits, dataset.labels[index], reduction="none")
+        loss = (losses * (held / held.sum(1, keepdim=True))).sum()
+    (gradients,) = torch.autograd.grad(loss, leaf)
+    return gradients.squeeze(1)

@@ -1,0 +1,1 @@
+"""Where learning and economics meet: the broker, the engine and its snapshots."""

@@ -1,0 +1,311 @@
+"""The engine: one step of M markets at once. There is no other; a single environment is its M = 1 face."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from paramarket_env.config import MarketConfig, require
+from paramarket_env.economics.clearing import REFUSALS, WITHHELD, Trades, posted_price
+from paramarket_env.economics.ledger import open_accounts, receipts, settle
+from paramarket_env.learning.data import load_dataset
+from paramarket_env.learning.endowments import deal
+from paramarket_env.learning.evaluation import evaluate
+from paramarket_env.learning.networks import build_network, initial_parameters
+from paramarket_env.learning.training import build_optimizer, shuffled, train
+from paramarket_env.market.broker import Broker
+from paramarket_env.market.state import MarketState, write_rows
+from paramarket_env.seeding import as_seeds, stream
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What every agent wants in one step, ``[M, N]`` each."""
+
+    train: Tensor
+    """bool."""
+    offer: Tensor
+    """int64: the offer to buy, or -1."""
+    ask: Tensor
+    """int64: the ask level to post (the number of levels withholds), or -1 to leave it."""
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What happened in one step, ``[M, N]`` each, ``truncated`` ``[M]``."""
+
+    trained: Tensor
+    """bool."""
+    asked: Tensor
+    """bool: posted an ask."""
+    offer: Tensor
+    """int64: the offer bought, or -1."""
+    seller: Tensor
+    """int64: the agent bought from, or -1."""
+    weight: Tensor
+    """float32: the merge weight of the purchase, 0 where none."""
+    paid: Tensor
+    """int64, ticks."""
+    received: Tensor
+    """int64, ticks."""
+    refusal: Tensor
+    """int64: index into ``REFUSALS``, or -1."""
+    gain: Tensor
+    """float64: fall of the validation loss, in nats."""
+    reward: Tensor
+    """float64."""
+    terminated: Tensor
+    """bool: the agent's loss stopped being finite in this step."""
+    truncated: Tensor
+    """bool ``[M]``: the episode has reached ``max_cycles``."""
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The device of a name; ``auto`` is the GPU where there is one, otherwise the CPU."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    resolved = torch.device(device)
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={str(device)!r} is not available: torch sees no GPU; use 'cpu' or 'auto'")
+    return resolved
+
+
+class Engine:
+    """M markets of one configuration, side by side on one device.
+
+    Raises ``ValueError`` at construction for whatever the configuration asks that cannot be (see also
+    ``MarketConfig``). :meth:`reset` comes before the first :meth:`step`.
+    """
+
+    state: MarketState
+
+    def __init__(self, config: MarketConfig, markets: int = 1, device: str | torch.device = "auto") -> None:
+        require(markets >= 1, "markets", markets, "an integer >= 1")
+        self.config, self.markets, self.device = config, markets, resolve_device(device)
+        self.dataset = load_dataset(config.data.dataset, config.data.data_dir).to(self.device)
+        self.network = build_network(config.network, self.dataset.features, self.dataset.classes)
+        self.optimizer = build_optimizer(config.training)
+        self.broker = Broker(config.broker, self.network, self.dataset, config.agents, self.device)
+        self.offers = (config.agents - 1) * len(self.broker.masks)
+        self._prices = torch.tensor([*config.economy.ask_levels, WITHHELD], device=self.device)
+        self.values = torch.tensor(config.values_per_nat, dtype=torch.float64, device=self.device)
+        self._deal(as_seeds(0, 1, self.device))  # an impossible endowment is refused now
+
+    # --- what a step acts on ---------------------------------------------------------------------------------------
+
+    @property
+    def asks(self) -> Tensor:
+        """Posted prices in ticks, int64 ``[M, N]``; ``WITHHELD`` where there is none."""
+        return self._prices[self.state.ask]
+
+    @property
+    def market_open(self) -> Tensor:
+        """bool ``[M]``: purchases clear in the coming step."""
+        return self._open_at(self.state.cycle)
+
+    def _open_at(self, cycle: Tensor) -> Tensor:
+        since = cycle - self.config.broker.opens_at
+        in_episode = cycle < self.config.max_cycles
+        return in_episode & (since >= 0) & (since % self.config.broker.trade_every == 0)
+
+    @property
+    def gains(self) -> Tensor:
+        """Quoted gains in nats, float64 ``[M, N, offers]``; -inf where nothing is quoted or the market is closed."""
+        return self.broker.gains(self.state).masked_fill(~self.market_open[:, None, None], -torch.inf)
+
+    @property
+    def offer_prices(self) -> Tensor:
+        """The seller's ask for each offer in ticks, int64 ``[M, N, offers]``; ``WITHHELD`` where there is none."""
+        return self.asks[:, self.broker.sellers].repeat_interleave(len(self.broker.masks), dim=2)
+
+    @property
+    def legal_offers(self) -> Tensor:
+        """bool ``[M, N, offers]``: the purchases that would clear in the coming step."""
+        prices = self.offer_prices
+        affordable = (prices != WITHHELD) & (prices <= self.state.balance.unsqueeze(2))
+        return affordable & self.gains.isfinite()
+
+    # --- life of a market ------------------------------------------------------------------------------------------
+
+    def _deal(self, seeds: Tensor):  # type: ignore[no-untyped-def]
+        config = self.config
+        return deal(config.data, self.dataset, config.agents, seeds, config.training.batch_size)
+
+    def _fresh(self, seeds: Tensor) -> MarketState:
+        """Markets at cycle 0, evaluated, not yet quoted."""
+        config, shape = self.config, (len(seeds), self.config.agents)
+        agents = torch.arange(config.agents, device=self.device)
+        parameters = initial_parameters(self.network, stream(seeds[:, None], "network", agents))
+
+        def zeros(*extra: int, dtype: torch.dtype = torch.int64) -> Tensor:
+            return torch.zeros(*shape, *extra, dtype=dtype, device=self.device)
+
+        state = MarketState(
+            seeds=seeds,
+            cycle=torch.zeros_like(seeds),
+            deal=self._deal(seeds),
+            parameters=parameters,
+            optimizer=self.optimizer.fresh(parameters),
+            passes=zeros(),
+            balance=open_accounts(*shape, config.economy.budget, self.device),
+            ask=zeros() + config.economy.initial_ask,
+            alive=~zeros(dtype=torch.bool),
+            loss=zeros(dtype=torch.float64),
+            gain=zeros(dtype=torch.float64),
+            bought=zeros(),
+            sold=zeros(),
+            earned=zeros(),
+            sold_now=zeros(),
+            last_price=zeros(),
+            since_purchase=zeros(),
+            refusals=zeros(len(REFUSALS)),
+            quotes=self.broker.no_quotes(len(seeds)),
+            changed=~zeros(dtype=torch.bool),
+        )
+        state.loss = evaluate(self.network, self.dataset, parameters, state.deal.validation)[0]
+        return state
+
+    @torch.no_grad()
+    def reset(self, seeds: Tensor, markets: Tensor | None = None) -> None:
+        """Begin new episodes, each with its own seed (int64 ``[m]``), in these markets (int64 ``[m]``; None: all)."""
+        fresh = self._fresh(seeds)
+        if markets is None:
+            self.state = fresh
+        else:
+            self.state = write_rows(self.state, markets, fresh)
+        self.broker.quote(self.state, self.market_open)
+
+    @torch.no_grad()
+    def step(self, orders: Orders) -> StepRecord:
+        """Clear, merge, train, post, evaluate and quote; state is updated in place.
+
+        Orders that are not legal are refused and counted; those of terminated agents are ignored.
+        """
+        state = self.state
+        alive = state.alive.clone()
+        trades = self._clear(orders, alive)
+        bought = trades.seller >= 0
+        weight = self._merge(orders.offer, bought)
+        received = self._settle(trades)
+        trained = orders.train & alive
+        self._train(trained)
+        asked = (orders.ask >= 0) & alive
+        state.ask = torch.where(asked, orders.ask, state.ask)
+        gain, terminated = self._evaluate(bought | trained)
+        state.cycle += 1
+        self.broker.quote(state, self.market_open)
+        return StepRecord(
+            trained=trained,
+            asked=asked,
+            offer=torch.where(bought, orders.offer, -1),
+            seller=trades.seller,
+            weight=weight,
+            paid=trades.price,
+            received=received,
+            refusal=trades.refusal,
+            gain=gain,
+            reward=self._reward(gain, received - trades.price, trained, alive),
+            terminated=terminated,
+            truncated=state.cycle >= self.config.max_cycles,
+        )
+
+    def _clear(self, orders: Orders, alive: Tensor) -> Trades:
+        offer = torch.where(alive, orders.offer, -1)
+        quoted = self.broker.gains(self.state).gather(2, offer.clamp_min(0).unsqueeze(2)).squeeze(2).isfinite()
+        wanted = self.broker.seller_of(offer)
+        trades = posted_price(wanted, quoted, self.asks, self.state.balance, self.market_open)
+        causes = torch.arange(len(REFUSALS), device=self.device)
+        self.state.refusals += trades.refusal.unsqueeze(2) == causes
+        return trades
+
+    def _merge(self, offer: Tensor, bought: Tensor) -> Tensor:
+        """Give the buyers the networks they were quoted, with fresh optimizers; the merge weights ``[M, N]``."""
+        state = self.state
+        market, buyer = bought.nonzero().unbind(1)
+        chosen = offer[market, buyer]
+        # All are computed from the networks before the step; only then is any replaced.
+        state.parameters[market, buyer] = self.broker.deliver(state, market, buyer, chosen)
+        for tensor in state.optimizer.values():
+            tensor[market, buyer] = 0
+        weights = state.quotes.weight.flatten(2).gather(2, offer.clamp_min(0).unsqueeze(2)).squeeze(2)
+        return torch.where(bought, weights, 0.0)
+
+    def _settle(self, trades: Trades) -> Tensor:
+        """Move the money and book the sales; what each agent received, int64 ``[M, N]``."""
+        state = self.state
+        bought = (trades.seller >= 0).long()
+        state.balance = settle(state.balance, trades.seller, trades.price)
+        received = receipts(trades.seller, trades.price)
+        state.sold_now = receipts(trades.seller, bought)
+        state.last_price = torch.where(state.sold_now > 0, self.asks, state.last_price)
+        state.sold += state.sold_now
+        state.earned += received
+        state.bought += bought
+        state.since_purchase = torch.where(bought > 0, 0, state.since_purchase + 1)
+        return received
+
+    def _train(self, trained: Tensor) -> None:
+        state = self.state
+        market, agent = trained.nonzero().unbind(1)
+        if len(market) == 0:
+            return
+        # Largest endowments first, as train() wants its rows.
+        by_size = state.deal.sizes[market, agent].argsort(descending=True, stable=True)
+        market, agent = market[by_size], agent[by_size]
+        sizes = state.deal.sizes[market, agent]
+        keys = stream(state.seeds[market], "shuffle", agent, state.passes[market, agent])
+        samples = shuffled(state.deal.endowments[market, agent], sizes, keys)
+        parameters = state.parameters[market, agent]
+        optimizer = {name: tensor[market, agent] for name, tensor in state.optimizer.items()}
+        train(
+            self.network, self.optimizer, self.config.training, self.dataset, parameters, optimizer, samples, sizes
+        )
+        state.parameters[market, agent] = parameters
+        for name, tensor in optimizer.items():
+            state.optimizer[name][market, agent] = tensor
+        state.passes[market, agent] += 1
+
+    def _evaluate(self, changed: Tensor) -> tuple[Tensor, Tensor]:
+        """Measure the networks that changed: every agent's gain, and who is terminated (its loss is not finite).
+
+        A network that diverged is worth no more than chance: it counts with the loss of a uniform guess, or with its
+        last loss where that was worse, so that the reward of the step stays finite.
+        """
+        state = self.state
+        before = state.loss.clone()
+        market, agent = changed.nonzero().unbind(1)
+        if len(market):
+            parameters = state.parameters[market, agent].unsqueeze(1)
+            losses, _ = evaluate(self.network, self.dataset, parameters, state.deal.validation[market])
+            state.loss[market, agent] = losses.squeeze(1)
+        terminated = ~state.loss.isfinite()
+        chance = torch.log(torch.tensor(float(self.dataset.classes), dtype=torch.float64, device=self.device))
+        state.loss = torch.where(terminated, before.maximum(chance), state.loss)
+        state.alive &= ~terminated
+        state.changed |= changed
+        state.gain = before - state.loss
+        return state.gain, terminated
+
+    def _reward(self, gain: Tensor, income: Tensor, trained: Tensor, alive: Tensor) -> Tensor:
+        economy = self.config.economy
+        rivals_gain = (gain.sum(1, keepdim=True) - gain) / (self.config.agents - 1)
+        reward = self.values * gain + income * economy.tick
+        reward = reward - economy.train_cost * trained - economy.rivalry * rivals_gain
+        return torch.where(alive, reward, 0.0)
+
+    # --- reports ---------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def test_metrics(self) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy on the test data, float64 ``[M, N]`` each. For reports: no agent ever sees them."""
+        return evaluate(self.network, self.dataset, self.state.parameters, self.state.deal.test)
+
+    @torch.no_grad()
+    def overwrite(self, parameters: Tensor) -> None:
+        """Replace every network (float32 ``[M, N, P]``) from outside the market, with fresh optimizers."""
+        self.state.parameters = parameters.clone()
+        self.state.optimizer = self.optimizer.fresh(parameters)
+        self._evaluate(torch.ones_like(self.state.alive))
+        self.broker.quote(self.state, self.market_open)

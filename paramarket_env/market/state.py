@@ -1,0 +1,92 @@
+"""The whole state of M markets as tensors that lead with ``[M]``, and how such trees are mapped, picked and written.
+
+Random numbers follow from ``seeds`` and the counters, so there is nothing to a market beyond what is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from paramarket_env.learning.endowments import Deal
+from paramarket_env.learning.training import OptimizerState
+
+Tree = TypeVar("Tree")
+
+
+@dataclass
+class Quotes:
+    """The broker's word on every offer: for buyer i, seller slot s (the other agents in order), parameter set k."""
+
+    loss: Tensor
+    """float64 ``[M, N, N-1, K]``: validation loss of the merged network; inf where nothing is quoted."""
+    weight: Tensor
+    """float32 ``[M, N, N-1, K]``: the merge weight that gave it."""
+    permutations: Tensor
+    """int64 ``[M, N, N-1, H]``: the seller's hidden units in the buyer's order."""
+
+
+@dataclass
+class MarketState:
+    """M markets of N agents. ``[M, N]`` unless said otherwise."""
+
+    seeds: Tensor
+    """int64 ``[M]``: the seed of each market's episode."""
+    cycle: Tensor
+    """int64 ``[M]``: steps taken in the episode."""
+    deal: Deal
+    parameters: Tensor
+    """float32 ``[M, N, P]``."""
+    optimizer: OptimizerState
+    passes: Tensor
+    """int64: training passes taken."""
+    balance: Tensor
+    """int64, ticks."""
+    ask: Tensor
+    """int64: index of the posted ask level; the number of levels: withheld."""
+    alive: Tensor
+    """bool: not terminated."""
+    loss: Tensor
+    """float64: validation loss, in nats."""
+    gain: Tensor
+    """float64: fall of the validation loss in the last step."""
+    bought: Tensor
+    """int64: purchases in the episode."""
+    sold: Tensor
+    """int64: sales in the episode."""
+    earned: Tensor
+    """int64: ticks received in the episode."""
+    sold_now: Tensor
+    """int64: sales in the last step."""
+    last_price: Tensor
+    """int64: ticks that the agent's parameters last sold at; 0 before the first sale."""
+    since_purchase: Tensor
+    """int64: steps since the agent's last purchase, or since the start."""
+    refusals: Tensor
+    """int64 ``[M, N, causes]``: refused purchases in the episode, by cause."""
+    quotes: Quotes
+    changed: Tensor
+    """bool: the network is another than when it was last quoted."""
+
+
+def tree_map(function: Callable[..., Tensor], *trees: Tree) -> Tree:
+    """The tree (tensor, dict or dataclass, nested) of ``function`` applied to the tensors of equal trees."""
+    first: Any = trees[0]
+    if isinstance(first, Tensor):
+        return function(*trees)  # type: ignore[return-value]  # a tensor is a tree
+    if isinstance(first, dict):
+        return {key: tree_map(function, *(tree[key] for tree in trees)) for key in first}  # type: ignore
+    if is_dataclass(first):
+        parts = {
+            field.name: tree_map(function, *(getattr(tree, field.name) for tree in trees)) for field in fields(first)
+        }
+        return type(first)(**parts)  # type: ignore[return-value]
+    raise TypeError(f"a state is made of tensors, dicts and dataclasses, not {type(first).__name__}")
+
+
+def write_rows(target: Tree, rows: Tensor, source: Tree) -> Tree:
+    """``target`` with the markets ``rows`` (int64 ``[m]``) replaced by those of ``source``."""
+    return tree_map(lambda old, new: old.index_copy(0, rows, new), target, source)

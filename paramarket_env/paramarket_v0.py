@@ -1,0 +1,93 @@
+"""ParaMarket, version 0: agents train neural networks and trade their parameters.
+
+| Import          | `from paramarket_env import paramarket_v0`            |
+|-----------------|--------------------------------------------------------|
+| Actions         | `Discrete` (`verb`) or `MultiDiscrete` (`round`)       |
+| Parallel API    | yes                                                    |
+| Manual control  | no                                                     |
+| Agents          | `trader_0` ... `trader_{N-1}`                          |
+| Observation     | float32 vector, `env.layout.table()` lists its fields  |
+| State           | all observations stacked, float32 `[N, D]`             |
+
+Every agent owns a real network and private training data, scarce in some classes. At each step it trains its
+network, buys another agent's parameters, or posts a price for its own. The market is that of Huang, Vishwakarma and
+Sala, *Train 'n Trade: Foundations of Parameter Markets* (NeurIPS 2023): a broker with validation data of its own aligns
+the seller's parameters to the buyer's network, tries a grid of merge weights, and quotes what the buyer would gain.
+
+### Actions
+
+`verb`: 0 hold, 1 train, then one action for each offer (seller by seller, parameter set by parameter set, as
+`env.offers(agent)` lists them), then one for each ask level, of which the last withholds. `round`: `[train, buy,
+ask]`, where `buy` and `ask` are 0 for nothing and otherwise count as above from 1. `info["action_mask"]` says what is
+legal now. An illegal action is a no-op that `info["refused"]` counts, by cause in `info["refused_..."]`; one outside the
+space raises `ValueError` and changes nothing.
+
+### A step
+
+All act at once on what they saw. Purchases clear at the asks the buyers saw, from the networks as they stood; buyers
+get the network that was quoted, with a fresh optimizer; then those who train make a pass over their data; new asks are
+posted; all networks are evaluated, and every offer is quoted anew.
+
+### Rewards
+
+    value_per_nat * (loss before - loss after) + tick * (received - paid)
+        - train_cost * trained - rivalry * (mean of the others' falls of loss)
+
+on the broker's validation data. The last two terms are 0 by default. An episode is truncated after `max_cycles`. An agent
+whose loss is no longer finite is terminated, its offers are withdrawn, and its last reward counts its network as
+no better than a uniform guess.
+
+### Arguments
+
+`parallel_env(scenario="digits", max_cycles=None, action_mode=None, render_mode=None, device="auto", mask_style="tuple")`
+
+`scenario`: a name of `paramarket_env.scenarios.SCENARIOS`, or a `MarketConfig` of your own. `max_cycles`, `action_mode`
+(`"verb"`, `"round"`): in place of the scenario's. `render_mode`: `"ansi"`, `"rgb_array"` or `"human"`. `device`: `"auto"`
+(the GPU where there is one), `"cpu"`, `"cuda"`. `mask_style`: `"tuple"` as PettingZoo and Gymnasium take masks of a
+`MultiDiscrete`, `"flat"` as MaskablePPO and TorchRL do.
+
+### Version history
+
+* v0: first version
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from pettingzoo.utils.conversions import aec_wrapper_fn
+
+from paramarket_env.config import ActionMode, MarketConfig
+from paramarket_env.interface.actions import MaskStyle
+from paramarket_env.interface.parallel import ParaMarketEnv
+from paramarket_env.scenarios import scenario as named_scenario
+
+__all__ = ["env", "parallel_env", "raw_env"]
+
+
+def parallel_env(
+    scenario: str | MarketConfig = "digits",
+    *,
+    max_cycles: int | None = None,
+    action_mode: ActionMode | None = None,
+    render_mode: str | None = None,
+    device: str | torch.device = "auto",
+    mask_style: MaskStyle = "tuple",
+) -> ParaMarketEnv:
+    """The market as a PettingZoo parallel environment; the arguments are on the module's page.
+
+    Raises ``ValueError`` for what the configuration, the data or the device do not allow, ``FileNotFoundError`` for data
+    that is not there.
+    """
+    config = named_scenario(scenario) if isinstance(scenario, str) else scenario
+    given: dict[str, Any] = {"max_cycles": max_cycles, "action_mode": action_mode}
+    config = replace(config, **{name: value for name, value in given.items() if value is not None})
+    return ParaMarketEnv(config, render_mode=render_mode, device=device, mask_style=mask_style)
+
+
+raw_env = aec_wrapper_fn(parallel_env)
+"""The market as a PettingZoo AEC environment; keyword arguments as for :func:`parallel_env`."""
+
+env = raw_env

@@ -1,0 +1,96 @@
+"""Named configurations. Each is one function; its docstring says what is hard about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from paramarket_env.config import (
+    BrokerConfig,
+    DataConfig,
+    EconomyConfig,
+    MarketConfig,
+    NetworkConfig,
+    TrainingConfig,
+    lookup,
+)
+
+
+def digits() -> MarketConfig:
+    """Two firms, handwritten digits, free parameters: when is it worth a step to buy?
+
+    Each firm has a tenth of the samples of the classes that the other has in full. A purchase mixes the two networks,
+    and training pulls them apart again: to buy always starves training, to train only forgets half of the classes.
+    """
+    return MarketConfig()
+
+
+def digits_priced() -> MarketConfig:
+    """The same two firms, with prices: what is a network worth to one who will not say?
+
+    Budgets are short, so that every purchase has to be chosen, and every seller has to find the price that the other
+    firm still pays.
+    """
+    levels = (0, 25, 50, 100, 150, 200, 300, 400, 600, 800)
+    return MarketConfig(economy=EconomyConfig(ask_levels=levels, initial_ask=3, budget=2000))
+
+
+def digits_layers() -> MarketConfig:
+    """Two firms that sell their layers one by one: which part of a network is worth having?"""
+    return replace(digits(), broker=BrokerConfig(parameter_sets="layers"))
+
+
+def three_firms() -> MarketConfig:
+    """Three firms, priced, each short of a third of the classes: whom to buy from, and at which price?"""
+    return replace(digits_priced(), agents=3)
+
+
+def _authors(dataset: str, hidden: tuple[int, ...], scarcity: float, epochs: int, opens_at: int) -> MarketConfig:
+    """The authors' two-agent setting with SGD: whole dataset, one pass a round, free trade every round."""
+    return MarketConfig(
+        max_cycles=epochs,
+        action_mode="round",
+        data=DataConfig(
+            dataset=dataset, train_samples=None, validation_samples=10_000, test_samples=None, scarcity=scarcity
+        ),
+        network=NetworkConfig(hidden=hidden),
+        training=TrainingConfig(lr=1e-2, batch_size=512),
+        broker=BrokerConfig(opens_at=opens_at),
+    )
+
+
+def mnist() -> MarketConfig:
+    """The authors' MNIST setting: five-layer MLP of width 32, SGD, a tenth of the scarce classes."""
+    return _authors("mnist", (32, 32, 32, 16), scarcity=0.1, epochs=50, opens_at=5)
+
+
+def fashion() -> MarketConfig:
+    """The authors' MNIST setting on Fashion-MNIST."""
+    return _authors("fashion_mnist", (32, 32, 32, 16), scarcity=0.1, epochs=50, opens_at=5)
+
+
+def kmnist() -> MarketConfig:
+    """The authors' MNIST setting on Kuzushiji-MNIST."""
+    return _authors("kmnist", (32, 32, 32, 16), scarcity=0.1, epochs=50, opens_at=5)
+
+
+def emnist() -> MarketConfig:
+    """The authors' MNIST setting on EMNIST (balanced, 47 classes)."""
+    return _authors("emnist", (32, 32, 32, 16), scarcity=0.1, epochs=50, opens_at=5)
+
+
+def cifar10() -> MarketConfig:
+    """The authors' CIFAR-10 setting for MLPs: width 256, a fifth of the scarce classes, without augmentation."""
+    return _authors("cifar10", (256, 256, 256, 128), scarcity=0.2, epochs=80, opens_at=0)
+
+
+SCENARIOS: dict[str, Callable[[], MarketConfig]] = {
+    rule.__name__.replace("_", "-"): rule
+    for rule in (digits, digits_priced, digits_layers, three_firms, mnist, fashion, kmnist, emnist, cifar10)
+}
+
+
+def scenario(name: str) -> MarketConfig:
+    """The configuration of that name; ``ValueError`` that lists the names for one that does not exist."""
+    config: MarketConfig = lookup(SCENARIOS, name, "scenario")()
+    return config

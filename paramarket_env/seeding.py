@@ -1,0 +1,98 @@
+"""One seed -> named, independent streams of random numbers, for M markets at once.
+
+The streams are counter-based (Salmon et al., *Parallel random numbers: as easy as 1, 2, 3*, SC 2011): the k-th
+number of a stream is a hash of (seed, name, counters, k). There is no generator to carry, copy or
+synchronise: a market draws the same numbers alone or as one of M, on the CPU or a GPU, and whatever else was
+drawn before. The hash is SplitMix64 (Steele, Lea and Flood, *Fast splittable pseudorandom number generators*,
+OOPSLA 2014). No global generator is read or written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+from functools import lru_cache
+from numbers import Integral
+
+import torch
+from torch import Tensor
+
+from paramarket_env.config import require
+
+
+def _signed(value: int) -> int:
+    """A 64-bit pattern as the int64 that torch stores."""
+    return value - 2**64 if value >= 2**63 else value
+
+
+_GOLDEN = _signed(0x9E3779B97F4A7C15)
+_MIX_1 = _signed(0xBF58476D1CE4E5B9)
+_MIX_2 = _signed(0x94D049BB133111EB)
+
+
+def _shift(bits: Tensor, places: int) -> Tensor:
+    """``bits >> places`` without copies of the sign."""
+    return (bits >> places) & ((1 << (64 - places)) - 1)
+
+
+def _mix(bits: Tensor) -> Tensor:
+    """SplitMix64's output function: a bijection of int64 that changes half the bits when one changes."""
+    bits = (bits ^ _shift(bits, 30)) * _MIX_1
+    bits = (bits ^ _shift(bits, 27)) * _MIX_2
+    return bits ^ _shift(bits, 31)
+
+
+@lru_cache(maxsize=256)
+def _name_bits(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def as_seeds(seeds: int | Sequence[int] | Tensor, markets: int, device: torch.device) -> Tensor:
+    """Seeds of ``markets`` markets, int64 ``[M]``: those given, or ``seed, seed + 1, ...`` from a single one."""
+    if isinstance(seeds, Tensor):
+        seeds = seeds.tolist()
+    first = [int(seeds) + m for m in range(markets)] if isinstance(seeds, Integral) else [int(s) for s in seeds]
+    require(len(first) == markets, "seeds", seeds, f"one seed, or one for each of the {markets} markets")
+    for seed in first:
+        require(0 <= seed < 2**63, "seed", seed, "an integer within [0, 2**63)")
+    return torch.tensor(first, dtype=torch.int64, device=device)
+
+
+def fresh_seed() -> int:
+    """A seed that nobody chose, from the operating system."""
+    return secrets.randbits(62)
+
+
+def stream(seeds: Tensor, name: str, *counters: Tensor | int) -> Tensor:
+    """The key of a named stream of each seed.
+
+    ``seeds`` is int64 of any shape; ``counters`` (agent, cycle, ...) broadcast against it. Keys of different names
+    or counters are independent.
+    """
+    key = _mix(seeds + _name_bits(name))
+    for counter in counters:
+        step = torch.as_tensor(counter, dtype=torch.int64, device=key.device) + 1
+        key = _mix((key ^ _MIX_2) + step * _GOLDEN)
+    return key
+
+
+def next_seeds(seeds: Tensor) -> Tensor:
+    """The seeds of the episodes that follow those of ``seeds``, int64 within [0, 2**62)."""
+    return _shift(stream(seeds, "next episode"), 2)
+
+
+def bits(key: Tensor, count: int) -> Tensor:
+    """``count`` random non-negative int64 (63 bits) of each stream: ``[*key.shape, count]``."""
+    counter = torch.arange(1, count + 1, device=key.device)
+    return _shift(_mix(key.unsqueeze(-1) + counter * _GOLDEN), 1)
+
+
+def uniform(key: Tensor, count: int) -> Tensor:
+    """``count`` random float64 in [0, 1) of each stream: ``[*key.shape, count]``."""
+    return _shift(bits(key, count), 10).to(torch.float64) * 2.0**-53
+
+
+def permutation(key: Tensor, count: int) -> Tensor:
+    """A random order of ``0 .. count - 1`` of each stream: int64 ``[*key.shape, count]``."""
+    return bits(key, count).argsort(dim=-1, stable=True)
