@@ -5,19 +5,22 @@ from __future__ import annotations
 import argparse
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import torch
 import tyro
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from baselines.play import PAPER_ARMS, RULE_ARMS, Arm, Episode, play
-from baselines.report import as_table, claim_folder, per_seed, provenance, summarise, write_run
+from baselines.report import LEGEND, as_table, claim_folder, per_seed, provenance, summarise, write_run
 from baselines.rules import POLICIES, policy_factory
 from paramarket_env.config import MarketConfig, require
 from paramarket_env.learning.data import DATASETS
@@ -77,7 +80,7 @@ def run(options: Run, console: Console) -> None:
     summary = summarise(per_seed(episodes))
     write_run(folder, config, episodes, summary, origin, title)
     console.print(as_table(summary, title))
-    console.print("mean ± half-width of the 95 % interval over seeds; the second column is paired by seed")
+    console.print(LEGEND, highlight=False)
     console.print(f"kept in {folder}: config.json, steps.csv, trades.csv, summary.json, curves.png", highlight=False)
 
 
@@ -89,33 +92,36 @@ def _arms(options: Run) -> Sequence[Arm]:
     return PAPER_ARMS if options.config.action_mode == "round" else RULE_ARMS
 
 
-def _play_all(config: MarketConfig, arms: Sequence[Arm], seeds: range, device: object, console: Console) -> list[Episode]:
-    columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+def _play_all(
+    config: MarketConfig, arms: Sequence[Arm], seeds: Sequence[int], device: torch.device, console: Console
+) -> list[Episode]:
+    columns = (TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     episodes = []
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-        tasks = [progress.add_task(arm.name, total=config.max_cycles) for arm in arms]
+        tasks = [progress.add_task(arm.name, start=False, total=config.max_cycles) for arm in arms]
         for arm, task in zip(arms, tasks, strict=True):
-            episodes.append(play(config, arm, seeds, str(device), lambda task=task: progress.advance(task)))
+            progress.start_task(task)
+            episodes.append(play(config, arm, seeds, device, partial(progress.advance, task)))
     return episodes
 
 
 def show_names(console: Console) -> None:
     """Everything that can be named, with the first line of what it says of itself."""
-    documented = {"scenarios": SCENARIOS, "policies": POLICIES}
-    for title, table in documented.items():
-        rows = Table("name", "", title=title, title_justify="left", show_header=False)
-        for name, entry in table.items():
+    documented: dict[str, Mapping[str, object]] = {"scenarios": SCENARIOS, "policies": POLICIES}
+    for title, entries in documented.items():
+        rows = Table("name", "", title=title, title_justify="left", show_header=False, box=box.SIMPLE)
+        for name, entry in entries.items():
             rows.add_row(name, (inspect.getdoc(getattr(entry, "func", entry)) or "").split("\n")[0])
         console.print(rows)
-    others = {
+    others: dict[str, Mapping[str, object]] = {
         "datasets": DATASETS,
         "endowments": ENDOWMENTS,
         "network architectures": NETWORKS,
         "optimizers": OPTIMIZERS,
         "parameter set rules": PARAMETER_SETS,
     }
-    for title, names in others.items():
-        console.print(f"{title}: {', '.join(names)}", highlight=False)
+    for title, entries in others.items():
+        console.print(f"{title}: {', '.join(entries)}", highlight=False)
 
 
 def _parse(arguments: Sequence[str]) -> Run | List:
@@ -125,18 +131,22 @@ def _parse(arguments: Sequence[str]) -> Run | List:
     name = early.parse_known_args(arguments)[0].scenario
     # The paper's comparison plays in rounds, so that every arm trains equally often.
     default = Run(scenario=name, config=replace(scenario(name), action_mode="round"))
-    commands = Annotated[Run, tyro.conf.subcommand("run", default=default)] | Annotated[List, tyro.conf.subcommand("list")]
-    return tyro.cli(
-        tyro.conf.OmitArgPrefixes[tyro.conf.OmitSubcommandPrefixes[commands]],
+    commands: Any = (
+        Annotated[Run, tyro.conf.subcommand("run", default=default)] | Annotated[List, tyro.conf.subcommand("list")]
+    )
+    chosen: Run | List = tyro.cli(
+        commands,
         prog="paramarket",
         description="ParaMarket: networks train, trade and price.",
         args=list(arguments),
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
     )
+    return chosen
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command's entry: 0, or 2 with a message for what cannot be."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 100)
     try:
         chosen = _parse(sys.argv[1:] if arguments is None else arguments)
         if isinstance(chosen, Run):

@@ -34,9 +34,9 @@ class Arm:
 
 PAPER_ARMS = (
     Arm("out of market", ("train",)),
-    Arm("market, unaligned", ("paper",), align=False),
-    Arm("market, aligned", ("paper",), align=True),
-    Arm("federated averaging", ("train",), federated=True),
+    Arm("market unaligned", ("paper",), align=False),
+    Arm("market aligned", ("paper",), align=True),
+    Arm("fed. averaging", ("train",), federated=True),
 )
 """The paper's comparison."""
 
@@ -61,7 +61,9 @@ def play(
 ) -> Episode:
     """One episode of an arm for every seed. ``on_step`` is called after each of the ``max_cycles`` steps."""
     count = len(arm.policies)
-    require(count in (1, config.agents), "policies", arm.policies, f"one name, or one for each of {config.agents} agents")
+    require(
+        count in (1, config.agents), "policies", arm.policies, f"one name, or one for each of {config.agents} agents"
+    )
     names = arm.policies if count > 1 else arm.policies * config.agents
     if arm.align is not None:
         config = replace(config, broker=replace(config.broker, align=arm.align))
@@ -69,18 +71,15 @@ def play(
     market_seeds = as_seeds(list(seeds), len(seeds), batch.engine.device)
     keys = [stream(market_seeds, "policy", agent) for agent in range(config.agents)]
     players = [build_policy(name, seat_of(batch, key)) for name, key in zip(names, keys, strict=True)]
-    observation, mask = batch.reset(market_seeds), None
+    batch.reset(market_seeds)
     recorder = _Recorder(arm.name, batch, list(seeds))
     recorder.add(None)
     for cycle in range(config.max_cycles):
-        if arm.federated and cycle > 0:
-            average(batch.engine)
-            observation = batch.observe()
-        mask = batch.mask() if mask is None or arm.federated else mask
+        averaged = average(batch.engine) if arm.federated and cycle > 0 else 0.0
+        observation, mask = batch.observe(), batch.mask()
         actions = [player.act(observation[:, i], mask[:, i]) for i, player in enumerate(players)]
         transition = batch.step(torch.stack(actions, dim=1))
-        observation, mask = transition.observation, transition.mask
-        recorder.add(transition.record)
+        recorder.add(transition.record, averaged)
         on_step()
     return recorder.episode()
 
@@ -93,7 +92,8 @@ class _Recorder:
         self.steps: list[dict[str, np.ndarray]] = []
         self.trades: list[pd.DataFrame] = []
 
-    def add(self, record: StepRecord | None) -> None:
+    def add(self, record: StepRecord | None, averaged: Tensor | float = 0.0) -> None:
+        """Take down the state after a step, or at the start; ``averaged``: nats gained outside the market."""
         engine = self.batch.engine
         state = engine.state
         test_loss, test_accuracy = engine.test_metrics()
@@ -107,7 +107,7 @@ class _Recorder:
             "refused": state.refusals.sum(-1),
             "alive": state.alive,
             "trained": record.trained if record else torch.zeros_like(state.alive),
-            "reward": record.reward if record else torch.zeros_like(state.loss),
+            "reward": record.reward + engine.values * averaged if record else torch.zeros_like(state.loss),
         }
         self.steps.append({name: column.cpu().numpy().copy() for name, column in columns.items()})
         if record is not None:

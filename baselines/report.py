@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from rich import box
 from rich.table import Table
 from scipy import stats
 
@@ -25,14 +26,19 @@ from paramarket_env.config import MarketConfig
 CONFIDENCE = 0.95
 
 MEASURES = {
-    "test_accuracy": "test accuracy, %",
-    "accuracy_gain": "above the first, points",
-    "validation_loss": "validation loss, nats",
-    "trades": "purchases per agent",
-    "money": "ticks paid per agent",
-    "return": "return per agent",
+    "test_accuracy": "test acc. %",
+    "accuracy_gain": "vs. first",
+    "validation_loss": "val. loss",
+    "trades": "bought",
+    "money": "paid",
+    "return": "return",
 }
 """Columns of the summary: each is a number for every arm and seed, the mean over the agents."""
+
+LEGEND = (
+    "mean ± half-width of the 95 % interval over seeds, each seed the mean over its agents; vs. first: accuracy points "
+    "above the first line, paired by seed; val. loss in nats; bought: purchases; paid: ticks"
+)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -63,7 +69,7 @@ def per_seed(episodes: Sequence[Episode]) -> pd.DataFrame:
         frame["money"] = (by_seed.sum() / agents).reindex(frame.index, fill_value=0)
         frame["return"] = rewards.mean()
         frames.append(frame)
-    table = pd.concat(frames).reset_index()
+    table: pd.DataFrame = pd.concat(frames).reset_index()
     first = table[table.arm == table.arm.iloc[0]].set_index("seed").test_accuracy
     table["accuracy_gain"] = table.test_accuracy - table.seed.map(first)
     return table
@@ -92,17 +98,17 @@ def provenance(seeds: Sequence[int], device: torch.device) -> dict[str, Any]:
 
 def as_table(summary: dict[str, dict[str, tuple[float, float]]], title: str) -> Table:
     """The summary for the terminal."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("")
     for label in MEASURES.values():
-        table.add_column(label, justify="right")
+        table.add_column(label, justify="right", no_wrap=True)
     for arm, measures in summary.items():
         table.add_row(arm, *(_cell(measure, *measures[measure]) for measure in MEASURES))
     return table
 
 
 def _cell(measure: str, mean: float, half: float) -> str:
-    digits = {"test_accuracy": 1, "accuracy_gain": 1, "trades": 1, "money": 0}.get(measure, 3)
+    digits = {"validation_loss": 2, "return": 2, "money": 0}.get(measure, 1)
     return f"{mean:.{digits}f} ± {half:.{digits}f}"
 
 

@@ -45,11 +45,11 @@ class Hold:
         """Whether to train, bool ``[B]``."""
         return torch.zeros_like(fields["loss"][:, 0], dtype=torch.bool)
 
-    def offer(self, fields: Fields, legal: Tensor) -> Tensor:  # noqa: ARG002  # part of the hook
+    def offer(self, fields: Fields, legal: Tensor) -> Tensor:
         """The offer to buy or -1, int64 ``[B]``; ``legal`` bool ``[B, offers]``."""
         return torch.full_like(self.seat.keys, -1)
 
-    def ask(self, fields: Fields) -> Tensor:  # noqa: ARG002  # part of the hook
+    def ask(self, fields: Fields) -> Tensor:
         """The level to post or -1, int64 ``[B]``."""
         return torch.full_like(self.seat.keys, -1)
 

@@ -17,8 +17,8 @@ class BayesianSeller:
     """The paper's seller: holds a belief about the buyers' value, and posts the price that is optimal for it.
 
     The belief starts uniform over the ask levels, learns from what sold and what did not, and forgets slowly, since
-    gains fall as networks converge. The ask is posted anew only when the optimal price would earn noticeably more than the
-    posted one: in ``verb`` mode a posting costs a step.
+    gains fall as networks converge. The ask is posted anew only when the optimal price would earn noticeably more than
+    the posted one: in ``verb`` mode a posting costs a step.
     """
 
     forget_rate = 0.02

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 ActionMode = Literal["verb", "round"]
@@ -43,7 +44,7 @@ class DataConfig:
     """Which samples there are, and who holds them."""
 
     dataset: str = "digits"
-    """Name in ``paramarket_env.learning.data.DATASETS``."""
+    """What ``paramarket list`` shows as a dataset."""
     data_dir: str | None = None
     """Folder with the files of a dataset that does not come embedded; None: torchvision's download."""
     train_samples: int | None = 1000
@@ -55,7 +56,7 @@ class DataConfig:
     protocol: Protocol = "clean"
     """``clean``: three disjoint splits. ``authors``: validation *is* the test set, as in the authors' scripts."""
     endowment: str = "complementary"
-    """Name in ``paramarket_env.learning.endowments.ENDOWMENTS``."""
+    """Who gets which training samples: ``complementary``, ``dirichlet`` or ``iid``."""
     scarcity: float = 0.1
     """``complementary``: the share that an agent keeps of the classes it is short of."""
     concentration: float = 0.5
@@ -67,9 +68,7 @@ class DataConfig:
             require(value is None or _is_int(value, 1), f"data.{name}", value, "an integer >= 1, or None for all")
         require(self.protocol in ("clean", "authors"), "data.protocol", self.protocol, "'clean' or 'authors'")
         require(_is_real(self.scarcity, 0.0, 1.0), "data.scarcity", self.scarcity, "within [0, 1]")
-        require(
-            _is_real(self.concentration, 0.01, 1e6), "data.concentration", self.concentration, "within [0.01, 1e6]"
-        )
+        require(_is_real(self.concentration, 0.01, 1e6), "data.concentration", self.concentration, "within [0.01, 1e6]")
         clean_splits_are_sized = self.protocol == "authors" or self.validation_samples is not None
         require(clean_splits_are_sized, "data.validation_samples", None, "an integer >= 1 under protocol='clean'")
 
@@ -79,7 +78,7 @@ class NetworkConfig:
     """The networks of a market: all agents have the same architecture, each its own parameters."""
 
     architecture: str = "mlp"
-    """Name in ``paramarket_env.learning.networks.NETWORKS``."""
+    """What ``paramarket list`` shows as a network architecture."""
     hidden: tuple[int, ...] = (32, 32)
     """Widths of the hidden layers."""
 
@@ -93,11 +92,13 @@ class TrainingConfig:
     """What the action *train* does."""
 
     optimizer: str = "sgd"
-    """Name in ``paramarket_env.learning.training.OPTIMIZERS``."""
+    """``sgd`` or ``adam``."""
     lr: float = 0.05
+    """Learning rate."""
     momentum: float = 0.0
     """SGD's momentum; Adam has its own."""
     batch_size: int = 32
+    """Samples of a minibatch."""
     local_steps: int | None = None
     """At most this many minibatches of a shuffled pass; None: the whole pass, its last short batch included."""
 
@@ -115,7 +116,7 @@ class BrokerConfig:
     """How the broker aligns, tries and quotes, and when the market is open."""
 
     parameter_sets: str = "full"
-    """Name in ``paramarket_env.learning.merging.PARAMETER_SETS``: what is sold as one good."""
+    """What is sold as one good: the ``full`` network, its ``layers`` one by one, or ``prefixes`` of layers."""
     align: bool = True
     """Permute the seller's hidden units into the buyer's order before merging."""
     merge_grid: tuple[float, ...] = (0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95)
@@ -128,7 +129,7 @@ class BrokerConfig:
     def __post_init__(self) -> None:
         grid = self.merge_grid
         inside = all(_is_real(weight, 0.0, 1.0) and weight > 0 for weight in grid)
-        increasing = all(a < b for a, b in zip(grid, grid[1:], strict=False))
+        increasing = all(a < b for a, b in pairwise(grid))
         require(
             len(grid) > 0 and inside and increasing,
             "broker.merge_grid",
@@ -161,7 +162,7 @@ class EconomyConfig:
     def __post_init__(self) -> None:
         levels = self.ask_levels
         whole = all(_is_int(level, 0) and level <= INT64_MAX for level in levels)
-        increasing = all(a < b for a, b in zip(levels, levels[1:], strict=False))
+        increasing = all(a < b for a, b in pairwise(levels))
         require(
             len(levels) > 0 and whole and increasing,
             "economy.ask_levels",
@@ -184,6 +185,7 @@ class MarketConfig:
     """One market: N agents, one broker, one ledger."""
 
     agents: int = 2
+    """N."""
     max_cycles: int = 40
     """Steps of an episode, after which it is truncated."""
     action_mode: ActionMode = "verb"

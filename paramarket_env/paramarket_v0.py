@@ -19,8 +19,8 @@ the seller's parameters to the buyer's network, tries a grid of merge weights, a
 `verb`: 0 hold, 1 train, then one action for each offer (seller by seller, parameter set by parameter set, as
 `env.offers(agent)` lists them), then one for each ask level, of which the last withholds. `round`: `[train, buy,
 ask]`, where `buy` and `ask` are 0 for nothing and otherwise count as above from 1. `info["action_mask"]` says what is
-legal now. An illegal action is a no-op that `info["refused"]` counts, by cause in `info["refused_..."]`; one outside the
-space raises `ValueError` and changes nothing.
+legal now. An illegal action is a no-op that `info["refused"]` counts, by cause in `info["refused_..."]`; one outside
+the space raises `ValueError` and changes nothing.
 
 ### A step
 
@@ -33,18 +33,19 @@ posted; all networks are evaluated, and every offer is quoted anew.
     value_per_nat * (loss before - loss after) + tick * (received - paid)
         - train_cost * trained - rivalry * (mean of the others' falls of loss)
 
-on the broker's validation data. The last two terms are 0 by default. An episode is truncated after `max_cycles`. An agent
-whose loss is no longer finite is terminated, its offers are withdrawn, and its last reward counts its network as
+on the broker's validation data. The last two terms are 0 by default. An episode is truncated after `max_cycles`. An
+agent whose loss is no longer finite is terminated, its offers are withdrawn, and its last reward counts its network as
 no better than a uniform guess.
 
 ### Arguments
 
-`parallel_env(scenario="digits", max_cycles=None, action_mode=None, render_mode=None, device="auto", mask_style="tuple")`
+`parallel_env(scenario="digits", *, max_cycles=None, action_mode=None, render_mode=None, device="auto",
+mask_style="tuple")`
 
 `scenario`: a name of `paramarket_env.scenarios.SCENARIOS`, or a `MarketConfig` of your own. `max_cycles`, `action_mode`
-(`"verb"`, `"round"`): in place of the scenario's. `render_mode`: `"ansi"`, `"rgb_array"` or `"human"`. `device`: `"auto"`
-(the GPU where there is one), `"cpu"`, `"cuda"`. `mask_style`: `"tuple"` as PettingZoo and Gymnasium take masks of a
-`MultiDiscrete`, `"flat"` as MaskablePPO and TorchRL do.
+(`"verb"`, `"round"`): in place of the scenario's. `render_mode`: `"ansi"`, `"rgb_array"` or `"human"`. `device`:
+`"auto"` (the GPU where there is one), `"cpu"`, `"cuda"`. `mask_style`: `"tuple"` as PettingZoo and Gymnasium take masks
+of a `MultiDiscrete`, `"flat"` as MaskablePPO and TorchRL do.
 
 ### Version history
 
@@ -78,8 +79,8 @@ def parallel_env(
 ) -> ParaMarketEnv:
     """The market as a PettingZoo parallel environment; the arguments are on the module's page.
 
-    Raises ``ValueError`` for what the configuration, the data or the device do not allow, ``FileNotFoundError`` for data
-    that is not there.
+    Raises ``ValueError`` for what the configuration, the data or the device do not allow, ``FileNotFoundError`` for
+    data that is not there.
     """
     config = named_scenario(scenario) if isinstance(scenario, str) else scenario
     given: dict[str, Any] = {"max_cycles": max_cycles, "action_mode": action_mode}

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import lru_cache
-from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -48,11 +47,10 @@ def _name_bits(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little", signed=True)
 
 
-def as_seeds(seeds: int | Sequence[int] | Tensor, markets: int, device: torch.device) -> Tensor:
+def as_seeds(seeds: int | Iterable[int], markets: int, device: torch.device) -> Tensor:
     """Seeds of ``markets`` markets, int64 ``[M]``: those given, or ``seed, seed + 1, ...`` from a single one."""
-    if isinstance(seeds, Tensor):
-        seeds = seeds.tolist()
-    first = [int(seeds) + m for m in range(markets)] if isinstance(seeds, Integral) else [int(s) for s in seeds]
+    given = seeds if isinstance(seeds, Iterable) else range(int(seeds), int(seeds) + markets)
+    first = [int(seed) for seed in given]
     require(len(first) == markets, "seeds", seeds, f"one seed, or one for each of the {markets} markets")
     for seed in first:
         require(0 <= seed < 2**63, "seed", seed, "an integer within [0, 2**63)")

@@ -29,9 +29,9 @@ class Trades:
 def posted_price(wanted: Tensor, quoted: Tensor, asks: Tensor, balances: Tensor, market_open: Tensor) -> Trades:
     """Each buyer takes its offer at the price that the seller posted, or is refused.
 
-    ``wanted`` int64 ``[M, N]``, the seller that each agent wants to buy from, or -1; ``quoted`` bool ``[M, N]``, whether the
-    broker quoted that offer; ``asks`` int64 ``[M, N]`` in ticks or ``WITHHELD``; ``balances`` int64 ``[M, N]``;
-    ``market_open`` bool ``[M]``.
+    ``wanted`` int64 ``[M, N]``, the seller that each agent wants to buy from, or -1; ``quoted`` bool ``[M, N]``,
+    whether the broker quoted that offer; ``asks`` int64 ``[M, N]`` in ticks or ``WITHHELD``; ``balances`` int64
+    ``[M, N]``; ``market_open`` bool ``[M]``.
     """
     ask = asks.gather(1, wanted.clamp_min(0))
     causes = (~market_open.unsqueeze(1).expand_as(quoted), ~quoted, ask == WITHHELD, ask > balances)

@@ -37,8 +37,8 @@ def bayesian_price(belief: Tensor, levels: Tensor, cost: float = 0.0) -> Tensor:
 def update_belief(belief: Tensor, level: Tensor, sold: Tensor, refused: Tensor, attention: float) -> Tensor:
     """The posterior after ``sold`` sales and ``refused`` refusals at an ask level, each a censored observation.
 
-    A buyer takes an offer with chance ``attention`` if its value is at least the price, and never otherwise: the rest of the
-    time it is busy. So a sale proves value >= price, and a refusal speaks against it by the factor 1 - attention.
+    A buyer takes an offer with chance ``attention`` if its value is at least the price, and never otherwise: the rest
+    of the time it is busy. So a sale proves value >= price, and a refusal speaks against it by 1 - attention.
     ``belief`` ``[B, L + 1]``; ``level``, ``sold``, ``refused`` int64 ``[B]``. A level of L (withheld) teaches nothing.
     """
     bins = torch.arange(belief.shape[-1], device=belief.device)

@@ -109,9 +109,9 @@ class RoundActions:
         self.choices = (2, 1 + offers, 1 + levels)
         self.mask_size = sum(self.choices)
 
-    def space(self) -> spaces.MultiDiscrete:
+    def space(self) -> spaces.MultiDiscrete[np.int64]:
         """See :meth:`Actions.space`."""
-        return spaces.MultiDiscrete(self.choices)
+        return spaces.MultiDiscrete(list(self.choices))
 
     def decode(self, actions: Tensor) -> Orders:
         """See :meth:`Actions.decode`."""

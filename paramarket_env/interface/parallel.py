@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,10 +22,10 @@ from paramarket_env.seeding import as_seeds, fresh_seed, next_seeds
 RENDER_MODES = ("ansi", "rgb_array", "human")
 
 
-class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):
+class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  # PettingZoo has no types
     """A market of N agents; see ``paramarket_env.paramarket_v0`` for its page."""
 
-    metadata = {
+    metadata: ClassVar[dict[str, Any]] = {
         "name": "paramarket_v0",
         "render_modes": list(RENDER_MODES),
         "is_parallelizable": True,
@@ -94,9 +94,7 @@ class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):
 
     def step(
         self, actions: dict[str, Any]
-    ) -> tuple[
-        dict[str, np.ndarray], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]
-    ]:
+    ) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
         """One step of all agents; ``actions`` has one for every agent in ``agents``.
 
         Raises ``ValueError``, before anything changes, for an action that is missing, outside the space, or of an agent
@@ -178,7 +176,7 @@ class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):
         self.agents, self.history = list(agents), history.copy()
 
     def render(self) -> str | np.ndarray | None:
-        """The episode so far: text (``ansi``), a picture uint8 ``[H, W, 3]`` (``rgb_array``) or a window (``human``)."""
+        """The episode so far: text (``ansi``), a picture uint8 ``[H, W, 3]`` or a window, by ``render_mode``."""
         if self.render_mode == "ansi":
             return as_text(self.history)
         if self.render_mode == "rgb_array":

@@ -98,15 +98,13 @@ def as_text(history: History) -> str:
     lines = [f"cycle {frame.cycle}", f"{'agent':<12}{'did':<9}{'loss':>8}{'balance':>10}{'ask':>10}"]
     for row, agent in enumerate(history.agents):
         ask = "withheld" if frame.asks[row] < 0 else str(frame.asks[row])
-        lines.append(
-            f"{agent:<12}{frame.verbs[row]:<9}{frame.losses[row]:>8.4f}{frame.balances[row]:>10}{ask:>10}"
-        )
-    for trade in history.trades:
-        if trade.cycle == frame.cycle:
-            lines.append(
-                f"{history.agents[trade.buyer]} bought {trade.good} from {history.agents[trade.seller]} for "
-                f"{trade.price} ticks (merge weight {trade.weight:.2f}, gain {trade.gain:+.4f} nats)"
-            )
+        lines.append(f"{agent:<12}{frame.verbs[row]:<9}{frame.losses[row]:>8.4f}{frame.balances[row]:>10}{ask:>10}")
+    lines += [
+        f"{history.agents[trade.buyer]} bought {trade.good} from {history.agents[trade.seller]} for "
+        f"{trade.price} ticks (merge weight {trade.weight:.2f}, gain {trade.gain:+.4f} nats)"
+        for trade in history.trades
+        if trade.cycle == frame.cycle
+    ]
     return "\n".join(lines)
 
 
@@ -116,7 +114,8 @@ def draw(history: History) -> np.ndarray:
     canvas = FigureCanvasAgg(figure)
     _paint(figure, history)
     canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    picture: np.ndarray = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return picture
 
 
 def show(history: History) -> None:
@@ -208,13 +207,29 @@ def _paint_trades(axes: Axes, history: History) -> None:
         middle = (places[seller] + places[buyer]) / 2 + 0.2 * np.array([along[1], -along[0]])
         last = trades[-1]
         text = f"{len(trades)} × {last.good}\nlast at {last.price} ticks"
-        axes.text(*middle, text, ha="center", va="center", fontsize=8, bbox={"fc": "white", "ec": "none", "alpha": 0.8})
+        axes.text(
+            middle[0],
+            middle[1],
+            text,
+            ha="center",
+            va="center",
+            fontsize=8,
+            bbox={"fc": "white", "ec": "none", "alpha": 0.8},
+        )
     for row, colour in enumerate(_colours(history)):
         axes.plot(*places[row], "o", markersize=38, color=colour)
-        axes.text(*places[row], str(row), ha="center", va="center", color="white", fontsize=13, weight="bold")
+        axes.text(
+            places[row, 0],
+            places[row, 1],
+            str(row),
+            ha="center",
+            va="center",
+            color="white",
+            fontsize=13,
+            weight="bold",
+        )
     axes.set_xlim(-1.6, 1.6)
     axes.set_ylim(-1.6, 1.6)
     axes.set_aspect("equal")
     axes.axis("off")
     axes.set_title(f"cycle {now}: {len(history.trades)} trades, seller → buyer", fontsize=11)
-

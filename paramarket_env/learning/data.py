@@ -10,7 +10,9 @@ import gzip
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -36,9 +38,11 @@ class Dataset:
 
     @property
     def features(self) -> tuple[int, ...]:
+        """The shape of one sample."""
         return tuple(self.inputs.shape[1:])
 
     def to(self, device: torch.device) -> Dataset:
+        """The same samples on a device."""
         return Dataset(self.inputs.to(device), self.labels.to(device), self.classes, self.official_test)
 
 
@@ -80,9 +84,11 @@ class IdxFamily:
 
     @property
     def files(self) -> list[str]:
+        """Names of the four files, without ``.gz``."""
         return [f"{prefix}-{kind}" for prefix in self.prefixes for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
 
     def __call__(self, data_dir: Path | None) -> Dataset:
+        """Read the files, after a download if no folder is given and they are not in the default one."""
         root = data_dir or DEFAULT_DATA_DIR
         folders = [root, root / self.torchvision_name / "raw"]
         if data_dir is None and any(_find(folders, name) is None for name in self.files):
@@ -121,13 +127,13 @@ def _cifar10(data_dir: Path | None) -> Dataset:
     return Dataset((images / 255 - mean) / deviation, labels, classes=10, official_test=len(parts[1].data))
 
 
-def _torchvision_datasets(name: str):  # type: ignore[no-untyped-def]  # torchvision is an extra, perhaps not there
+def _torchvision_datasets(name: str) -> ModuleType:
     try:
-        import torchvision.datasets
+        datasets = import_module("torchvision.datasets")
     except ImportError as error:
         message = f"downloading {name} needs torchvision: pip install 'paramarket-env[vision]', or give data_dir"
         raise ImportError(message) from error
-    return torchvision.datasets
+    return datasets
 
 
 DATASETS: dict[str, Callable[[Path | None], Dataset]] = {
@@ -153,4 +159,5 @@ def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
     Raises ``ValueError`` for an unknown name, ``FileNotFoundError`` naming the files that ``data_dir`` lacks, and
     ``ImportError`` where a download needs torchvision and it is not installed.
     """
-    return lookup(DATASETS, name, "dataset")(Path(data_dir).expanduser() if data_dir else None)
+    reader: Callable[[Path | None], Dataset] = lookup(DATASETS, name, "dataset")
+    return reader(Path(data_dir).expanduser() if data_dir else None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Protocol
 
 import torch
@@ -35,6 +35,7 @@ class ParameterSpec:
 
     @property
     def size(self) -> int:
+        """How many numbers the tensor has."""
         return math.prod(self.shape)
 
 
@@ -98,7 +99,7 @@ class MLP:
     def __init__(self, features: tuple[int, ...], classes: int, hidden: tuple[int, ...]) -> None:
         self.widths = (math.prod(features), *hidden, classes)
         specs = []
-        for layer, (inputs, outputs) in enumerate(zip(self.widths, self.widths[1:], strict=False)):
+        for layer, (inputs, outputs) in enumerate(pairwise(self.widths)):
             units_in = f"hidden{layer}" if layer > 0 else None
             units_out = f"hidden{layer + 1}" if layer < len(hidden) else None
             # nn.Linear draws weight and bias alike from U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
@@ -128,7 +129,7 @@ class MLP:
         layers: list[nn.Module] = [nn.Flatten()]
         weights, biases = (list(split(self, parameters.detach().clone()).values())[kind::2] for kind in (0, 1))
         for weight, bias in zip(weights, biases, strict=True):
-            linear = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], device=weight.device)
+            linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
             linear.weight, linear.bias = nn.Parameter(weight), nn.Parameter(bias)
             layers += [linear, nn.ReLU()]
         return nn.Sequential(*layers[:-1])

@@ -94,4 +94,3 @@ class Broker:
         aligned = permute(self.network, sellers, state.quotes.permutations[market, buyer, slot])
         weight = state.quotes.weight[market, buyer, slot, good]
         return merge(state.parameters[market, buyer], aligned, weight.unsqueeze(1) * self.masks[good])
-

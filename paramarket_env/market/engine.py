@@ -11,7 +11,7 @@ from paramarket_env.config import MarketConfig, require
 from paramarket_env.economics.clearing import REFUSALS, WITHHELD, Trades, posted_price
 from paramarket_env.economics.ledger import open_accounts, receipts, settle
 from paramarket_env.learning.data import load_dataset
-from paramarket_env.learning.endowments import deal
+from paramarket_env.learning.endowments import Deal, deal
 from paramarket_env.learning.evaluation import evaluate
 from paramarket_env.learning.networks import build_network, initial_parameters
 from paramarket_env.learning.training import build_optimizer, shuffled, train
@@ -129,7 +129,7 @@ class Engine:
 
     # --- life of a market ------------------------------------------------------------------------------------------
 
-    def _deal(self, seeds: Tensor):  # type: ignore[no-untyped-def]
+    def _deal(self, seeds: Tensor) -> Deal:
         config = self.config
         return deal(config.data, self.dataset, config.agents, seeds, config.training.batch_size)
 
@@ -259,9 +259,7 @@ class Engine:
         samples = shuffled(state.deal.endowments[market, agent], sizes, keys)
         parameters = state.parameters[market, agent]
         optimizer = {name: tensor[market, agent] for name, tensor in state.optimizer.items()}
-        train(
-            self.network, self.optimizer, self.config.training, self.dataset, parameters, optimizer, samples, sizes
-        )
+        train(self.network, self.optimizer, self.config.training, self.dataset, parameters, optimizer, samples, sizes)
         state.parameters[market, agent] = parameters
         for name, tensor in optimizer.items():
             state.optimizer[name][market, agent] = tensor
@@ -303,9 +301,13 @@ class Engine:
         return evaluate(self.network, self.dataset, self.state.parameters, self.state.deal.test)
 
     @torch.no_grad()
-    def overwrite(self, parameters: Tensor) -> None:
-        """Replace every network (float32 ``[M, N, P]``) from outside the market, with fresh optimizers."""
+    def overwrite(self, parameters: Tensor) -> Tensor:
+        """Replace every network (float32 ``[M, N, P]``) from outside the market, with fresh optimizers.
+
+        Returns the fall of each agent's validation loss by that, in nats: float64 ``[M, N]``.
+        """
         self.state.parameters = parameters.clone()
         self.state.optimizer = self.optimizer.fresh(parameters)
-        self._evaluate(torch.ones_like(self.state.alive))
+        gain, _ = self._evaluate(torch.ones_like(self.state.alive))
         self.broker.quote(self.state, self.market_open)
+        return gain

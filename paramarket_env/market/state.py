@@ -83,7 +83,7 @@ def tree_map(function: Callable[..., Tensor], *trees: Tree) -> Tree:
         parts = {
             field.name: tree_map(function, *(getattr(tree, field.name) for tree in trees)) for field in fields(first)
         }
-        return type(first)(**parts)  # type: ignore[return-value]
+        return type(first)(**parts)  # type: ignore
     raise TypeError(f"a state is made of tensors, dicts and dataclasses, not {type(first).__name__}")
 
 
