@@ -28,7 +28,7 @@ from paramarket_env.learning.endowments import ENDOWMENTS
 from paramarket_env.learning.merging import PARAMETER_SETS
 from paramarket_env.learning.networks import NETWORKS
 from paramarket_env.learning.training import OPTIMIZERS
-from paramarket_env.market.engine import resolve_device
+from paramarket_env.market.engine import Engine, resolve_device
 from paramarket_env.scenarios import SCENARIOS, scenario
 
 
@@ -75,6 +75,7 @@ def run(options: Run, console: Console) -> None:
     if config.data.protocol == "authors":
         title += "; protocol=authors: validated on the TEST set"
     console.print(f"{title} on {origin['device']}", highlight=False)
+    Engine(config, 1, device)  # what the market or the data do not allow is refused before a folder is made
     claim_folder(folder, overwrite=options.overwrite)
     episodes = _play_all(config, arms, seeds, device, console)
     summary = summarise(per_seed(episodes))

@@ -40,8 +40,8 @@ PAPER_ARMS = (
 )
 """The paper's comparison."""
 
-RULE_ARMS = tuple(Arm(name, (name,)) for name in ("hold", "train", "random", "greedy", "paper", "patient"))
-"""Every rule against its like."""
+RULE_ARMS = tuple(Arm(name, (name,)) for name in ("train", "hold", "random", "greedy", "paper", "patient"))
+"""Every rule against its like; the first is out of the market."""
 
 
 @dataclass(frozen=True)

@@ -127,9 +127,9 @@ POLICIES: dict[str, PolicyFactory] = {
 
 def policy_factory(name: str) -> PolicyFactory:
     """The policy of that name; ``patient:K`` is the patient rule with K steps between purchases."""
-    rule, _, argument = name.partition(":")
+    rule, colon, argument = name.partition(":")
     factory: PolicyFactory = lookup(POLICIES, rule, "policy")
-    if not argument:
+    if not colon:
         return factory
     whole = argument.isdecimal()
     require(rule == "patient" and whole, "policy", name, "a policy's name, or patient:K with an integer K >= 0")

@@ -133,10 +133,12 @@ def show(history: History) -> None:
 def _paint(figure: Figure, history: History) -> None:
     figure.clear()
     grid = figure.add_gridspec(3, 2, width_ratios=(1.7, 1), height_ratios=(2.4, 0.9, 1.1))
+    right = grid[:, 1].subgridspec(2, 1, height_ratios=(2, 1))
     _paint_losses(figure.add_subplot(grid[0, 0]), history)
     _paint_verbs(figure.add_subplot(grid[1, 0]), history)
     _paint_balances(figure.add_subplot(grid[2, 0]), history)
-    _paint_trades(figure.add_subplot(grid[:, 1]), history)
+    _paint_trades(figure.add_subplot(right[0]), history)
+    _paint_prices(figure.add_subplot(right[1]), history)
     figure.set_layout_engine("constrained")
 
 
@@ -204,18 +206,10 @@ def _paint_trades(axes: Axes, history: History) -> None:
         )
         axes.add_patch(arrow)
         along = places[buyer] - places[seller]
-        middle = (places[seller] + places[buyer]) / 2 + 0.2 * np.array([along[1], -along[0]])
-        last = trades[-1]
-        text = f"{len(trades)} × {last.good}\nlast at {last.price} ticks"
-        axes.text(
-            middle[0],
-            middle[1],
-            text,
-            ha="center",
-            va="center",
-            fontsize=8,
-            bbox={"fc": "white", "ec": "none", "alpha": 0.8},
-        )
+        # Near the seller and beside the arrow, so that the labels of opposite arrows stay apart.
+        beside = places[seller] + 0.4 * along + 0.19 * np.array([along[1], -along[0]])
+        box = {"fc": "white", "ec": "none", "alpha": 0.8, "pad": 1}
+        axes.text(beside[0], beside[1], f"{len(trades)}×", ha="center", va="center", fontsize=10, bbox=box)
     for row, colour in enumerate(_colours(history)):
         axes.plot(*places[row], "o", markersize=38, color=colour)
         axes.text(
@@ -233,3 +227,17 @@ def _paint_trades(axes: Axes, history: History) -> None:
     axes.set_aspect("equal")
     axes.axis("off")
     axes.set_title(f"cycle {now}: {len(history.trades)} trades, seller → buyer", fontsize=11)
+
+
+def _paint_prices(axes: Axes, history: History) -> None:
+    """Every purchase at its price: the seller's colour, the buyer's number, the parameter set if there are several."""
+    colours, goods = _colours(history), sorted({trade.good for trade in history.trades})
+    for trade in history.trades:
+        text = str(trade.buyer) if len(goods) < 2 else f"{trade.buyer}\n{trade.good}"
+        axes.plot(trade.cycle, trade.price, "o", color=colours[trade.seller], markersize=11, alpha=0.9)
+        axes.text(trade.cycle, trade.price, text, ha="center", va="center", fontsize=7, color="white")
+    axes.set_xlim(0, max(len(history.frames), 2))
+    axes.margins(y=0.25)
+    axes.set_title("price paid (ticks); colour: seller, number: buyer", fontsize=10)
+    axes.set_xlabel("cycle")
+    axes.grid(alpha=0.25)

@@ -1,0 +1,29 @@
+# One command for everything that a contributor needs. `make check` is what a change must pass.
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test test-slow lint format check
+
+$(BIN)/paramarket: pyproject.toml
+	python3 -m venv $(VENV)
+	$(BIN)/pip install -e '.[test,dev]'
+
+run: $(BIN)/paramarket       ## the paper's comparison on the digits
+	$(BIN)/paramarket run
+
+test: $(BIN)/paramarket      ## the default tests
+	$(BIN)/pytest
+
+test-slow: $(BIN)/paramarket ## the tests that take minutes
+	$(BIN)/pytest -m slow
+
+lint: $(BIN)/paramarket      ## style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(BIN)/paramarket    ## mend the style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+check: lint test             ## everything

@@ -1,0 +1,1 @@
+"""What is measured: throughput, the paper's experiments, the leaderboard."""

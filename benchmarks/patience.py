@@ -1,0 +1,51 @@
+"""When is it worth a step to buy? The patient rule at every patience: ``python -m benchmarks.patience``.
+
+With one verb a step, a purchase costs a training pass. The table shows what each patience is worth, and so which one
+the rules' default should be. All patiences play the same seeds, other ones than `paramarket run` plays by default.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+
+import tyro
+from rich.console import Console
+from rich.progress import track
+
+from baselines.play import Arm, play
+from baselines.report import LEGEND, as_table, per_seed, provenance, summarise
+from paramarket_env.market.engine import resolve_device
+from paramarket_env.scenarios import scenario
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Play the patient rule at each patience, beside training alone."""
+
+    scenario: str = "digits"
+    """A name that `paramarket list` shows."""
+    patience: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 15, 19)
+    """Steps between purchases."""
+    seeds: int = 20
+    """How many seeds, from 1000 on."""
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda`."""
+
+
+def main() -> None:
+    """Play and print the table."""
+    options = tyro.cli(Patience)
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    config = replace(scenario(options.scenario), action_mode="verb")
+    names = ["train", *(f"patient:{patience}" for patience in options.patience)]
+    seeds, device = range(1000, 1000 + options.seeds), resolve_device(options.device)
+    episodes = [play(config, Arm(name, (name,)), seeds, device) for name in track(names, console=console)]
+    origin = provenance(seeds, device)
+    console.print(as_table(summarise(per_seed(episodes)), f"{options.scenario}, verb mode, {options.seeds} seeds"))
+    console.print(LEGEND, highlight=False)
+    console.print(f"{origin['device']}, torch {origin['versions']['torch']}, seeds {seeds}", highlight=False)
+
+
+if __name__ == "__main__":
+    main()

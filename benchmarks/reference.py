@@ -1,0 +1,189 @@
+"""The market, plain and slow: one market of ordinary ``torch.nn`` modules, one agent and one pair at a time.
+
+It says in loops what ``paramarket_env`` computes for thousands of markets at once, and shares no code with it beyond
+the random order in which weight matching visits the layers. The tests hold the two together; the throughput benchmark
+measures what batching is worth against it.
+
+Networks are multilayer perceptrons: an ``nn.Sequential`` of linear layers with ReLU between them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from paramarket_env.seeding import permutation, stream
+
+TOLERANCE = 1e-12
+"""A permutation is replaced only by one whose inner product is larger by more than this."""
+
+MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Labelled samples in memory."""
+
+    inputs: Tensor
+    """float32 ``[n, *features]``."""
+    labels: Tensor
+    """int64 ``[n]``."""
+
+
+def train(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    samples: Samples,
+    order: Tensor,
+    batch_size: int,
+    local_steps: int | None = None,
+) -> None:
+    """One pass over the samples that ``order`` lists, or ``local_steps`` minibatches of it; the last may be short."""
+    for start in list(range(0, len(order), batch_size))[:local_steps]:
+        batch = order[start : start + batch_size]
+        optimizer.zero_grad()
+        torch.autograd.backward(F.cross_entropy(module(samples.inputs[batch]), samples.labels[batch]))
+        optimizer.step()
+
+
+@torch.no_grad()
+def evaluate(module: nn.Module, samples: Samples) -> tuple[float, float]:
+    """Mean loss in nats, and accuracy."""
+    logits = module(samples.inputs)
+    losses = F.cross_entropy(logits, samples.labels, reduction="none")
+    correct = (logits.argmax(1) == samples.labels).double()
+    return losses.double().mean().item(), correct.mean().item()
+
+
+def linear_layers(module: nn.Sequential) -> list[nn.Linear]:
+    """The linear layers, first to last."""
+    return [layer for layer in module if isinstance(layer, nn.Linear)]
+
+
+@torch.no_grad()
+def align(buyer: nn.Sequential, seller: nn.Sequential) -> list[Tensor]:
+    """Weight matching: for each hidden layer, which unit of the seller takes the place of each of the buyer's.
+
+    The layers are visited in a random order, another one in each sweep, until a sweep finds nothing better.
+    """
+    mine, theirs = ([_wide(layer) for layer in linear_layers(module)] for module in (buyer, seller))
+    orders = [torch.arange(layer.out_features) for layer in linear_layers(seller)]  # the last one, of the logits, stays
+    for sweep in count():
+        improved = False
+        for layer in permutation(stream(torch.tensor(0), "weight matching", sweep), len(orders) - 1).tolist():
+            alike = _likeness(mine, theirs, orders, layer)
+            better = torch.from_numpy(linear_sum_assignment(alike.numpy(), maximize=True)[1])
+            units = torch.arange(len(better))
+            if alike[units, better].sum() - alike[units, orders[layer]].sum() > TOLERANCE:
+                orders[layer] = better
+                improved = True
+        if not improved:
+            break
+    return orders[:-1]
+
+
+def _wide(layer: nn.Linear) -> tuple[Tensor, Tensor]:
+    """Weight and bias as float64."""
+    return layer.weight.double(), layer.bias.double()
+
+
+def _likeness(
+    mine: list[tuple[Tensor, Tensor]], theirs: list[tuple[Tensor, Tensor]], orders: list[Tensor], layer: int
+) -> Tensor:
+    """How alike unit i of the buyer and unit j of the seller are in a hidden layer, ``[n, n]``.
+
+    What goes into the unit, its bias, and what goes out of it; the seller's other layers in their current order.
+    """
+    weight, bias = theirs[layer]
+    after = theirs[layer + 1][0][orders[layer + 1]]
+    if layer > 0:
+        weight = weight[:, orders[layer - 1]]
+    return mine[layer][0] @ weight.T + torch.outer(mine[layer][1], bias) + mine[layer + 1][0].T @ after
+
+
+@torch.no_grad()
+def reorder(module: nn.Sequential, orders: Sequence[Tensor]) -> nn.Sequential:
+    """A copy with the units of each hidden layer in another order: it computes the same."""
+    result = copy.deepcopy(module)
+    layers = linear_layers(result)
+    for layer, following, order in zip(layers[:-1], layers[1:], orders, strict=True):
+        layer.weight.copy_(layer.weight[order])
+        layer.bias.copy_(layer.bias[order])
+        following.weight.copy_(following.weight[:, order])
+    return result
+
+
+@torch.no_grad()
+def merge(
+    buyer: nn.Sequential, seller: nn.Sequential, weight: float, names: Collection[str] | None = None
+) -> nn.Sequential:
+    """(1 - weight) * buyer + weight * seller on the tensors ``names`` (None: on all), the buyer's elsewhere."""
+    merged, theirs = copy.deepcopy(buyer), seller.state_dict()
+    for name, tensor in merged.state_dict().items():
+        if names is None or name in names:
+            tensor.copy_((1 - weight) * tensor + weight * theirs[name])
+    return merged
+
+
+@dataclass(frozen=True)
+class Quote:
+    """The best of the merges that were tried."""
+
+    weight: float
+    loss: float
+    network: nn.Sequential
+
+
+def try_grid(buyer: nn.Sequential, seller: nn.Sequential, weights: Sequence[float], validation: Samples) -> Quote:
+    """Merge with an aligned seller at each weight, and keep the one with the lowest loss (the first of several)."""
+    quotes = []
+    for weight in weights:
+        merged = merge(buyer, seller, weight)
+        quotes.append(Quote(weight, evaluate(merged, validation)[0], merged))
+    return min(quotes, key=lambda quote: quote.loss)
+
+
+@dataclass
+class PlainMarket:
+    """One market with free trade in whole networks, without money: what the engine's step costs, it does in loops."""
+
+    networks: list[nn.Sequential]
+    make_optimizer: MakeOptimizer
+    samples: Samples
+    validation: Samples
+    batch_size: int
+    merge_weights: Sequence[float]
+    local_steps: int | None = None
+    losses: list[float] = field(init=False)
+    """Each agent's validation loss."""
+    quotes: dict[tuple[int, int], Quote] = field(init=False)
+    """What the broker found for each (buyer, seller)."""
+
+    def __post_init__(self) -> None:
+        self.optimizers = [self.make_optimizer(network) for network in self.networks]
+        self._measure()
+
+    def step(self, sellers: dict[int, int], orders: dict[int, Tensor]) -> None:
+        """Buyers take the networks they were quoted by ``sellers``; agents train in ``orders``; all is quoted anew."""
+        for buyer, seller in sellers.items():
+            self.networks[buyer] = copy.deepcopy(self.quotes[buyer, seller].network)
+            self.optimizers[buyer] = self.make_optimizer(self.networks[buyer])
+        for agent, order in orders.items():
+            train(self.networks[agent], self.optimizers[agent], self.samples, order, self.batch_size, self.local_steps)
+        self._measure()
+
+    def _measure(self) -> None:
+        self.losses = [evaluate(network, self.validation)[0] for network in self.networks]
+        self.quotes = {
+            (i, j): try_grid(buyer, reorder(seller, align(buyer, seller)), self.merge_weights, self.validation)
+            for i, buyer in enumerate(self.networks)
+            for j, seller in enumerate(self.networks)
+            if i != j
+        }

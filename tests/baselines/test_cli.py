@@ -1,0 +1,100 @@
+"""The command line, as a user types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from baselines.cli import main
+from baselines.rules import POLICIES
+from paramarket_env.scenarios import SCENARIOS
+
+SMALL = (
+    "--train-samples 120 --validation-samples 60 --test-samples 60 --hidden 8 --batch-size 16 --max-cycles 2 --seeds 2 "
+    "--device cpu"
+).split()
+
+
+def test_run_plays_the_papers_comparison_and_keeps_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", *SMALL, "--out", str(tmp_path / "run")]) == 0
+    printed = capsys.readouterr().out
+    for arm in ("out of market", "market unaligned", "market aligned", "fed. averaging"):
+        assert arm in printed
+    assert {file.name for file in (tmp_path / "run").iterdir()} == {
+        "config.json",
+        "steps.csv",
+        "trades.csv",
+        "summary.json",
+        "curves.png",
+    }
+
+
+def test_run_with_one_verb_a_step_plays_every_rule(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert main(["run", *SMALL, "--action-mode", "verb", "--out", str(out)]) == 0
+    assert set(json.loads((out / "summary.json").read_text())["arms"]) == set(POLICIES)
+
+
+def test_options_change_the_scenario(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    chosen = ["--scenario", "three-firms", "--policies", "train", "patient:1", "--lr", "0.3", "--no-align"]
+    assert main(["run", *SMALL, *chosen, "--out", str(out)]) == 0
+    config = json.loads((out / "config.json").read_text())
+    assert (config["agents"], config["training"]["lr"], config["broker"]["align"]) == (3, 0.3, False)
+    assert list(json.loads((out / "summary.json").read_text())["arms"]) == ["train", "patient:1"]
+
+
+def test_the_authors_protocol_is_marked_wherever_its_figures_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert main(["run", *SMALL, "--protocol", "authors", "--policies", "train", "--out", str(out)]) == 0
+    assert " ".join(capsys.readouterr().out.split()).count("validated on the TEST set") == 2
+    assert "validated on the TEST set" in json.loads((out / "summary.json").read_text())["title"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--scenario", "nowhere"], "unknown scenario 'nowhere': choose from cifar10, digits"),
+        (["--policies", "nobody"], "unknown policy 'nobody': choose from greedy, hold"),
+        (["--dataset", "letters"], "unknown dataset 'letters': choose from cifar10, digits"),
+        (["--device", "cuda:99"], "device='cuda:99' is not available"),
+        (["--batch-size", "500"], "training.batch_size=500 is not allowed"),
+        (["--scenario", "fashion", "--data-dir", "nowhere"], "data_dir='nowhere' lacks train-images-idx3-ubyte"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line_and_leaves_no_folder(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert main(["run", *SMALL, *arguments, "--out", str(out)]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(("option", "value"), [("--seeds", "0"), ("--lr", "-1"), ("--hidden", "0")])
+def test_values_out_of_range_end_the_command_with_the_field_and_the_range(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["run", option, value])
+    printed = capsys.readouterr().err
+    assert option.removeprefix("--") + "=" in printed
+    assert "must be" in printed
+
+
+def test_a_run_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["run", *SMALL, "--policies", "hold", "--out", str(tmp_path)]
+    assert main(arguments) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert main([*arguments, "--overwrite"]) == 0
+
+
+def test_list_shows_everything_that_has_a_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    printed = capsys.readouterr().out
+    for name in (*SCENARIOS, *POLICIES, "fashion_mnist", "dirichlet", "mlp", "adam", "prefixes"):
+        assert name in printed

@@ -1,0 +1,194 @@
+"""What every rule does: step by step on markets that are played, and on observations made by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from baselines.policy import Policy, Seat, seat_of
+from baselines.rules import POLICIES, build_policy
+from paramarket_env.config import MarketConfig
+from paramarket_env.interface.batch import MarketBatch
+from paramarket_env.market.engine import Orders
+from paramarket_env.seeding import stream
+from tests.helpers import priced_market, tiny_market
+
+
+def spell(orders: Orders) -> str:
+    """One agent's orders as letters: t train, b<offer> buy, a<level> ask, . nothing."""
+    train, offer, ask = bool(orders.train), int(orders.offer), int(orders.ask)
+    return ("t" if train else "") + (f"b{offer}" if offer >= 0 else "") + (f"a{ask}" if ask >= 0 else "") or "."
+
+
+def trace(name: str, config: MarketConfig, seed: int = 0) -> list[str]:
+    """A whole episode of a rule against its like: one line of letters an agent."""
+    batch = MarketBatch(config, 1, "cpu")
+    batch.reset(torch.tensor([seed]))
+    players = [
+        build_policy(name, seat_of(batch, stream(torch.tensor([seed]), "policy", agent)))
+        for agent in range(config.agents)
+    ]
+    lines: list[list[str]] = [[] for _ in players]
+    for _ in range(config.max_cycles):
+        observation, mask = batch.observe(), batch.mask()
+        actions = [player.act(observation[:, i], mask[:, i]) for i, player in enumerate(players)]
+        for line, action in zip(lines, actions, strict=True):
+            line.append(spell(batch.actions.decode(action)))
+        batch.step(torch.stack(actions, dim=1))
+    return [" ".join(line) for line in lines]
+
+
+GOLDEN_VERB = {
+    "hold": [
+        ". . . . . . . . . . . . . . . .",
+        ". . . . . . . . . . . . . . . .",
+    ],
+    "train": [
+        "t t t t t t t t t t t t t t t t",
+        "t t t t t t t t t t t t t t t t",
+    ],
+    "random": [
+        "b0 b0 . a3 t . t a1 a3 a1 . b0 a0 a2 a1 a2",
+        "a0 b0 . a0 a0 a0 . a0 a0 a1 t . a3 a3 b0 b0",
+    ],
+    "greedy": [
+        "b0 t b0 b0 b0 b0 t b0 t b0 t b0 t b0 t b0",
+        "b0 b0 t t b0 b0 t b0 b0 b0 t b0 t b0 t b0",
+    ],
+    "paper": [
+        "a2 t t b0 t b0 t t b0 t b0 t b0 t b0 t",
+        "b0 a2 t t t b0 t b0 t t b0 t b0 t b0 t",
+    ],
+    "patient": [
+        "a2 t t t t t a1 b0 t t t t t t t b0",
+        "a2 t t t t t a1 b0 t t t t t t t b0",
+    ],
+}
+GOLDEN_ROUND = {
+    "hold": [
+        ". . . . . . . .",
+        ". . . . . . . .",
+        ". . . . . . . .",
+    ],
+    "train": [
+        "t t t t t t t t",
+        "t t t t t t t t",
+        "t t t t t t t t",
+    ],
+    "random": [
+        "ta2 ta3 b0a2 ta0 tb1a2 a0 ta3 tb1a2",
+        "tb0a4 ta1 a4 b0a4 b0a1 b0a1 a3 ta4",
+        "a4 tb0a1 tb1a2 b0a3 tb0a4 tb0a1 b1a0 t",
+    ],
+    "greedy": [
+        "tb1 tb0 tb0 tb0 tb1 tb0 tb0 t",
+        "tb1 t tb1 tb1 tb1 tb1 tb1 tb1",
+        "t tb1 tb1 tb1 tb0 tb1 tb1 tb1",
+    ],
+    "paper": [
+        "tb1a3 t ta2 tb0 tb1a1 tb1a3 t ta2",
+        "tb1a3 t ta2 tb1a3 t tb1 ta2 tb1a3",
+        "ta3 t tb1a2 t tb0 t tb1 t",
+    ],
+    "patient": [
+        "ta3 t ta2 t ta1 t ta3 tb0",
+        "ta3 t ta2 t ta1 t ta3 t",
+        "ta3 t ta2 t ta1 t ta3 tb1",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_golden_trace_with_one_verb_a_step(name: str) -> None:
+    assert trace(name, tiny_market(agents=2, max_cycles=16, ask_levels=(0, 20, 80), initial_ask=1)) == GOLDEN_VERB[name]
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_golden_trace_in_rounds(name: str) -> None:
+    assert trace(name, priced_market(action_mode="round", max_cycles=8)) == GOLDEN_ROUND[name]
+
+
+def seat(config: MarketConfig, rows: int = 1) -> Seat:
+    return seat_of(MarketBatch(config, rows, "cpu"), stream(torch.arange(rows), "policy", 0))
+
+
+def see(seat: Seat, rows: int = 1, **fields: Any) -> tuple[Tensor, Tensor]:
+    """An observation and mask in which the named fields have these values and the others are 0."""
+    values = {field.name: torch.zeros(rows, field.size) for field in seat.layout.fields}
+    for name, value in fields.items():
+        values[name] = torch.as_tensor(value, dtype=torch.float32).expand(rows, -1).clone()
+    legal = values["offer_legal"] > 0
+    return seat.layout.pack(values), seat.actions.mask(legal)
+
+
+def wants(policy: Policy, seat: Seat, **fields: Any) -> str:
+    return spell(seat.actions.decode(policy.act(*see(seat, **fields))))
+
+
+OFFERS = {
+    "offer_legal": [1, 1],
+    "value_per_nat": [2],
+    "time_left": [0.5],
+    "offer_price": [0.05, 0.01],
+    "selling": [1],
+    "ask": [0.06],  # optimal for the belief at the start, so that nobody re-prices
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "gains", "expected"),
+    [
+        ("greedy", [0.30, 0.20], "tb0"),  # the largest gain
+        ("greedy", [0.02, 0.01], "tb0"),  # whatever it costs
+        ("greedy", [-0.1, -0.2], "t"),  # but never a loss
+        ("paper", [0.30, 0.29], "tb1"),  # 0.60 - 0.05 < 0.58 - 0.01
+        ("paper", [0.02, 0.001], "t"),  # worth less than their prices
+        ("train", [0.30, 0.20], "t"),
+        ("hold", [0.30, 0.20], "."),
+    ],
+)
+def test_what_is_bought_follows_from_gains_values_and_prices(name: str, gains: list[float], expected: str) -> None:
+    chair = seat(priced_market(action_mode="round"))
+    assert wants(build_policy(name, chair), chair, offer_gain=gains, **OFFERS) == expected
+
+
+def test_an_offer_that_is_not_legal_is_not_bought() -> None:
+    chair = seat(priced_market(action_mode="round"))
+    fields = OFFERS | {"offer_legal": [0, 1]}
+    assert wants(build_policy("greedy", chair), chair, offer_gain=[0.5, 0.1], **fields) == "tb1"
+
+
+@pytest.mark.parametrize(("since", "expected"), [(2, "t"), (3, "tb0"), (4, "tb0")])
+def test_the_patient_rule_waits_for_its_steps(since: int, expected: str) -> None:
+    config = priced_market(action_mode="round")
+    chair = seat(config)
+    fields = OFFERS | {"since_purchase": [since / config.max_cycles]}
+    assert wants(build_policy("patient:3", chair), chair, offer_gain=[0.5, 0.1], **fields) == expected
+
+
+def test_random_draws_every_legal_action_and_no_other() -> None:
+    rows = 600
+    chair = seat(priced_market(), rows)
+    legal = torch.tensor([1, 0])
+    action = build_policy("random", chair).act(*see(chair, rows, offer_legal=legal, time_left=[0.5]))
+    counts = action.bincount(minlength=chair.actions.mask_size)
+    assert counts[3] == 0  # hold, train, offer 0, offer 1, ...
+    allowed = counts[[index for index in range(len(counts)) if index != 3]]
+    assert allowed.min() > 0.6 * rows / len(allowed)
+
+
+def test_a_random_seat_acts_alike_alone_and_beside_others() -> None:
+    config = priced_market(action_mode="round")
+    crowd, alone = seat(config, 5), seat(config, 1)
+    alone = Seat(alone.layout, alone.actions, alone.max_cycles, alone.prices, crowd.keys[3:4])
+    acts = build_policy("random", crowd).act(*see(crowd, 5, time_left=[0.5]))
+    assert torch.equal(build_policy("random", alone).act(*see(alone, 1, time_left=[0.5])), acts[3:4])
+
+
+@pytest.mark.parametrize("name", ["nobody", "train:3", "patient:", "patient:x", "patient:-1"])
+def test_names_that_are_no_policies_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"hold, paper|patient:K"):
+        build_policy(name, seat(tiny_market()))

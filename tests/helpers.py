@@ -1,0 +1,170 @@
+"""Tiny markets, orders and comparisons that several tests share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from paramarket_env.config import (
+    BrokerConfig,
+    DataConfig,
+    EconomyConfig,
+    MarketConfig,
+    NetworkConfig,
+    TrainingConfig,
+)
+from paramarket_env.interface.parallel import ParaMarketEnv
+from paramarket_env.market.engine import Engine, Orders
+from paramarket_env.market.state import MarketState
+
+PARTS = {
+    "data": DataConfig,
+    "network": NetworkConfig,
+    "training": TrainingConfig,
+    "broker": BrokerConfig,
+    "economy": EconomyConfig,
+}
+TINY: dict[str, Any] = {
+    "max_cycles": 6,
+    "train_samples": 120,
+    "validation_samples": 60,
+    "test_samples": 60,
+    "hidden": (8,),
+    "lr": 0.2,
+    "batch_size": 16,
+    "merge_grid": (0.2, 0.5, 0.8),
+}
+PRICED: dict[str, Any] = {"agents": 3, "ask_levels": (0, 10, 25, 60), "initial_ask": 1, "budget": 60}
+
+
+def tiny_market(**changes: Any) -> MarketConfig:
+    """A market on the digits that plays a step in milliseconds; ``changes`` name fields of any part of the config."""
+    values = TINY | changes
+    parts = {}
+    for part, kind in PARTS.items():
+        names = {field.name for field in fields(kind)} & set(values)
+        parts[part] = kind(**{name: values.pop(name) for name in names})
+    return MarketConfig(**values, **parts)
+
+
+def priced_market(**changes: Any) -> MarketConfig:
+    """A tiny market of three agents in which purchases cost money, and money is short."""
+    return tiny_market(**PRICED | changes)
+
+
+def new_engine(config: MarketConfig, seeds: Sequence[int] = (0,)) -> Engine:
+    """One market for each seed, reset, on the CPU."""
+    engine = Engine(config, len(seeds), "cpu")
+    engine.reset(torch.tensor(list(seeds)))
+    return engine
+
+
+@cache
+def shared_engine(config: MarketConfig, markets: int) -> Engine:
+    """An engine that tests share: reset it before use, and do not change what a reset does not restore."""
+    return Engine(config, markets, "cpu")
+
+
+def orders(
+    engine: Engine,
+    train: Sequence[int] = (),
+    buy: dict[int, int] | None = None,
+    ask: dict[int, int] | None = None,
+) -> Orders:
+    """The same orders in every market: who trains, which offer each agent buys, which level it posts; others hold."""
+    shape = (engine.markets, engine.config.agents)
+    trains = torch.zeros(shape, dtype=torch.bool)
+    trains[:, list(train)] = True
+    columns = [torch.full(shape, -1), torch.full(shape, -1)]
+    for column, chosen in zip(columns, (buy or {}, ask or {}), strict=True):
+        for agent, choice in chosen.items():
+            column[:, agent] = choice
+    return Orders(trains, *columns)
+
+
+def random_orders(engine: Engine, rng: np.random.Generator) -> Orders:
+    """Orders drawn without regard for what is legal."""
+    shape = (engine.markets, engine.config.agents)
+    levels = len(engine.config.economy.ask_levels)
+    train = torch.from_numpy(rng.random(shape) < 0.5)
+    offer, ask = (torch.from_numpy(rng.integers(-1, high, shape)) for high in (engine.offers, levels + 1))
+    return Orders(train, offer, ask)
+
+
+def leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """All tensors of a state, with their names."""
+    if isinstance(tree, Tensor):
+        yield name, tree
+        return
+    assert isinstance(tree, dict) or is_dataclass(tree)
+    parts = tree if isinstance(tree, dict) else {field.name: getattr(tree, field.name) for field in fields(tree)}
+    for key, part in parts.items():
+        yield from leaves(part, f"{name}.{key}" if name else key)
+
+
+def frozen(state: MarketState) -> dict[str, bytes]:
+    """The bits of a state by the name of the tensor: equal dictionaries are equal states."""
+    return {name: tensor.numpy().tobytes() for name, tensor in leaves(state)}
+
+
+def module_loss(engine: Engine, parameters: Tensor, samples: Tensor) -> float:
+    """The mean loss of one network ``[P]`` on samples ``[n]``, the plain way."""
+    inputs, labels = engine.dataset.inputs[samples], engine.dataset.labels[samples]
+    with torch.no_grad():
+        return float(torch.nn.functional.cross_entropy(engine.network.module(parameters)(inputs), labels))
+
+
+def random_action(space: spaces.Space[Any], rng: np.random.Generator) -> Any:
+    """A uniform action of a space, legal or not."""
+    if isinstance(space, spaces.MultiDiscrete):
+        return rng.integers(0, space.nvec)
+    assert isinstance(space, spaces.Discrete)
+    return int(rng.integers(space.n))
+
+
+def random_actions(env: ParaMarketEnv, rng: np.random.Generator) -> dict[str, Any]:
+    """A uniform action of every agent, legal or not."""
+    return {agent: random_action(env.action_space(agent), rng) for agent in env.agents}
+
+
+def play(env: ParaMarketEnv, seed: int | None, action_seed: int = 0) -> Iterator[tuple[Any, ...]]:
+    """An episode of random actions: what ``reset`` and each ``step`` return."""
+    rng = np.random.default_rng(action_seed)
+    yield env.reset(seed=seed)
+    while env.agents:
+        yield env.step(random_actions(env, rng))
+
+
+def digest(value: Any) -> str:
+    """A hash of nested dictionaries, sequences, arrays, tensors and numbers, to the bit."""
+    hasher = hashlib.sha256()
+
+    def add(part: Any) -> None:
+        if isinstance(part, dict):
+            for key in sorted(part):
+                hasher.update(key.encode())
+                add(part[key])
+        elif isinstance(part, (tuple, list)):
+            hasher.update(str(len(part)).encode())
+            for item in part:
+                add(item)
+        else:
+            array = part.numpy() if isinstance(part, Tensor) else np.asarray(part)
+            hasher.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+
+    add(value)
+    return hasher.hexdigest()
+
+
+def episode_digest(env: ParaMarketEnv, seed: int | None, action_seed: int = 0) -> str:
+    """A hash of a whole episode of random actions and of the networks at its end."""
+    returned = list(play(env, seed, action_seed))
+    return digest([returned, env.batch.engine.state.parameters])

@@ -1,0 +1,88 @@
+"""Loss and accuracy of many networks at once, held against one module at a time."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks import reference
+from paramarket_env.learning import evaluation
+from paramarket_env.learning.data import Dataset
+from paramarket_env.learning.evaluation import evaluate
+from paramarket_env.learning.networks import MLP, initial_parameters
+from paramarket_env.seeding import permutation, stream
+
+NETWORK = MLP((2, 3), 4, (7, 5))
+
+
+def make_dataset() -> Dataset:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(50, 2, 3, generator=generator)
+    return Dataset(inputs, torch.randint(4, (50,), generator=generator), classes=4, official_test=0)
+
+
+def groups() -> tuple[Tensor, Tensor]:
+    """Five groups of three networks, and each group's 20 samples."""
+    keys = stream(torch.arange(5)[:, None], "network", torch.arange(3))
+    return 3 * initial_parameters(NETWORK, keys), permutation(torch.arange(5), 50)[:, :20]
+
+
+def test_evaluation_equals_one_module_at_a_time() -> None:
+    dataset, (parameters, samples) = make_dataset(), groups()
+    losses, accuracies = evaluate(NETWORK, dataset, parameters, samples)
+    assert losses.shape == accuracies.shape == (5, 3)
+    assert losses.dtype == accuracies.dtype == torch.float64
+    for group in range(5):
+        chosen = reference.Samples(dataset.inputs[samples[group]], dataset.labels[samples[group]])
+        for member in range(3):
+            loss, accuracy = reference.evaluate(NETWORK.module(parameters[group, member]), chosen)
+            assert losses[group, member].item() == pytest.approx(loss, abs=1e-6)
+            assert accuracies[group, member].item() == accuracy
+    assert len(losses.unique()) == 15
+
+
+@pytest.mark.parametrize(("groups_at_a_time", "chunks"), [(1, 5), (2, 3), (4, 2), (5, 1)])
+def test_evaluation_in_chunks_equals_evaluation_at_once(
+    groups_at_a_time: int, chunks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, (parameters, samples) = make_dataset(), groups()
+    losses, accuracies = evaluate(NETWORK, dataset, parameters, samples)
+    seen, forward = [], NETWORK.forward
+
+    def spy(some: Tensor, inputs: Tensor) -> Tensor:
+        seen.append(len(some))
+        return forward(some, inputs)
+
+    monkeypatch.setattr(NETWORK, "forward", spy)
+    monkeypatch.setattr(evaluation, "CHUNK_ELEMENTS", groups_at_a_time * 3 * 20 * 7)
+    chunked = evaluate(NETWORK, dataset, parameters, samples)
+    assert len(seen) == chunks
+    assert sum(seen) == 5
+    torch.testing.assert_close(chunked[0], losses, rtol=0, atol=1e-6)
+    torch.testing.assert_close(chunked[1], accuracies, rtol=0, atol=0)
+
+
+def test_a_chunk_holds_at_least_one_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "CHUNK_ELEMENTS", 1)
+    assert evaluate(NETWORK, make_dataset(), *groups())[0].shape == (5, 3)
+
+
+def test_a_network_that_knows_nothing_has_the_loss_of_a_uniform_guess() -> None:
+    dataset, (parameters, samples) = make_dataset(), groups()
+    losses, accuracies = evaluate(NETWORK, dataset, torch.zeros_like(parameters), samples)
+    assert losses.flatten().tolist() == pytest.approx([math.log(4)] * 15, abs=1e-6)
+    guessed = (dataset.labels[samples] == 0).double().mean(1)
+    torch.testing.assert_close(accuracies, guessed[:, None].expand(5, 3))
+
+
+def test_a_diverged_network_spoils_no_other() -> None:
+    dataset, (parameters, samples) = make_dataset(), groups()
+    expected = evaluate(NETWORK, dataset, parameters, samples)[0]
+    parameters[2, 1] = torch.nan
+    losses = evaluate(NETWORK, dataset, parameters, samples)[0]
+    assert losses.isnan().nonzero().tolist() == [[2, 1]]
+    finite = losses.isfinite()
+    torch.testing.assert_close(losses[finite], expected[finite], rtol=0, atol=1e-6)

@@ -1,0 +1,234 @@
+"""Training many networks at once, held against one module at a time with torch's own optimizers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks import reference
+from paramarket_env.config import BrokerConfig, DataConfig, MarketConfig, NetworkConfig, TrainingConfig
+from paramarket_env.learning.data import Dataset
+from paramarket_env.learning.networks import MLP, initial_parameters, split
+from paramarket_env.learning.training import OptimizerState, build_optimizer, shuffled, train
+from paramarket_env.market.engine import Engine, Orders
+from paramarket_env.seeding import as_seeds, stream
+
+SIZES = torch.tensor([23, 17, 10])
+NETWORK = MLP((5,), 3, (6, 4))
+SGD = TrainingConfig(lr=0.3, batch_size=5)
+MOMENTUM = TrainingConfig(lr=0.3, batch_size=5, momentum=0.9)
+ADAM = TrainingConfig(optimizer="adam", lr=0.03, batch_size=5)
+CONFIGS = pytest.mark.parametrize("config", [SGD, MOMENTUM, ADAM], ids=["sgd", "momentum", "adam"])
+
+
+def make_dataset() -> Dataset:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(60, 5, generator=generator)
+    return Dataset(inputs, torch.randint(3, (60,), generator=generator), classes=3, official_test=0)
+
+
+def endowments() -> Tensor:
+    """Three networks' samples, which overlap, largest first, then -1."""
+    rows = torch.full((3, 23), -1)
+    for row, size in enumerate(SIZES.tolist()):
+        rows[row, :size] = (3 * torch.arange(size) + row) % 60
+    return rows
+
+
+def initial(rows: int = 3) -> Tensor:
+    return initial_parameters(NETWORK, stream(torch.tensor(1), "network", torch.arange(rows)))
+
+
+def torch_optimizer(config: TrainingConfig, module: nn.Module) -> torch.optim.Optimizer:
+    if config.optimizer == "adam":
+        return torch.optim.Adam(module.parameters(), lr=config.lr)
+    return torch.optim.SGD(module.parameters(), lr=config.lr, momentum=config.momentum)
+
+
+def flat(module: nn.Module) -> Tensor:
+    return nn.utils.parameters_to_vector(module.parameters()).detach()
+
+
+def run(config: TrainingConfig, parameters: Tensor, order: Tensor, passes: int = 1) -> OptimizerState:
+    """Train in place; the optimizer's state at the end."""
+    optimizer = build_optimizer(config)
+    state = optimizer.fresh(parameters)
+    for _ in range(passes):
+        train(NETWORK, optimizer, config, make_dataset(), parameters, state, order, (order >= 0).sum(1))
+    return state
+
+
+@CONFIGS
+@pytest.mark.parametrize("local_steps", [None, 1, 3, 100])
+def test_training_equals_torch_one_network_at_a_time(config: TrainingConfig, local_steps: int | None) -> None:
+    config = TrainingConfig(**{**vars(config), "local_steps": local_steps})
+    order, dataset, parameters = shuffled(endowments(), SIZES, torch.arange(3)), make_dataset(), initial()
+    run(config, parameters, order, passes=3)
+    for row, size in enumerate(SIZES.tolist()):
+        module = NETWORK.module(initial()[row])
+        optimizer = torch_optimizer(config, module)
+        samples = reference.Samples(dataset.inputs, dataset.labels)
+        for _ in range(3):
+            reference.train(module, optimizer, samples, order[row, :size], config.batch_size, local_steps)
+        torch.testing.assert_close(parameters[row], flat(module), rtol=0, atol=1e-5)
+        assert (flat(module) - initial()[row]).abs().max() > 0.02
+
+
+@CONFIGS
+def test_a_network_is_trained_alike_alone_and_beside_others(config: TrainingConfig) -> None:
+    together = initial()
+    state = run(config, together, endowments(), passes=2)
+    for row in range(3):
+        alone = initial()[row : row + 1]
+        own = run(config, alone, endowments()[row : row + 1, : SIZES[row]], passes=2)
+        torch.testing.assert_close(together[row], alone[0], rtol=0, atol=1e-6)
+        for name, tensor in state.items():
+            torch.testing.assert_close(tensor[row], own[name][0], rtol=0, atol=1e-6)
+
+
+def test_each_network_counts_its_own_minibatches() -> None:
+    assert run(ADAM, initial(), endowments())["steps"].tolist() == [5, 4, 2]
+
+
+@CONFIGS
+def test_a_step_of_some_rows_leaves_the_state_of_the_others(config: TrainingConfig) -> None:
+    optimizer, parameters = build_optimizer(config), initial()
+    state = {name: tensor + 1 for name, tensor in optimizer.fresh(parameters).items()}
+    before = parameters.clone()
+    optimizer.step(parameters[:2], torch.full_like(parameters[:2], 2), {name: part[:2] for name, part in state.items()})
+    assert torch.equal(parameters[2], before[2])
+    assert (parameters[:2] != before[:2]).all()
+    for tensor in state.values():
+        assert (tensor[2] == 1).all()
+        assert (tensor[:2] != 1).any()
+
+
+@CONFIGS
+def test_a_zeroed_state_is_a_fresh_optimizer(config: TrainingConfig) -> None:
+    optimizer, gradient, parameters = build_optimizer(config), torch.ones_like(initial()), initial()
+    state = optimizer.fresh(parameters)
+    assert all((tensor == 0).all() and len(tensor) == 3 for tensor in state.values())
+    for _ in range(4):
+        optimizer.step(parameters, gradient, state)
+    for tensor in state.values():
+        tensor[1] = 0
+    before, fresh = parameters.clone(), parameters.clone()
+    optimizer.step(parameters, gradient, state)
+    optimizer.step(fresh, gradient, optimizer.fresh(fresh))
+    assert torch.equal(parameters[1], fresh[1])
+    assert (config == SGD) or ((parameters - before)[0] != (fresh - before)[0]).any()
+
+
+def test_the_last_short_minibatch_weighs_its_samples_by_their_number() -> None:
+    config = TrainingConfig(lr=1.0, batch_size=4)
+    parameters = initial(2)
+    order = torch.tensor([[0, 1, 2, 3], [7, -1, -1, -1]])
+    run(config, parameters, order)
+    module, dataset = NETWORK.module(initial(2)[1]), make_dataset()
+    loss = nn.functional.cross_entropy(module(dataset.inputs[[7]]), dataset.labels[[7]])
+    gradient = torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(module.parameters()))])
+    torch.testing.assert_close(parameters[1], initial(2)[1] - gradient, rtol=0, atol=1e-6)
+
+
+def test_a_shuffle_permutes_each_row_and_keeps_the_padding_last() -> None:
+    rows = endowments()
+    order = shuffled(rows, SIZES, torch.arange(3))
+    assert order.shape == (3, 23)
+    for row, size in enumerate(SIZES.tolist()):
+        assert sorted(order[row, :size].tolist()) == sorted(rows[row, :size].tolist())
+        assert order[row, :size].tolist() != rows[row, :size].tolist()
+        assert (order[row, size:] == -1).all()
+
+
+def test_a_shuffle_follows_from_its_key_alone() -> None:
+    keys = stream(torch.arange(3), "shuffle", 0, 0)
+    together = shuffled(endowments(), SIZES, keys)
+    alone = shuffled(endowments()[1:2], SIZES[1:2], keys[1:2])
+    assert torch.equal(alone[0], together[1, :17])
+    assert not torch.equal(shuffled(endowments()[1:2], SIZES[1:2], keys[2:3]), alone)
+
+
+def test_an_unknown_optimizer_is_refused_with_those_that_exist() -> None:
+    with pytest.raises(ValueError, match=r"unknown optimizer 'lion': choose from adam, sgd"):
+        build_optimizer(TrainingConfig(optimizer="lion"))
+
+
+# --- the engine's step ------------------------------------------------------------------------------------------------
+
+
+def market_config(training: TrainingConfig) -> MarketConfig:
+    data = DataConfig(train_samples=300, validation_samples=80, test_samples=80, endowment="dirichlet")
+    broker = BrokerConfig(merge_grid=(0.2, 0.5, 0.8))
+    return MarketConfig(agents=3, data=data, network=NetworkConfig(hidden=(8, 6)), training=training, broker=broker)
+
+
+def plain_market(engine: Engine, market: int) -> reference.PlainMarket:
+    inputs, labels = engine.dataset.inputs, engine.dataset.labels
+    config, validation = engine.config, engine.state.deal.validation[market]
+    modules = [engine.network.module(vector) for vector in engine.state.parameters[market]]
+    return reference.PlainMarket(
+        networks=[module for module in modules if isinstance(module, nn.Sequential)],
+        make_optimizer=lambda module: torch_optimizer(config.training, module),
+        samples=reference.Samples(inputs, labels),
+        validation=reference.Samples(inputs[validation], labels[validation]),
+        batch_size=config.training.batch_size,
+        merge_weights=config.broker.merge_grid,
+        local_steps=config.training.local_steps,
+    )
+
+
+def assert_same(engine: Engine, plain: reference.PlainMarket, market: int) -> None:
+    state, quotes = engine.state, engine.state.quotes
+    assert state.loss[market].tolist() == pytest.approx(plain.losses, abs=1e-5)
+    for agent, module in enumerate(plain.networks):
+        torch.testing.assert_close(state.parameters[market, agent], flat(module), rtol=0, atol=1e-5)
+        for slot, seller in enumerate(other for other in range(len(plain.networks)) if other != agent):
+            quote = plain.quotes[agent, seller]
+            assert quotes.weight[market, agent, slot].item() == pytest.approx(quote.weight)
+            assert quotes.loss[market, agent, slot].item() == pytest.approx(quote.loss, abs=1e-5)
+
+
+def orders_of_pass(engine: Engine, market: int, agents: list[int]) -> dict[int, Tensor]:
+    """The sample order of each agent's coming pass."""
+    state, orders = engine.state, {}
+    for agent in agents:
+        key = stream(state.seeds[market], "shuffle", agent, state.passes[market, agent]).view(1)
+        sizes = state.deal.sizes[market, agent].view(1)
+        orders[agent] = shuffled(state.deal.endowments[market, agent].view(1, -1), sizes, key)[0]
+    return orders
+
+
+@pytest.mark.parametrize("local_steps", [None, 2])
+@CONFIGS
+def test_the_engines_steps_equal_the_plain_markets(config: TrainingConfig, local_steps: int | None) -> None:
+    training = TrainingConfig(**{**vars(config), "lr": config.lr / 10, "local_steps": local_steps})
+    engine = Engine(market_config(training), markets=2, device="cpu")
+    engine.reset(as_seeds(3, 2, engine.device))
+    plains = [plain_market(engine, market) for market in range(2)]
+    none = torch.full((2, 3), -1)
+    # All train; then agent 0 buys from agent 2 (its second offer) while agent 1 trains; then all train again.
+    for buyers, trainers in (({}, [0, 1, 2]), ({0: 2}, [1]), ({}, [0, 1, 2])):
+        offer = none.clone()
+        for buyer, seller in buyers.items():
+            offer[:, buyer] = seller - (seller > buyer)
+        trains = torch.tensor([[agent in trainers for agent in range(3)]] * 2)
+        for market, plain in enumerate(plains):
+            plain.step(buyers, orders_of_pass(engine, market, trainers))
+        record = engine.step(Orders(train=trains, offer=offer, ask=none))
+        assert (record.seller >= 0).sum() == 2 * len(buyers)
+        for market, plain in enumerate(plains):
+            assert_same(engine, plain, market)
+
+
+def test_a_network_that_overflowed_at_a_finite_loss_stops_no_other_market() -> None:
+    """A bias of -inf before a ReLU is a dead unit: the loss is finite, the parameters are not."""
+    engine = Engine(market_config(SGD), markets=2, device="cpu")
+    engine.reset(as_seeds(3, 2, engine.device))
+    before = [tensor.clone() for tensor in (engine.state.loss, engine.state.quotes.loss)]
+    parameters = engine.state.parameters.clone()
+    split(engine.network, parameters[0, 1])["layer1.bias"][2] = -torch.inf
+    engine.overwrite(parameters)
+    for now, then in zip((engine.state.loss, engine.state.quotes.loss), before, strict=True):
+        torch.testing.assert_close(now[1], then[1])
+    assert engine.state.alive[0].tolist()[::2] == [True, True]

@@ -1,0 +1,258 @@
+"""The broker against a plain one: align, try, quote, deliver, in loops and with ordinary modules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from paramarket_env.learning.alignment import permute, weight_matching
+from paramarket_env.learning.merging import parameter_sets
+from paramarket_env.learning.networks import split
+from paramarket_env.market.broker import Broker
+from paramarket_env.market.engine import Engine
+from paramarket_env.market.snapshot import snapshot
+from tests.helpers import module_loss, new_engine, orders, priced_market, random_orders, tiny_market
+
+RULES = ("full", "layers", "prefixes")
+
+
+def merged(engine: Engine, buyer: Tensor, seller: Tensor, good: str, weight: float) -> Tensor:
+    """What a buyer ``[P]`` makes of a seller ``[P]``: explicit alignment, then interpolation on the parameter set."""
+    network, config = engine.network, engine.config.broker
+    if config.align:
+        seller = permute(network, seller[None], weight_matching(network, buyer[None], seller[None]))[0]
+    mask = parameter_sets(config.parameter_sets, network)[good]
+    return torch.where(mask, torch.lerp(buyer, seller, torch.tensor(weight)), buyer)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[set[tuple[int, int, int]]]:
+    """The pairs (market, buyer, slot) of every call of ``_quote_pairs`` from now on."""
+    calls: list[set[tuple[int, int, int]]] = []
+    original = Broker._quote_pairs
+
+    def counting(self: Broker, state: Any, pairs: Tensor) -> None:
+        calls.append({(market, buyer, slot) for market, buyer, slot in pairs.tolist()})
+        original(self, state, pairs)
+
+    monkeypatch.setattr(Broker, "_quote_pairs", counting)
+    return calls
+
+
+def pairs_of(*buyers_and_sellers: tuple[int, int]) -> set[tuple[int, int, int]]:
+    """The pairs of market 0 as ``_quote_pairs`` numbers them."""
+    return {(0, buyer, seller - (seller > buyer)) for buyer, seller in buyers_and_sellers}
+
+
+# --- what is quoted and what is delivered ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("align", [True, False])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_quote_is_the_best_of_the_grid_tried_in_a_loop_with_ordinary_modules(rule: str, align: bool) -> None:
+    engine = new_engine(tiny_market(parameter_sets=rule, align=align, hidden=(8, 6)))
+    engine.step(orders(engine, train=(0, 1)))
+    state, grid = engine.state, engine.config.broker.merge_grid
+    validation = state.deal.validation[0]
+    for buyer, seller in ((0, 1), (1, 0)):
+        networks = state.parameters[0, buyer], state.parameters[0, seller]
+        for number, good in enumerate(engine.broker.set_names):
+            tried = [module_loss(engine, merged(engine, *networks, good, weight), validation) for weight in grid]
+            best = min(range(len(grid)), key=tried.__getitem__)
+            assert float(state.quotes.weight[0, buyer, 0, number]) == pytest.approx(grid[best])
+            assert float(state.quotes.loss[0, buyer, 0, number]) == pytest.approx(tried[best], rel=1e-5)
+
+
+def test_the_best_weight_is_not_always_the_same() -> None:
+    quotes = new_engine(tiny_market(parameter_sets="layers"), range(5)).state.quotes
+    assert len(quotes.weight.unique()) == 3
+
+
+@pytest.mark.parametrize("align", [True, False])
+@pytest.mark.parametrize("rule", RULES)
+def test_the_purchased_network_is_the_explicit_merge_of_the_networks_before_the_step(rule: str, align: bool) -> None:
+    engine = new_engine(tiny_market(agents=3, parameter_sets=rule, align=align, hidden=(8, 6)))
+    engine.step(orders(engine, train=(0, 2)))
+    before = engine.state.parameters[0].clone()
+    goods = engine.broker.set_names
+    offer = len(goods) + 1 if len(goods) > 1 else 1  # of agent 1: the second seller is agent 2
+    quoted = float(engine.state.quotes.loss[0, 1].flatten()[offer])
+    record = engine.step(orders(engine, buy={1: offer}, train=(2,)))
+    assert record.seller.tolist() == [[-1, 2, -1]]
+    expected = merged(engine, before[1], before[2], goods[offer % len(goods)], float(record.weight[0, 1]))
+    assert torch.equal(engine.state.parameters[0, 1], expected)
+    assert not torch.equal(expected, before[1])
+    assert float(engine.state.loss[0, 1]) == pytest.approx(quoted, rel=1e-6)
+    assert float(record.gain[0, 1]) == pytest.approx(module_loss_before(engine, before[1]) - quoted, rel=1e-3)
+
+
+def module_loss_before(engine: Engine, parameters: Tensor) -> float:
+    return module_loss(engine, parameters, engine.state.deal.validation[0])
+
+
+def test_outside_the_parameter_set_the_buyer_keeps_its_parameters_to_the_bit() -> None:
+    engine = new_engine(tiny_market(parameter_sets="layers"))
+    before = split(engine.network, engine.state.parameters[0, 0].clone())
+    engine.step(orders(engine, buy={0: engine.broker.set_names.index("layer2")}))
+    after = split(engine.network, engine.state.parameters[0, 0])
+    assert {name: torch.equal(after[name], before[name]) for name in before} == {
+        "layer1.weight": True,
+        "layer1.bias": True,
+        "layer2.weight": False,
+        "layer2.bias": False,
+    }
+
+
+def test_a_seller_with_shuffled_units_is_worth_as_much_as_itself_where_the_broker_aligns() -> None:
+    for align in (True, False):
+        engine = new_engine(tiny_market(align=align, merge_grid=(0.5,)))
+        engine.step(orders(engine, train=(0, 1)))
+        buyer = engine.state.parameters[0, 0]
+        shuffled = permute(engine.network, buyer[None], torch.arange(8).flip(0)[None])[0]
+        engine.overwrite(torch.stack([buyer, shuffled])[None])
+        assert (abs(float(engine.gains[0, 0, 0])) < 1e-6) == align
+
+
+def test_gains_are_the_buyers_loss_less_the_quoted_loss() -> None:
+    engine = new_engine(tiny_market(agents=3, parameter_sets="layers"), [0, 1])
+    state = engine.state
+    for market in range(2):
+        for buyer in range(3):
+            quoted = state.quotes.loss[market, buyer].flatten()
+            assert torch.equal(engine.gains[market, buyer], state.loss[market, buyer] - quoted)
+
+
+def test_offers_are_numbered_seller_by_seller_and_set_by_set() -> None:
+    engine = new_engine(tiny_market(agents=3, parameter_sets="layers"))
+    assert engine.broker.set_names == ("layer1", "layer2")
+    assert engine.broker.sellers.tolist() == [[1, 2], [0, 2], [0, 1]]
+    assert engine.offers == 4
+    offers = torch.tensor([[2, 1, -1], [0, 3, 3]])
+    assert engine.broker.seller_of(offers).tolist() == [[2, 0, -1], [1, 2, 1]]
+
+
+# --- when quotes are made -------------------------------------------------------------------------------------------
+
+
+def test_only_pairs_of_which_a_network_changed_are_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = new_engine(priced_market())
+    calls = counted(monkeypatch)
+    engine.step(orders(engine, ask={0: 2}))
+    assert calls == []
+    engine.step(orders(engine, train=(2,)))
+    assert calls.pop() == pairs_of((2, 0), (2, 1), (0, 2), (1, 2))
+    engine.step(orders(engine, buy={0: 0}))
+    assert calls.pop() == pairs_of((0, 1), (0, 2), (1, 0), (2, 0))
+    engine.step(orders(engine, train=(0, 1, 2)))
+    assert len(calls.pop()) == 6
+    assert calls == []
+
+
+def test_a_refused_purchase_makes_no_quote_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = new_engine(priced_market(budget=0))
+    calls = counted(monkeypatch)
+    record = engine.step(orders(engine, buy={0: 0}))
+    assert int(record.refusal[0, 0]) >= 0
+    assert calls == []
+
+
+def test_a_reset_tries_all_pairs_of_the_markets_that_begin_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = new_engine(tiny_market(), [0, 1, 2])
+    calls = counted(monkeypatch)
+    engine.reset(torch.tensor([9]), torch.tensor([1]))
+    assert calls == [{(1, 0, 0), (1, 1, 0)}]
+
+
+@pytest.mark.parametrize("changes", [{}, {"opens_at": 1, "trade_every": 2}])
+def test_kept_quotes_equal_quotes_from_scratch(changes: dict[str, int]) -> None:
+    engine, rng = new_engine(priced_market(**changes, max_cycles=9), [0, 1]), np.random.default_rng(5)
+    compared = 0
+    for _ in range(8):
+        engine.step(random_orders(engine, rng))
+        fresh = snapshot(engine.state)
+        fresh.quotes, fresh.changed = engine.broker.no_quotes(2), torch.ones_like(fresh.changed)
+        engine.broker.quote(fresh, engine.market_open)
+        if bool(engine.market_open.all()):
+            compared += 1
+            torch.testing.assert_close(engine.state.quotes.loss, fresh.quotes.loss, rtol=1e-6, atol=0)
+            assert torch.equal(engine.state.quotes.weight, fresh.quotes.weight)
+            assert torch.equal(engine.state.quotes.permutations, fresh.quotes.permutations)
+    assert compared == (4 if changes else 8)
+
+
+def test_many_pairs_are_tried_in_parts_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = new_engine(priced_market(), [0, 1]).state.quotes
+    monkeypatch.setattr("paramarket_env.market.broker.CHUNK_ELEMENTS", 5000)
+    calls = counted(monkeypatch)
+    parts = new_engine(priced_market(), [0, 1]).state.quotes
+    assert len(calls) > 2
+    torch.testing.assert_close(parts.loss, whole.loss, rtol=1e-6, atol=0)
+    assert torch.equal(parts.weight, whole.weight)
+
+
+def test_purchases_clear_from_the_opening_on_every_so_many_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = counted(monkeypatch)
+    engine = new_engine(tiny_market(opens_at=2, trade_every=3, max_cycles=9))
+    was_open, bought, quoted = [], [], []
+    for _ in range(9):
+        was_open.append(bool(engine.market_open))
+        assert bool(engine.legal_offers.any()) == bool(engine.gains.isfinite().any()) == was_open[-1]
+        quoted.append(bool(calls))
+        calls.clear()
+        record = engine.step(orders(engine, buy={0: 0}, train=(1,)))
+        bought.append(record.seller[0, 0] >= 0)
+    expected = [False, False, True, False, False, True, False, False, True]
+    assert was_open == bought == quoted == expected
+    assert engine.state.refusals[0].tolist() == [[6, 0, 0, 0], [0, 0, 0, 0]]
+
+
+def test_networks_that_changed_while_the_market_was_closed_are_quoted_when_it_opens() -> None:
+    closed, always = (new_engine(tiny_market(**changes)) for changes in ({"opens_at": 3}, {}))
+    for engine in (closed, always):
+        for trains in ((0,), (1,), ()):
+            engine.step(orders(engine, train=trains))
+    torch.testing.assert_close(closed.gains, always.gains, rtol=1e-6, atol=1e-9)
+
+
+# --- what is never quoted -------------------------------------------------------------------------------------------
+
+
+def overflowing(engine: Engine) -> Tensor:
+    """Networks ``[M, 2, P]`` with finite losses of which every merge overflows, with weights of 0.5 and more."""
+    networks = torch.zeros_like(engine.state.parameters)
+    buyer, seller = (split(engine.network, networks[:, agent]) for agent in (0, 1))
+    seller["layer1.weight"].fill_(1e30)
+    buyer["layer2.weight"].fill_(1e30)
+    buyer["layer2.weight"][:, 0] = -1e30
+    return networks
+
+
+def test_a_merge_that_is_not_finite_is_never_quoted() -> None:
+    engine = new_engine(tiny_market())
+    engine.overwrite(overflowing(engine))
+    assert bool(engine.state.alive.all())
+    assert not bool(engine.gains.isfinite().any())
+    assert not bool(engine.legal_offers.any())
+    before = engine.state.parameters.clone()
+    record = engine.step(orders(engine, buy={0: 0, 1: 0}))
+    assert record.refusal.tolist() == [[1, 1]]
+    assert torch.equal(engine.state.parameters, before)
+
+
+def test_of_a_grid_that_is_finite_in_part_the_best_finite_weight_is_quoted() -> None:
+    engine = new_engine(tiny_market(merge_grid=(0.5, 1.0)))
+    engine.overwrite(overflowing(engine))
+    assert engine.state.quotes.weight.flatten().tolist() == [1.0, 1.0]
+    assert bool(engine.gains.isfinite().all())
+
+
+def test_a_terminated_agent_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = new_engine(tiny_market(agents=3))
+    engine.state.parameters[0, 1] = torch.nan
+    calls = counted(monkeypatch)
+    engine.step(orders(engine, train=(0, 1, 2)))
+    assert calls == [pairs_of((0, 2), (2, 0))]
+    assert not bool(engine.state.quotes.loss[0, 1].isfinite().any())

@@ -1,0 +1,403 @@
+"""One step of the engine: what clears, what moves, what it is worth, and what is refused at construction."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from paramarket_env.economics.clearing import REFUSALS, WITHHELD
+from paramarket_env.learning.networks import split
+from paramarket_env.market.engine import Engine, StepRecord, resolve_device
+from tests.helpers import frozen, leaves, module_loss, new_engine, orders, priced_market, random_orders, tiny_market
+
+CAUSE = {name: code for code, name in enumerate(REFUSALS)}
+
+
+def losses(engine: Engine) -> list[float]:
+    """The validation losses of market 0, the plain way."""
+    state = engine.state
+    return [module_loss(engine, network, state.deal.validation[0]) for network in state.parameters[0]]
+
+
+# --- purchases ----------------------------------------------------------------------------------------------------
+
+
+def test_two_agents_buy_from_each_other_with_the_networks_before_the_step() -> None:
+    engine, alone = (new_engine(tiny_market(align=False)) for _ in range(2))
+    before = engine.state.parameters[0].clone()
+    weight = engine.state.quotes.weight[0, :, 0].clone()
+    engine.step(orders(engine, buy={0: 0, 1: 0}))
+    expected = torch.lerp(before, before.flip(0), weight)
+    assert torch.equal(engine.state.parameters[0], expected)
+    alone.step(orders(alone, buy={1: 0}))
+    assert torch.equal(engine.state.parameters[0, 1], alone.state.parameters[0, 1])
+
+
+def test_a_seller_sells_to_several_in_one_step() -> None:
+    engine = new_engine(priced_market())
+    record = engine.step(orders(engine, buy={0: 1, 1: 1}))
+    assert record.seller.tolist() == [[2, 2, -1]]
+    assert record.paid.tolist() == [[10, 10, 0]]
+    assert record.received.tolist() == [[0, 0, 20]]
+    assert engine.state.balance.tolist() == [[50, 50, 80]]
+    assert engine.state.sold_now.tolist() == [[0, 0, 2]]
+
+
+def test_the_price_is_the_ask_seen_before_the_step() -> None:
+    engine = new_engine(priced_market())
+    record = engine.step(orders(engine, buy={0: 0}, ask={1: 3}))
+    assert record.paid.tolist() == [[10, 0, 0]]
+    assert engine.state.last_price.tolist() == [[0, 10, 0]]
+    assert engine.asks.tolist() == [[10, 60, 10]]
+    assert engine.step(orders(engine, buy={2: 1})).paid.tolist() == [[0, 0, 60]]
+
+
+def test_an_offer_withdrawn_in_the_same_step_still_sells() -> None:
+    engine = new_engine(priced_market())
+    withheld = len(engine.config.economy.ask_levels)
+    assert engine.step(orders(engine, buy={0: 0}, ask={1: withheld})).seller.tolist() == [[1, -1, -1]]
+    assert engine.asks.tolist() == [[10, WITHHELD, 10]]
+
+
+def test_money_received_in_a_step_cannot_be_spent_in_it() -> None:
+    engine = new_engine(priced_market(budget=10))
+    engine.state.balance[0, 1] = 5
+    record = engine.step(orders(engine, buy={0: 0, 1: 0}))
+    assert record.refusal.tolist() == [[-1, CAUSE["unaffordable"], -1]]
+    assert engine.state.balance.tolist() == [[0, 15, 10]]
+
+
+@pytest.mark.parametrize("cause", REFUSALS)
+def test_a_refused_purchase_changes_nothing_but_its_count(cause: str) -> None:
+    engine = new_engine(priced_market(opens_at=1 if cause == "closed" else 0))
+    if cause == "unquoted":
+        engine.state.quotes.loss[0, 0, 0] = torch.inf
+    if cause == "withheld":
+        engine.state.ask[0, 1] = len(engine.config.economy.ask_levels)
+    if cause == "unaffordable":
+        engine.state.balance[0, 0] = 9
+    before, parameters = frozen(engine.state), engine.state.parameters.clone()
+    record = engine.step(orders(engine, buy={0: 0}))
+    after = frozen(engine.state)
+    assert record.refusal.tolist() == [[CAUSE[cause], -1, -1]]
+    assert engine.state.refusals[0].tolist() == [[int(name == cause) for name in REFUSALS], [0] * 4, [0] * 4]
+    assert torch.equal(engine.state.parameters, parameters)
+    changed = {name for name in before if before[name] != after[name]}
+    time = {"cycle", "since_purchase", "refusals"}
+    # Closed markets are not quoted before the step, and then they are.
+    assert changed <= time | ({f"quotes.{name}" for name in ("loss", "weight", "permutations")} | {"changed"})
+    if cause != "closed":
+        assert changed == time
+    assert record.reward.tolist() == [[0.0] * 3]
+    assert record.weight.tolist() == [[0.0] * 3]
+
+
+@pytest.mark.parametrize("optimizer", [{"momentum": 0.9}, {"optimizer": "adam", "lr": 0.01}])
+def test_a_buyer_begins_with_a_fresh_optimizer_and_no_other_agent_does(optimizer: dict[str, Any]) -> None:
+    engine = new_engine(tiny_market(agents=3, **optimizer))
+    engine.step(orders(engine, train=(0, 1, 2)))
+    before = {name: tensor.clone() for name, tensor in engine.state.optimizer.items()}
+    assert before
+    assert all(bool(tensor[0, agent].any()) for tensor in before.values() for agent in range(3))
+    engine.step(orders(engine, buy={1: 0}))
+    for name, tensor in engine.state.optimizer.items():
+        assert not bool(tensor[0, 1].any()), name
+        assert torch.equal(tensor[0, [0, 2]], before[name][0, [0, 2]]), name
+
+
+def test_a_step_merges_first_and_trains_then() -> None:
+    config = tiny_market(momentum=0.9)
+    at_once, one_by_one = new_engine(config), new_engine(config)
+    at_once.step(orders(at_once, train=(0,), buy={0: 0}))
+    one_by_one.step(orders(one_by_one, buy={0: 0}))
+    one_by_one.step(orders(one_by_one, train=(0,)))
+    assert torch.equal(at_once.state.parameters, one_by_one.state.parameters)
+
+
+# --- training, evaluation, bookkeeping ------------------------------------------------------------------------------
+
+
+def test_training_changes_the_network_of_the_trainer_alone() -> None:
+    engine = new_engine(tiny_market(agents=3))
+    before = engine.state.parameters.clone()
+    record = engine.step(orders(engine, train=(1,)))
+    differs = (engine.state.parameters != before).any(dim=2)
+    assert differs.tolist() == [[False, True, False]]
+    assert record.trained.tolist() == [[False, True, False]]
+    assert engine.state.passes.tolist() == [[0, 1, 0]]
+
+
+def test_to_hold_changes_nothing_but_the_time() -> None:
+    engine = new_engine(tiny_market())
+    before = frozen(engine.state)
+    record = engine.step(orders(engine))
+    after = frozen(engine.state)
+    assert {name for name in before if before[name] != after[name]} == {"cycle", "since_purchase"}
+    assert record.reward.tolist() == [[0.0, 0.0]]
+
+
+def test_losses_are_those_of_ordinary_modules_on_the_validation_data() -> None:
+    engine, rng = new_engine(priced_market()), np.random.default_rng(1)
+    assert engine.state.loss[0].tolist() == pytest.approx(losses(engine), rel=1e-5)
+    for _ in range(4):
+        engine.step(random_orders(engine, rng))
+        assert engine.state.loss[0].tolist() == pytest.approx(losses(engine), rel=1e-5)
+
+
+def test_test_metrics_are_those_of_ordinary_modules_on_the_test_data() -> None:
+    engine = new_engine(tiny_market())
+    engine.step(orders(engine, train=(0, 1)))
+    test, state = engine.state.deal.test[0], engine.state
+    loss, accuracy = engine.test_metrics()
+    for agent, network in enumerate(state.parameters[0]):
+        guesses = engine.network.module(network)(engine.dataset.inputs[test]).argmax(dim=1)
+        right = (guesses == engine.dataset.labels[test]).double().mean()
+        assert float(accuracy[0, agent]) == pytest.approx(float(right))
+        assert float(loss[0, agent]) == pytest.approx(module_loss(engine, network, test), rel=1e-5)
+
+
+def test_the_books_count_purchases_sales_and_the_time_since_the_last_one() -> None:
+    engine = new_engine(priced_market())
+    engine.step(orders(engine, buy={0: 0}))
+    engine.step(orders(engine, buy={0: 1, 1: 1}))
+    engine.step(orders(engine))
+    state = engine.state
+    assert state.bought.tolist() == [[2, 1, 0]]
+    assert state.sold.tolist() == [[0, 1, 2]]
+    assert state.earned.tolist() == [[0, 10, 20]]
+    assert state.sold_now.tolist() == [[0, 0, 0]]
+    assert state.since_purchase.tolist() == [[1, 1, 3]]
+    assert state.balance.tolist() == [[40, 60, 80]]
+
+
+def test_a_record_names_offer_seller_weight_and_money_of_each_purchase() -> None:
+    engine = new_engine(priced_market(parameter_sets="layers"))
+    weight = float(engine.state.quotes.weight[0, 2, 0, 1])
+    record = engine.step(orders(engine, buy={2: 1}, ask={0: 2}, train=(1,)))
+    assert record.offer.tolist() == [[-1, -1, 1]]
+    assert record.seller.tolist() == [[-1, -1, 0]]
+    assert record.weight.tolist() == [[0.0, 0.0, weight]]
+    assert record.paid.tolist() == [[0, 0, 10]]
+    assert record.received.tolist() == [[10, 0, 0]]
+    assert record.asked.tolist() == [[True, False, False]]
+
+
+def test_overwriting_gives_fresh_optimizers_new_losses_and_new_quotes() -> None:
+    engine = new_engine(tiny_market(momentum=0.9))
+    engine.step(orders(engine, train=(0, 1)))
+    mean = engine.state.parameters.mean(dim=1, keepdim=True).expand(-1, 2, -1)
+    before = engine.state.loss.clone()
+    gain = engine.overwrite(mean)
+    assert torch.equal(engine.state.parameters, mean)
+    assert engine.state.loss[0].tolist() == pytest.approx(losses(engine), rel=1e-5)
+    assert torch.equal(gain, before - engine.state.loss)
+    assert not bool(engine.state.optimizer["velocity"].any())
+    # Equal networks have nothing to sell to each other.
+    assert bool((engine.gains.abs() < 1e-6).all())
+
+
+# --- rewards --------------------------------------------------------------------------------------------------------
+
+
+def expected_rewards(engine: Engine, record: StepRecord, before: list[float]) -> list[float]:
+    """The formula of the design, agent by agent."""
+    economy, after = engine.config.economy, engine.state.loss[0].tolist()
+    gains = [first - last for first, last in zip(before, after, strict=True)]
+    rewards = []
+    for agent, kappa in enumerate(engine.config.values_per_nat):
+        money = int(record.received[0, agent]) - int(record.paid[0, agent])
+        others = [gain for other, gain in enumerate(gains) if other != agent]
+        cost = economy.train_cost * bool(record.trained[0, agent])
+        rivalry = economy.rivalry * sum(others) / len(others)
+        rewards.append(kappa * gains[agent] + economy.tick * money - cost - rivalry)
+    return rewards
+
+
+@pytest.mark.parametrize("terms", [{}, {"train_cost": 0.3}, {"rivalry": 0.7}, {"train_cost": 0.1, "rivalry": 0.2}])
+def test_the_reward_is_gain_and_money_less_the_cost_of_training_and_rivals_gains(terms: dict[str, float]) -> None:
+    engine = new_engine(priced_market(value_per_nat=(0.5, 1.0, 3.0), tick=0.01, **terms))
+    rng = np.random.default_rng(3)
+    traded = 0
+    for _ in range(6):
+        before = engine.state.loss[0].tolist()
+        record = engine.step(random_orders(engine, rng))
+        traded += int((record.seller >= 0).sum())
+        assert record.reward[0].tolist() == pytest.approx(expected_rewards(engine, record, before), abs=1e-12)
+    assert traded > 2
+
+
+def test_large_amounts_of_money_keep_their_precision_in_the_reward() -> None:
+    engine = new_engine(priced_market(ask_levels=(2**40 + 1,), initial_ask=0, budget=2**41, tick=1.0))
+    record = engine.step(orders(engine, buy={0: 0}))
+    assert float(record.reward[0, 1]) == 2**40 + 1
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_rewards_add_up_to_the_fall_of_the_loss_and_the_change_of_the_balance(seed: int) -> None:
+    engine, rng = new_engine(priced_market(value_per_nat=(0.5, 1.0, 3.0)), [seed]), np.random.default_rng(seed)
+    first_loss, first_balance = engine.state.loss.clone(), engine.state.balance.clone()
+    rewards = torch.stack([engine.step(random_orders(engine, rng)).reward for _ in range(6)])
+    fall, income = first_loss - engine.state.loss, engine.state.balance - first_balance
+    expected = engine.values * fall + engine.config.economy.tick * income.double()
+    assert bool(income.any())
+    assert int(engine.state.refusals.sum()) > 0
+    torch.testing.assert_close(rewards.sum(0), expected, rtol=0, atol=1e-12)
+
+
+# --- ends -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_episode_is_truncated_after_max_cycles_and_not_before() -> None:
+    engine = new_engine(tiny_market(max_cycles=3), [0, 1])
+    truncated = [engine.step(orders(engine)).truncated.tolist() for _ in range(3)]
+    assert truncated == [[False, False], [False, False], [True, True]]
+    assert engine.market_open.tolist() == [False, False]
+    assert not bool(engine.legal_offers.any())
+
+
+def diverged() -> tuple[Engine, StepRecord, list[float]]:
+    """A market of three in which agent 1 has just trained itself to infinity; its record and the losses before."""
+    engine = new_engine(priced_market(value_per_nat=(1.0, 2.0, 3.0)))
+    before = engine.state.loss[0].tolist()
+    engine.state.parameters[0, 1] *= 1e20
+    return engine, engine.step(orders(engine, train=(0, 1), buy={2: 0})), before
+
+
+def test_an_agent_whose_loss_is_not_finite_is_terminated_and_the_others_go_on() -> None:
+    engine, record, _ = diverged()
+    assert record.terminated.tolist() == [[False, True, False]]
+    assert engine.state.alive.tolist() == [[True, False, True]]
+    assert record.truncated.tolist() == [False]
+    assert engine.step(orders(engine, train=(0, 2))).terminated.tolist() == [[False, False, False]]
+    assert engine.state.passes.tolist() == [[2, 1, 1]]
+
+
+def test_a_diverged_network_counts_as_a_uniform_guess_or_its_last_loss_where_that_was_worse() -> None:
+    engine, record, before = diverged()
+    counted = max(before[1], math.log(10))
+    assert float(engine.state.loss[0, 1]) == pytest.approx(counted)
+    assert float(record.reward[0, 1]) == pytest.approx(2.0 * (before[1] - counted))
+    worse = new_engine(tiny_market())
+    worse.state.loss[0, 0] = 7.0
+    worse.state.parameters[0, 0] = torch.nan
+    assert float(worse.step(orders(worse, train=(0,))).reward[0, 0]) == 0.0
+    assert float(worse.state.loss[0, 0]) == 7.0
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
+def test_no_poison_in_a_network_reaches_rewards_losses_or_other_networks(poison: float) -> None:
+    engine = new_engine(priced_market())
+    engine.state.parameters[0, 1] = poison
+    record = engine.step(orders(engine, train=(0, 1, 2)))
+    assert record.terminated.tolist() == [[False, True, False]]
+    assert bool(record.reward.isfinite().all())
+    assert bool(engine.state.loss.isfinite().all())
+    assert bool(engine.state.parameters[0, [0, 2]].isfinite().all())
+
+
+def test_an_infinite_parameter_does_not_stop_the_market_even_where_the_loss_is_finite() -> None:
+    engine = new_engine(tiny_market(agents=3))
+    split(engine.network, engine.state.parameters[0, 1])["layer1.bias"][0] = -torch.inf  # a unit that is never active
+    for _ in range(2):
+        record = engine.step(orders(engine, train=(0, 1, 2)))
+    assert bool(record.reward.isfinite().all())
+    assert engine.state.passes[0, [0, 2]].tolist() == [2, 2]
+
+
+def test_a_learning_rate_without_measure_terminates_its_agent() -> None:
+    engine = new_engine(tiny_market(lr=1e30, agents=3))
+    record = engine.step(orders(engine, train=(0,)))
+    assert record.terminated.tolist() == [[True, False, False]]
+    assert bool(record.reward.isfinite().all())
+
+
+def test_the_offers_of_a_terminated_agent_are_withdrawn() -> None:
+    engine, _, _ = diverged()
+    assert engine.legal_offers[0].tolist() == [[False, True], [False, False], [True, False]]
+    assert engine.gains[0].isfinite().tolist() == [[False, True], [False, False], [True, False]]
+    record = engine.step(orders(engine, buy={0: 0, 2: 1}))
+    assert record.refusal.tolist() == [[CAUSE["unquoted"], -1, CAUSE["unquoted"]]]
+
+
+def test_the_orders_of_a_terminated_agent_are_ignored_and_its_rewards_are_zero() -> None:
+    engine, _, _ = diverged()
+    before = {name: getattr(engine.state, name)[:, 1].clone() for name in ("ask", "passes", "bought")}
+    record = engine.step(orders(engine, train=(0, 1), buy={1: 0}, ask={1: 3}))
+    for name, tensor in before.items():
+        assert torch.equal(getattr(engine.state, name)[:, 1], tensor), name
+    assert engine.state.refusals[0, 1].tolist() == [0, 0, 0, 0]
+    assert not bool(record.trained[0, 1] | record.asked[0, 1] | record.terminated[0, 1])
+    assert float(record.reward[0, 1]) == 0.0
+
+
+# --- random numbers, gradients, devices, bad input --------------------------------------------------------------------
+
+
+def test_no_global_random_number_is_drawn_and_no_global_seed_matters() -> None:
+    results = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        random.seed(seed)
+        states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+        engine = new_engine(tiny_market(endowment="dirichlet", batch_size=4))
+        engine.step(orders(engine, train=(0, 1), buy={0: 0}))
+        assert torch.equal(torch.get_rng_state(), states[0])
+        assert np.array_equal(np.random.get_state()[1], states[1])  # noqa: NPY002
+        assert random.getstate() == states[2]
+        results.append(frozen(engine.state))
+    assert results[0] == results[1]
+
+
+def test_no_tensor_of_the_state_carries_a_gradient() -> None:
+    engine = new_engine(tiny_market())
+    engine.step(orders(engine, train=(0, 1)))
+    assert not any(tensor.requires_grad for _, tensor in leaves(engine.state))
+
+
+@pytest.mark.parametrize("name", ["cpu", "auto"])
+def test_the_cpu_is_always_a_device(name: str) -> None:
+    assert resolve_device("cpu") == torch.device("cpu")
+    assert resolve_device(name).type in ("cpu", "cuda")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused_with_what_is_possible() -> None:
+    with pytest.raises(ValueError, match=r"device='cuda'.*'cpu' or 'auto'"):
+        Engine(tiny_market(), device="cuda")
+
+
+def test_a_device_that_does_not_exist_is_refused_with_what_is_possible() -> None:
+    with pytest.raises(ValueError, match=r"device='gpu'.*cpu"):
+        Engine(tiny_market(), device="gpu")
+
+
+@pytest.mark.parametrize("markets", [0, -1])
+def test_an_engine_needs_a_market(markets: int) -> None:
+    with pytest.raises(ValueError, match=f"markets={markets} .*>= 1"):
+        Engine(tiny_market(), markets, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dataset": "numbers"}, r"dataset 'numbers'.*digits"),
+        ({"endowment": "fair"}, r"endowment 'fair'.*complementary, dirichlet, iid"),
+        ({"optimizer": "lion"}, r"optimizer 'lion'.*adam, sgd"),
+        ({"architecture": "transformer"}, r"architecture 'transformer'.*mlp"),
+        ({"parameter_sets": "halves"}, r"parameter set rule 'halves'.*full, layers, prefixes"),
+        ({"batch_size": 121}, r"training.batch_size=121.*trader_0 \d+"),
+        ({"agents": 11}, r"agents=11.*10 classes"),
+        ({"train_samples": 2000}, r"data.train_samples=2000.*at most the 1677 samples"),
+        ({"validation_samples": 2000}, r"data.validation_samples=2000.*at most the 1737 samples"),
+        ({"test_samples": 2000}, r"data.test_samples=2000.*at most the 1797 samples"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_construction_with_what_can(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Engine(tiny_market(**changes), device="cpu")
