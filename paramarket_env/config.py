@@ -103,7 +103,7 @@ class TrainingConfig:
     """At most this many minibatches of a shuffled pass; None: the whole pass, its last short batch included."""
 
     def __post_init__(self) -> None:
-        require(_is_real(self.lr, 0.0) and self.lr > 0, "training.lr", self.lr, "a finite number > 0")
+        require(_is_real(self.lr, 0.0, 1e30) and self.lr > 0, "training.lr", self.lr, "a number > 0 and at most 1e30")
         in_range = _is_real(self.momentum, 0.0, 1.0) and self.momentum < 1
         require(in_range, "training.momentum", self.momentum, "within [0, 1)")
         require(_is_int(self.batch_size, 1), "training.batch_size", self.batch_size, "an integer >= 1")

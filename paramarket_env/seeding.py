@@ -13,6 +13,7 @@ import hashlib
 import secrets
 from collections.abc import Iterable
 from functools import lru_cache
+from operator import index
 
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ def _name_bits(name: str) -> int:
 def as_seeds(seeds: int | Iterable[int], markets: int, device: torch.device) -> Tensor:
     """Seeds of ``markets`` markets, int64 ``[M]``: those given, or ``seed, seed + 1, ...`` from a single one."""
     given = seeds if isinstance(seeds, Iterable) else range(int(seeds), int(seeds) + markets)
-    first = [int(seed) for seed in given]
+    first = [index(seed) for seed in given]
     require(len(first) == markets, "seeds", seeds, f"one seed, or one for each of the {markets} markets")
     for seed in first:
         require(0 <= seed < 2**63, "seed", seed, "an integer within [0, 2**63)")

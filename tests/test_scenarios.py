@@ -1,4 +1,4 @@
-"""Every scenario plays with every policy that there is; those whose data must be downloaded are at least well formed."""
+"""Every scenario plays with every policy; those whose data must be downloaded are at least well formed."""
 
 from __future__ import annotations
 

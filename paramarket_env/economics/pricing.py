@@ -24,14 +24,15 @@ def bayesian_price(belief: Tensor, levels: Tensor, cost: float = 0.0) -> Tensor:
     """The index of the level that maximises (p - c)(1 - F(p)), int64 ``[...]``; L, to withhold, if none is worth c.
 
     This is Myerson's optimal price (1981), where the virtual value p - (1 - F(p)) / f(p) meets the cost c, on a grid of
-    levels. ``belief`` ``[..., L + 1]``, ``levels`` int64 ``[L]`` in ticks, ``cost`` in ticks. Of equals the lowest.
+    levels. ``belief`` ``[..., L + 1]``; ``levels`` ``[L]`` and ``cost`` in one unit, ticks or reward. Of equals
+    the lowest.
     """
     profit = (levels - cost) * survival(belief)
     best = profit.max(dim=-1)
     # Profits equal up to rounding are equal: take the lowest price among them.
-    nearly = profit >= best.values.unsqueeze(-1) * (1 - 1e-12)
+    nearly = (profit >= best.values.unsqueeze(-1) * (1 - 1e-12)) & (levels >= cost)
     lowest = nearly.to(torch.int8).argmax(dim=-1)
-    return torch.where(best.values < 0, len(levels), lowest)
+    return torch.where(nearly.any(dim=-1), lowest, len(levels))
 
 
 def update_belief(belief: Tensor, level: Tensor, sold: Tensor, refused: Tensor, attention: float) -> Tensor:

@@ -13,7 +13,7 @@ from paramarket_env.config import MarketConfig, require
 from paramarket_env.economics.clearing import REFUSALS
 from paramarket_env.interface.actions import MaskStyle, client_mask
 from paramarket_env.interface.batch import MarketBatch
-from paramarket_env.interface.render import History, as_text, draw, show
+from paramarket_env.interface.render import History, Window, as_text, draw
 from paramarket_env.market.engine import StepRecord
 from paramarket_env.market.snapshot import snapshot
 from paramarket_env.market.state import MarketState
@@ -55,6 +55,7 @@ class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  #
             np.tile(self.layout.low, (rows, 1)), np.tile(self.layout.high, (rows, 1)), dtype=np.float32
         )
         self.history = History(self.possible_agents)
+        self._window = Window()
 
     def observation_space(self, agent: str) -> spaces.Box:
         """The space of the agent's observations: float32 ``[D]``."""
@@ -126,15 +127,21 @@ class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  #
         if unknown or missing:
             raise ValueError(f"actions must name every agent in {self.agents}: missing {missing}, unknown {unknown}")
         hold = np.zeros(self._action_spaces[self.possible_agents[0]].shape or (), dtype=np.int64)
-        chosen = [hold] * len(self.possible_agents)
-        for agent in self.agents:
-            space, action = self._action_spaces[agent], np.asarray(actions[agent])
-            # Spaces are strict about the integer's width, which does not matter here.
-            whole = action.dtype.kind in "iu" and action.shape == hold.shape
-            if not whole or not space.contains(action.astype(space.dtype)):
-                raise ValueError(f"action={actions[agent]!r} of {agent} is not allowed: it must be in {space}")
-            chosen[self.possible_agents.index(agent)] = action.astype(np.int64)
+        chosen = [
+            self._checked(agent, actions[agent]) if agent in self.agents else hold for agent in self.possible_agents
+        ]
         return torch.from_numpy(np.stack(chosen)).unsqueeze(0).to(self.batch.engine.device)
+
+    def _checked(self, agent: str, action: Any) -> np.ndarray:
+        """The agent's action as int64, whatever integers a client has put it in."""
+        space = self._action_spaces[agent]
+        try:
+            array = np.asarray(action)
+        except ValueError:  # a ragged list
+            array = np.asarray(None)
+        if array.dtype.kind not in "iu" or array.shape != space.shape or not space.contains(array.astype(space.dtype)):
+            raise ValueError(f"action={action!r} of {agent} is not allowed: it must be in {space}")
+        return array.astype(np.int64)
 
     def _infos(self, mask: torch.Tensor, record: StepRecord | None) -> dict[str, dict[str, Any]]:
         """Numbers and arrays alone, as every client takes them; new dictionaries at each call."""
@@ -186,8 +193,8 @@ class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  #
 
     def _show(self) -> None:
         if self.render_mode == "human":
-            show(self.history)
+            self._window.show(self.history)
 
     def close(self) -> None:
         """Close the window, if there is one."""
-        self.history.close()
+        self._window.close()

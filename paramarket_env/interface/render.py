@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -54,7 +53,6 @@ class History:
     agents: list[str]
     frames: list[Frame] = field(default_factory=list)
     trades: list[Trade] = field(default_factory=list)
-    window: Figure | None = None
 
     def add(self, engine: Engine, record: StepRecord | None = None) -> None:
         """Take down the state of market 0, and what happened in the step that led to it."""
@@ -80,14 +78,32 @@ class History:
                 self.trades.append(Trade(cycle, buyer, seller, goods[offer % len(goods)], weight, paid, gain))
 
     def copy(self) -> History:
-        """The same episode, to be continued elsewhere; the window stays here."""
-        return History(self.agents, copy.copy(self.frames), copy.copy(self.trades))
+        """The same episode, to be continued elsewhere."""
+        return History(self.agents, list(self.frames), list(self.trades))
+
+
+class Window:
+    """A window on the screen that shows one episode after another."""
+
+    def __init__(self) -> None:
+        self.figure: Figure | None = None
+
+    def show(self, history: History) -> None:
+        """Draw the episode so far; where matplotlib has no display, warn instead."""
+        if self.figure is None:
+            self.figure = plt.figure(figsize=(12, 7.2))
+        if self.figure.canvas.required_interactive_framework is None:
+            warnings.warn("render_mode='human' finds no display: use 'rgb_array' or 'ansi'", stacklevel=4)
+            self.close()
+            return
+        _paint(self.figure, history)
+        plt.pause(0.001)
 
     def close(self) -> None:
-        """Close the window, if there is one."""
-        if self.window is not None:
-            plt.close(self.window)
-            self.window = None
+        """Take the window off the screen, if there is one."""
+        if self.figure is not None:
+            plt.close(self.figure)
+            self.figure = None
 
 
 def as_text(history: History) -> str:
@@ -116,18 +132,6 @@ def draw(history: History) -> np.ndarray:
     canvas.draw()
     picture: np.ndarray = np.asarray(canvas.buffer_rgba())[..., :3].copy()
     return picture
-
-
-def show(history: History) -> None:
-    """The episode so far in a window; where matplotlib has no display, a warning instead."""
-    if history.window is None:
-        history.window = plt.figure(figsize=(12, 7.2))
-    if history.window.canvas.required_interactive_framework is None:
-        warnings.warn("render_mode='human' finds no display: use 'rgb_array' or 'ansi'", stacklevel=3)
-        history.close()
-        return
-    _paint(history.window, history)
-    plt.pause(0.001)
 
 
 def _paint(figure: Figure, history: History) -> None:

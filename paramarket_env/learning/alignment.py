@@ -21,7 +21,7 @@ from paramarket_env.learning.networks import Network, offsets, permutation_sizes
 from paramarket_env.seeding import permutation, stream
 
 TOLERANCE = 1e-12
-"""A permutation is replaced only by one whose inner product is larger by more than this."""
+"""A permutation is replaced only by one whose inner product is larger by more than this share of it (of 1, if less)."""
 
 
 def identity(network: Network, pairs: int, device: torch.device) -> Tensor:
@@ -65,7 +65,8 @@ def weight_matching(network: Network, buyers: Tensor, sellers: Tensor) -> Tensor
             name = names[position]
             products = _inner_products(network, name, buyer, seller, by_name)
             better = _assign(products)
-            gain = (_total(products, better) - _total(products, by_name[name])) > TOLERANCE
+            before = _total(products, by_name[name])
+            gain = _total(products, better) - before > TOLERANCE * before.abs().clamp_min(1)
             by_name[name] = torch.where(gain.unsqueeze(-1), better, by_name[name])
             improved |= gain
         result[moving] = torch.cat([by_name[name] for name in names], dim=1)

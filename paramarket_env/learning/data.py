@@ -7,6 +7,7 @@ not, flat or in torchvision's folders) and downloaded by torchvision otherwise.
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -55,13 +56,18 @@ def _digits(_: Path | None) -> Dataset:
 
 def read_idx(path: Path) -> np.ndarray:
     """The array in a file of the IDX format (LeCun's MNIST page), uint8, gzipped if its name ends in ``.gz``."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rb") as file:
-        raw = file.read()
+    raw = path.read_bytes()
+    if path.suffix == ".gz":
+        try:
+            raw = gzip.decompress(raw)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(f"{path} is not a whole gzip file: {error}") from error
     if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
         raise ValueError(f"{path} is not an IDX file of unsigned bytes: it begins with {raw[:4].hex()}")
-    shape = np.frombuffer(raw, ">u4", count=raw[3], offset=4)
     start = 4 + 4 * raw[3]
+    if len(raw) < start:
+        raise ValueError(f"{path} is cut short: its header has {start} bytes, the file {len(raw)}")
+    shape = np.frombuffer(raw, ">u4", count=raw[3], offset=4)
     if len(raw) - start != shape.prod(dtype=np.int64):
         raise ValueError(f"{path} is cut short: its header says {tuple(shape)}, {len(raw) - start} bytes follow")
     return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
@@ -98,6 +104,12 @@ class IdxFamily:
         if missing:
             raise FileNotFoundError(f"data_dir={str(root)!r} lacks {', '.join(missing)} (with or without .gz)")
         arrays = [read_idx(path) for path in paths.values() if path is not None]
+        for prefix, images, labels in zip(self.prefixes, arrays[0::2], arrays[1::2], strict=True):
+            if len(images) != len(labels):
+                raise ValueError(f"{prefix} in {str(root)!r} has {len(images)} images but {len(labels)} labels")
+        return self._dataset(arrays)
+
+    def _dataset(self, arrays: list[np.ndarray]) -> Dataset:
         images = torch.from_numpy(np.concatenate(arrays[0::2]))
         labels = torch.from_numpy(np.concatenate(arrays[1::2])).long()
         if self.transposed:
@@ -106,7 +118,7 @@ class IdxFamily:
         return Dataset(pixels, labels, self.classes, official_test=len(arrays[2]))
 
     def _download(self, root: Path) -> None:
-        dataset = getattr(_torchvision_datasets(self.torchvision_name), self.torchvision_name)
+        dataset = getattr(_torchvision_datasets(f"{self.torchvision_name} without data_dir"), self.torchvision_name)
         options = {} if self.split is None else {"split": self.split}
         for train in (True, False):
             dataset(str(root), train=train, download=True, **options)
@@ -130,9 +142,9 @@ def _cifar10(data_dir: Path | None) -> Dataset:
 def _torchvision_datasets(name: str) -> ModuleType:
     try:
         datasets = import_module("torchvision.datasets")
-    except ImportError as error:
-        message = f"downloading {name} needs torchvision: pip install 'paramarket-env[vision]', or give data_dir"
-        raise ImportError(message) from error
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that was built for another torch
+        message = f"reading {name} needs torchvision: pip install 'paramarket-env[vision]'"
+        raise ImportError(f"{message} ({error})") from error
     return datasets
 
 

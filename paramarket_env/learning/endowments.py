@@ -16,7 +16,7 @@ from torch import Tensor
 
 from paramarket_env.config import DataConfig, lookup
 from paramarket_env.learning.data import Dataset
-from paramarket_env.seeding import bits, permutation, stream, uniform
+from paramarket_env.seeding import permutation, stream, uniform
 
 DIRICHLET_DRAWS = 100
 
@@ -50,10 +50,9 @@ class Pool:
     config: DataConfig
 
 
-def _rank_in_class(order: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """The place of each sample among those of its class when sorted by ``order`` (random numbers), ``[..., T]``."""
-    by_order = order.argsort(dim=-1, stable=True)
-    by_class = by_order.gather(-1, labels.gather(-1, by_order).argsort(dim=-1, stable=True))
+def _rank_in_class(labels: Tensor, classes: int) -> Tensor:
+    """The place of each sample among those of its class, int64 ``[m, T]``; random, since the pool's order is."""
+    by_class = labels.argsort(dim=-1, stable=True)
     counts = _class_counts(labels, classes)
     starts = (counts.cumsum(-1) - counts).gather(-1, labels)
     return torch.empty_like(by_class).scatter_(-1, by_class, _positions(labels).expand_as(by_class)) - starts
@@ -72,13 +71,12 @@ def complementary(pool: Pool) -> Tensor:
     """The authors': agent i keeps the share ``scarcity`` of its block of classes and has all the rest."""
     if pool.agents > pool.classes:
         raise ValueError(f"agents={pool.agents} is not allowed: complementary has {pool.classes} classes to divide")
-    labels = pool.labels.unsqueeze(1).expand(-1, pool.agents, -1).contiguous()
-    agents = torch.arange(pool.agents, device=labels.device)
-    order = bits(stream(pool.seeds[:, None], "complementary", agents), labels.shape[-1])
+    labels = pool.labels
     kept = (_class_counts(labels, pool.classes) * pool.config.scarcity).round().long().gather(-1, labels)
+    spared = _rank_in_class(labels, pool.classes) < kept
     block_of_class = torch.arange(pool.classes, device=labels.device) * pool.agents // pool.classes
-    short = block_of_class[labels] == agents[:, None]
-    return ~short | (_rank_in_class(order, labels, pool.classes) < kept)
+    short = block_of_class[labels].unsqueeze(1) == torch.arange(pool.agents, device=labels.device)[:, None]
+    return ~short | spared.unsqueeze(1)
 
 
 def iid(pool: Pool) -> Tensor:
@@ -114,8 +112,7 @@ def _dirichlet_owners(pool: Pool, markets: Tensor, draw: int) -> Tensor:
     gammas = torch.from_numpy(np.asarray(gammaincinv(pool.config.concentration, quantiles.cpu().numpy())))
     shares = (gammas.to(labels.device) + 1e-300).view(-1, pool.classes, pool.agents)
     ends = shares.cumsum(-1) / shares.sum(-1, keepdim=True)
-    rank = _rank_in_class(_positions(labels).expand_as(labels), labels, pool.classes)
-    place = (rank + 0.5) / _class_counts(labels, pool.classes).gather(-1, labels)
+    place = (_rank_in_class(labels, pool.classes) + 0.5) / _class_counts(labels, pool.classes).gather(-1, labels)
     ends = ends.gather(1, labels.unsqueeze(-1).expand(-1, -1, pool.agents))
     return (place.unsqueeze(-1) > ends[..., :-1]).sum(-1)
 

@@ -55,7 +55,7 @@ class Adam:
 
     def fresh(self, parameters: Tensor) -> OptimizerState:
         """See :meth:`Optimizer.fresh`."""
-        steps = parameters.new_zeros(parameters.shape[:-1])
+        steps = parameters.new_zeros(parameters.shape[:-1], dtype=torch.float64)
         return {"mean": torch.zeros_like(parameters), "square": torch.zeros_like(parameters), "steps": steps}
 
     def step(self, parameters: Tensor, gradients: Tensor, state: OptimizerState) -> None:
@@ -63,8 +63,8 @@ class Adam:
         steps = state["steps"].add_(1).unsqueeze(-1)
         mean = state["mean"].lerp_(gradients, 1 - self.beta1)
         square = state["square"].mul_(self.beta2).addcmul_(gradients, gradients, value=1 - self.beta2)
-        rate = self.lr / (1 - self.beta1**steps)
-        scale = (square / (1 - self.beta2**steps)).sqrt_().add_(self.epsilon)
+        rate = (self.lr / (1 - self.beta1**steps)).to(mean.dtype)
+        scale = (square / (1 - self.beta2**steps).to(mean.dtype)).sqrt_().add_(self.epsilon)
         parameters.sub_(mean / scale * rate)
 
 
@@ -102,10 +102,10 @@ def train(
     the mean over the samples that it has.
     """
     batch = config.batch_size
-    limit = samples.shape[1] if config.local_steps is None else config.local_steps * batch
     remaining = sizes.tolist()
     rows = len(remaining)
-    for start in range(0, min(samples.shape[1], limit), batch):
+    limit = remaining[0] if config.local_steps is None else min(remaining[0], config.local_steps * batch)
+    for start in range(0, limit, batch):
         while remaining[rows - 1] <= start:
             rows -= 1
         chosen = samples[:rows, start : start + batch]

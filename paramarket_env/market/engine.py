@@ -57,7 +57,7 @@ class StepRecord:
     reward: Tensor
     """float64."""
     terminated: Tensor
-    """bool: the agent's loss stopped being finite in this step."""
+    """bool: the agent's loss, or a parameter, stopped being finite in this step."""
     truncated: Tensor
     """bool ``[M]``: the episode has reached ``max_cycles``."""
 
@@ -66,7 +66,10 @@ def resolve_device(device: str | torch.device) -> torch.device:
     """The device of a name; ``auto`` is the GPU where there is one, otherwise the CPU."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    resolved = torch.device(device)
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device={device!r} is not allowed: it must be 'auto', 'cpu' or 'cuda'") from error
     if resolved.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={str(device)!r} is not available: torch sees no GPU; use 'cpu' or 'auto'")
     return resolved
@@ -170,7 +173,7 @@ class Engine:
     @torch.no_grad()
     def reset(self, seeds: Tensor, markets: Tensor | None = None) -> None:
         """Begin new episodes, each with its own seed (int64 ``[m]``), in these markets (int64 ``[m]``; None: all)."""
-        fresh = self._fresh(seeds)
+        fresh = self._fresh(seeds.clone())
         if markets is None:
             self.state = fresh
         else:
@@ -266,7 +269,7 @@ class Engine:
         state.passes[market, agent] += 1
 
     def _evaluate(self, changed: Tensor) -> tuple[Tensor, Tensor]:
-        """Measure the networks that changed: every agent's gain, and who is terminated (its loss is not finite).
+        """Measure the networks that changed: every agent's gain, and who is terminated (its network is not finite).
 
         A network that diverged is worth no more than chance: it counts with the loss of a uniform guess, or with its
         last loss where that was worse, so that the reward of the step stays finite.
@@ -277,11 +280,14 @@ class Engine:
         if len(market):
             parameters = state.parameters[market, agent].unsqueeze(1)
             losses, _ = evaluate(self.network, self.dataset, parameters, state.deal.validation[market])
-            state.loss[market, agent] = losses.squeeze(1)
+            # A loss can be finite although a parameter is not (-inf before a ReLU): such a network cannot be aligned.
+            sound = parameters.isfinite().all(dim=2)
+            state.loss[market, agent] = losses.masked_fill(~sound, torch.nan).squeeze(1)
         terminated = ~state.loss.isfinite()
         chance = torch.log(torch.tensor(float(self.dataset.classes), dtype=torch.float64, device=self.device))
         state.loss = torch.where(terminated, before.maximum(chance), state.loss)
         state.alive &= ~terminated
+        state.ask = torch.where(state.alive, state.ask, len(self.config.economy.ask_levels))
         state.changed |= changed
         state.gain = before - state.loss
         return state.gain, terminated
@@ -289,8 +295,9 @@ class Engine:
     def _reward(self, gain: Tensor, income: Tensor, trained: Tensor, alive: Tensor) -> Tensor:
         economy = self.config.economy
         rivals_gain = (gain.sum(1, keepdim=True) - gain) / (self.config.agents - 1)
-        reward = self.values * gain + income * economy.tick
-        reward = reward - economy.train_cost * trained - economy.rivalry * rivals_gain
+        # In float64: an int64 times a Python float would be rounded to float32, and whole ticks would be lost.
+        reward = self.values * gain + income.double() * economy.tick
+        reward = reward - trained.double() * economy.train_cost - rivals_gain * economy.rivalry
         return torch.where(alive, reward, 0.0)
 
     # --- reports ---------------------------------------------------------------------------------------------------

@@ -11,10 +11,10 @@ from baselines.cli import main
 from baselines.rules import POLICIES
 from paramarket_env.scenarios import SCENARIOS
 
-SMALL = (
-    "--train-samples 120 --validation-samples 60 --test-samples 60 --hidden 8 --batch-size 16 --max-cycles 2 --seeds 2 "
-    "--device cpu"
-).split()
+SMALL = [
+    *("--train-samples", "120", "--validation-samples", "60", "--test-samples", "60", "--hidden", "8"),
+    *("--batch-size", "16", "--max-cycles", "2", "--seeds", "2", "--device", "cpu"),
+]
 
 
 def test_run_plays_the_papers_comparison_and_keeps_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,12 +55,12 @@ GOLDEN_VERB = {
         "a0 b0 . a0 a0 a0 . a0 a0 a1 t . a3 a3 b0 b0",
     ],
     "greedy": [
-        "b0 t b0 b0 b0 b0 t b0 t b0 t b0 t b0 t b0",
-        "b0 b0 t t b0 b0 t b0 b0 b0 t b0 t b0 t b0",
+        "b0 t b0 b0 b0 t b0 t b0 t b0 b0 b0 b0 t b0",
+        "b0 b0 t b0 b0 t b0 b0 b0 t t b0 t b0 b0 b0",
     ],
     "paper": [
-        "a2 t t b0 t b0 t t b0 t b0 t b0 t b0 t",
-        "b0 a2 t t t b0 t b0 t t b0 t b0 t b0 t",
+        "a2 t t t b0 t b0 t b0 t b0 t b0 t b0 t",
+        "b0 a2 t t t t b0 t t b0 t t b0 t b0 t",
     ],
     "patient": [
         "a2 t t t t t a1 b0 t t t t t t t b0",
@@ -84,14 +84,14 @@ GOLDEN_ROUND = {
         "a4 tb0a1 tb1a2 b0a3 tb0a4 tb0a1 b1a0 t",
     ],
     "greedy": [
-        "tb1 tb0 tb0 tb0 tb1 tb0 tb0 t",
+        "tb1 tb0 tb0 tb0 tb1 tb0 t t",
         "tb1 t tb1 tb1 tb1 tb1 tb1 tb1",
-        "t tb1 tb1 tb1 tb0 tb1 tb1 tb1",
+        "t tb1 tb1 tb1 tb1 tb1 tb1 tb1",
     ],
     "paper": [
-        "tb1a3 t ta2 tb0 tb1a1 tb1a3 t ta2",
-        "tb1a3 t ta2 tb1a3 t tb1 ta2 tb1a3",
-        "ta3 t tb1a2 t tb0 t tb1 t",
+        "tb1a3 t ta2 tb0 tb1a1 t ta3 t",
+        "tb1a3 t ta2 t tb1 tb1 tb1 t",
+        "ta3 t ta2 tb1 tb1a1 tb1a2 t tb1",
     ],
     "patient": [
         "ta3 t ta2 t ta1 t ta3 tb0",
