@@ -8,7 +8,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,20 +15,31 @@ import torch
 import tyro
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from baselines.play import PAPER_ARMS, RULE_ARMS, Arm, Episode, play
 from baselines.report import LEGEND, as_table, claim_folder, per_seed, provenance, summarise, write_run
 from baselines.rules import POLICIES, policy_factory
 from paramarket_env.config import MarketConfig, require
+from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.learning.data import DATASETS
 from paramarket_env.learning.endowments import ENDOWMENTS
 from paramarket_env.learning.merging import PARAMETER_SETS
 from paramarket_env.learning.networks import NETWORKS
 from paramarket_env.learning.training import OPTIMIZERS
-from paramarket_env.market.engine import Engine, resolve_device
+from paramarket_env.market.engine import Engine, StepRecord, resolve_device
 from paramarket_env.scenarios import SCENARIOS, scenario
+from paramarket_env.seeding import as_seeds
 
 
 @dataclass(frozen=True)
@@ -71,11 +81,13 @@ def run(options: Run, console: Console) -> None:
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = options.out or Path("runs") / f"{options.scenario}-{config.action_mode}-{stamp}"
     origin = provenance(seeds, device)
-    title = f"{options.scenario}, {config.action_mode} mode, {config.max_cycles} cycles, {len(seeds)} seeds"
+    span = "rounds" if config.action_mode == "round" else "cycles"
+    title = f"{options.scenario}, {config.action_mode} mode, {config.max_cycles} {span}, {len(seeds)} seeds"
     if config.data.protocol == "authors":
         title += "; protocol=authors: validated on the TEST set"
     console.print(f"{title} on {origin['device']}", highlight=False)
-    Engine(config, 1, device)  # what the market or the data do not allow is refused before a folder is made
+    # What the market, the data or the seeds do not allow is refused before a folder is made.
+    as_seeds(seeds, len(seeds), Engine(config, 1, device).device)
     claim_folder(folder, overwrite=options.overwrite)
     episodes = _play_all(config, arms, seeds, device, console)
     summary = summarise(per_seed(episodes))
@@ -86,7 +98,9 @@ def run(options: Run, console: Console) -> None:
 
 
 def _arms(options: Run) -> Sequence[Arm]:
-    for name in options.policies:
+    names = options.policies
+    require(len(set(names)) == len(names), "policies", names, "different names")
+    for name in names:
         policy_factory(name)  # an unknown name is refused before anything is played
     if options.policies:
         return [Arm(name, (name,)) for name in options.policies]
@@ -99,10 +113,14 @@ def _play_all(
     columns = (TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     episodes = []
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-        tasks = [progress.add_task(arm.name, start=False, total=config.max_cycles) for arm in arms]
+        tasks = [progress.add_task(arm.name, start=False) for arm in arms]
         for arm, task in zip(arms, tasks, strict=True):
             progress.start_task(task)
-            episodes.append(play(config, arm, seeds, device, partial(progress.advance, task)))
+
+            def on_step(batch: MarketBatch, record: StepRecord | None, task: TaskID = task) -> None:
+                progress.update(task, total=batch.config.max_cycles, advance=0 if record is None else 1)
+
+            episodes.append(play(config, arm, seeds, device, on_step))
     return episodes
 
 
@@ -155,6 +173,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             show_names(console)
     except (ValueError, OSError, ImportError) as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, markup=True)
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         return 2
     return 0

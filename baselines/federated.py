@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from paramarket_env.market.engine import Engine
 
 
 def average(engine: Engine) -> Tensor:
-    """Replace every network of a market by the mean of its agents' (McMahan et al. 2017, equal weights).
+    """Replace every network of a market by the mean of its living agents' (McMahan et al. 2017, equal weights).
 
     Returns the fall of each agent's validation loss by that, in nats: float64 ``[M, N]``.
     """
-    parameters = engine.state.parameters
-    return engine.overwrite(parameters.mean(dim=1, keepdim=True).expand_as(parameters))
+    parameters, alive = engine.state.parameters, engine.state.alive.unsqueeze(2)
+    total = torch.where(alive, parameters, 0.0).sum(dim=1, keepdim=True)
+    return engine.overwrite((total / alive.sum(dim=1, keepdim=True)).expand_as(parameters))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -11,9 +12,9 @@ import torch
 from torch import Tensor
 
 from baselines.federated import average
-from baselines.policy import seat_of
+from baselines.policy import Policy, seat_of
 from baselines.rules import build_policy
-from paramarket_env.config import MarketConfig, require
+from paramarket_env.config import BrokerConfig, MarketConfig, require
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.market.engine import StepRecord
 from paramarket_env.seeding import as_seeds, stream
@@ -21,22 +22,21 @@ from paramarket_env.seeding import as_seeds, stream
 
 @dataclass(frozen=True)
 class Arm:
-    """One line of a comparison: who plays, and under which broker."""
+    """One line of a comparison: who plays, and in which market."""
 
     name: str
     policies: tuple[str, ...]
     """One policy for all seats, or one for each."""
-    align: bool | None = None
-    """In place of the configuration's; None: as configured."""
+    market: Literal["as configured", "aligned", "unaligned", "closed"] = "as configured"
     federated: bool = False
     """All take the mean of their networks before every step after the first."""
 
 
 PAPER_ARMS = (
-    Arm("out of market", ("train",)),
-    Arm("market unaligned", ("paper",), align=False),
-    Arm("market aligned", ("paper",), align=True),
-    Arm("fed. averaging", ("train",), federated=True),
+    Arm("out of market", ("train",), "closed"),
+    Arm("market unaligned", ("paper",), "unaligned"),
+    Arm("market aligned", ("paper",), "aligned"),
+    Arm("fed. averaging", ("train",), "closed", federated=True),
 )
 """The paper's comparison."""
 
@@ -52,36 +52,63 @@ class Episode:
     trades: pd.DataFrame
 
 
+OnStep = Callable[[MarketBatch, StepRecord | None], None]
+"""Called at the start (without a record) and after each step."""
+
+
 def play(
     config: MarketConfig,
     arm: Arm,
     seeds: Sequence[int],
     device: str | torch.device = "auto",
-    on_step: Callable[[], None] = lambda: None,
+    on_step: OnStep | None = None,
 ) -> Episode:
-    """One episode of an arm for every seed. ``on_step`` is called after each of the ``max_cycles`` steps."""
-    count = len(arm.policies)
-    require(
-        count in (1, config.agents), "policies", arm.policies, f"one name, or one for each of {config.agents} agents"
-    )
-    names = arm.policies if count > 1 else arm.policies * config.agents
-    if arm.align is not None:
-        config = replace(config, broker=replace(config.broker, align=arm.align))
-    batch = MarketBatch(config, len(seeds), device)
-    market_seeds = as_seeds(list(seeds), len(seeds), batch.engine.device)
-    keys = [stream(market_seeds, "policy", agent) for agent in range(config.agents)]
-    players = [build_policy(name, seat_of(batch, key)) for name, key in zip(names, keys, strict=True)]
-    batch.reset(market_seeds)
+    """One episode of an arm for every seed.
+
+    A round of the paper trains, then trades; a step of ``round`` mode trades, then trains. So in that mode one more
+    step follows in which nobody trains, and every arm is measured after the last round's trade.
+    """
+    rounds = config.action_mode == "round"
+    batch, players = _seat(replace(config, max_cycles=config.max_cycles + rounds), arm, seeds, device)
     recorder = _Recorder(arm.name, batch, list(seeds))
-    recorder.add(None)
-    for cycle in range(config.max_cycles):
-        averaged = average(batch.engine) if arm.federated and cycle > 0 else 0.0
+    watchers = [recorder.add] if on_step is None else [recorder.add, on_step]
+    for watch in watchers:
+        watch(batch, None)
+    for cycle in range(batch.config.max_cycles):
+        if arm.federated and cycle > 0:
+            recorder.gained_outside(average(batch.engine))
         observation, mask = batch.observe(), batch.mask()
-        actions = [player.act(observation[:, i], mask[:, i]) for i, player in enumerate(players)]
-        transition = batch.step(torch.stack(actions, dim=1))
-        recorder.add(transition.record, averaged)
-        on_step()
+        chosen = [player.act(observation[:, i], mask[:, i]) for i, player in enumerate(players)]
+        actions = torch.stack(chosen, dim=1)
+        if rounds and cycle == config.max_cycles:
+            actions[..., 0] = 0
+        record = batch.step(actions).record
+        for watch in watchers:
+            watch(batch, record)
     return recorder.episode()
+
+
+def _seat(
+    config: MarketConfig, arm: Arm, seeds: Sequence[int], device: str | torch.device
+) -> tuple[MarketBatch, list[Policy]]:
+    """The markets of an arm, reset, and its policies in their seats."""
+    count = len(arm.policies)
+    allowed = f"one name, or one for each of {config.agents} agents"
+    require(count in (1, config.agents), "policies", arm.policies, allowed)
+    names = arm.policies if count > 1 else arm.policies * config.agents
+    batch = MarketBatch(replace(config, broker=_broker(config, arm)), len(seeds), device)
+    market_seeds = as_seeds(list(seeds), len(seeds), batch.engine.device)
+    batch.reset(market_seeds)
+    keys = [stream(market_seeds, "policy", agent) for agent in range(config.agents)]
+    return batch, [build_policy(name, seat_of(batch, key)) for name, key in zip(names, keys, strict=True)]
+
+
+def _broker(config: MarketConfig, arm: Arm) -> BrokerConfig:
+    if arm.market == "closed":
+        return replace(config.broker, opens_at=config.max_cycles)
+    if arm.market == "as configured":
+        return config.broker
+    return replace(config.broker, align=arm.market == "aligned")
 
 
 class _Recorder:
@@ -91,23 +118,27 @@ class _Recorder:
         self.arm, self.batch, self.seeds = arm, batch, seeds
         self.steps: list[dict[str, np.ndarray]] = []
         self.trades: list[pd.DataFrame] = []
+        self.outside = torch.zeros_like(batch.engine.state.loss)
 
-    def add(self, record: StepRecord | None, averaged: Tensor | float = 0.0) -> None:
-        """Take down the state after a step, or at the start; ``averaged``: nats gained outside the market."""
-        engine = self.batch.engine
-        state = engine.state
-        test_loss, test_accuracy = engine.test_metrics()
+    def gained_outside(self, nats: Tensor) -> None:
+        """Count a fall of the losses that no step made, ``[M, N]``, into the next step's reward."""
+        self.outside = self.batch.engine.values * nats
+
+    def add(self, batch: MarketBatch, record: StepRecord | None) -> None:
+        """Take down the state at the start or after a step."""
+        state = batch.engine.state
+        test_loss, test_accuracy = batch.engine.test_metrics()
         columns: dict[str, Tensor] = {
             "validation_loss": state.loss,
             "test_loss": test_loss,
             "test_accuracy": test_accuracy,
             "balance": state.balance,
-            "ask": engine.asks,
+            "ask": batch.engine.asks,
             "sold": state.sold,
             "refused": state.refusals.sum(-1),
             "alive": state.alive,
-            "trained": record.trained if record else torch.zeros_like(state.alive),
-            "reward": record.reward + engine.values * averaged if record else torch.zeros_like(state.loss),
+            "trained": torch.zeros_like(state.alive) if record is None else record.trained,
+            "reward": torch.zeros_like(state.loss) if record is None else record.reward + self.outside,
         }
         self.steps.append({name: column.cpu().numpy().copy() for name, column in columns.items()})
         if record is not None:
@@ -130,7 +161,7 @@ class _Recorder:
             "parameter_set": [goods[offer % len(goods)] for offer in pick(record.offer)],
             "merge_weight": pick(record.weight),
             "price": pick(record.paid),
-            "gain": pick(record.gain),
+            "quoted_gain": pick(record.quoted),
         }
         self.trades.append(pd.DataFrame(rows))
 

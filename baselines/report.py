@@ -21,9 +21,13 @@ from rich.table import Table
 from scipy import stats
 
 from baselines.play import Episode
+from paramarket_env import __version__
 from paramarket_env.config import MarketConfig
 
 CONFIDENCE = 0.95
+
+Summary = dict[str, dict[str, tuple[float, float | None]]]
+"""``{arm: {measure: (mean, half-width of its interval)}}``."""
 
 MEASURES = {
     "test_accuracy": "test acc. %",
@@ -41,11 +45,11 @@ LEGEND = (
 )
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The mean, and the half-width of its 95 % Student interval (nan for a single value)."""
+def interval(values: Sequence[float]) -> tuple[float, float | None]:
+    """The mean, and the half-width of its 95 % Student interval (None for a single value)."""
     sample = np.asarray(values, dtype=float)
     if len(sample) < 2:
-        return float(sample.mean()), float("nan")
+        return float(sample.mean()), None
     half = stats.t.ppf((1 + CONFIDENCE) / 2, len(sample) - 1) * stats.sem(sample)
     return float(sample.mean()), float(half)
 
@@ -75,8 +79,8 @@ def per_seed(episodes: Sequence[Episode]) -> pd.DataFrame:
     return table
 
 
-def summarise(table: pd.DataFrame) -> dict[str, dict[str, tuple[float, float]]]:
-    """Mean and half-width of every measure, by arm: ``{arm: {measure: (mean, half)}}``."""
+def summarise(table: pd.DataFrame) -> Summary:
+    """Mean and half-width of every measure, by arm."""
     return {
         str(arm): {measure: interval(rows[measure].tolist()) for measure in MEASURES}
         for arm, rows in table.groupby("arm", sort=False)
@@ -85,18 +89,18 @@ def summarise(table: pd.DataFrame) -> dict[str, dict[str, tuple[float, float]]]:
 
 def provenance(seeds: Sequence[int], device: torch.device) -> dict[str, Any]:
     """What a figure depends on besides the configuration."""
-    packages = ("paramarket-env", "torch", "numpy", "scipy", "gymnasium", "pettingzoo")
+    packages = ("torch", "numpy", "scipy", "gymnasium", "pettingzoo")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "seeds": list(seeds),
         "device": f"{device.type} ({name}, {torch.get_num_threads()} threads)",
         "python": platform.python_version(),
-        "versions": {package: version(package) for package in packages},
+        "versions": {"paramarket-env": __version__} | {package: version(package) for package in packages},
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 
 
-def as_table(summary: dict[str, dict[str, tuple[float, float]]], title: str) -> Table:
+def as_table(summary: Summary, title: str) -> Table:
     """The summary for the terminal."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("")
@@ -107,9 +111,9 @@ def as_table(summary: dict[str, dict[str, tuple[float, float]]], title: str) -> 
     return table
 
 
-def _cell(measure: str, mean: float, half: float) -> str:
+def _cell(measure: str, mean: float, half: float | None) -> str:
     digits = {"validation_loss": 2, "return": 2, "money": 0}.get(measure, 1)
-    return f"{mean:.{digits}f} ± {half:.{digits}f}"
+    return f"{mean:.{digits}f}" if half is None else f"{mean:.{digits}f} ± {half:.{digits}f}"
 
 
 def draw_curves(episodes: Sequence[Episode], title: str) -> Figure:
@@ -127,7 +131,7 @@ def draw_curves(episodes: Sequence[Episode], title: str) -> Figure:
         for episode in episodes:
             by_seed = episode.steps.groupby(["cycle", "seed"])[column].mean().unstack() * factor
             means, halves = zip(*(interval(row) for row in by_seed.to_numpy().tolist()), strict=True)
-            mean, half = np.array(means), np.nan_to_num(np.array(halves))
+            mean, half = np.array(means), np.array([half or 0.0 for half in halves])
             (line,) = axes.plot(by_seed.index, mean, label=episode.steps.arm.iloc[0])
             axes.fill_between(by_seed.index, mean - half, mean + half, color=line.get_color(), alpha=0.15)
         axes.set_xlabel("cycle")
@@ -149,7 +153,7 @@ def write_run(
     folder: Path,
     config: MarketConfig,
     episodes: Sequence[Episode],
-    summary: dict[str, dict[str, tuple[float, float]]],
+    summary: Summary,
     origin: dict[str, Any],
     title: str,
 ) -> None:
@@ -161,5 +165,7 @@ def write_run(
         arm: {measure: {"mean": mean, "half_width_95": half} for measure, (mean, half) in measures.items()}
         for arm, measures in summary.items()
     }
-    (folder / "summary.json").write_text(json.dumps({"title": title, "arms": arms, **origin}, indent=2) + "\n")
+    (folder / "summary.json").write_text(
+        json.dumps({"title": title, "arms": arms, **origin}, indent=2, allow_nan=False) + "\n"
+    )
     draw_curves(episodes, title).savefig(folder / "curves.png")

@@ -29,8 +29,8 @@ def surplus(fields: Fields) -> Tensor:
     return fields["value_per_nat"] * fields["offer_gain"] - fields["offer_price"]
 
 
-class Hold:
-    """Does nothing."""
+class Rule:
+    """A policy made of three decisions; by itself it takes none."""
 
     def __init__(self, seat: Seat) -> None:
         self.seat = seat
@@ -54,11 +54,15 @@ class Hold:
         return torch.full_like(self.seat.keys, -1)
 
 
-class Train(Hold):
+class Hold(Rule):
+    """Does nothing."""
+
+
+class Train(Rule):
     """Trains at every step and never trades: out of the market."""
 
     def train(self, fields: Fields) -> Tensor:
-        """See :meth:`Hold.train`."""
+        """See :meth:`Rule.train`."""
         return torch.ones_like(fields["loss"][:, 0], dtype=torch.bool)
 
 
@@ -66,7 +70,7 @@ class Greedy(Train):
     """Buys the offer with the largest quoted gain whenever there is one, whatever its price; otherwise trains."""
 
     def offer(self, fields: Fields, legal: Tensor) -> Tensor:
-        """See :meth:`Hold.offer`."""
+        """See :meth:`Rule.offer`."""
         return best_offer(fields["offer_gain"], legal)
 
 
@@ -78,25 +82,27 @@ class Paper(Train):
         self.seller = BayesianSeller(seat)
 
     def offer(self, fields: Fields, legal: Tensor) -> Tensor:
-        """See :meth:`Hold.offer`."""
+        """See :meth:`Rule.offer`."""
         return best_offer(surplus(fields), legal)
 
     def ask(self, fields: Fields) -> Tensor:
-        """See :meth:`Hold.ask`."""
+        """See :meth:`Rule.ask`."""
         return self.seller.ask(fields)
 
 
 class Patient(Paper):
-    """The paper's rule with patience: at least k steps between purchases go to training (and pricing)."""
+    """The paper's rule with patience: k steps of training between purchases, and a purchase at the very end."""
 
     def __init__(self, seat: Seat, patience: int) -> None:
         super().__init__(seat)
         self.patience = patience
 
     def offer(self, fields: Fields, legal: Tensor) -> Tensor:
-        """See :meth:`Hold.offer`."""
+        """See :meth:`Rule.offer`."""
         waited = (fields["since_purchase"] * self.seat.max_cycles).round() >= self.patience
-        return super().offer(fields, legal & waited)
+        # At the last step there is nothing left to train for.
+        last = (fields["time_left"] * self.seat.max_cycles).round() <= 1
+        return super().offer(fields, legal & (waited | last))
 
 
 class Random:

@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import tyro
 from matplotlib.image import imsave
 
-from baselines.policy import seat_of
-from baselines.rules import build_policy
+from baselines.play import Arm, play
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.render import History, draw
+from paramarket_env.market.engine import StepRecord
 from paramarket_env.scenarios import scenario
-from paramarket_env.seeding import stream
 
 
 @dataclass(frozen=True)
@@ -34,19 +32,13 @@ class Picture:
 def main() -> None:
     """Play and draw."""
     options = tyro.cli(Picture)
-    batch = MarketBatch(scenario(options.scenario), 1, "cpu")
-    seeds = torch.tensor([options.seed])
-    batch.reset(seeds)
-    players = [
-        build_policy(name, seat_of(batch, stream(seeds, "policy", agent)))
-        for agent, name in enumerate(options.policies)
-    ]
-    history = History([f"trader_{agent}: {name}" for agent, name in enumerate(options.policies)])
-    history.add(batch.engine)
-    for _ in range(batch.config.max_cycles):
-        observation, mask = batch.observe(), batch.mask()
-        actions = [player.act(observation[:, i], mask[:, i]) for i, player in enumerate(players)]
-        history.add(batch.engine, batch.step(torch.stack(actions, dim=1)).record)
+    names = [f"trader_{agent}: {policy}" for agent, policy in enumerate(options.policies)]
+    history = History(names)
+
+    def on_step(batch: MarketBatch, record: StepRecord | None) -> None:
+        history.add(batch.engine, record)
+
+    play(scenario(options.scenario), Arm("picture", options.policies), [options.seed], "cpu", on_step)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     imsave(options.out, draw(history))
     print(f"wrote {options.out}")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
-
 import pettingzoo
 
-__version__ = version("paramarket-env")
+__version__ = "0.1.0"
 
-_ID, _MODULE = "paramarket/paramarket_v0", "paramarket_env.paramarket_v0"
+_ID, _MODULE = "paramarket/paramarket-v0", "paramarket_env.paramarket_v0"
 
 # PettingZoo has a registry since 1.27. A second import finds the names there and leaves them.
 if hasattr(pettingzoo, "register") and _ID not in pettingzoo.parallel_registry:

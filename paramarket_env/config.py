@@ -9,12 +9,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from itertools import pairwise
+from numbers import Integral, Real
 from typing import Any, Literal
 
 ActionMode = Literal["verb", "round"]
 Protocol = Literal["clean", "authors"]
 
 INT64_MAX = 2**63 - 1
+
+VALUE_HIGH = 100.0
+"""Upper end of values per nat: one for all, so that the bound of an observation tells nothing of another's value."""
 
 
 def require(ok: bool, name: str, value: Any, allowed: str) -> None:
@@ -31,12 +35,11 @@ def lookup(table: dict[str, Any], name: str, what: str) -> Any:
 
 
 def _is_int(value: Any, low: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= low
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= low
 
 
 def _is_real(value: Any, low: float, high: float = math.inf) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and math.isfinite(value) and low <= value <= high
+    return isinstance(value, Real) and not isinstance(value, bool) and low <= float(value) <= high
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,11 @@ class DataConfig:
     dataset: str = "digits"
     """What ``paramarket list`` shows as a dataset."""
     data_dir: str | None = None
-    """Folder with the files of a dataset that does not come embedded; None: torchvision's download."""
+    """Folder with the files of the dataset (the digits need none); None: torchvision's download."""
     train_samples: int | None = 1000
     """Training samples, dealt to the agents by ``endowment``; None: all that are left."""
     validation_samples: int | None = 400
-    """The broker's samples: quotes and rewards."""
+    """The broker's samples, for quotes and rewards (under ``authors`` they are the test set instead)."""
     test_samples: int | None = 397
     """Samples of the reports, never seen by an agent; None: all of the test set."""
     protocol: Protocol = "clean"
@@ -83,8 +86,8 @@ class NetworkConfig:
     """Widths of the hidden layers."""
 
     def __post_init__(self) -> None:
-        for width in self.hidden:
-            require(_is_int(width, 1), "network.hidden", self.hidden, "a tuple of integers >= 1")
+        widths = isinstance(self.hidden, tuple) and all(_is_int(width, 1) for width in self.hidden)
+        require(widths, "network.hidden", self.hidden, "a tuple of integers >= 1")
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,7 @@ class BrokerConfig:
 
     def __post_init__(self) -> None:
         grid = self.merge_grid
+        require(isinstance(grid, tuple), "broker.merge_grid", grid, "a tuple")
         inside = all(_is_real(weight, 0.0, 1.0) and weight > 0 for weight in grid)
         increasing = all(a < b for a, b in pairwise(grid))
         require(
@@ -161,6 +165,7 @@ class EconomyConfig:
 
     def __post_init__(self) -> None:
         levels = self.ask_levels
+        require(isinstance(levels, tuple), "economy.ask_levels", levels, "a tuple")
         whole = all(_is_int(level, 0) and level <= INT64_MAX for level in levels)
         increasing = all(a < b for a, b in pairwise(levels))
         require(
@@ -172,10 +177,13 @@ class EconomyConfig:
         posted = _is_int(self.initial_ask, 0) and self.initial_ask <= len(levels)
         require(posted, "economy.initial_ask", self.initial_ask, f"a level from 0 to {len(levels)} (withheld)")
         require(_is_int(self.budget, 0), "economy.budget", self.budget, "an integer >= 0")
-        require(_is_real(self.tick, 0.0) and self.tick > 0, "economy.tick", self.tick, "a finite number > 0")
+        require(
+            _is_real(self.tick, 0.0, 1e6) and self.tick > 0, "economy.tick", self.tick, "a number > 0 and at most 1e6"
+        )
         values = self.value_per_nat if isinstance(self.value_per_nat, tuple) else (self.value_per_nat,)
-        positive = len(values) > 0 and all(_is_real(value, 0.0) for value in values)
-        require(positive, "economy.value_per_nat", self.value_per_nat, "finite and >= 0")
+        in_range = len(values) > 0 and all(_is_real(value, 0.0, VALUE_HIGH) for value in values)
+        allowed = f"a number within [0, {VALUE_HIGH:g}], or a tuple of such numbers"
+        require(in_range, "economy.value_per_nat", self.value_per_nat, allowed)
         require(_is_real(self.train_cost, 0.0), "economy.train_cost", self.train_cost, "a finite number >= 0")
         require(_is_real(self.rivalry, 0.0), "economy.rivalry", self.rivalry, "a finite number >= 0")
 

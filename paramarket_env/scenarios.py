@@ -45,8 +45,11 @@ def three_firms() -> MarketConfig:
     return replace(digits_priced(), agents=3)
 
 
-def _authors(dataset: str, hidden: tuple[int, ...], scarcity: float, epochs: int, opens_at: int) -> MarketConfig:
-    """The authors' two-agent setting with SGD: whole dataset, one pass a round, free trade every round."""
+def _authors(dataset: str, hidden: tuple[int, ...], scarcity: float, epochs: int, period: int) -> MarketConfig:
+    """The authors' two-agent setting with SGD: whole dataset, one pass a round, free trade every round.
+
+    They trade after the pass of epoch ``period``, counted from 0; our cycle t trades on networks trained t times.
+    """
     return MarketConfig(
         max_cycles=epochs,
         action_mode="round",
@@ -55,33 +58,33 @@ def _authors(dataset: str, hidden: tuple[int, ...], scarcity: float, epochs: int
         ),
         network=NetworkConfig(hidden=hidden),
         training=TrainingConfig(lr=1e-2, batch_size=512),
-        broker=BrokerConfig(opens_at=opens_at),
+        broker=BrokerConfig(opens_at=period + 1),
     )
 
 
 def mnist() -> MarketConfig:
     """The authors' MNIST setting: five-layer MLP of width 32, SGD, a tenth of the scarce classes."""
-    return _authors("mnist", (32, 32, 32, 16), scarcity=0.1, epochs=50, opens_at=5)
+    return _authors("mnist", (32, 32, 32, 16), scarcity=0.1, epochs=50, period=5)
 
 
 def fashion() -> MarketConfig:
     """The authors' MNIST setting on Fashion-MNIST."""
-    return _authors("fashion_mnist", (32, 32, 32, 16), scarcity=0.1, epochs=50, opens_at=5)
+    return _authors("fashion_mnist", (32, 32, 32, 16), scarcity=0.1, epochs=50, period=5)
 
 
 def kmnist() -> MarketConfig:
     """The authors' MNIST setting on Kuzushiji-MNIST."""
-    return _authors("kmnist", (32, 32, 32, 16), scarcity=0.1, epochs=50, opens_at=5)
+    return _authors("kmnist", (32, 32, 32, 16), scarcity=0.1, epochs=50, period=5)
 
 
 def emnist() -> MarketConfig:
     """The authors' MNIST setting on EMNIST (balanced, 47 classes)."""
-    return _authors("emnist", (32, 32, 32, 16), scarcity=0.1, epochs=50, opens_at=5)
+    return _authors("emnist", (32, 32, 32, 16), scarcity=0.1, epochs=50, period=5)
 
 
 def cifar10() -> MarketConfig:
     """The authors' CIFAR-10 setting for MLPs: width 256, a fifth of the scarce classes, without augmentation."""
-    return _authors("cifar10", (256, 256, 256, 128), scarcity=0.2, epochs=80, opens_at=0)
+    return _authors("cifar10", (256, 256, 256, 128), scarcity=0.2, epochs=80, period=0)
 
 
 SCENARIOS: dict[str, Callable[[], MarketConfig]] = {

@@ -6,6 +6,8 @@ level, bin l is within [level l - 1, level l), the last is from the last level u
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -44,11 +46,11 @@ def update_belief(belief: Tensor, level: Tensor, sold: Tensor, refused: Tensor, 
     """
     bins = torch.arange(belief.shape[-1], device=belief.device)
     worth_it = bins > level.unsqueeze(-1)
-    # Beliefs keep a trace of everything, so that no observation is impossible.
-    sale = torch.where(worth_it, 1.0, 1e-6).pow(sold.unsqueeze(-1))
-    refusal = torch.where(worth_it, max(1 - attention, 1e-6), 1.0).pow(refused.unsqueeze(-1))
-    posterior = belief * sale * refusal
-    return posterior / posterior.sum(-1, keepdim=True)
+    # Nothing is quite impossible (1e-6), and logarithms do not underflow however many observations there are.
+    unlikely, busy = math.log(1e-6), math.log(max(1 - attention, 1e-6))
+    sale = torch.where(worth_it, 0.0, unlikely) * sold.unsqueeze(-1).double()
+    refusal = torch.where(worth_it, busy, 0.0) * refused.unsqueeze(-1).double()
+    return (belief.log() + sale + refusal).softmax(dim=-1)
 
 
 def forget(belief: Tensor, rate: float) -> Tensor:

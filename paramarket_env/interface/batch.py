@@ -54,7 +54,8 @@ class MarketBatch:
         """
         parts = 1 if self.config.action_mode == "verb" else 3
         expected = (self.engine.markets, self.config.agents) + ((parts,) if parts > 1 else ())
-        if tuple(actions.shape) != expected:
-            raise ValueError(f"actions of shape {tuple(actions.shape)} are not allowed: it must be {expected}")
-        record = self.engine.step(self.actions.decode(actions))
+        if tuple(actions.shape) != expected or actions.is_floating_point():
+            given = f"{actions.dtype} of shape {tuple(actions.shape)}"
+            raise ValueError(f"actions={given} is not allowed: it must be int64 of shape {expected}")
+        record = self.engine.step(self.actions.decode(actions.to(self.engine.device)))
         return Transition(self.observe(), self.mask(), record)

@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from paramarket_env.config import MarketConfig
+from paramarket_env.config import VALUE_HIGH, MarketConfig
 from paramarket_env.market.engine import Engine
 
 Vector = TypeVar("Vector", Tensor, np.ndarray)
@@ -68,7 +68,6 @@ def build_layout(config: MarketConfig, offers: int) -> ObservationLayout:
     others, cycles, economy = config.agents - 1, config.max_cycles, config.economy
     price = max(economy.ask_levels[-1], 1) * economy.tick
     money = max(economy.budget * config.agents, 1) * economy.tick
-    value = max(1.0, *config.values_per_nat)
     nats = NATS_HIGH
     return ObservationLayout(
         (
@@ -79,7 +78,7 @@ def build_layout(config: MarketConfig, offers: int) -> ObservationLayout:
             Field("balance", 1, 0, money, "reward", "own balance"),
             Field("ask", 1, 0, price, "reward", "own posted price; 0 while withheld"),
             Field("selling", 1, 0, 1, "flag", "own parameters are for sale"),
-            Field("value_per_nat", 1, 0, value, "reward/nat", "own kappa"),
+            Field("value_per_nat", 1, 0, VALUE_HIGH, "reward/nat", "own kappa"),
             Field("since_purchase", 1, 0, 1, "share", "cycles since the own last purchase, or the start"),
             Field("sold", 1, 0, others * cycles, "sales", "own sales so far"),
             Field("sold_now", 1, 0, others, "sales", "own sales in the last step"),

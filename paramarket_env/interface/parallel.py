@@ -21,6 +21,18 @@ from paramarket_env.seeding import as_seeds, fresh_seed, next_seeds
 
 RENDER_MODES = ("ansi", "rgb_array", "human")
 
+NOTHING_HAPPENED = {
+    "trained": False,
+    "offer": -1,
+    "seller": -1,
+    "weight": 0.0,
+    "quoted": 0.0,
+    "paid": 0,
+    "received": 0,
+    "gain": 0.0,
+}
+"""The part of an info that tells of the step before, as it is at the reset."""
+
 
 class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  # PettingZoo has no types
     """A market of N agents; see ``paramarket_env.paramarket_v0`` for its page."""
@@ -56,6 +68,7 @@ class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  #
         )
         self.history = History(self.possible_agents)
         self._window = Window()
+        self._begun = False
 
     def observation_space(self, agent: str) -> spaces.Box:
         """The space of the agent's observations: float32 ``[D]``."""
@@ -81,14 +94,15 @@ class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  #
         engine = self.batch.engine
         if seed is not None:
             seeds = as_seeds(seed, 1, engine.device)
-        elif self.history.frames:
+        elif self._begun:
             seeds = next_seeds(engine.state.seeds)
         else:
             seeds = as_seeds(fresh_seed(), 1, engine.device)
         observation = self.batch.reset(seeds)
         self.agents = list(self.possible_agents)
+        self._begun = True
         self.history = History(self.possible_agents)
-        self.history.add(engine)
+        self._remember(None)
         infos = self._infos(self.batch.mask(), None)
         self._show()
         return self._by_agent(observation[0].cpu().numpy(), self.agents), infos
@@ -106,7 +120,7 @@ class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  #
         transition = self.batch.step(self._action_tensor(actions))
         record = transition.record
         acting = self.agents
-        self.history.add(self.batch.engine, record)
+        self._remember(record)
         terminated = self._by_agent(record.terminated[0].tolist(), acting)
         truncated = dict.fromkeys(acting, bool(record.truncated[0]))
         infos = self._infos(transition.mask, record)
@@ -153,9 +167,9 @@ class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  #
             "refused": state.refusals[0].sum(-1).tolist(),
         }
         columns |= {f"refused_{cause}": state.refusals[0, :, code].tolist() for code, cause in enumerate(REFUSALS)}
-        if record is not None:
-            happened = ("trained", "offer", "seller", "weight", "paid", "received", "gain")
-            columns |= {name: getattr(record, name)[0].tolist() for name in happened}
+        # The same keys at the reset, as clients expect that fix the layout of an info when they first see one.
+        for name, nothing in NOTHING_HAPPENED.items():
+            columns[name] = [nothing] * len(masks) if record is None else getattr(record, name)[0].tolist()
         return {
             agent: {
                 "action_mask": client_mask(masks[row], self._action_spaces[agent], self.mask_style),
@@ -168,17 +182,28 @@ class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  #
     def _by_agent(self, rows: Any, agents: list[str]) -> dict[str, Any]:
         return {agent: row for agent, row in zip(self.possible_agents, rows, strict=True) if agent in agents}
 
+    def _remember(self, record: StepRecord | None) -> None:
+        if self.render_mode is not None:
+            self.history.add(self.batch.engine, record)
+
+    def _require_reset(self) -> None:
+        if not self._begun:
+            raise RuntimeError("there is no episode yet: call reset() first")
+
     def state(self) -> np.ndarray:
         """All agents' observations, float32 ``[N, D]``: for centralised critics."""
+        self._require_reset()
         return self.batch.observe()[0].cpu().numpy()
 
     def snapshot(self) -> tuple[MarketState, list[str], History]:
         """A copy of the episode, to go back to with :meth:`restore`."""
+        self._require_reset()
         return snapshot(self.batch.engine.state), list(self.agents), self.history.copy()
 
     def restore(self, saved: tuple[MarketState, list[str], History]) -> None:
         """Go back to a copy that :meth:`snapshot` made; the copy stays good for further returns."""
         state, agents, history = saved
+        self._begun = True
         self.batch.engine.state = snapshot(state)
         self.agents, self.history = list(agents), history.copy()
 

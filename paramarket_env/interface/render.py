@@ -32,6 +32,7 @@ class Trade:
     weight: float
     price: int
     gain: float
+    """The quoted fall of the buyer's loss, in nats."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,13 @@ class History:
         verbs = ["hold"] * len(self.agents)
         if record is not None:
             self._add_trades(engine, record, cycle)
-            bought, refused, trained = (record.seller[0] >= 0), (record.refusal[0] >= 0), record.trained[0]
-            asked = record.asked[0]
+            happened = {
+                "buy": (record.seller[0] >= 0).tolist(),
+                "refused": (record.refusal[0] >= 0).tolist(),
+                "ask": record.asked[0].tolist(),
+                "train": record.trained[0].tolist(),
+            }
             for agent in range(len(verbs)):
-                happened = {"buy": bought, "refused": refused, "ask": asked, "train": trained}
                 verbs[agent] = next((verb for verb, flags in happened.items() if flags[agent]), "hold")
         self.frames.append(
             Frame(cycle, state.loss[0].tolist(), state.balance[0].tolist(), engine.asks[0].tolist(), verbs)
@@ -71,7 +75,7 @@ class History:
 
     def _add_trades(self, engine: Engine, record: StepRecord, cycle: int) -> None:
         goods = engine.broker.set_names
-        columns = (record.offer, record.seller, record.weight, record.paid, record.gain)
+        columns = (record.offer, record.seller, record.weight, record.paid, record.quoted)
         for buyer, row in enumerate(zip(*(column[0].tolist() for column in columns), strict=True)):
             offer, seller, weight, paid, gain = row
             if seller >= 0:

@@ -120,8 +120,11 @@ class IdxFamily:
     def _download(self, root: Path) -> None:
         dataset = getattr(_torchvision_datasets(f"{self.torchvision_name} without data_dir"), self.torchvision_name)
         options = {} if self.split is None else {"split": self.split}
-        for train in (True, False):
-            dataset(str(root), train=train, download=True, **options)
+        try:
+            for train in (True, False):
+                dataset(str(root), train=train, download=True, **options)
+        except RuntimeError as error:
+            raise OSError(f"{self.torchvision_name} could not be downloaded: {error}") from error
 
 
 def _cifar10(data_dir: Path | None) -> Dataset:
@@ -131,6 +134,8 @@ def _cifar10(data_dir: Path | None) -> Dataset:
     try:
         parts = [cifar10(str(root), train=train, download=data_dir is None) for train in (True, False)]
     except RuntimeError as error:
+        if data_dir is None:
+            raise OSError(f"CIFAR-10 could not be downloaded: {error}") from error
         raise FileNotFoundError(f"data_dir={str(root)!r} lacks cifar-10-batches-py or part of it") from error
     images = torch.from_numpy(np.concatenate([part.data for part in parts])).permute(0, 3, 1, 2)
     labels = torch.tensor([label for part in parts for label in part.targets])

@@ -128,30 +128,30 @@ ENDOWMENTS: dict[str, Callable[[Pool], Tensor]] = {
 def deal(config: DataConfig, dataset: Dataset, agents: int, seeds: Tensor, batch_size: int) -> Deal:
     """Split the dataset and deal the training samples, each market by its own seed (int64 ``[M]``).
 
-    Raises ``ValueError`` where a split asks for more samples than there are, or an agent would have fewer samples
-    than a minibatch.
+    Raises ``ValueError`` where a split asks for more samples than there are, or an agent would have none.
     """
     rule = lookup(ENDOWMENTS, config.endowment, "endowment")
     train, validation, test = _splits(config, dataset, seeds)
     pool = Pool(dataset.labels[train], dataset.classes, agents, seeds, batch_size, config)
     held = rule(pool)
     sizes = held.sum(-1)
-    _require_enough(sizes, seeds, batch_size, config.endowment)
     packed = (~held).to(torch.int8).argsort(dim=-1, stable=True)
     endowments = train.unsqueeze(1).expand_as(held).gather(-1, packed)
     endowments[_positions(endowments) >= sizes.unsqueeze(-1)] = -1
-    return Deal(endowments, sizes, validation, test)
+    result = Deal(endowments, sizes, validation, test)
+    require_minibatches(result, 1)
+    return result
 
 
-def _require_enough(sizes: Tensor, seeds: Tensor, batch_size: int, endowment: str) -> None:
-    short = (sizes < batch_size).nonzero()
-    if len(short) == 0:
-        return
-    market, agent = short[0].tolist()
-    raise ValueError(
-        f"training.batch_size={batch_size} is not allowed: it must be at most the samples of each agent, and the "
-        f"endowment {endowment!r} with seed {int(seeds[market])} leaves trader_{agent} {int(sizes[market, agent])}"
-    )
+def require_minibatches(dealt: Deal, batch_size: int) -> None:
+    """Raise ``ValueError``, naming the agent, if one has fewer samples than a minibatch."""
+    short = (dealt.sizes < batch_size).nonzero()
+    if len(short):
+        market, agent = short[0].tolist()
+        raise ValueError(
+            f"training.batch_size={batch_size} is not allowed: it must be at most the samples of each agent, and "
+            f"trader_{agent} has {int(dealt.sizes[market, agent])}"
+        )
 
 
 def _splits(config: DataConfig, dataset: Dataset, seeds: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -31,7 +31,9 @@ class ParameterSpec:
     permutations: tuple[str | None, ...]
     """For each axis, the name of the permutation of hidden units that acts on it, if any (Ainsworth et al. 2023)."""
     bound: float
-    """Initial values are uniform within [-bound, bound]."""
+    """Initial values are uniform within [centre - bound, centre + bound]."""
+    centre: float = 0.0
+    """0 for weights and biases; 1, with bound 0, for the scale of a normalisation."""
 
     @property
     def size(self) -> int:
@@ -85,9 +87,9 @@ def permutation_sizes(network: Network) -> dict[str, int]:
 def initial_parameters(network: Network, keys: Tensor) -> Tensor:
     """Fresh parameters, float32 ``[*keys.shape, P]``, one network for each key of ``seeding.stream``."""
     sizes = torch.tensor([spec.size for spec in network.parameters])
-    bounds = torch.tensor([spec.bound for spec in network.parameters], dtype=torch.float64)
-    per_parameter = bounds.repeat_interleave(sizes).to(keys.device)
-    return ((2 * uniform(keys, len(per_parameter)) - 1) * per_parameter).to(torch.float32)
+    ranges = torch.tensor([(spec.centre, spec.bound) for spec in network.parameters], dtype=torch.float64)
+    centre, bound = ranges.repeat_interleave(sizes, dim=0).to(keys.device).unbind(1)
+    return (centre + (2 * uniform(keys, len(bound)) - 1) * bound).to(torch.float32)
 
 
 class MLP:

@@ -8,7 +8,7 @@ from torch import Tensor
 from paramarket_env.config import BrokerConfig
 from paramarket_env.learning.alignment import identity, permute, weight_matching
 from paramarket_env.learning.data import Dataset
-from paramarket_env.learning.evaluation import CHUNK_ELEMENTS, evaluate
+from paramarket_env.learning.evaluation import CHUNK_ELEMENTS, losses
 from paramarket_env.learning.merging import merge, parameter_sets
 from paramarket_env.learning.networks import Network, parameter_count, permutation_sizes
 from paramarket_env.market.state import MarketState, Quotes
@@ -76,9 +76,9 @@ class Broker:
         aligned = permute(self.network, sellers, permutations)
         tried = self.merge_weights[:, None] * self.masks[:, None]
         merged = merge(buyers[:, None], aligned[:, None], tried.flatten(0, 1))
-        losses, _ = evaluate(self.network, self.dataset, merged, state.deal.validation[market])
-        losses = losses.masked_fill(~losses.isfinite(), torch.inf).view(len(pairs), *tried.shape[:2])
-        best = losses.min(dim=-1)
+        loss = losses(self.network, self.dataset, merged, state.deal.validation[market])
+        loss = loss.masked_fill(~loss.isfinite(), torch.inf).view(len(pairs), *tried.shape[:2])
+        best = loss.min(dim=-1)
         state.quotes.loss[market, buyer, slot] = best.values
         state.quotes.weight[market, buyer, slot] = self.merge_weights[best.indices]
         state.quotes.permutations[market, buyer, slot] = permutations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +12,8 @@ from paramarket_env.config import MarketConfig, require
 from paramarket_env.economics.clearing import REFUSALS, WITHHELD, Trades, posted_price
 from paramarket_env.economics.ledger import open_accounts, receipts, settle
 from paramarket_env.learning.data import load_dataset
-from paramarket_env.learning.endowments import Deal, deal
-from paramarket_env.learning.evaluation import evaluate
+from paramarket_env.learning.endowments import Deal, deal, require_minibatches
+from paramarket_env.learning.evaluation import losses, losses_and_accuracies
 from paramarket_env.learning.networks import build_network, initial_parameters
 from paramarket_env.learning.training import build_optimizer, shuffled, train
 from paramarket_env.market.broker import Broker
@@ -46,6 +47,8 @@ class StepRecord:
     """int64: the agent bought from, or -1."""
     weight: Tensor
     """float32: the merge weight of the purchase, 0 where none."""
+    quoted: Tensor
+    """float64: the gain that was quoted for the purchase, in nats, 0 where none."""
     paid: Tensor
     """int64, ticks."""
     received: Tensor
@@ -53,7 +56,7 @@ class StepRecord:
     refusal: Tensor
     """int64: index into ``REFUSALS``, or -1."""
     gain: Tensor
-    """float64: fall of the validation loss, in nats."""
+    """float64: fall of the validation loss in the step, by purchase and training, in nats."""
     reward: Tensor
     """float64."""
     terminated: Tensor
@@ -70,8 +73,9 @@ def resolve_device(device: str | torch.device) -> torch.device:
         resolved = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"device={device!r} is not allowed: it must be 'auto', 'cpu' or 'cuda'") from error
-    if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={str(device)!r} is not available: torch sees no GPU; use 'cpu' or 'auto'")
+    require(resolved.type in ("cpu", "cuda"), "device", str(device), "'auto', 'cpu' or 'cuda'")
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device={str(device)!r} is not available: torch sees {torch.cuda.device_count()} GPUs")
     return resolved
 
 
@@ -94,7 +98,8 @@ class Engine:
         self.offers = (config.agents - 1) * len(self.broker.masks)
         self._prices = torch.tensor([*config.economy.ask_levels, WITHHELD], device=self.device)
         self.values = torch.tensor(config.values_per_nat, dtype=torch.float64, device=self.device)
-        self._deal(as_seeds(0, 1, self.device))  # an impossible endowment is refused now
+        # An endowment that cannot be is refused now, not at some later episode.
+        require_minibatches(self._deal(as_seeds(0, 1, self.device)), config.training.batch_size)
 
     # --- what a step acts on ---------------------------------------------------------------------------------------
 
@@ -167,12 +172,14 @@ class Engine:
             quotes=self.broker.no_quotes(len(seeds)),
             changed=~zeros(dtype=torch.bool),
         )
-        state.loss = evaluate(self.network, self.dataset, parameters, state.deal.validation)[0]
+        state.loss = losses(self.network, self.dataset, parameters, state.deal.validation)
         return state
 
     @torch.no_grad()
     def reset(self, seeds: Tensor, markets: Tensor | None = None) -> None:
         """Begin new episodes, each with its own seed (int64 ``[m]``), in these markets (int64 ``[m]``; None: all)."""
+        rows = self.markets if markets is None else len(markets)
+        require(len(seeds) == rows, "seeds", seeds.tolist(), f"one for each of the {rows} markets")
         fresh = self._fresh(seeds.clone())
         if markets is None:
             self.state = fresh
@@ -190,7 +197,9 @@ class Engine:
         alive = state.alive.clone()
         trades = self._clear(orders, alive)
         bought = trades.seller >= 0
-        weight = self._merge(orders.offer, bought)
+        quoted = self._of_offers(self.broker.gains(state), orders.offer, bought)
+        weight = self._of_offers(state.quotes.weight.flatten(2), orders.offer, bought)
+        self._merge(orders.offer, bought)
         received = self._settle(trades)
         trained = orders.train & alive
         self._train(trained)
@@ -205,6 +214,7 @@ class Engine:
             offer=torch.where(bought, orders.offer, -1),
             seller=trades.seller,
             weight=weight,
+            quoted=quoted,
             paid=trades.price,
             received=received,
             refusal=trades.refusal,
@@ -223,8 +233,13 @@ class Engine:
         self.state.refusals += trades.refusal.unsqueeze(2) == causes
         return trades
 
-    def _merge(self, offer: Tensor, bought: Tensor) -> Tensor:
-        """Give the buyers the networks they were quoted, with fresh optimizers; the merge weights ``[M, N]``."""
+    @staticmethod
+    def _of_offers(values: Tensor, offer: Tensor, bought: Tensor) -> Tensor:
+        """The value ``[M, N, offers]`` of each offer ``[M, N]`` that was bought, 0 elsewhere."""
+        return torch.where(bought, values.gather(2, offer.clamp_min(0).unsqueeze(2)).squeeze(2), 0.0)
+
+    def _merge(self, offer: Tensor, bought: Tensor) -> None:
+        """Give the buyers the networks they were quoted, with fresh optimizers."""
         state = self.state
         market, buyer = bought.nonzero().unbind(1)
         chosen = offer[market, buyer]
@@ -232,8 +247,6 @@ class Engine:
         state.parameters[market, buyer] = self.broker.deliver(state, market, buyer, chosen)
         for tensor in state.optimizer.values():
             tensor[market, buyer] = 0
-        weights = state.quotes.weight.flatten(2).gather(2, offer.clamp_min(0).unsqueeze(2)).squeeze(2)
-        return torch.where(bought, weights, 0.0)
 
     def _settle(self, trades: Trades) -> Tensor:
         """Move the money and book the sales; what each agent received, int64 ``[M, N]``."""
@@ -279,13 +292,12 @@ class Engine:
         market, agent = changed.nonzero().unbind(1)
         if len(market):
             parameters = state.parameters[market, agent].unsqueeze(1)
-            losses, _ = evaluate(self.network, self.dataset, parameters, state.deal.validation[market])
+            loss = losses(self.network, self.dataset, parameters, state.deal.validation[market])
             # A loss can be finite although a parameter is not (-inf before a ReLU): such a network cannot be aligned.
             sound = parameters.isfinite().all(dim=2)
-            state.loss[market, agent] = losses.masked_fill(~sound, torch.nan).squeeze(1)
+            state.loss[market, agent] = loss.masked_fill(~sound, torch.nan).squeeze(1)
         terminated = ~state.loss.isfinite()
-        chance = torch.log(torch.tensor(float(self.dataset.classes), dtype=torch.float64, device=self.device))
-        state.loss = torch.where(terminated, before.maximum(chance), state.loss)
+        state.loss = torch.where(terminated, before.clamp_min(math.log(self.dataset.classes)), state.loss)
         state.alive &= ~terminated
         state.ask = torch.where(state.alive, state.ask, len(self.config.economy.ask_levels))
         state.changed |= changed
@@ -305,16 +317,17 @@ class Engine:
     @torch.no_grad()
     def test_metrics(self) -> tuple[Tensor, Tensor]:
         """Loss and accuracy on the test data, float64 ``[M, N]`` each. For reports: no agent ever sees them."""
-        return evaluate(self.network, self.dataset, self.state.parameters, self.state.deal.test)
+        return losses_and_accuracies(self.network, self.dataset, self.state.parameters, self.state.deal.test)
 
     @torch.no_grad()
     def overwrite(self, parameters: Tensor) -> Tensor:
-        """Replace every network (float32 ``[M, N, P]``) from outside the market, with fresh optimizers.
+        """Replace the networks (float32 ``[M, N, P]``) of living agents from outside the market, optimizers fresh.
 
         Returns the fall of each agent's validation loss by that, in nats: float64 ``[M, N]``.
         """
-        self.state.parameters = parameters.clone()
-        self.state.optimizer = self.optimizer.fresh(parameters)
-        gain, _ = self._evaluate(torch.ones_like(self.state.alive))
+        alive = self.state.alive.clone()
+        self.state.parameters = torch.where(alive.unsqueeze(2), parameters, self.state.parameters)
+        self.state.optimizer = self.optimizer.fresh(self.state.parameters)
+        gain, _ = self._evaluate(alive)
         self.broker.quote(self.state, self.market_open)
         return gain

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,9 @@ def test_the_authors_protocol_is_marked_wherever_its_figures_are_shown(
     ("arguments", "message"),
     [
         (["--scenario", "nowhere"], "unknown scenario 'nowhere': choose from cifar10, digits"),
+        (["--policies", "train", "train"], "policies=('train', 'train') is not allowed"),
+        (["--first-seed", str(2**63)], "is not allowed: it must be an integer within [0, 2**63)"),
+        (["--device", "mps"], "device='mps' is not allowed"),
         (["--policies", "nobody"], "unknown policy 'nobody': choose from greedy, hold"),
         (["--dataset", "letters"], "unknown dataset 'letters': choose from cifar10, digits"),
         (["--device", "cuda:99"], "device='cuda:99' is not available"),
@@ -84,6 +88,21 @@ def test_values_out_of_range_end_the_command_with_the_field_and_the_range(
     printed = capsys.readouterr().err
     assert option.removeprefix("--") + "=" in printed
     assert "must be" in printed
+
+
+def test_one_seed_has_no_interval(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert main(["run", *SMALL, "--seeds", "1", "--policies", "train", "--out", str(out)]) == 0
+    assert json.loads((out / "summary.json").read_text())["arms"]["train"]["return"]["half_width_95"] is None
+
+
+def test_a_missing_extra_is_named_with_its_brackets(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    monkeypatch.setattr("paramarket_env.learning.data.DEFAULT_DATA_DIR", tmp_path)
+    assert main(["run", "--scenario", "kmnist"]) == 2
+    assert "pip install 'paramarket-env[vision]'" in capsys.readouterr().err
 
 
 def test_a_run_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

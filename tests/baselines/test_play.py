@@ -33,7 +33,7 @@ def test_trades_and_steps_tell_the_same_story(mode: str) -> None:
 def test_rewards_add_up_to_the_fall_of_the_loss() -> None:
     steps = play(tiny_market(action_mode="round"), Arm("paper", ("paper",)), SEEDS, "cpu").steps
     by_cycle = steps.set_index(["cycle", "seed", "agent"])
-    fall = by_cycle.validation_loss.loc[0] - by_cycle.validation_loss.loc[6]
+    fall = by_cycle.validation_loss.loc[0] - by_cycle.validation_loss.loc[7]
     np.testing.assert_allclose(steps.groupby(["seed", "agent"]).reward.sum(), fall)
 
 
@@ -49,6 +49,27 @@ def test_each_seat_plays_the_policy_it_was_given() -> None:
     steps = play(tiny_market(), Arm("mixed", ("train", "hold")), SEEDS, "cpu").steps
     trained = steps[steps.cycle > 0].groupby("agent").trained.mean()
     assert trained.tolist() == [1.0, 0.0]
+
+
+def test_rounds_end_with_a_trade_and_no_training() -> None:
+    episode = play(tiny_market(action_mode="round"), Arm("greedy", ("greedy",)), SEEDS, "cpu")
+    trained = episode.steps.groupby("cycle").trained.mean()
+    assert trained.tolist() == [0, 1, 1, 1, 1, 1, 1, 0]  # the start, six rounds, the closing trade
+    assert (episode.trades.cycle == 7).any()
+
+
+def test_a_closed_market_has_no_trades() -> None:
+    assert len(play(tiny_market(), Arm("greedy", ("greedy",), "closed"), SEEDS, "cpu").trades) == 0
+
+
+def test_averaging_leaves_out_an_agent_that_is_gone() -> None:
+    engine = new_engine(tiny_market(agents=3), SEEDS)
+    engine.state.parameters[:, 0] = torch.nan
+    engine.step(orders(engine, train=(0,)))
+    mean = engine.state.parameters[:, 1:].mean(1)
+    average(engine)
+    assert engine.state.alive.tolist() == [[False, True, True]] * 2
+    torch.testing.assert_close(engine.state.parameters[:, 1], mean)
 
 
 def test_policies_must_fill_the_seats() -> None:
@@ -68,12 +89,12 @@ def test_averaging_gives_all_agents_the_mean_network() -> None:
 
 def test_the_federated_arm_averages_before_each_step_but_the_first() -> None:
     config = tiny_market(action_mode="round", max_cycles=1)
-    alone, federated = (replace(PAPER_ARMS[0]), PAPER_ARMS[3])
-    first = [play(config, arm, SEEDS, "cpu").steps.validation_loss for arm in (alone, federated)]
-    assert first[0].tolist() == first[1].tolist()
-    longer = replace(config, max_cycles=2)
-    second = [play(longer, arm, SEEDS, "cpu").steps.validation_loss for arm in (alone, federated)]
-    assert second[0].tolist() != second[1].tolist()
+    alone, federated = (play(config, arm, SEEDS, "cpu").steps for arm in (PAPER_ARMS[0], PAPER_ARMS[3]))
+    both = [steps.set_index(["cycle", "seed", "agent"]).validation_loss for steps in (alone, federated)]
+    assert both[0].loc[:1].equals(both[1].loc[:1])  # trained apart
+    averaged = both[1].loc[2].unstack()
+    assert (averaged[0] == averaged[1]).all()  # then one network
+    assert not both[0].loc[2].equals(both[1].loc[2])
 
 
 def test_the_rule_arms_are_the_policies() -> None:
@@ -87,6 +108,6 @@ def test_trading_improves_performance_as_the_paper_claims() -> None:
     accuracy = {}
     for arm in PAPER_ARMS[:3]:
         steps = play(config, arm, range(5), "cpu").steps
-        accuracy[arm.name] = steps[steps.cycle == config.max_cycles].test_accuracy.mean()
+        accuracy[arm.name] = steps[steps.cycle == steps.cycle.max()].test_accuracy.mean()
     assert accuracy["market aligned"] > accuracy["out of market"] + 0.1
     assert accuracy["market unaligned"] > accuracy["out of market"] + 0.1

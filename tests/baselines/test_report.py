@@ -28,7 +28,7 @@ def test_the_interval_is_students() -> None:
     mean, half = interval([1.0, 2.0, 3.0, 4.0])
     assert mean == 2.5
     assert half == pytest.approx(3.182446 * math.sqrt(5 / 3) / 2, rel=1e-5)  # t(0.975, 3 degrees of freedom)
-    assert math.isnan(interval([1.0])[1])
+    assert interval([1.0]) == (1.0, None)
 
 
 def test_measures_are_means_over_agents_for_each_seed(episodes: list[Episode]) -> None:
@@ -58,7 +58,9 @@ def test_a_run_folder_holds_the_run(episodes: list[Episode], tmp_path: Path) -> 
     assert {"torch", "paramarket-env"} <= set(summary["versions"])
     assert set(summary["arms"]["paper"]) == set(MEASURES)
     assert json.loads((tmp_path / "config.json").read_text())["economy"]["ask_levels"] == [0, 10, 25, 60]
-    assert len(pd.read_csv(tmp_path / "steps.csv")) == 2 * 3 * 3 * 7  # arms, seeds, agents, cycles with the start
+    assert (
+        len(pd.read_csv(tmp_path / "steps.csv")) == 2 * 3 * 3 * 8
+    )  # arms, seeds, agents, cycles with the start and the closing trade
     assert len(pd.read_csv(tmp_path / "trades.csv")) == sum(len(episode.trades) for episode in episodes)
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 

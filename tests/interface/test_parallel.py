@@ -277,7 +277,6 @@ def test_an_action_outside_the_space_is_refused_by_name_before_anything_changes(
         env.step({**hold(env), "trader_2": action})
     assert frozen(env.batch.engine.state) == before
     assert env.agents == env.possible_agents
-    assert len(env.history.frames) == 1
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from paramarket_env.config import DataConfig
 from paramarket_env.learning.data import Dataset
-from paramarket_env.learning.endowments import Deal, deal
+from paramarket_env.learning.endowments import Deal, deal, require_minibatches
 
 ENDOWMENTS = pytest.mark.parametrize("endowment", ["complementary", "dirichlet", "iid"])
 CONFIG = DataConfig(train_samples=None, validation_samples=60, test_samples=50, scarcity=0.3)
@@ -212,21 +212,30 @@ def test_all_samples_can_be_asked_for() -> None:
 
 @ENDOWMENTS
 def test_a_minibatch_larger_than_an_endowment_is_refused_by_trader(endowment: str) -> None:
-    with pytest.raises(ValueError, match=rf"training.batch_size=280 .*'{endowment}' with seed \d leaves trader_[01] "):
-        dealt(endowment=endowment, batch_size=280)
+    one = dealt(endowment=endowment, batch_size=280)
+    with pytest.raises(ValueError, match=r"training.batch_size=280 .* trader_[01] has \d+$"):
+        require_minibatches(one, 280)
 
 
 def test_the_trader_that_is_short_of_samples_is_the_one_named() -> None:
     labels = torch.cat([torch.zeros(30), torch.ones(370)]).long()
     dataset = Dataset(torch.zeros(400, 1), labels, 2, 0)
-    with pytest.raises(ValueError, match=r"seed 7 leaves trader_1 \d{1,2}$"):
-        dealt(dataset, seeds=torch.tensor([7]), scarcity=0.0, batch_size=64)
+    one = dealt(dataset, seeds=torch.tensor([7]), scarcity=0.0)
+    with pytest.raises(ValueError, match=r"trader_1 has \d{1,2}$"):
+        require_minibatches(one, 64)
 
 
-def test_a_minibatch_as_large_as_the_smallest_endowment_is_dealt() -> None:
-    assert dealt(agents=3, endowment="iid", batch_size=96).sizes.min() == 96
-    with pytest.raises(ValueError, match=r"leaves trader_2 96"):
-        dealt(agents=3, endowment="iid", batch_size=97)
+def test_an_agent_without_any_sample_is_refused_by_the_deal() -> None:
+    dataset = Dataset(torch.zeros(400, 1), torch.ones(400).long(), 2, 0)
+    with pytest.raises(ValueError, match="trader_1 has 0"):
+        dealt(dataset, scarcity=0.0)
+
+
+def test_a_minibatch_as_large_as_the_smallest_endowment_is_enough() -> None:
+    one = dealt(agents=3, endowment="iid")
+    require_minibatches(one, 96)
+    with pytest.raises(ValueError, match="trader_2 has 96"):
+        require_minibatches(one, 97)
 
 
 def test_more_complementary_agents_than_classes_are_refused() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks import reference
 from paramarket_env.learning import evaluation
 from paramarket_env.learning.data import Dataset
-from paramarket_env.learning.evaluation import evaluate
+from paramarket_env.learning.evaluation import losses_and_accuracies as evaluate
 from paramarket_env.learning.networks import MLP, initial_parameters
 from paramarket_env.seeding import permutation, stream
 
