@@ -119,7 +119,8 @@ class Random:
         return self.seat.actions.best(scores.masked_fill(~mask, -1.0))
 
 
-DEFAULT_PATIENCE = 7
+DEFAULT_PATIENCE = 8
+"""The middle of the best that `python -m benchmarks.patience` finds."""
 
 POLICIES: dict[str, PolicyFactory] = {
     "hold": Hold,

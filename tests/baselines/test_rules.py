@@ -63,8 +63,8 @@ GOLDEN_VERB = {
         "b0 a2 t t t t b0 t t b0 t t b0 t b0 t",
     ],
     "patient": [
-        "a2 t t t t t a1 b0 t t t t t t t b0",
-        "a2 t t t t t a1 b0 t t t t t t t b0",
+        "a2 t t t t t a1 t b0 t t t t t t b0",
+        "a2 t t t t t a1 t b0 t t t t t t b0",
     ],
 }
 GOLDEN_ROUND = {
@@ -161,11 +161,14 @@ def test_an_offer_that_is_not_legal_is_not_bought() -> None:
     assert wants(build_policy("greedy", chair), chair, offer_gain=[0.5, 0.1], **fields) == "tb1"
 
 
-@pytest.mark.parametrize(("since", "expected"), [(2, "t"), (3, "tb0"), (4, "tb0")])
-def test_the_patient_rule_waits_for_its_steps(since: int, expected: str) -> None:
+@pytest.mark.parametrize(
+    ("since", "left", "expected"),
+    [(2, 4, "t"), (3, 4, "tb0"), (4, 4, "tb0"), (0, 2, "t"), (0, 1, "tb0")],  # the last step is for buying
+)
+def test_the_patient_rule_waits_for_its_steps_but_not_beyond_the_end(since: int, left: int, expected: str) -> None:
     config = priced_market(action_mode="round")
     chair = seat(config)
-    fields = OFFERS | {"since_purchase": [since / config.max_cycles]}
+    fields = OFFERS | {"since_purchase": [since / config.max_cycles], "time_left": [left / config.max_cycles]}
     assert wants(build_policy("patient:3", chair), chair, offer_gain=[0.5, 0.1], **fields) == expected
 
 

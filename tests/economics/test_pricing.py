@@ -143,3 +143,16 @@ def test_forgetting_goes_from_the_belief_to_uniform_in_proportion() -> None:
     assert torch.equal(forget(bins, 0.0), bins)
     assert forget(bins, 0.25)[0].tolist() == pytest.approx([0.75 * p + 0.25 / 3 for p in (0.7, 0.2, 0.1)])
     assert torch.allclose(forget(bins, 1.0), uniform_belief(1, 2, CPU), atol=0, rtol=1e-15)
+
+
+def test_a_belief_survives_any_number_of_observations() -> None:
+    belief = uniform_belief(1, 2, CPU)
+    many = torch.tensor([10_000])
+    posterior = update_belief(belief, torch.tensor([0]), many, many, attention=1.0)
+    assert bool(posterior.isfinite().all())
+    assert float(posterior.sum()) == pytest.approx(1)
+
+
+def test_a_price_below_cost_is_never_posted() -> None:
+    belief = torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64)  # the value is below every level
+    assert int(bayesian_price(belief, torch.tensor([5, 10]), cost=7.0)) == 1

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -333,3 +336,48 @@ def test_actions_of_agents_that_are_gone_are_ignored() -> None:
 def test_options_that_do_not_exist_are_refused_with_those_that_do(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ParaMarketEnv(tiny_market(), device="cpu", **arguments)
+
+
+def test_the_spaces_tell_nothing_of_another_agents_value() -> None:
+    poor, rich = (
+        ParaMarketEnv(tiny_market(value_per_nat=(1.0, other)), device="cpu").observation_space("trader_0")
+        for other in (0.5, 90.0)
+    )
+    assert poor == rich
+
+
+def test_the_quoted_gain_of_a_purchase_is_that_of_the_quote_whatever_was_trained_after_it() -> None:
+    env = ParaMarketEnv(tiny_market(action_mode="round"), device="cpu")
+    env.reset(seed=0)
+    quoted = float(env.batch.engine.gains[0, 0, 0])
+    infos = env.step({"trader_0": [1, 1, 0], "trader_1": [0, 0, 0]})[-1]
+    assert infos["trader_0"]["quoted"] == quoted
+    assert infos["trader_0"]["gain"] != quoted
+    assert infos["trader_1"]["quoted"] == 0
+
+
+def test_infos_have_the_same_keys_from_the_reset_on() -> None:
+    env = new_env("verb")
+    at_reset = env.reset(seed=0)[1]
+    after_step = env.step(hold(env))[-1]
+    assert {agent: set(info) for agent, info in at_reset.items()} == {
+        agent: set(info) for agent, info in after_step.items()
+    }
+
+
+@pytest.mark.parametrize("use", [ParaMarketEnv.state, ParaMarketEnv.snapshot])
+def test_before_the_first_reset_there_is_nothing_to_look_at(use: Callable[[ParaMarketEnv], object]) -> None:
+    with pytest.raises(RuntimeError, match="call reset"):
+        use(ParaMarketEnv(tiny_market(), device="cpu"))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+def test_a_copy_goes_on_as_the_original(copied: Callable[[ParaMarketEnv], ParaMarketEnv]) -> None:
+    env = new_env("round")
+    env.reset(seed=4)
+    rng = np.random.default_rng(0)
+    env.step(random_actions(env, rng))
+    other = copied(env)
+    while env.agents:
+        actions = random_actions(env, rng)
+        assert digest(env.step(actions)) == digest(other.step(actions))

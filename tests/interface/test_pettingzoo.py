@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +13,7 @@ import numpy as np
 import pettingzoo
 import pytest
 
+import paramarket_env
 from paramarket_env import paramarket_v0
 from tests.helpers import priced_market
 
@@ -120,3 +122,10 @@ def test_pettingzoo_makes_both_environments_by_name() -> None:
     assert isinstance(turns, pettingzoo.AECEnv)
     assert parallel.unwrapped.config.max_cycles == 3
     assert len(turns.possible_agents) == 3
+
+
+@pytest.mark.skipif(not hasattr(pettingzoo, "register"), reason="PettingZoo has had a registry since 1.27")
+def test_a_second_import_leaves_the_registry_as_it_is() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        importlib.reload(paramarket_env)
