@@ -6,7 +6,7 @@ Random numbers follow from ``seeds`` and the counters, so there is nothing to a 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -74,17 +74,19 @@ class MarketState:
 
 def tree_map(function: Callable[..., Tensor], *trees: Tree) -> Tree:
     """The tree (tensor, dict or dataclass, nested) of ``function`` applied to the tensors of equal trees."""
-    first: Any = trees[0]
-    if isinstance(first, Tensor):
-        return function(*trees)  # type: ignore[return-value]  # a tensor is a tree
+    mapped: Tree = _map(function, trees)
+    return mapped
+
+
+def _map(function: Callable[..., Tensor], trees: tuple[Any, ...]) -> Any:
+    first = trees[0]
     if isinstance(first, dict):
-        return {key: tree_map(function, *(tree[key] for tree in trees)) for key in first}  # type: ignore
+        return {key: _map(function, tuple(tree[key] for tree in trees)) for key in first}
     if is_dataclass(first):
-        parts = {
-            field.name: tree_map(function, *(getattr(tree, field.name) for tree in trees)) for field in fields(first)
-        }
-        return type(first)(**parts)  # type: ignore
-    raise TypeError(f"a state is made of tensors, dicts and dataclasses, not {type(first).__name__}")
+        names = [field.name for field in fields(first)]
+        parts = {name: _map(function, tuple(getattr(tree, name) for tree in trees)) for name in names}
+        return replace(first, **parts)  # type: ignore[type-var]  # an instance, as all that stands in a state
+    return function(*trees)
 
 
 def write_rows(target: Tree, rows: Tensor, source: Tree) -> Tree:
