@@ -13,7 +13,7 @@ from torch import Tensor
 
 from baselines.federated import average
 from baselines.policy import Policy, seat_of
-from baselines.rules import build_policy
+from baselines.rules import POLICIES, build_policy
 from paramarket_env.config import BrokerConfig, MarketConfig, require
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.market.engine import StepRecord
@@ -40,7 +40,7 @@ PAPER_ARMS = (
 )
 """The paper's comparison."""
 
-RULE_ARMS = tuple(Arm(name, (name,)) for name in ("train", "hold", "random", "greedy", "paper", "patient"))
+RULE_ARMS = tuple(Arm(name, (name,)) for name in ("train", *(other for other in POLICIES if other != "train")))
 """Every rule against its like; the first is out of the market."""
 
 
@@ -74,17 +74,19 @@ def play(
     watchers = [recorder.add] if on_step is None else [recorder.add, on_step]
     for watch in watchers:
         watch(batch, None)
+    observation, mask = batch.observe(), batch.mask()
     for cycle in range(batch.config.max_cycles):
         if arm.federated and cycle > 0:
             recorder.gained_outside(average(batch.engine))
-        observation, mask = batch.observe(), batch.mask()
+            observation, mask = batch.observe(), batch.mask()
         chosen = [player.act(observation[:, i], mask[:, i]) for i, player in enumerate(players)]
         actions = torch.stack(chosen, dim=1)
         if rounds and cycle == config.max_cycles:
             actions[..., 0] = 0
-        record = batch.step(actions).record
+        transition = batch.step(actions)
+        observation, mask = transition.observation, transition.mask
         for watch in watchers:
-            watch(batch, record)
+            watch(batch, transition.record)
     return recorder.episode()
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
+from baselines.policy import Seat
 from baselines.selling import BayesianSeller
 from paramarket_env.economics.pricing import forget, uniform_belief, update_belief
 from tests.baselines.test_rules import seat, see
@@ -12,8 +15,8 @@ from tests.helpers import priced_market
 CONFIG = priced_market(action_mode="round")  # levels 0, 10, 25, 60 ticks of 0.001; two possible buyers
 
 
-def fields_of(chair: object, **values: object) -> dict[str, torch.Tensor]:
-    return chair.layout.unpack(see(chair, **values)[0])  # type: ignore[attr-defined]
+def fields_of(chair: Seat, **values: Any) -> dict[str, torch.Tensor]:
+    return chair.layout.unpack(see(chair, **values)[0])
 
 
 def posting(level: int, **values: object) -> dict[str, object]:

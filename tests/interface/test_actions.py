@@ -255,7 +255,7 @@ def test_clients_get_int8_masks_in_the_style_they_take() -> None:
     assert [part.tolist() for part in as_parts] == [[1, 1], [1, 0, 1, 0], [1, 1, 0]]
     assert all(part.dtype == np.int8 for part in as_parts)
     for space, style in ((several, "flat"), (one, "tuple"), (one, "flat")):
-        mask = client_mask(flat, space, style)  # type: ignore[arg-type]
+        mask = client_mask(flat, space, style)
         assert isinstance(mask, np.ndarray)
         assert (mask.dtype, mask.tolist()) == (np.int8, flat.astype(int).tolist())
     one.sample(mask=client_mask(flat, one, "tuple"))

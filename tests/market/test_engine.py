@@ -12,7 +12,7 @@ import torch
 
 from paramarket_env.economics.clearing import REFUSALS, WITHHELD
 from paramarket_env.learning.networks import split
-from paramarket_env.market.engine import Engine, StepRecord, resolve_device
+from paramarket_env.market.engine import Engine, StepRecord
 from tests.helpers import frozen, leaves, module_loss, new_engine, orders, priced_market, random_orders, tiny_market
 
 CAUSE = {name: code for code, name in enumerate(REFUSALS)}
@@ -335,7 +335,7 @@ def test_the_orders_of_a_terminated_agent_are_ignored_and_its_rewards_are_zero()
     assert float(record.reward[0, 1]) == 0.0
 
 
-# --- random numbers, gradients, devices, bad input --------------------------------------------------------------------
+# --- random numbers, gradients ----------------------------------------------------------------------------------------
 
 
 def test_no_global_random_number_is_drawn_and_no_global_seed_matters() -> None:
@@ -358,46 +358,3 @@ def test_no_tensor_of_the_state_carries_a_gradient() -> None:
     engine = new_engine(tiny_market())
     engine.step(orders(engine, train=(0, 1)))
     assert not any(tensor.requires_grad for _, tensor in leaves(engine.state))
-
-
-@pytest.mark.parametrize("name", ["cpu", "auto"])
-def test_the_cpu_is_always_a_device(name: str) -> None:
-    assert resolve_device("cpu") == torch.device("cpu")
-    assert resolve_device(name).type in ("cpu", "cuda")
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_refused_with_what_is_possible() -> None:
-    with pytest.raises(ValueError, match=r"device='cuda' is not available: torch sees 0 GPUs"):
-        Engine(tiny_market(), device="cuda")
-
-
-def test_a_device_that_does_not_exist_is_refused_with_what_is_possible() -> None:
-    with pytest.raises(ValueError, match=r"device='gpu'.*cpu"):
-        Engine(tiny_market(), device="gpu")
-
-
-@pytest.mark.parametrize("markets", [0, -1])
-def test_an_engine_needs_a_market(markets: int) -> None:
-    with pytest.raises(ValueError, match=f"markets={markets} .*>= 1"):
-        Engine(tiny_market(), markets, "cpu")
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"dataset": "numbers"}, r"dataset 'numbers'.*digits"),
-        ({"endowment": "fair"}, r"endowment 'fair'.*complementary, dirichlet, iid"),
-        ({"optimizer": "lion"}, r"optimizer 'lion'.*adam, sgd"),
-        ({"architecture": "transformer"}, r"architecture 'transformer'.*mlp"),
-        ({"parameter_sets": "halves"}, r"parameter set rule 'halves'.*full, layers, prefixes"),
-        ({"batch_size": 121}, r"training.batch_size=121.*trader_0 has \d+"),
-        ({"agents": 11}, r"agents=11.*10 classes"),
-        ({"train_samples": 2000}, r"data.train_samples=2000.*at most the 1677 samples"),
-        ({"validation_samples": 2000}, r"data.validation_samples=2000.*at most the 1737 samples"),
-        ({"test_samples": 2000}, r"data.test_samples=2000.*at most the 1797 samples"),
-    ],
-)
-def test_what_cannot_be_is_refused_at_construction_with_what_can(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Engine(tiny_market(**changes), device="cpu")

@@ -1,0 +1,54 @@
+"""What an engine is made for, and what it refuses to be made for, with what is possible instead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from paramarket_env.market.engine import Engine, resolve_device
+from tests.helpers import tiny_market
+
+
+@pytest.mark.parametrize("name", ["cpu", "auto"])
+def test_the_cpu_is_always_a_device(name: str) -> None:
+    assert resolve_device("cpu") == torch.device("cpu")
+    assert resolve_device(name).type in ("cpu", "cuda")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused_with_what_is_possible() -> None:
+    with pytest.raises(ValueError, match=r"device='cuda' is not available: torch sees 0 GPUs"):
+        Engine(tiny_market(), device="cuda")
+
+
+def test_a_device_that_does_not_exist_is_refused_with_what_is_possible() -> None:
+    with pytest.raises(ValueError, match=r"device='gpu'.*cpu"):
+        Engine(tiny_market(), device="gpu")
+
+
+@pytest.mark.parametrize("markets", [0, -1])
+def test_an_engine_needs_a_market(markets: int) -> None:
+    with pytest.raises(ValueError, match=f"markets={markets} .*>= 1"):
+        Engine(tiny_market(), markets, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dataset": "numbers"}, r"dataset 'numbers'.*digits"),
+        ({"endowment": "fair"}, r"endowment 'fair'.*complementary, dirichlet, iid"),
+        ({"optimizer": "lion"}, r"optimizer 'lion'.*adam, sgd"),
+        ({"architecture": "transformer"}, r"architecture 'transformer'.*mlp"),
+        ({"parameter_sets": "halves"}, r"parameter set rule 'halves'.*full, layers, prefixes"),
+        ({"batch_size": 121}, r"training.batch_size=121.*trader_0 has \d+"),
+        ({"agents": 11}, r"agents=11.*10 classes"),
+        ({"train_samples": 2000}, r"data.train_samples=2000.*at most the 1677 samples"),
+        ({"validation_samples": 2000}, r"data.validation_samples=2000.*at most the 1737 samples"),
+        ({"test_samples": 2000}, r"data.test_samples=2000.*at most the 1797 samples"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_construction_with_what_can(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Engine(tiny_market(**changes), device="cpu")
