@@ -30,8 +30,9 @@ def test_trades_and_steps_tell_the_same_story(mode: str) -> None:
     assert (trades.groupby(["seed", "seller"]).size().reindex(last.index, fill_value=0) == last.sold).all()
 
 
-def test_rewards_add_up_to_the_fall_of_the_loss() -> None:
-    steps = play(tiny_market(action_mode="round"), Arm("paper", ("paper",)), SEEDS, "cpu").steps
+@pytest.mark.parametrize("arm", [PAPER_ARMS[2], PAPER_ARMS[3]])  # trade; averaging, which no step rewards by itself
+def test_rewards_add_up_to_the_fall_of_the_loss(arm: Arm) -> None:
+    steps = play(tiny_market(action_mode="round"), arm, SEEDS, "cpu").steps
     by_cycle = steps.set_index(["cycle", "seed", "agent"])
     fall = by_cycle.validation_loss.loc[0] - by_cycle.validation_loss.loc[7]
     np.testing.assert_allclose(steps.groupby(["seed", "agent"]).reward.sum(), fall)

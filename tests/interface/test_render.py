@@ -196,3 +196,11 @@ def test_going_back_to_a_snapshot_leaves_no_window_behind(display: FakeDisplay) 
     assert len(display.windows) == 1
     env.close()
     assert display.windows == []
+
+
+def test_a_trade_is_told_with_the_gain_that_was_quoted_for_it() -> None:
+    env = ParaMarketEnv(tiny_market(action_mode="round"), render_mode="ansi", device="cpu")
+    env.reset(seed=0)
+    quoted = float(env.batch.engine.gains[0, 0, 0])
+    env.step({"trader_0": [1, 1, 0], "trader_1": [0, 0, 0]})  # the training after the purchase changes the loss too
+    assert env.history.trades[0].gain == quoted

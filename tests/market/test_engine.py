@@ -358,3 +358,17 @@ def test_no_tensor_of_the_state_carries_a_gradient() -> None:
     engine = new_engine(tiny_market())
     engine.step(orders(engine, train=(0, 1)))
     assert not any(tensor.requires_grad for _, tensor in leaves(engine.state))
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.5, math.log(10)), (7.0, 7.0)])
+def test_a_network_that_diverged_counts_as_a_guess_or_as_it_was_and_is_not_for_sale(
+    before: float, after: float
+) -> None:
+    engine = new_engine(tiny_market())
+    engine.state.parameters[0, 0] = torch.nan
+    engine.state.loss[0, 0] = before
+    record = engine.step(orders(engine, train=(0,)))
+    assert record.terminated.tolist() == [[True, False]]
+    assert float(record.reward[0, 0]) == pytest.approx(before - after)
+    assert float(engine.state.loss[0, 0]) == pytest.approx(after)
+    assert engine.asks.tolist() == [[WITHHELD, 0]]
