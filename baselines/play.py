@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from baselines.federated import average
-from baselines.policy import Policy, seat_of
 from baselines.rules import POLICIES, build_policy
 from paramarket_env.config import BrokerConfig, MarketConfig, require
 from paramarket_env.interface.batch import MarketBatch
+from paramarket_env.interface.policy import Policy, seat_of
 from paramarket_env.market.engine import StepRecord
 from paramarket_env.seeding import as_seeds, stream
 

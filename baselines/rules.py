@@ -11,9 +11,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from baselines.policy import Policy, PolicyFactory, Seat
 from baselines.selling import BayesianSeller, Fields
 from paramarket_env.config import lookup, require
+from paramarket_env.interface.policy import Policy, PolicyFactory, Seat
 from paramarket_env.market.engine import Orders
 from paramarket_env.seeding import stream, uniform
 

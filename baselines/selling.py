@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from baselines.policy import Seat
 from paramarket_env.economics.pricing import bayesian_price, forget, survival, uniform_belief, update_belief
 from paramarket_env.interface.actions import VerbActions
+from paramarket_env.interface.policy import Seat
 
 Fields = dict[str, Tensor]
 """The observation by field name, ``[B, size]`` each."""

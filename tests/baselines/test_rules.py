@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from baselines.policy import Policy, Seat, seat_of
 from baselines.rules import POLICIES, build_policy
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.batch import MarketBatch
+from paramarket_env.interface.policy import Policy, Seat, seat_of
 from paramarket_env.market.engine import Orders
 from paramarket_env.seeding import stream
 from tests.helpers import priced_market, tiny_market

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from baselines.policy import Seat
 from baselines.selling import BayesianSeller
 from paramarket_env.economics.pricing import forget, uniform_belief, update_belief
+from paramarket_env.interface.policy import Seat
 from tests.baselines.test_rules import seat, see
 from tests.helpers import priced_market
 
