@@ -34,7 +34,7 @@ class Seat:
     prices: Tensor
     """float64 ``[L]``: the prices that can be asked, in units of reward."""
     keys: Tensor
-    """int64 ``[B]``: one stream of random numbers for each market's episode; written anew, in place, when one begins."""
+    """int64 ``[B]``: one stream of random numbers for each market; written anew, in place, when an episode begins."""
 
 
 PolicyFactory = Callable[[Seat], Policy]
