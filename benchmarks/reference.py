@@ -68,13 +68,18 @@ def linear_layers(module: nn.Sequential) -> list[nn.Linear]:
 
 
 @torch.no_grad()
-def align(buyer: nn.Sequential, seller: nn.Sequential) -> list[Tensor]:
+def align(buyer: nn.Sequential, seller: nn.Sequential, start: list[Tensor] | None = None) -> list[Tensor]:
     """Weight matching: for each hidden layer, which unit of the seller takes the place of each of the buyer's.
 
-    The layers are visited in a random order, another one in each sweep, until a sweep finds nothing better.
+    The search begins at ``start`` if that is better than no change. The layers are visited in a random order, another
+    one in each sweep, until a sweep finds nothing better.
     """
     mine, theirs = ([_wide(layer) for layer in linear_layers(module)] for module in (buyer, seller))
     orders = [torch.arange(layer.out_features) for layer in linear_layers(seller)]  # the last one, of the logits, stays
+    if start is not None:
+        warm = [*start, orders[-1]]
+        if _inner_product(mine, theirs, warm) > _inner_product(mine, theirs, orders):
+            orders = warm
     for sweep in count():
         improved = False
         for layer in permutation(stream(torch.tensor(0), "weight matching", sweep), len(orders) - 1).tolist():
@@ -92,6 +97,17 @@ def align(buyer: nn.Sequential, seller: nn.Sequential) -> list[Tensor]:
 def _wide(layer: nn.Linear) -> tuple[Tensor, Tensor]:
     """Weight and bias as float64."""
     return layer.weight.double(), layer.bias.double()
+
+
+def _inner_product(
+    mine: list[tuple[Tensor, Tensor]], theirs: list[tuple[Tensor, Tensor]], orders: list[Tensor]
+) -> float:
+    """Of the buyer's network and the seller's, its units in these orders."""
+    total, before = 0.0, torch.arange(mine[0][0].shape[1])
+    for (weight, bias), (other, other_bias), order in zip(mine, theirs, orders, strict=True):
+        total += float((weight * other[order][:, before]).sum() + (bias * other_bias[order]).sum())
+        before = order
+    return total
 
 
 def _likeness(
@@ -122,14 +138,19 @@ def reorder(module: nn.Sequential, orders: Sequence[Tensor]) -> nn.Sequential:
 
 @torch.no_grad()
 def merge(
-    buyer: nn.Sequential, seller: nn.Sequential, weight: float, names: Collection[str] | None = None
-) -> nn.Sequential:
-    """(1 - weight) * buyer + weight * seller on the tensors ``names`` (None: on all), the buyer's elsewhere."""
-    merged, theirs = copy.deepcopy(buyer), seller.state_dict()
-    for name, tensor in merged.state_dict().items():
+    buyer: nn.Sequential,
+    seller: nn.Sequential,
+    weight: float,
+    into: nn.Sequential,
+    names: Collection[str] | None = None,
+) -> None:
+    """Make ``into`` (1 - weight) * buyer + weight * seller on the tensors ``names`` (None: all), else the buyer."""
+    mine, theirs = buyer.state_dict(), seller.state_dict()
+    for name, tensor in into.state_dict().items():
         if names is None or name in names:
-            tensor.copy_((1 - weight) * tensor + weight * theirs[name])
-    return merged
+            tensor.copy_((1 - weight) * mine[name] + weight * theirs[name])
+        else:
+            tensor.copy_(mine[name])
 
 
 @dataclass(frozen=True)
@@ -143,11 +164,13 @@ class Quote:
 
 def try_grid(buyer: nn.Sequential, seller: nn.Sequential, weights: Sequence[float], validation: Samples) -> Quote:
     """Merge with an aligned seller at each weight, and keep the one with the lowest loss (the first of several)."""
-    quotes = []
+    merged, losses = copy.deepcopy(buyer), []
     for weight in weights:
-        merged = merge(buyer, seller, weight)
-        quotes.append(Quote(weight, evaluate(merged, validation)[0], merged))
-    return min(quotes, key=lambda quote: quote.loss)
+        merge(buyer, seller, weight, into=merged)
+        losses.append(evaluate(merged, validation)[0])
+    best = min(range(len(weights)), key=losses.__getitem__)
+    merge(buyer, seller, weights[best], into=merged)
+    return Quote(weights[best], losses[best], merged)
 
 
 @dataclass
@@ -165,6 +188,8 @@ class PlainMarket:
     """Each agent's validation loss."""
     quotes: dict[tuple[int, int], Quote] = field(init=False)
     """What the broker found for each (buyer, seller)."""
+    matches: dict[tuple[int, int], list[Tensor]] = field(default_factory=dict)
+    """The last alignment of each (buyer, seller), from which the next one begins."""
 
     def __post_init__(self) -> None:
         self.optimizers = [self.make_optimizer(network) for network in self.networks]
@@ -182,8 +207,10 @@ class PlainMarket:
     def _measure(self) -> None:
         self.losses = [evaluate(network, self.validation)[0] for network in self.networks]
         self.quotes = {
-            (i, j): try_grid(buyer, reorder(seller, align(buyer, seller)), self.merge_weights, self.validation)
-            for i, buyer in enumerate(self.networks)
-            for j, seller in enumerate(self.networks)
-            if i != j
+            (i, j): self._quote(i, j) for i in range(len(self.networks)) for j in range(len(self.networks)) if i != j
         }
+
+    def _quote(self, i: int, j: int) -> Quote:
+        buyer, seller = self.networks[i], self.networks[j]
+        self.matches[i, j] = align(buyer, seller, self.matches.get((i, j)))
+        return try_grid(buyer, reorder(seller, self.matches[i, j]), self.merge_weights, self.validation)

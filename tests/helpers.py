@@ -22,6 +22,7 @@ from paramarket_env.config import (
     TrainingConfig,
 )
 from paramarket_env.interface.parallel import ParaMarketEnv
+from paramarket_env.learning.networks import Network
 from paramarket_env.market.engine import Engine, Orders
 from paramarket_env.market.state import MarketState
 
@@ -113,6 +114,11 @@ def leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
 def frozen(state: MarketState) -> dict[str, bytes]:
     """The bits of a state by the name of the tensor: equal dictionaries are equal states."""
     return {name: tensor.numpy().tobytes() for name, tensor in leaves(state)}
+
+
+def logits(network: Network, parameters: Tensor, inputs: Tensor) -> Tensor:
+    """``[R, G, classes, n]`` of networks ``[R, G, P]`` on inputs ``[R, n, *features]``."""
+    return network.head(parameters[..., network.stem_size :], network.stem(parameters, inputs))
 
 
 def module_loss(engine: Engine, parameters: Tensor, samples: Tensor) -> float:

@@ -17,18 +17,26 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from paramarket_env.learning.networks import Network, offsets, permutation_sizes, split
+from paramarket_env.learning.networks import Network, ParameterSpec, offsets, permutation_sizes, split
 from paramarket_env.seeding import permutation, stream
 
 TOLERANCE = 1e-12
 """A permutation is replaced only by one whose inner product is larger by more than this share of it (of 1, if less)."""
 
 
-def identity(network: Network, pairs: int, device: torch.device) -> Tensor:
-    """Permutations that change nothing, ``[Q, H]``."""
-    units = [torch.arange(size) for size in permutation_sizes(network).values()]
-    flat = torch.cat(units) if units else torch.zeros(0, dtype=torch.int64)
-    return flat.to(device).repeat(pairs, 1)
+def identity(network: Network, device: torch.device) -> Tensor:
+    """Permutations that change nothing, ``[H]``."""
+    units = [torch.arange(size, device=device) for size in permutation_sizes(network).values()]
+    return torch.cat(units) if units else torch.zeros(0, dtype=torch.int64, device=device)
+
+
+def stem_order(network: Network, permutations: Tensor) -> Tensor:
+    """The part of the permutations that orders the stem's units: ``[Q, units]``."""
+    first = network.parameters[0]
+    acting = first.permutations[0]
+    if acting is None:
+        return torch.arange(first.shape[0], device=permutations.device).repeat(len(permutations), 1)
+    return _by_name(network, permutations)[acting]
 
 
 def permute(network: Network, parameters: Tensor, permutations: Tensor) -> Tensor:
@@ -46,24 +54,39 @@ def permute(network: Network, parameters: Tensor, permutations: Tensor) -> Tenso
     return parameters.gather(1, torch.cat(index, dim=1))
 
 
-def weight_matching(network: Network, buyers: Tensor, sellers: Tensor) -> Tensor:
+def inverse(network: Network, permutations: Tensor) -> Tensor:
+    """The permutations that undo these, ``[Q, H]``: they match the buyer's units to the seller's."""
+    orders = [order.argsort(dim=1) for order in _by_name(network, permutations).values()]
+    return torch.cat(orders or [permutations], dim=1)
+
+
+def weight_matching(network: Network, buyers: Tensor, sellers: Tensor, start: Tensor | None = None) -> Tensor:
     """The permutations ``[Q, H]`` that bring each seller's units into its buyer's order; both ``[Q, P]``.
 
-    The permutations are visited in a random order, drawn from a fixed stream for each sweep, the same for all pairs:
-    a pair is matched alike alone and beside others.
+    The ascent begins at ``start`` ``[Q, H]`` where that is better than the identity: from the last match of the same
+    pair, a sweep or two suffice. The permutations are visited in a random order, drawn from a fixed stream for each
+    sweep, the same for all pairs: a pair is matched alike alone and beside others.
     """
-    names = list(permutation_sizes(network))
-    result = identity(network, len(buyers), buyers.device)
+    sizes = permutation_sizes(network)
+    names = list(sizes)
+    result = identity(network, buyers.device).repeat(len(buyers), 1)
+    if start is not None:
+        warmer = _likeness(network, buyers, sellers, start) > _likeness(network, buyers, sellers, result)
+        result = torch.where(warmer.unsqueeze(1), start, result)
+    both = torch.stack([buyers, sellers]).double()
+    tensors = split(network, both)
+    nothing = {name: both.new_zeros(len(buyers), size, size) for name, size in sizes.items()}
+    lone = {name: _add_inner_products(nothing[name], network, name, tensors) for name in names}
+    shared = {spec.name: tensors[spec.name] for spec in network.parameters if len(_acting_on(spec)) > 1}
     moving = torch.arange(len(buyers), device=buyers.device)
     for sweep in count():
         if len(moving) == 0 or not names:
             return result
         by_name = _by_name(network, result[moving])
-        buyer, seller = (split(network, networks[moving].double()) for networks in (buyers, sellers))
         improved = torch.zeros(len(moving), dtype=torch.bool, device=buyers.device)
         for position in permutation(stream(torch.tensor(0), "weight matching", sweep), len(names)).tolist():
             name = names[position]
-            products = _inner_products(network, name, buyer, seller, by_name)
+            products = _add_inner_products(lone[name], network, name, shared, by_name)
             better = _assign(products)
             before = _total(products, by_name[name])
             gain = _total(products, better) - before > TOLERANCE * before.abs().clamp_min(1)
@@ -71,7 +94,19 @@ def weight_matching(network: Network, buyers: Tensor, sellers: Tensor) -> Tensor
             improved |= gain
         result[moving] = torch.cat([by_name[name] for name in names], dim=1)
         moving = moving[improved]
+        lone = {name: products[improved] for name, products in lone.items()}
+        shared = {name: pair[:, improved] for name, pair in shared.items()}
     raise AssertionError("unreachable: each sweep improves a bounded sum or ends")
+
+
+def _likeness(network: Network, buyers: Tensor, sellers: Tensor, permutations: Tensor) -> Tensor:
+    """The inner product of each buyer and its permuted seller, float64 ``[Q]``: what weight matching makes large."""
+    return torch.einsum("qp,qp->q", buyers.double(), permute(network, sellers, permutations).double())
+
+
+def _acting_on(spec: ParameterSpec) -> list[str]:
+    """The permutations that act on a tensor."""
+    return [name for name in spec.permutations if name is not None]
 
 
 def _by_name(network: Network, permutations: Tensor) -> dict[str, Tensor]:
@@ -79,26 +114,27 @@ def _by_name(network: Network, permutations: Tensor) -> dict[str, Tensor]:
     return dict(zip(sizes, permutations.split(list(sizes.values()), dim=1), strict=True))
 
 
-def _inner_products(
-    network: Network, name: str, buyer: dict[str, Tensor], seller: dict[str, Tensor], current: dict[str, Tensor]
+def _add_inner_products(
+    total: Tensor, network: Network, name: str, tensors: dict[str, Tensor], current: dict[str, Tensor] | None = None
 ) -> Tensor:
-    """How alike the buyer's unit i and the seller's unit j are, ``[Q, n, n]``, summed over all tensors that they touch.
+    """``total`` ``[Q, n, n]`` and the inner products of the buyer's unit i and the seller's unit j: how alike they are.
 
-    The seller's other axes stand in the order of the current permutations.
+    ``tensors`` are the buyer's and the seller's, ``[2, Q, *shape]``. With ``current``, it is summed over those that
+    other permutations act on, too: the seller's other axes stand in that order. Without it, over all others.
     """
-    products = []
     for spec in network.parameters:
+        if (len(_acting_on(spec)) > 1) != (current is not None):
+            continue
         for axis, acting in enumerate(spec.permutations):
             if acting != name:
                 continue
-            moved = seller[spec.name]
+            buyer, seller = tensors[spec.name]
             for other, permuting in enumerate(spec.permutations):
-                if other != axis and permuting is not None:
-                    moved = _reorder(moved, other + 1, current[permuting])
-            mine, theirs = (tensor.movedim(axis + 1, 1) for tensor in (buyer[spec.name], moved))
-            mine, theirs = (tensor.reshape(*tensor.shape[:2], -1) for tensor in (mine, theirs))
-            products.append(mine @ theirs.mT)
-    return torch.stack(products).sum(0)
+                if other != axis and permuting is not None and current is not None:
+                    seller = _reorder(seller, other + 1, current[permuting])
+            mine, theirs = (tensor.movedim(axis + 1, 1).unsqueeze(-1).flatten(2) for tensor in (buyer, seller))
+            total = total + mine @ theirs.mT
+    return total
 
 
 def _reorder(tensor: Tensor, axis: int, order: Tensor) -> Tensor:

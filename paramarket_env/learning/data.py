@@ -7,6 +7,7 @@ not, flat or in torchvision's folders) and downloaded by torchvision otherwise.
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,6 +42,16 @@ class Dataset:
     def features(self) -> tuple[int, ...]:
         """The shape of one sample."""
         return tuple(self.inputs.shape[1:])
+
+    @property
+    def size(self) -> int:
+        """How many numbers a sample has."""
+        return math.prod(self.features)
+
+    def take(self, samples: Tensor) -> Tensor:
+        """The inputs ``[..., *features]`` of these samples (int64 ``[...]``)."""
+        # index_select copies whole rows: several times as fast as an index of tensors.
+        return self.inputs.index_select(0, samples.flatten()).view(*samples.shape, *self.features)
 
     def to(self, device: torch.device) -> Dataset:
         """The same samples on a device."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -10,42 +9,55 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from paramarket_env.learning.data import Dataset
+from paramarket_env.learning.memory import chunk_elements
 from paramarket_env.learning.networks import Network
 
-CHUNK_ELEMENTS = 2**20
-"""Numbers gathered or computed at a time, about: enough to keep a processor busy, few enough to stay in its cache."""
 
+def stems(network: Network, dataset: Dataset, parameters: Tensor, samples: Tensor) -> Tensor:
+    """The stems of R groups of G networks, each group on its own samples.
 
-def losses(network: Network, dataset: Dataset, parameters: Tensor, samples: Tensor) -> Tensor:
-    """Mean loss (nats) of R groups of G networks, each group on its own samples.
-
-    ``parameters`` ``[R, G, P]``, ``samples`` int64 ``[R, n]`` -> float64 ``[R, G]``.
+    ``parameters`` ``[R, G, P]``, ``samples`` int64 ``[R, n]`` -> float32 ``[R, G, units, n]``.
     """
-    return torch.cat([_loss(logits, labels) for logits, labels in _chunks(network, dataset, parameters, samples)])
+    rows = max(1, chunk_elements(samples.device) // (samples.shape[1] * dataset.size))
+    parts = zip(parameters.split(rows), samples.split(rows), strict=True)
+    return torch.cat([network.stem(some, dataset.take(chosen)) for some, chosen in parts])
+
+
+def sample_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy in nats, ``[R, G, n]``, of ``logits`` ``[R, G, classes, n]`` and ``labels`` int64 ``[R, n]``."""
+    labels = labels.unsqueeze(1).expand(-1, logits.shape[1], -1)
+    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(0, 1), reduction="none").view(labels.shape)
+
+
+def losses(network: Network, parameters: Tensor, stem: Tensor, labels: Tensor) -> Tensor:
+    """Mean loss in nats, float64 ``[R, G]``, of networks ``[R, G, P]`` whose stems ``[R, G, units, n]`` are at hand."""
+    parts = _logits(network, parameters, stem, labels)
+    return torch.cat([sample_losses(*part).mean(-1, dtype=torch.float64) for part in parts])
 
 
 def losses_and_accuracies(
     network: Network, dataset: Dataset, parameters: Tensor, samples: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """As :func:`losses`, with the share of samples whose class has the largest logit: two float64 ``[R, G]``."""
+    """Mean loss in nats, and the share of samples whose class has the largest logit: float64 ``[R, G]`` each.
+
+    Arguments as for :func:`stems`.
+    """
+    stem, labels = stems(network, dataset, parameters, samples), dataset.labels[samples]
     parts = [
-        (_loss(logits, labels), (logits.argmax(dim=2) == labels).mean(-1, dtype=torch.float64))
-        for logits, labels in _chunks(network, dataset, parameters, samples)
+        (sample_losses(logits, truth).mean(-1, dtype=torch.float64), _accuracies(logits, truth))
+        for logits, truth in _logits(network, parameters, stem, labels)
     ]
     loss, accuracy = zip(*parts, strict=True)
     return torch.cat(loss), torch.cat(accuracy)
 
 
-def _chunks(network: Network, dataset: Dataset, parameters: Tensor, samples: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits ``[r, G, classes, n]`` and labels ``[r, G, n]`` of some groups after others."""
-    same = parameters.shape[1]
-    widest = max(spec.shape[0] for spec in network.parameters)
-    rows = max(1, CHUNK_ELEMENTS // (samples.shape[1] * max(same * widest, math.prod(dataset.features))))
-    for some, chosen in zip(parameters.split(rows), samples.split(rows), strict=True):
-        labels = dataset.labels[chosen].unsqueeze(1).expand(-1, same, -1)
-        yield network.forward(some, dataset.inputs[chosen]), labels
+def _logits(network: Network, parameters: Tensor, stem: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits ``[r, G, classes, n]`` and labels ``[r, n]`` of some groups after others."""
+    heads = parameters[..., network.stem_size :]
+    rows = max(1, chunk_elements(stem.device) // stem[0].numel())
+    for some, entering, truth in zip(heads.split(rows), stem.split(rows), labels.split(rows), strict=True):
+        yield network.head(some, entering), truth
 
 
-def _loss(logits: Tensor, labels: Tensor) -> Tensor:
-    each = F.cross_entropy(logits.flatten(0, 1), labels.flatten(0, 1), reduction="none")
-    return each.view(labels.shape).mean(-1, dtype=torch.float64)
+def _accuracies(logits: Tensor, labels: Tensor) -> Tensor:
+    return (logits.argmax(dim=2) == labels.unsqueeze(1)).mean(-1, dtype=torch.float64)

@@ -41,17 +41,33 @@ class ParameterSpec:
         return math.prod(self.shape)
 
 
+Slope = Callable[[Tensor], Tensor]
+"""The gradient of the losses in the logits, both float32 ``[R, classes, n]``."""
+
+
 class Network(Protocol):
-    """An architecture: what an aligner, a merger and a trainer need to know of it."""
+    """An architecture: what an aligner, a merger, a trainer and an evaluator need to know of it.
+
+    Its *stem* is the first layer before its nonlinearity, which is linear in the parameters: the stem of a merged
+    network is the merge of the stems. Its *head* is all the rest.
+    """
 
     parameters: tuple[ParameterSpec, ...]
+    """Those of the stem first. Axis 0 of all of these is the stem's units."""
+    stem_size: int
+    """How many numbers of the flat vector, the first ones, are the stem's."""
 
-    def forward(self, parameters: Tensor, inputs: Tensor) -> Tensor:
-        """Logits of G networks that look at the same samples, for R groups of such networks.
+    def stem(self, parameters: Tensor, inputs: Tensor) -> Tensor:
+        """The stems of G networks that look at the same samples, for R groups of such networks.
 
-        ``parameters`` ``[R, G, P]``, ``inputs`` float32 ``[R, n, *features]`` -> ``[R, G, classes, n]``: classes before
-        samples, as ``torch.nn.functional.cross_entropy`` takes them.
+        ``parameters`` ``[R, G, P]``, ``inputs`` float32 ``[R, n, *features]`` -> ``[R, G, units, n]``.
         """
+
+    def head(self, parameters: Tensor, stem: Tensor) -> Tensor:
+        """Logits ``[R, G, classes, n]``, from the other parameters ``[R, G, P - stem_size]`` and the stems."""
+
+    def gradients(self, parameters: Tensor, inputs: Tensor, slope: Slope) -> Tensor:
+        """The gradients ``[R, P]`` of R networks ``[R, P]``, each on its own samples ``[R, n, *features]``."""
 
     def module(self, parameters: Tensor) -> nn.Module:
         """An ordinary ``torch.nn.Module`` with a copy of these parameters ``[P]``."""
@@ -110,21 +126,48 @@ class MLP:
             specs.append(ParameterSpec(f"{name}.weight", (outputs, inputs), name, (units_out, units_in), bound))
             specs.append(ParameterSpec(f"{name}.bias", (outputs,), name, (units_out,), bound))
         self.parameters = tuple(specs)
+        self.stem_size = specs[0].size + specs[1].size
 
-    def forward(self, parameters: Tensor, inputs: Tensor) -> Tensor:
-        """See :meth:`Network.forward`."""
+    def stem(self, parameters: Tensor, inputs: Tensor) -> Tensor:
+        """See :meth:`Network.stem`."""
         groups, same, _ = parameters.shape
-        weights, biases = (list(split(self, parameters).values())[kind::2] for kind in (0, 1))
-        samples = inputs.flatten(2).transpose(1, 2)
+        width = self.widths[1]
+        weight, bias = parameters[..., : self.stem_size].split([self.stem_size - width, width], dim=-1)
+        samples = inputs.flatten(2)
         # The networks of a group share their samples: their first layers are one wide layer.
-        wide = same * self.widths[1]
-        hidden = torch.baddbmm(
-            biases[0].reshape(groups, wide, 1), weights[0].reshape(groups, wide, self.widths[0]), samples
-        )
-        hidden = hidden.view(groups * same, self.widths[1], samples.shape[2])
-        for weight, bias in zip(weights[1:], biases[1:], strict=True):
-            hidden = torch.baddbmm(bias.flatten(0, 1).unsqueeze(-1), weight.flatten(0, 1), hidden.relu())
-        return hidden.view(groups, same, self.widths[-1], samples.shape[2])
+        weight = weight.reshape(groups, same * width, samples.shape[2])
+        wide = torch.baddbmm(bias.reshape(groups, same * width, 1), weight, samples.mT)
+        return wide.view(groups, same, width, samples.shape[1])
+
+    def head(self, parameters: Tensor, stem: Tensor) -> Tensor:
+        """See :meth:`Network.head`."""
+        hidden = stem.flatten(0, 1)
+        for weight, bias in self._layers(parameters.flatten(0, 1), first=1):
+            hidden = torch.baddbmm(bias, weight, hidden.relu())
+        return hidden.view(*stem.shape[:2], *hidden.shape[1:])
+
+    def gradients(self, parameters: Tensor, inputs: Tensor, slope: Slope) -> Tensor:
+        """See :meth:`Network.gradients`. Backpropagation written out: autograd takes half as long again."""
+        layers = self._layers(parameters)
+        entering, out = [], inputs.flatten(2).mT
+        for layer, (weight, bias) in enumerate(layers):
+            entering.append(out if layer == 0 else out.relu_())
+            out = torch.baddbmm(bias, weight, entering[-1])
+        back = slope(out)
+        parts: list[Tensor] = []
+        for layer in reversed(range(len(layers))):
+            parts = [torch.bmm(back, entering[layer].mT).flatten(1), back.sum(2), *parts]
+            if layer > 0:
+                back = torch.bmm(layers[layer][0].mT, back)
+                back = torch.ops.aten.threshold_backward(back, entering[layer], 0)
+        return torch.cat(parts, dim=1)
+
+    def _layers(self, parameters: Tensor, first: int = 0) -> list[tuple[Tensor, Tensor]]:
+        """Weights ``[R, outputs, inputs]`` and biases ``[R, outputs, 1]`` from layer ``first`` on, as views."""
+        shapes = [spec.shape for spec in self.parameters[2 * first :]]
+        parts = parameters.split([math.prod(shape) for shape in shapes], dim=-1)
+        tensors = [part.view(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
+        return [(weight, bias.unsqueeze(-1)) for weight, bias in zip(tensors[::2], tensors[1::2], strict=True)]
 
     def module(self, parameters: Tensor) -> nn.Module:
         """See :meth:`Network.module`."""

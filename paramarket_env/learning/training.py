@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from paramarket_env.config import TrainingConfig, lookup
 from paramarket_env.learning.data import Dataset
-from paramarket_env.learning.networks import Network
+from paramarket_env.learning.memory import chunk_elements
+from paramarket_env.learning.networks import Network, parameter_count
 from paramarket_env.seeding import bits
 
 OptimizerState = dict[str, Tensor]
@@ -101,26 +102,48 @@ def train(
     minibatches are then a prefix, and no other takes part in a step. The last, short minibatch counts; its loss is
     the mean over the samples that it has.
     """
+    rows = max(1, chunk_elements(parameters.device) // max(parameter_count(network), config.batch_size * dataset.size))
+    for first in range(0, len(parameters), rows):
+        some = slice(first, first + rows)
+        states = {name: tensor[some] for name, tensor in state.items()}
+        _train(network, optimizer, config, dataset, parameters[some], states, samples[some], sizes[some])
+
+
+def _train(
+    network: Network,
+    optimizer: Optimizer,
+    config: TrainingConfig,
+    dataset: Dataset,
+    parameters: Tensor,
+    state: OptimizerState,
+    samples: Tensor,
+    sizes: Tensor,
+) -> None:
+    """As :func:`train`, for as many networks as stay in a processor's cache through the whole pass."""
     batch = config.batch_size
-    remaining = sizes.tolist()
-    rows = len(remaining)
-    limit = remaining[0] if config.local_steps is None else min(remaining[0], config.local_steps * batch)
-    for start in range(0, limit, batch):
-        while remaining[rows - 1] <= start:
-            rows -= 1
-        chosen = samples[:rows, start : start + batch]
-        gradients = _gradients(network, dataset, parameters[:rows], chosen)
+    samples = samples[:, : batch * (config.local_steps or samples.shape[1])]
+    starts = torch.arange(0, samples.shape[1], batch, device=samples.device)
+    taking_part = (sizes > starts.unsqueeze(1)).sum(1).tolist()
+    index = samples.clamp_min(0)
+    labels = dataset.labels[index]
+    weights = _weights(samples, sizes, batch)
+    for rows, start in zip(taking_part, starts.tolist(), strict=True):
+        if rows == 0:
+            break
+        columns = slice(start, start + batch)
+        inputs = dataset.take(index[:rows, columns])
+        slope = partial(_slope, labels=labels[:rows, None, columns], weights=weights[:rows, None, columns])
+        gradients = network.gradients(parameters[:rows], inputs, slope)
         optimizer.step(parameters[:rows], gradients, {name: tensor[:rows] for name, tensor in state.items()})
 
 
-def _gradients(network: Network, dataset: Dataset, parameters: Tensor, samples: Tensor) -> Tensor:
-    """The gradient ``[R, P]`` of each network's mean loss over its samples ``[R, n]`` (those that are not -1)."""
-    held = samples >= 0
-    index = samples.clamp_min(0)
-    with torch.enable_grad():
-        leaf = parameters.unsqueeze(1).detach().requires_grad_()
-        logits = network.forward(leaf, dataset.inputs[index]).squeeze(1)
-        losses = F.cross_entropy(logits, dataset.labels[index], reduction="none")
-        loss = (losses * (held / held.sum(1, keepdim=True))).sum()
-    (gradients,) = torch.autograd.grad(loss, leaf)
-    return gradients.squeeze(1)
+def _weights(samples: Tensor, sizes: Tensor, batch: int) -> Tensor:
+    """What each sample's loss counts for in the mean of its minibatch, float32 ``[R, L]``; 0 where there is none."""
+    place = torch.arange(samples.shape[1], device=samples.device)
+    in_batch = (sizes.unsqueeze(1) - place // batch * batch).clamp(1, batch)
+    return (samples >= 0) / in_batch
+
+
+def _slope(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """The gradient of the weighted cross-entropy in the logits: the softmax less the label, times the weight."""
+    return logits.softmax(1).mul_(weights).scatter_add_(1, labels, -weights)

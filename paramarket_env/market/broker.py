@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from paramarket_env.config import BrokerConfig
-from paramarket_env.learning.alignment import identity, permute, weight_matching
+from paramarket_env.learning.alignment import identity, inverse, permute, weight_matching
 from paramarket_env.learning.data import Dataset
-from paramarket_env.learning.evaluation import CHUNK_ELEMENTS, losses
+from paramarket_env.learning.memory import chunk_elements
 from paramarket_env.learning.merging import merge, parameter_sets
-from paramarket_env.learning.networks import Network, parameter_count, permutation_sizes
+from paramarket_env.learning.networks import Network
+from paramarket_env.learning.trials import Groups, Pairs, group, own_losses, try_merges
 from paramarket_env.market.state import MarketState, Quotes
 
 
@@ -37,11 +38,10 @@ class Broker:
     def no_quotes(self, markets: int) -> Quotes:
         """Quotes of markets in which nothing has been tried."""
         shape = (markets, *self.sellers.shape, len(self.masks))
-        hidden = sum(permutation_sizes(self.network).values())
         return Quotes(
             loss=torch.full(shape, torch.inf, dtype=torch.float64, device=self.masks.device),
             weight=torch.zeros(shape, dtype=torch.float32, device=self.masks.device),
-            permutations=torch.zeros((*shape[:3], hidden), dtype=torch.int64, device=self.masks.device),
+            permutations=identity(self.network, self.masks.device).expand(*shape[:3], -1).clone(),
         )
 
     def seller_of(self, offers: Tensor) -> Tensor:
@@ -50,38 +50,56 @@ class Broker:
         seller = self.sellers.expand(len(offers), -1, -1).gather(2, slot.unsqueeze(-1)).squeeze(-1)
         return torch.where(offers >= 0, seller, -1)
 
-    def quote(self, state: MarketState, market_open: Tensor) -> None:
-        """Bring the quotes of the markets in ``market_open`` (bool ``[M]``) up to date, in place.
+    def examine(self, state: MarketState, changed: Tensor, market_open: Tensor) -> Tensor:
+        """Evaluate the networks in ``changed`` (bool ``[M, N]``), and bring the quotes up to date, in place.
 
-        Only pairs of which one network has changed are tried again. An agent that is gone is not quoted.
+        Returns every agent's validation loss, float64 ``[M, N]``; it is not finite where the network is not. Only in
+        the markets in ``market_open`` (bool ``[M]``) are offers tried, and of these only the pairs of which a network
+        has changed since they were tried. An agent that is gone is not quoted.
         """
-        both_alive = state.alive.unsqueeze(2) & state.alive[:, self.sellers]
-        either_changed = state.changed.unsqueeze(2) | state.changed[:, self.sellers]
+        state.changed |= changed
+        pending = state.changed & market_open.unsqueeze(1)
+        loss = state.loss.clone()
+        concerned = (changed | pending).any(1).nonzero().squeeze(1)
+        for markets in concerned.split(self._markets_at_once(state)) if len(concerned) else ():
+            groups = group(self.network, self.dataset, state.parameters[markets], state.deal.validation[markets])
+            loss[markets] = torch.where(changed[markets], own_losses(self.network, groups), loss[markets])
+            alive = state.alive[markets] & loss[markets].isfinite()
+            self._quote(state, markets, groups, alive, pending[markets])
+        alive = state.alive & loss.isfinite()
+        both_alive = alive.unsqueeze(2) & alive[:, self.sellers]
         state.quotes.loss.masked_fill_(~both_alive.unsqueeze(-1), torch.inf)
-        stale = (both_alive & either_changed & market_open[:, None, None]).nonzero()
-        per_pair = len(self.masks) * len(self.merge_weights) * parameter_count(self.network)
-        for pairs in stale.split(max(1, CHUNK_ELEMENTS // per_pair)) if len(stale) else ():
-            self._quote_pairs(state, pairs)
         state.changed &= ~market_open.unsqueeze(1)
+        return loss
 
-    def _quote_pairs(self, state: MarketState, pairs: Tensor) -> None:
-        """Align and try ``pairs``, int64 ``[Q, 3]`` (market, buyer, slot), and write their quotes."""
-        market, buyer, slot = pairs.unbind(1)
-        buyers = state.parameters[market, buyer]
-        sellers = state.parameters[market, self.sellers[buyer, slot]]
+    def _markets_at_once(self, state: MarketState) -> int:
+        """Enough that their alignments keep each other company, few enough that their stems stay near the processor."""
+        units, samples = self.network.parameters[0].shape[0], state.deal.validation.shape[1]
+        return max(1, 8 * chunk_elements(state.loss.device) // (state.loss.shape[1] * units * samples))
+
+    def _quote(self, state: MarketState, markets: Tensor, groups: Groups, alive: Tensor, pending: Tensor) -> None:
+        """Align and try the living pairs of which one is ``pending`` (bool ``[m, N]`` both), and write their quotes."""
+        both_alive = alive.unsqueeze(2) & alive.unsqueeze(1)
+        either_pending = pending.unsqueeze(2) | pending.unsqueeze(1)
+        row, first, second = (both_alive & either_pending).triu(1).nonzero().unbind(1)
+        if len(row) == 0:
+            return
+        # Among the first's sellers the second has the slot before its number, as the first is none of them.
+        order = state.quotes.permutations[markets[row], first, second - 1]
         if self.config.align:
-            permutations = weight_matching(self.network, buyers, sellers)
-        else:
-            permutations = identity(self.network, len(pairs), buyers.device)
-        aligned = permute(self.network, sellers, permutations)
-        tried = self.merge_weights[:, None] * self.masks[:, None]
-        merged = merge(buyers[:, None], aligned[:, None], tried.flatten(0, 1))
-        loss = losses(self.network, self.dataset, merged, state.deal.validation[market])
-        loss = loss.masked_fill(~loss.isfinite(), torch.inf).view(len(pairs), *tried.shape[:2])
+            order = weight_matching(self.network, groups.parameters[row, first], groups.parameters[row, second], order)
+        # What brings the second's units into the first's order does, the other way round, the reverse.
+        both_orders = torch.cat([order, inverse(self.network, order)])
+        buyer, seller, slot = (torch.cat(both) for both in ((first, second), (second, first), (second - 1, first)))
+        pairs = Pairs(row.repeat(2), buyer, seller, both_orders)
+        tried = (self.merge_weights[:, None] * self.masks[:, None]).flatten(0, 1)
+        loss = try_merges(self.network, groups, pairs, tried)
+        loss = loss.masked_fill(~loss.isfinite(), torch.inf).view(-1, len(self.masks), len(self.merge_weights))
         best = loss.min(dim=-1)
-        state.quotes.loss[market, buyer, slot] = best.values
-        state.quotes.weight[market, buyer, slot] = self.merge_weights[best.indices]
-        state.quotes.permutations[market, buyer, slot] = permutations
+        place = (markets[pairs.group], buyer, slot)
+        state.quotes.loss[place] = best.values
+        state.quotes.weight[place] = self.merge_weights[best.indices]
+        state.quotes.permutations[place] = both_orders
 
     def gains(self, state: MarketState) -> Tensor:
         """The quoted fall of each buyer's validation loss, float64 ``[M, N, offers]``; -inf where nothing is quoted."""

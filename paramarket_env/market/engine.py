@@ -13,7 +13,7 @@ from paramarket_env.economics.clearing import REFUSALS, WITHHELD, Trades, posted
 from paramarket_env.economics.ledger import open_accounts, receipts, settle
 from paramarket_env.learning.data import load_dataset
 from paramarket_env.learning.endowments import Deal, deal, require_minibatches
-from paramarket_env.learning.evaluation import losses, losses_and_accuracies
+from paramarket_env.learning.evaluation import losses_and_accuracies
 from paramarket_env.learning.networks import build_network, initial_parameters
 from paramarket_env.learning.training import build_optimizer, shuffled, train
 from paramarket_env.market.broker import Broker
@@ -142,7 +142,7 @@ class Engine:
         return deal(config.data, self.dataset, config.agents, seeds, config.training.batch_size)
 
     def _fresh(self, seeds: Tensor) -> MarketState:
-        """Markets at cycle 0, evaluated, not yet quoted."""
+        """Markets at cycle 0, not yet evaluated nor quoted."""
         config, shape = self.config, (len(seeds), self.config.agents)
         agents = torch.arange(config.agents, device=self.device)
         parameters = initial_parameters(self.network, stream(seeds[:, None], "network", agents))
@@ -150,7 +150,7 @@ class Engine:
         def zeros(*extra: int, dtype: torch.dtype = torch.int64) -> Tensor:
             return torch.zeros(*shape, *extra, dtype=dtype, device=self.device)
 
-        state = MarketState(
+        return MarketState(
             seeds=seeds,
             cycle=torch.zeros_like(seeds),
             deal=self._deal(seeds),
@@ -172,8 +172,6 @@ class Engine:
             quotes=self.broker.no_quotes(len(seeds)),
             changed=~zeros(dtype=torch.bool),
         )
-        state.loss = losses(self.network, self.dataset, parameters, state.deal.validation)
-        return state
 
     @torch.no_grad()
     def reset(self, seeds: Tensor, markets: Tensor | None = None) -> None:
@@ -185,7 +183,9 @@ class Engine:
             self.state = fresh
         else:
             self.state = write_rows(self.state, markets, fresh)
-        self.broker.quote(self.state, self.market_open)
+        new = torch.arange(self.markets, device=self.device) if markets is None else markets
+        changed = torch.zeros_like(self.state.alive).index_fill(0, new, True)
+        self.state.loss = self.broker.examine(self.state, changed, self.market_open)
 
     @torch.no_grad()
     def step(self, orders: Orders) -> StepRecord:
@@ -205,9 +205,8 @@ class Engine:
         self._train(trained)
         asked = (orders.ask >= 0) & alive
         state.ask = torch.where(asked, orders.ask, state.ask)
-        gain, terminated = self._evaluate(bought | trained)
         state.cycle += 1
-        self.broker.quote(state, self.market_open)
+        gain, terminated = self._evaluate(bought | trained)
         return StepRecord(
             trained=trained,
             asked=asked,
@@ -282,25 +281,17 @@ class Engine:
         state.passes[market, agent] += 1
 
     def _evaluate(self, changed: Tensor) -> tuple[Tensor, Tensor]:
-        """Measure the networks that changed: every agent's gain, and who is terminated (its network is not finite).
+        """Measure the networks that changed and quote anew: every agent's gain, and who is terminated.
 
-        A network that diverged is worth no more than chance: it counts with the loss of a uniform guess, or with its
-        last loss where that was worse, so that the reward of the step stays finite.
+        A network that is not finite is worth no more than chance: it counts with the loss of a uniform guess, or with
+        its last loss where that was worse, so that the reward of the step stays finite.
         """
-        state = self.state
-        before = state.loss.clone()
-        market, agent = changed.nonzero().unbind(1)
-        if len(market):
-            parameters = state.parameters[market, agent].unsqueeze(1)
-            loss = losses(self.network, self.dataset, parameters, state.deal.validation[market])
-            # A loss can be finite although a parameter is not (-inf before a ReLU): such a network cannot be aligned.
-            sound = parameters.isfinite().all(dim=2)
-            state.loss[market, agent] = loss.masked_fill(~sound, torch.nan).squeeze(1)
-        terminated = ~state.loss.isfinite()
-        state.loss = torch.where(terminated, before.clamp_min(math.log(self.dataset.classes)), state.loss)
+        state, before = self.state, self.state.loss
+        loss = self.broker.examine(state, changed, self.market_open)
+        terminated = ~loss.isfinite()
+        state.loss = torch.where(terminated, before.clamp_min(math.log(self.dataset.classes)), loss)
         state.alive &= ~terminated
         state.ask = torch.where(state.alive, state.ask, len(self.config.economy.ask_levels))
-        state.changed |= changed
         state.gain = before - state.loss
         return state.gain, terminated
 
@@ -329,5 +320,4 @@ class Engine:
         self.state.parameters = torch.where(alive.unsqueeze(2), parameters, self.state.parameters)
         self.state.optimizer = self.optimizer.fresh(self.state.parameters)
         gain, _ = self._evaluate(alive)
-        self.broker.quote(self.state, self.market_open)
         return gain

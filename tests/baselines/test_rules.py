@@ -41,30 +41,32 @@ def trace(name: str, config: MarketConfig, seed: int = 0) -> list[str]:
     return [" ".join(line) for line in lines]
 
 
+# The markets and seeds are such that no decision hangs on rounding: the traces are the same if the initial parameters
+# are disturbed by 1e-6 of their size.
 GOLDEN_VERB = {
     "hold": [
-        ". . . . . . . . . . . . . . . .",
-        ". . . . . . . . . . . . . . . .",
+        ". . . . . . . . . . . .",
+        ". . . . . . . . . . . .",
     ],
     "train": [
-        "t t t t t t t t t t t t t t t t",
-        "t t t t t t t t t t t t t t t t",
+        "t t t t t t t t t t t t",
+        "t t t t t t t t t t t t",
     ],
     "random": [
-        "b0 b0 . a3 t . t a1 a3 a1 . b0 a0 a2 a1 a2",
-        "a0 b0 . a0 a0 a0 . a0 a0 a1 t . a3 a3 b0 b0",
+        "t . a0 a2 . . a0 . a3 . . a0",
+        "t t a3 t t a2 t a1 b0 . a2 a0",
     ],
     "greedy": [
-        "b0 t b0 b0 b0 t b0 t b0 t b0 b0 b0 b0 t b0",
-        "b0 b0 t b0 b0 t b0 b0 b0 t t b0 t b0 b0 b0",
+        "t b0 b0 b0 b0 t b0 t b0 t b0 b0",
+        "b0 t t b0 t b0 t b0 t b0 t b0",
     ],
     "paper": [
-        "a2 t t t b0 t b0 t b0 t b0 t b0 t b0 t",
-        "b0 a2 t t t t b0 t t b0 t t b0 t b0 t",
+        "a2 t b0 t b0 t b0 t b0 t b0 t",
+        "b0 a2 t t t b0 t b0 t b0 t b0",
     ],
     "patient": [
-        "a2 t t t t t a1 t b0 t t t t t t b0",
-        "a2 t t t t t a1 t b0 t t t t t t b0",
+        "a2 t t t t t a1 t b0 t t b0",
+        "a2 t t t t t a1 t b0 t t b0",
     ],
 }
 GOLDEN_ROUND = {
@@ -103,7 +105,8 @@ GOLDEN_ROUND = {
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_golden_trace_with_one_verb_a_step(name: str) -> None:
-    assert trace(name, tiny_market(agents=2, max_cycles=16, ask_levels=(0, 20, 80), initial_ask=1)) == GOLDEN_VERB[name]
+    config = tiny_market(max_cycles=12, merge_grid=(0.5, 0.8), ask_levels=(0, 20, 80), initial_ask=1)
+    assert trace(name, config, seed=3) == GOLDEN_VERB[name]
 
 
 @pytest.mark.parametrize("name", POLICIES)

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from benchmarks import reference
-from paramarket_env.learning.alignment import identity, permute, weight_matching
+from paramarket_env.learning.alignment import identity, inverse, permute, weight_matching
 from paramarket_env.learning.networks import MLP, initial_parameters, permutation_sizes
 from paramarket_env.seeding import permutation, stream
+from tests.helpers import logits
 
 CPU = torch.device("cpu")
 HIDDEN = pytest.mark.parametrize("hidden", [(), (1,), (9,), (8, 6), (6, 6, 6), (12, 12, 12, 6), (8,) * 8])
@@ -59,7 +60,7 @@ def test_a_permutation_never_changes_the_function(hidden: list[int], seed: int) 
     network = make_network(tuple(hidden))
     parameters, inputs = draw(network, 3, seed), torch.randn(1, 8, 10, generator=torch.Generator().manual_seed(1))
     permuted = permute(network, parameters, draw_permutations(network, 3, seed))
-    before, after = (network.forward(some[None], inputs) for some in (parameters, permuted))
+    before, after = (logits(network, some[None], inputs) for some in (parameters, permuted))
     torch.testing.assert_close(before, after, rtol=0, atol=1e-5)
 
 
@@ -84,7 +85,7 @@ def test_the_identity_changes_no_bit(hidden: tuple[int, ...]) -> None:
     network = make_network(hidden)
     parameters = draw(network, 4)
     parameters[1, ::3], parameters[2, ::4] = torch.nan, -0.0
-    permuted = permute(network, parameters, identity(network, 4, CPU))
+    permuted = permute(network, parameters, identity(network, CPU).repeat(4, 1))
     assert torch.equal(permuted.view(torch.int32), parameters.view(torch.int32))
 
 
@@ -92,8 +93,8 @@ def test_the_identity_changes_no_bit(hidden: tuple[int, ...]) -> None:
 def test_the_opposite_order_undoes_a_permutation(hidden: tuple[int, ...]) -> None:
     network = make_network(hidden)
     parameters, orders = draw(network, 4), draw_permutations(network, 4)
-    undo = torch.cat([order.argsort(dim=1) for order in by_layer(network, orders)] or [orders], dim=1)
-    assert torch.equal(permute(network, permute(network, parameters, orders), undo), parameters)
+    undone = permute(network, permute(network, parameters, orders), inverse(network, orders))
+    assert torch.equal(undone, parameters)
 
 
 # --- weight matching --------------------------------------------------------------------------------------------------
@@ -103,7 +104,7 @@ def test_the_opposite_order_undoes_a_permutation(hidden: tuple[int, ...]) -> Non
 def test_a_network_is_matched_to_itself_by_the_identity(hidden: tuple[int, ...]) -> None:
     network = make_network(hidden)
     parameters = draw(network, 5)
-    assert torch.equal(weight_matching(network, parameters, parameters), identity(network, 5, CPU))
+    assert torch.equal(weight_matching(network, parameters, parameters), identity(network, CPU).repeat(5, 1))
 
 
 @DEPTHS
@@ -115,7 +116,7 @@ def test_a_planted_permutation_is_found(hidden: tuple[int, ...], noise: float) -
     found = weight_matching(network, buyers, permute(network, disturbed, orders))
     planted = torch.cat([order.argsort(dim=1) for order in by_layer(network, orders)], dim=1)
     assert torch.equal(found, planted)
-    assert not torch.equal(found, identity(network, 6, CPU))
+    assert not torch.equal(found, identity(network, CPU).repeat(6, 1))
 
 
 @HIDDEN
@@ -127,6 +128,26 @@ def test_weight_matching_equals_the_plain_loop(hidden: tuple[int, ...]) -> None:
     for buyer, seller, order in zip(buyers, sellers, found, strict=True):
         plain = reference.align(sequential(network, buyer), sequential(network, seller))
         assert torch.equal(order, torch.cat([torch.zeros(0, dtype=torch.int64), *plain]))
+
+
+@HIDDEN
+def test_a_match_from_an_earlier_one_equals_the_plain_loop(hidden: tuple[int, ...]) -> None:
+    network = make_network(hidden)
+    buyers, sellers, start = draw(network, 8, seed=1), draw(network, 8, seed=2), draw_permutations(network, 8)
+    sellers[:4] = permute(network, buyers[:4], inverse(network, start[:4]))  # half begin at the best
+    found = weight_matching(network, buyers, sellers, start)
+    assert torch.equal(found[:4], start[:4])
+    for row, (buyer, seller) in enumerate(zip(buyers, sellers, strict=True)):
+        plain = reference.align(sequential(network, buyer), sequential(network, seller), by_layer(network, start[row]))
+        assert torch.equal(found[row], torch.cat([torch.zeros(0, dtype=torch.int64), *plain]))
+
+
+@HIDDEN
+def test_to_match_the_other_way_round_is_the_inverse(hidden: tuple[int, ...]) -> None:
+    network = make_network(hidden)
+    one, other = draw(network, 20, seed=1), draw(network, 20, seed=2)
+    there, back = weight_matching(network, one, other), weight_matching(network, other, one)
+    assert torch.equal(back, inverse(network, there))
 
 
 def test_matching_one_hidden_layer_finds_the_best_of_all_permutations() -> None:
@@ -142,13 +163,14 @@ def test_matching_one_hidden_layer_finds_the_best_of_all_permutations() -> None:
 
 @DETERMINISTIC
 @given(hidden=st.lists(st.integers(1, 7), min_size=1, max_size=4), seed=st.integers(0, 2**62))
-def test_the_match_is_never_worse_than_the_identity(hidden: list[int], seed: int) -> None:
+def test_the_match_is_never_worse_than_the_identity_or_the_start(hidden: list[int], seed: int) -> None:
     network = make_network(tuple(hidden))
-    buyers, sellers = draw(network, 3, seed), draw(network, 3, seed + 1)
-    found = weight_matching(network, buyers, sellers)
+    buyers, sellers, start = draw(network, 3, seed), draw(network, 3, seed + 1), draw_permutations(network, 3, seed)
+    found = weight_matching(network, buyers, sellers, start)
     assert all((order.sort(dim=1).values == torch.arange(order.shape[1])).all() for order in by_layer(network, found))
-    untouched = likeness(network, buyers, sellers, identity(network, 3, CPU))
+    untouched = likeness(network, buyers, sellers, identity(network, CPU).repeat(3, 1))
     assert (likeness(network, buyers, sellers, found) >= untouched - 1e-9).all()
+    assert (likeness(network, buyers, sellers, found) >= likeness(network, buyers, sellers, start) - 1e-9).all()
 
 
 @DEPTHS
@@ -190,7 +212,7 @@ def draw_twins(network: MLP, count: int, seed: int) -> Tensor:
 def test_units_that_could_as_well_be_exchanged_stay_where_they_are() -> None:
     network = make_network((6, 6, 6))
     parameters = draw_twins(network, 40, seed=1)
-    assert torch.equal(weight_matching(network, parameters, parameters), identity(network, 40, CPU))
+    assert torch.equal(weight_matching(network, parameters, parameters), identity(network, CPU).repeat(40, 1))
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-20, 1e6, 1e15])
@@ -198,5 +220,5 @@ def test_networks_of_any_scale_with_twin_units_are_matched(scale: float) -> None
     network = make_network((6, 6, 6))
     buyers, sellers = (scale * draw_twins(network, 40, seed) for seed in (1, 2))
     found = weight_matching(network, buyers, sellers)
-    untouched = likeness(network, buyers, sellers, identity(network, 40, CPU))
+    untouched = likeness(network, buyers, sellers, identity(network, CPU).repeat(40, 1))
     assert (likeness(network, buyers, sellers, found) >= untouched - 1e-9 * untouched.abs()).all()

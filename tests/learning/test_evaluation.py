@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -44,30 +45,25 @@ def test_evaluation_equals_one_module_at_a_time() -> None:
     assert len(losses.unique()) == 15
 
 
-@pytest.mark.parametrize(("groups_at_a_time", "chunks"), [(1, 5), (2, 3), (4, 2), (5, 1)])
+@pytest.mark.parametrize(("numbers", "stems", "heads"), [(1, 5, 5), (900, 1, 3), (2000, 1, 2), (3000, 1, 1)])
 def test_evaluation_in_chunks_equals_evaluation_at_once(
-    groups_at_a_time: int, chunks: int, monkeypatch: pytest.MonkeyPatch
+    numbers: int, stems: int, heads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset, (parameters, samples) = make_dataset(), groups()
     losses, accuracies = evaluate(NETWORK, dataset, parameters, samples)
-    seen, forward = [], NETWORK.forward
+    seen: dict[str, list[int]] = {"stem": [], "head": []}
 
-    def spy(some: Tensor, inputs: Tensor) -> Tensor:
-        seen.append(len(some))
-        return forward(some, inputs)
+    def spy(name: str, compute: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+        return lambda some, data: seen[name].append(len(some)) or compute(some, data)
 
-    monkeypatch.setattr(NETWORK, "forward", spy)
-    monkeypatch.setattr(evaluation, "CHUNK_ELEMENTS", groups_at_a_time * 3 * 20 * 7)
+    for name in seen:
+        monkeypatch.setattr(NETWORK, name, spy(name, getattr(NETWORK, name)))
+    monkeypatch.setattr(evaluation, "chunk_elements", lambda device: numbers)
     chunked = evaluate(NETWORK, dataset, parameters, samples)
-    assert len(seen) == chunks
-    assert sum(seen) == 5
+    assert (len(seen["stem"]), len(seen["head"])) == (stems, heads)
+    assert sum(seen["stem"]) == sum(seen["head"]) == 5
     torch.testing.assert_close(chunked[0], losses, rtol=0, atol=1e-6)
     torch.testing.assert_close(chunked[1], accuracies, rtol=0, atol=0)
-
-
-def test_a_chunk_holds_at_least_one_group(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "CHUNK_ELEMENTS", 1)
-    assert evaluate(NETWORK, make_dataset(), *groups())[0].shape == (5, 3)
 
 
 def test_a_network_that_knows_nothing_has_the_loss_of_a_uniform_guess() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -71,7 +73,8 @@ def test_a_merge_equals_a_loop_over_the_state_dicts(rule: str, weight: float) ->
     mine, theirs = (module for module in modules if isinstance(module, nn.Sequential))
     names = dict(zip(TENSORS, mine.state_dict(), strict=True))
     for mask in parameter_sets(rule, NETWORK).values():
-        plain = reference.merge(mine, theirs, weight, [names[tensor] for tensor in tensors_of(mask)])
+        plain = copy.deepcopy(theirs)
+        reference.merge(mine, theirs, weight, plain, [names[tensor] for tensor in tensors_of(mask)])
         expected = nn.utils.parameters_to_vector(plain.parameters())
         torch.testing.assert_close(merge(buyer, seller, weight * mask), expected.detach(), rtol=0, atol=1e-7)
 

@@ -21,6 +21,7 @@ from paramarket_env.learning.networks import (
     split,
 )
 from paramarket_env.seeding import stream
+from tests.helpers import logits
 
 FEATURES, CLASSES = (3, 4), 5
 HIDDEN: list[tuple[int, ...]] = [(), (1,), (7,), (6, 2), (8, 8, 8, 4)]
@@ -35,12 +36,37 @@ def initial(network: MLP, *shape: int, seed: int = 0) -> Tensor:
 def test_the_batched_forward_equals_a_loop_over_modules(hidden: tuple[int, ...]) -> None:
     network = MLP(FEATURES, CLASSES, hidden)
     parameters, inputs = initial(network, 4, 2), torch.rand(4, 6, *FEATURES, generator=torch.Generator())
-    logits = network.forward(parameters, inputs)
-    assert logits.shape == (4, 2, CLASSES, 6)
+    batched = logits(network, parameters, inputs)
+    assert batched.shape == (4, 2, CLASSES, 6)
     for group in range(4):
         for member in range(2):
             expected = network.module(parameters[group, member])(inputs[group])
-            torch.testing.assert_close(logits[group, member], expected.T, rtol=0, atol=1e-6)
+            torch.testing.assert_close(batched[group, member], expected.T, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_the_stem_of_a_merged_network_is_the_merge_of_the_stems(hidden: tuple[int, ...]) -> None:
+    network = MLP(FEATURES, CLASSES, hidden)
+    parameters, inputs = initial(network, 4, 2), torch.rand(4, 6, *FEATURES, generator=torch.Generator())
+    merged = torch.lerp(parameters[:, :1], parameters[:, 1:], 0.3)
+    one, other = network.stem(parameters, inputs).split(1, dim=1)
+    torch.testing.assert_close(network.stem(merged, inputs), torch.lerp(one, other, 0.3), rtol=0, atol=1e-6)
+    assert network.stem_size == sum(spec.size for spec in network.parameters if spec.layer == "layer1")
+
+
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_the_gradients_equal_autograds(hidden: tuple[int, ...]) -> None:
+    network = MLP(FEATURES, CLASSES, hidden)
+    parameters, inputs = initial(network, 4), torch.randn(4, 6, *FEATURES, generator=torch.Generator())
+    slope = torch.randn(4, CLASSES, 6, generator=torch.Generator())
+    leaf = parameters.unsqueeze(1).requires_grad_()
+    out = logits(network, leaf, inputs).squeeze(1)
+    (expected,) = torch.autograd.grad((out * slope).sum(), leaf)
+    seen = []
+    gradients = network.gradients(parameters, inputs, lambda mine: seen.append(mine) or slope.clone())
+    torch.testing.assert_close(seen[0], out.detach(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(gradients, expected.squeeze(1), rtol=1e-5, atol=1e-5)
+    assert gradients.abs().sum() > 1
 
 
 @pytest.mark.parametrize("hidden", HIDDEN)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from paramarket_env.learning import trials
 from paramarket_env.learning.alignment import permute, weight_matching
 from paramarket_env.learning.merging import parameter_sets
-from paramarket_env.learning.networks import split
-from paramarket_env.market.broker import Broker
+from paramarket_env.learning.networks import Network, split
+from paramarket_env.learning.trials import Groups, Pairs, try_merges
+from paramarket_env.market import broker
 from paramarket_env.market.engine import Engine
 from paramarket_env.market.snapshot import snapshot
 from tests.helpers import module_loss, new_engine, orders, priced_market, random_orders, tiny_market
@@ -20,31 +22,33 @@ from tests.helpers import module_loss, new_engine, orders, priced_market, random
 RULES = ("full", "layers", "prefixes")
 
 
-def merged(engine: Engine, buyer: Tensor, seller: Tensor, good: str, weight: float) -> Tensor:
-    """What a buyer ``[P]`` makes of a seller ``[P]``: explicit alignment, then interpolation on the parameter set."""
+def merged(engine: Engine, buyer: Tensor, seller: Tensor, match: Tensor, good: str, weight: float) -> Tensor:
+    """What a buyer ``[P]`` makes of a seller ``[P]``: explicit alignment, then interpolation on the parameter set.
+
+    ``match`` ``[H]`` is the one that the broker holds: a match from there finds nothing better.
+    """
     network, config = engine.network, engine.config.broker
     if config.align:
-        seller = permute(network, seller[None], weight_matching(network, buyer[None], seller[None]))[0]
+        seller = permute(network, seller[None], weight_matching(network, buyer[None], seller[None], match[None]))[0]
     mask = parameter_sets(config.parameter_sets, network)[good]
     return torch.where(mask, torch.lerp(buyer, seller, torch.tensor(weight)), buyer)
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[set[tuple[int, int, int]]]:
-    """The pairs (market, buyer, slot) of every call of ``_quote_pairs`` from now on."""
+    """The pairs (market, buyer, seller) of every trial from now on; markets count among those that it looks at."""
     calls: list[set[tuple[int, int, int]]] = []
-    original = Broker._quote_pairs
 
-    def counting(self: Broker, state: Any, pairs: Tensor) -> None:
-        calls.append({(market, buyer, slot) for market, buyer, slot in pairs.tolist()})
-        original(self, state, pairs)
+    def counting(network: Network, groups: Groups, pairs: Pairs, weights: Tensor) -> Tensor:
+        calls.append(set(zip(pairs.group.tolist(), pairs.buyer.tolist(), pairs.seller.tolist(), strict=True)))
+        return try_merges(network, groups, pairs, weights)
 
-    monkeypatch.setattr(Broker, "_quote_pairs", counting)
+    monkeypatch.setattr(broker, "try_merges", counting)
     return calls
 
 
 def pairs_of(*buyers_and_sellers: tuple[int, int]) -> set[tuple[int, int, int]]:
-    """The pairs of market 0 as ``_quote_pairs`` numbers them."""
-    return {(0, buyer, seller - (seller > buyer)) for buyer, seller in buyers_and_sellers}
+    """Pairs of the first market."""
+    return {(0, buyer, seller) for buyer, seller in buyers_and_sellers}
 
 
 # --- what is quoted and what is delivered ---------------------------------------------------------------------------
@@ -58,7 +62,7 @@ def test_a_quote_is_the_best_of_the_grid_tried_in_a_loop_with_ordinary_modules(r
     state, grid = engine.state, engine.config.broker.merge_grid
     validation = state.deal.validation[0]
     for buyer, seller in ((0, 1), (1, 0)):
-        networks = state.parameters[0, buyer], state.parameters[0, seller]
+        networks = (*state.parameters[0, [buyer, seller]], state.quotes.permutations[0, buyer, 0])
         for number, good in enumerate(engine.broker.set_names):
             tried = [module_loss(engine, merged(engine, *networks, good, weight), validation) for weight in grid]
             best = min(range(len(grid)), key=tried.__getitem__)
@@ -80,9 +84,10 @@ def test_the_purchased_network_is_the_explicit_merge_of_the_networks_before_the_
     goods = engine.broker.set_names
     offer = len(goods) + 1 if len(goods) > 1 else 1  # of agent 1: the second seller is agent 2
     quoted = float(engine.state.quotes.loss[0, 1].flatten()[offer])
+    match = engine.state.quotes.permutations[0, 1, 1].clone()
     record = engine.step(orders(engine, buy={1: offer}, train=(2,)))
     assert record.seller.tolist() == [[-1, 2, -1]]
-    expected = merged(engine, before[1], before[2], goods[offer % len(goods)], float(record.weight[0, 1]))
+    expected = merged(engine, before[1], before[2], match, goods[offer % len(goods)], float(record.weight[0, 1]))
     assert torch.equal(engine.state.parameters[0, 1], expected)
     assert not torch.equal(expected, before[1])
     assert float(engine.state.loss[0, 1]) == pytest.approx(quoted, rel=1e-6)
@@ -163,7 +168,7 @@ def test_a_reset_tries_all_pairs_of_the_markets_that_begin_and_no_other(monkeypa
     engine = new_engine(tiny_market(), [0, 1, 2])
     calls = counted(monkeypatch)
     engine.reset(torch.tensor([9]), torch.tensor([1]))
-    assert calls == [{(1, 0, 0), (1, 1, 0)}]
+    assert calls == [pairs_of((0, 1), (1, 0))]
 
 
 @pytest.mark.parametrize("changes", [{}, {"opens_at": 1, "trade_every": 2}])
@@ -173,8 +178,9 @@ def test_kept_quotes_equal_quotes_from_scratch(changes: dict[str, int]) -> None:
     for _ in range(8):
         engine.step(random_orders(engine, rng))
         fresh = snapshot(engine.state)
-        fresh.quotes, fresh.changed = engine.broker.no_quotes(2), torch.ones_like(fresh.changed)
-        engine.broker.quote(fresh, engine.market_open)
+        fresh.quotes = engine.broker.no_quotes(2)
+        fresh.quotes.permutations = engine.state.quotes.permutations.clone()  # where the next match begins
+        engine.broker.examine(fresh, torch.ones_like(fresh.changed), engine.market_open)
         if bool(engine.market_open.all()):
             compared += 1
             torch.testing.assert_close(engine.state.quotes.loss, fresh.quotes.loss, rtol=1e-6, atol=0)
@@ -183,12 +189,15 @@ def test_kept_quotes_equal_quotes_from_scratch(changes: dict[str, int]) -> None:
     assert compared == (4 if changes else 8)
 
 
-def test_many_pairs_are_tried_in_parts_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("module", [broker, trials])
+def test_many_pairs_are_tried_in_parts_with_the_same_result(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = new_engine(priced_market(), [0, 1]).state.quotes
-    monkeypatch.setattr("paramarket_env.market.broker.CHUNK_ELEMENTS", 5000)
     calls = counted(monkeypatch)
+    monkeypatch.setattr(module, "chunk_elements", lambda device: 150)
     parts = new_engine(priced_market(), [0, 1]).state.quotes
-    assert len(calls) > 2
+    assert len(calls) == (2 if module is broker else 1)
     torch.testing.assert_close(parts.loss, whole.loss, rtol=1e-6, atol=0)
     assert torch.equal(parts.weight, whole.weight)
 
