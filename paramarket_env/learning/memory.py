@@ -6,5 +6,11 @@ import torch
 
 
 def chunk_elements(device: torch.device) -> int:
-    """Numbers that a batched routine works on at a time: few enough to stay in a processor's cache, many on a GPU."""
-    return 2**18 if device.type == "cpu" else 2**26
+    """Numbers that a batched routine works on at a time.
+
+    On a CPU few enough to stay in the cache of a core; on a GPU as many as leave most of its memory to the markets.
+    """
+    if device.type == "cuda":
+        total: int = torch.cuda.get_device_properties(device).total_memory
+        return total // 1024
+    return 2**18

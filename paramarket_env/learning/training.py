@@ -11,8 +11,7 @@ from torch import Tensor
 
 from paramarket_env.config import TrainingConfig, lookup
 from paramarket_env.learning.data import Dataset
-from paramarket_env.learning.memory import chunk_elements
-from paramarket_env.learning.networks import Network, parameter_count
+from paramarket_env.learning.networks import Network
 from paramarket_env.seeding import bits
 
 OptimizerState = dict[str, Tensor]
@@ -102,24 +101,6 @@ def train(
     minibatches are then a prefix, and no other takes part in a step. The last, short minibatch counts; its loss is
     the mean over the samples that it has.
     """
-    rows = max(1, chunk_elements(parameters.device) // max(parameter_count(network), config.batch_size * dataset.size))
-    for first in range(0, len(parameters), rows):
-        some = slice(first, first + rows)
-        states = {name: tensor[some] for name, tensor in state.items()}
-        _train(network, optimizer, config, dataset, parameters[some], states, samples[some], sizes[some])
-
-
-def _train(
-    network: Network,
-    optimizer: Optimizer,
-    config: TrainingConfig,
-    dataset: Dataset,
-    parameters: Tensor,
-    state: OptimizerState,
-    samples: Tensor,
-    sizes: Tensor,
-) -> None:
-    """As :func:`train`, for as many networks as stay in a processor's cache through the whole pass."""
     batch = config.batch_size
     samples = samples[:, : batch * (config.local_steps or samples.shape[1])]
     starts = torch.arange(0, samples.shape[1], batch, device=samples.device)

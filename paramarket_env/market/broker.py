@@ -10,7 +10,7 @@ from paramarket_env.learning.alignment import identity, inverse, permute, weight
 from paramarket_env.learning.data import Dataset
 from paramarket_env.learning.memory import chunk_elements
 from paramarket_env.learning.merging import merge, parameter_sets
-from paramarket_env.learning.networks import Network
+from paramarket_env.learning.networks import Network, parameter_count
 from paramarket_env.learning.trials import Groups, Pairs, group, own_losses, try_merges
 from paramarket_env.market.state import MarketState, Quotes
 
@@ -73,17 +73,22 @@ class Broker:
         return loss
 
     def _markets_at_once(self, state: MarketState) -> int:
-        """Enough that their alignments keep each other company, few enough that their stems stay near the processor."""
+        """Enough for their alignments to keep each other company, few enough for their stems to stay near the cores."""
         units, samples = self.network.parameters[0].shape[0], state.deal.validation.shape[1]
         return max(1, 8 * chunk_elements(state.loss.device) // (state.loss.shape[1] * units * samples))
 
     def _quote(self, state: MarketState, markets: Tensor, groups: Groups, alive: Tensor, pending: Tensor) -> None:
-        """Align and try the living pairs of which one is ``pending`` (bool ``[m, N]`` both), and write their quotes."""
+        """Quote the living couples of which one is ``pending``; ``alive`` and ``pending`` are bool ``[m, N]``."""
         both_alive = alive.unsqueeze(2) & alive.unsqueeze(1)
         either_pending = pending.unsqueeze(2) | pending.unsqueeze(1)
-        row, first, second = (both_alive & either_pending).triu(1).nonzero().unbind(1)
-        if len(row) == 0:
-            return
+        couples = (both_alive & either_pending).triu(1).nonzero()
+        several = max(1, 2 * chunk_elements(alive.device) // parameter_count(self.network))
+        for some in couples.split(several) if len(couples) else ():
+            self._quote_couples(state, markets, groups, some)
+
+    def _quote_couples(self, state: MarketState, markets: Tensor, groups: Groups, couples: Tensor) -> None:
+        """Align the two of each couple, int64 ``[C, 3]`` (group, first, second), and try each as the other's seller."""
+        row, first, second = couples.unbind(1)
         # Among the first's sellers the second has the slot before its number, as the first is none of them.
         order = state.quotes.permutations[markets[row], first, second - 1]
         if self.config.align:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -14,10 +16,13 @@ from paramarket_env.economics.ledger import open_accounts, receipts, settle
 from paramarket_env.learning.data import load_dataset
 from paramarket_env.learning.endowments import Deal, deal, require_minibatches
 from paramarket_env.learning.evaluation import losses_and_accuracies
-from paramarket_env.learning.networks import build_network, initial_parameters
+from paramarket_env.learning.memory import chunk_elements
+from paramarket_env.learning.networks import build_network, initial_parameters, parameter_count
 from paramarket_env.learning.training import build_optimizer, shuffled, train
 from paramarket_env.market.broker import Broker
-from paramarket_env.market.state import MarketState, write_rows
+from paramarket_env.market.capacity import require_room
+from paramarket_env.market.snapshot import snapshot
+from paramarket_env.market.state import MarketState, tree_map, write_rows
 from paramarket_env.seeding import as_seeds, stream
 
 
@@ -66,9 +71,9 @@ class StepRecord:
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """The device of a name; ``auto`` is the GPU where there is one, otherwise the CPU."""
+    """The device of a name; ``auto`` is the GPU where there is one, otherwise the CPU, which it says once."""
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda") if torch.cuda.is_available() else _fallback()
     try:
         resolved = torch.device(device)
     except RuntimeError as error:
@@ -77,6 +82,12 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device={str(device)!r} is not available: torch sees {torch.cuda.device_count()} GPUs")
     return resolved
+
+
+@cache
+def _fallback() -> torch.device:
+    logging.getLogger(__name__).warning("there is no GPU: device='auto' is the CPU")
+    return torch.device("cpu")
 
 
 class Engine:
@@ -98,8 +109,10 @@ class Engine:
         self.offers = (config.agents - 1) * len(self.broker.masks)
         self._prices = torch.tensor([*config.economy.ask_levels, WITHHELD], device=self.device)
         self.values = torch.tensor(config.values_per_nat, dtype=torch.float64, device=self.device)
-        # An endowment that cannot be is refused now, not at some later episode.
-        require_minibatches(self._deal(as_seeds(0, 1, self.device)), config.training.batch_size)
+        # An endowment that cannot be is refused now, not at some later episode, and so are too many markets.
+        self._one = self._fresh(as_seeds(0, 1, self.device))
+        require_minibatches(self._one.deal, config.training.batch_size)
+        require_room(markets, self._one, self.network, self.dataset)
 
     # --- what a step acts on ---------------------------------------------------------------------------------------
 
@@ -176,16 +189,19 @@ class Engine:
     @torch.no_grad()
     def reset(self, seeds: Tensor, markets: Tensor | None = None) -> None:
         """Begin new episodes, each with its own seed (int64 ``[m]``), in these markets (int64 ``[m]``; None: all)."""
-        rows = self.markets if markets is None else len(markets)
-        require(len(seeds) == rows, "seeds", seeds.tolist(), f"one for each of the {rows} markets")
-        fresh = self._fresh(seeds.clone())
-        if markets is None:
-            self.state = fresh
-        else:
-            self.state = write_rows(self.state, markets, fresh)
-        new = torch.arange(self.markets, device=self.device) if markets is None else markets
-        changed = torch.zeros_like(self.state.alive).index_fill(0, new, True)
-        self.state.loss = self.broker.examine(self.state, changed, self.market_open)
+        rows = torch.arange(self.markets, device=self.device) if markets is None else markets
+        require(len(seeds) == len(rows), "seeds", seeds.tolist(), f"one for each of the {len(rows)} markets")
+        # The old state stays as it is until all that is new is there.
+        state = self._room() if markets is None else snapshot(self.state)
+        for some in torch.arange(len(rows), device=self.device).split(self._deals_at_once):
+            write_rows(state, rows[some], self._fresh(seeds[some]))
+        changed = torch.zeros_like(state.alive).index_fill(0, rows, True)
+        self.state = state
+        state.loss = self.broker.examine(state, changed, self.market_open)
+
+    def _room(self) -> MarketState:
+        """A state of all markets, not yet written."""
+        return tree_map(lambda tensor: tensor.new_empty(self.markets, *tensor.shape[1:]), self._one)
 
     @torch.no_grad()
     def step(self, orders: Orders) -> StepRecord:
@@ -264,11 +280,15 @@ class Engine:
     def _train(self, trained: Tensor) -> None:
         state = self.state
         market, agent = trained.nonzero().unbind(1)
-        if len(market) == 0:
-            return
         # Largest endowments first, as train() wants its rows.
         by_size = state.deal.sizes[market, agent].argsort(descending=True, stable=True)
-        market, agent = market[by_size], agent[by_size]
+        for some in by_size.split(self._networks_at_once) if len(by_size) else ():
+            self._train_some(market[some], agent[some])
+        state.passes += trained
+
+    def _train_some(self, market: Tensor, agent: Tensor) -> None:
+        """One pass of as many networks as stay in a processor's cache all through it."""
+        state = self.state
         sizes = state.deal.sizes[market, agent]
         keys = stream(state.seeds[market], "shuffle", agent, state.passes[market, agent])
         samples = shuffled(state.deal.endowments[market, agent], sizes, keys)
@@ -278,7 +298,17 @@ class Engine:
         state.parameters[market, agent] = parameters
         for name, tensor in optimizer.items():
             state.optimizer[name][market, agent] = tensor
-        state.passes[market, agent] += 1
+
+    @property
+    def _networks_at_once(self) -> int:
+        batch = self.config.training.batch_size * self.dataset.size
+        largest = max(parameter_count(self.network), batch, self._one.deal.endowments.shape[2])
+        return max(1, chunk_elements(self.device) // largest)
+
+    @property
+    def _deals_at_once(self) -> int:
+        largest = max(len(self.dataset.labels), self.config.agents * parameter_count(self.network))
+        return max(1, chunk_elements(self.device) // largest)
 
     def _evaluate(self, changed: Tensor) -> tuple[Tensor, Tensor]:
         """Measure the networks that changed and quote anew: every agent's gain, and who is terminated.

@@ -89,6 +89,19 @@ def _map(function: Callable[..., Tensor], trees: tuple[Any, ...]) -> Any:
     return function(*trees)
 
 
-def write_rows(target: Tree, rows: Tensor, source: Tree) -> Tree:
-    """``target`` with the markets ``rows`` (int64 ``[m]``) replaced by those of ``source``."""
-    return tree_map(lambda old, new: old.index_copy(0, rows, new), target, source)
+def write_rows(target: Tree, rows: Tensor, source: Tree) -> None:
+    """Replace the markets ``rows`` (int64 ``[m]``) of ``target`` by those of ``source``, in place."""
+    tree_map(lambda old, new: old.index_copy_(0, rows, new), target, source)
+
+
+def nbytes(tree: object) -> int:
+    """Bytes of all tensors of a tree."""
+    total = 0
+
+    def count(tensor: Tensor) -> Tensor:
+        nonlocal total
+        total += tensor.nbytes
+        return tensor
+
+    tree_map(count, tree)
+    return total

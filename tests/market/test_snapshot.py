@@ -95,7 +95,8 @@ def test_branches_of_a_fork_go_on_alike_with_equal_orders_and_apart_with_others(
 def test_rows_are_written_where_they_belong_and_the_source_stays() -> None:
     target, source = midway((4, 5, 6)).state, midway((7, 8)).state
     before = frozen(target), frozen(source)
-    written = write_rows(target, torch.tensor([2, 0]), source)
+    written = snapshot(target)
+    write_rows(written, torch.tensor([2, 0]), source)
     assert written.seeds.tolist() == [8, 5, 7]
     assert frozen(fork(written, torch.tensor([1]))) == frozen(fork(target, torch.tensor([1])))
     assert frozen(fork(written, torch.tensor([2, 0]))) == before[1]
