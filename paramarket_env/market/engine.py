@@ -110,9 +110,10 @@ class Engine:
         self._prices = torch.tensor([*config.economy.ask_levels, WITHHELD], device=self.device)
         self.values = torch.tensor(config.values_per_nat, dtype=torch.float64, device=self.device)
         # An endowment that cannot be is refused now, not at some later episode, and so are too many markets.
-        self._one = self._fresh(as_seeds(0, 1, self.device))
-        require_minibatches(self._one.deal, config.training.batch_size)
-        require_room(markets, self._one, self.network, self.dataset)
+        self.one = self._fresh(as_seeds(0, 1, self.device))
+        """The state of one market, for its shapes."""
+        require_minibatches(self.one.deal, config.training.batch_size)
+        require_room(markets, self.one, self.network, self.dataset)
 
     # --- what a step acts on ---------------------------------------------------------------------------------------
 
@@ -201,7 +202,7 @@ class Engine:
 
     def _room(self) -> MarketState:
         """A state of all markets, not yet written."""
-        return tree_map(lambda tensor: tensor.new_empty(self.markets, *tensor.shape[1:]), self._one)
+        return tree_map(lambda tensor: tensor.new_empty(self.markets, *tensor.shape[1:]), self.one)
 
     @torch.no_grad()
     def step(self, orders: Orders) -> StepRecord:
@@ -257,9 +258,14 @@ class Engine:
         """Give the buyers the networks they were quoted, with fresh optimizers."""
         state = self.state
         market, buyer = bought.nonzero().unbind(1)
-        chosen = offer[market, buyer]
-        # All are computed from the networks before the step; only then is any replaced.
-        state.parameters[market, buyer] = self.broker.deliver(state, market, buyer, chosen)
+        if len(market) == 0:
+            return
+        # All merges are of the networks before the step: none is replaced until all are made.
+        merged = state.parameters.clone()
+        for some in torch.arange(len(market), device=self.device).split(self._networks_at_once):
+            where = (market[some], buyer[some])
+            merged[where] = self.broker.deliver(state, *where, offer[where])
+        state.parameters = merged
         for tensor in state.optimizer.values():
             tensor[market, buyer] = 0
 
@@ -302,7 +308,7 @@ class Engine:
     @property
     def _networks_at_once(self) -> int:
         batch = self.config.training.batch_size * self.dataset.size
-        largest = max(parameter_count(self.network), batch, self._one.deal.endowments.shape[2])
+        largest = max(parameter_count(self.network), batch, self.one.deal.endowments.shape[2])
         return max(1, chunk_elements(self.device) // largest)
 
     @property

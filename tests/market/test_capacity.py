@@ -1,0 +1,85 @@
+"""How many markets fit: the estimate against what a process really takes, and what is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from paramarket_env.market import capacity
+from paramarket_env.market.capacity import required_bytes
+from paramarket_env.market.engine import Engine
+from paramarket_env.market.state import nbytes
+from tests.helpers import leaves, new_engine, tiny_market
+
+ROOT = Path(__file__).parents[2]
+PEAK = """
+import resource, sys
+import psutil, torch
+torch.set_num_threads(1)
+from paramarket_env.market.capacity import required_bytes
+from paramarket_env.market.engine import Engine, Orders
+from paramarket_env.scenarios import scenario
+
+def play(engine, steps):
+    some = torch.arange(engine.markets)
+    engine.reset(some)
+    everyone = torch.ones(engine.markets, 2, dtype=torch.bool)
+    for _ in range(steps):
+        engine.step(Orders(everyone, everyone.long() - 1, everyone.long() - 2))
+    engine.reset(some[::2], some[::2])
+
+markets = int(sys.argv[1])
+play(Engine(scenario("digits"), 2, "cpu"), 1)  # the libraries' own memory is not the markets'
+before = psutil.Process().memory_info().rss
+engine = Engine(scenario("digits"), markets, "cpu")
+play(engine, 2)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+print(peak / required_bytes(markets, engine.one, engine.network, engine.dataset))
+"""
+
+
+def ratio(markets: int) -> float:
+    """Peak memory of so many default markets, over its estimate, in a process of its own."""
+    command = [sys.executable, "-c", PEAK, str(markets)]
+    return float(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in other units")
+def test_the_peak_is_what_the_estimate_says() -> None:
+    assert 1 / 1.5 < ratio(512) < 1.5
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in other units")
+def test_the_peak_of_many_markets_is_what_the_estimate_says() -> None:
+    assert 1 / 1.5 < ratio(2048) < 1.5
+
+
+def test_a_state_is_as_large_as_its_tensors() -> None:
+    state = new_engine(tiny_market(), (0, 1)).state
+    assert nbytes(state) == sum(tensor.element_size() * tensor.numel() for _, tensor in leaves(state))
+
+
+def test_more_markets_than_fit_are_refused_with_the_estimate_and_the_largest_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = Engine(tiny_market(), 1, "cpu")
+    free = required_bytes(37, engine.one, engine.network, engine.dataset)
+    monkeypatch.setattr(capacity, "free_bytes", lambda device: free)
+    assert Engine(tiny_market(), 37, "cpu").markets == 37
+    with pytest.raises(ValueError, match=r"markets=38 .*about 0\.\d GiB where 0\.\d GiB are free; at most 37 fit"):
+        Engine(tiny_market(), 38, "cpu")
+
+
+def test_the_refusal_comes_before_the_memory_is_taken() -> None:
+    with pytest.raises(ValueError, match=r"markets=10000000000 .*at most \d+ fit"):
+        Engine(tiny_market(), 10**10, "cpu")
+
+
+def test_where_not_even_one_market_fits_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capacity, "free_bytes", lambda device: 1000)
+    with pytest.raises(ValueError, match=r"markets=1 .*at most 0 fit"):
+        Engine(tiny_market(), 1, "cpu")
