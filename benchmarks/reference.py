@@ -1,8 +1,8 @@
 """The market, plain and slow: one market of ordinary ``torch.nn`` modules, one agent and one pair at a time.
 
 It says in loops what ``paramarket_env`` computes for thousands of markets at once, and shares no code with it beyond
-the random order in which weight matching visits the layers. The tests hold the two together; the throughput benchmark
-measures what batching is worth against it.
+random orders: of the samples in a pass, and of the layers in weight matching. The tests hold the two together; the
+throughput benchmark measures what batching is worth against it.
 
 Networks are multilayer perceptrons: an ``nn.Sequential`` of linear layers with ReLU between them.
 """
@@ -19,6 +19,9 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from paramarket_env.config import TrainingConfig
+from paramarket_env.learning.training import shuffled
+from paramarket_env.market.engine import Engine
 from paramarket_env.seeding import permutation, stream
 
 TOLERANCE = 1e-12
@@ -214,3 +217,36 @@ class PlainMarket:
         buyer, seller = self.networks[i], self.networks[j]
         self.matches[i, j] = align(buyer, seller, self.matches.get((i, j)))
         return try_grid(buyer, reorder(seller, self.matches[i, j]), self.merge_weights, self.validation)
+
+
+def make_optimizer_of(config: TrainingConfig) -> MakeOptimizer:
+    """torch's own optimizer of a configuration."""
+    if config.optimizer == "adam":
+        return lambda module: torch.optim.Adam(module.parameters(), lr=config.lr)
+    return lambda module: torch.optim.SGD(module.parameters(), lr=config.lr, momentum=config.momentum)
+
+
+def plain_market(engine: Engine, market: int) -> PlainMarket:
+    """A market of an engine as a plain one: the same networks, data and settings, and no quotes but new ones."""
+    dataset, config = engine.dataset, engine.config
+    validation = engine.state.deal.validation[market]
+    modules = [engine.network.module(vector) for vector in engine.state.parameters[market]]
+    return PlainMarket(
+        networks=[module for module in modules if isinstance(module, nn.Sequential)],
+        make_optimizer=make_optimizer_of(config.training),
+        samples=Samples(dataset.inputs, dataset.labels),
+        validation=Samples(dataset.inputs[validation], dataset.labels[validation]),
+        batch_size=config.training.batch_size,
+        merge_weights=config.broker.merge_grid,
+        local_steps=config.training.local_steps,
+    )
+
+
+def coming_passes(engine: Engine, market: int, agents: Sequence[int]) -> dict[int, Tensor]:
+    """The samples of each agent's next pass, in their order, as the engine would take them: int64 ``[n]``."""
+    state, orders = engine.state, {}
+    for agent in agents:
+        key = stream(state.seeds[market], "shuffle", agent, state.passes[market, agent]).view(1)
+        sizes = state.deal.sizes[market, agent].view(1)
+        orders[agent] = shuffled(state.deal.endowments[market, agent].view(1, -1), sizes, key)[0]
+    return orders

@@ -78,25 +78,34 @@ def weight_matching(network: Network, buyers: Tensor, sellers: Tensor, start: Te
     nothing = {name: both.new_zeros(len(buyers), size, size) for name, size in sizes.items()}
     lone = {name: _add_inner_products(nothing[name], network, name, tensors) for name in names}
     shared = {spec.name: tensors[spec.name] for spec in network.parameters if len(_acting_on(spec)) > 1}
-    moving = torch.arange(len(buyers), device=buyers.device)
+    by_name = _by_name(network, result)
+    # A permutation has to be looked at again only if one that acts on the same tensors has changed since.
+    stale = {name: torch.ones(len(buyers), dtype=torch.bool, device=buyers.device) for name in names}
     for sweep in count():
-        if len(moving) == 0 or not names:
-            return result
-        by_name = _by_name(network, result[moving])
-        improved = torch.zeros(len(moving), dtype=torch.bool, device=buyers.device)
+        if not any(bool(pairs.any()) for pairs in stale.values()):
+            return torch.cat([by_name[name] for name in names], dim=1) if names else result
         for position in permutation(stream(torch.tensor(0), "weight matching", sweep), len(names)).tolist():
             name = names[position]
-            products = _add_inner_products(lone[name], network, name, shared, by_name)
+            pairs = stale[name].nonzero().squeeze(1)
+            if len(pairs) == 0:
+                continue
+            current = {other: order[pairs] for other, order in by_name.items()}
+            theirs = {tensor: pair[:, pairs] for tensor, pair in shared.items()}
+            products = _add_inner_products(lone[name][pairs], network, name, theirs, current)
             better = _assign(products)
-            before = _total(products, by_name[name])
+            before = _total(products, current[name])
             gain = _total(products, better) - before > TOLERANCE * before.abs().clamp_min(1)
-            by_name[name] = torch.where(gain.unsqueeze(-1), better, by_name[name])
-            improved |= gain
-        result[moving] = torch.cat([by_name[name] for name in names], dim=1)
-        moving = moving[improved]
-        lone = {name: products[improved] for name, products in lone.items()}
-        shared = {name: pair[:, improved] for name, pair in shared.items()}
+            by_name[name][pairs] = torch.where(gain.unsqueeze(-1), better, current[name])
+            for other in _neighbours(network, name):
+                stale[other][pairs] |= gain
+            stale[name][pairs] = False
     raise AssertionError("unreachable: each sweep improves a bounded sum or ends")
+
+
+def _neighbours(network: Network, name: str) -> set[str]:
+    """The other permutations that act on a tensor that this one acts on."""
+    together = [_acting_on(spec) for spec in network.parameters]
+    return {other for acting in together if name in acting for other in acting} - {name}
 
 
 def _likeness(network: Network, buyers: Tensor, sellers: Tensor, permutations: Tensor) -> Tensor:

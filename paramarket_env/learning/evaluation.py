@@ -18,9 +18,7 @@ def stems(network: Network, dataset: Dataset, parameters: Tensor, samples: Tenso
 
     ``parameters`` ``[R, G, P]``, ``samples`` int64 ``[R, n]`` -> float32 ``[R, G, units, n]``.
     """
-    rows = max(1, chunk_elements(samples.device) // (samples.shape[1] * dataset.size))
-    parts = zip(parameters.split(rows), samples.split(rows), strict=True)
-    return torch.cat([network.stem(some, dataset.take(chosen)) for some, chosen in parts])
+    return network.stem(parameters, dataset.take(samples))
 
 
 def sample_losses(logits: Tensor, labels: Tensor) -> Tensor:
@@ -42,6 +40,21 @@ def losses_and_accuracies(
 
     Arguments as for :func:`stems`.
     """
+    rows = groups_at_once(network, dataset, parameters, samples)
+    parts = zip(parameters.split(rows), samples.split(rows), strict=True)
+    loss, accuracy = zip(*(_loss_and_accuracy(network, dataset, *part) for part in parts), strict=True)
+    return torch.cat(loss), torch.cat(accuracy)
+
+
+def groups_at_once(network: Network, dataset: Dataset, parameters: Tensor, samples: Tensor) -> int:
+    """Few enough groups for their stems and inputs to stay near the processor; arguments as for :func:`stems`."""
+    widest = max(parameters.shape[1] * network.parameters[0].shape[0], dataset.size)
+    return max(1, 8 * chunk_elements(samples.device) // (widest * samples.shape[1]))
+
+
+def _loss_and_accuracy(
+    network: Network, dataset: Dataset, parameters: Tensor, samples: Tensor
+) -> tuple[Tensor, Tensor]:
     stem, labels = stems(network, dataset, parameters, samples), dataset.labels[samples]
     parts = [
         (sample_losses(logits, truth).mean(-1, dtype=torch.float64), _accuracies(logits, truth))

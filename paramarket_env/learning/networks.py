@@ -142,8 +142,8 @@ class MLP:
     def head(self, parameters: Tensor, stem: Tensor) -> Tensor:
         """See :meth:`Network.head`."""
         hidden = stem.flatten(0, 1)
-        for weight, bias in self._layers(parameters.flatten(0, 1), first=1):
-            hidden = torch.baddbmm(bias, weight, hidden.relu())
+        for layer, (weight, bias) in enumerate(self._layers(parameters.flatten(0, 1), first=1)):
+            hidden = torch.baddbmm(bias, weight, hidden.relu() if layer == 0 else hidden.relu_())
         return hidden.view(*stem.shape[:2], *hidden.shape[1:])
 
     def gradients(self, parameters: Tensor, inputs: Tensor, slope: Slope) -> Tensor:

@@ -17,7 +17,6 @@ from paramarket_env.learning.alignment import permute, stem_order
 from paramarket_env.learning.data import Dataset
 from paramarket_env.learning.evaluation import losses, sample_losses, stems
 from paramarket_env.learning.memory import chunk_elements
-from paramarket_env.learning.merging import merge
 from paramarket_env.learning.networks import Network
 
 
@@ -54,11 +53,16 @@ class Pairs:
     seller: Tensor
     permutations: Tensor
 
+    def __len__(self) -> int:
+        return len(self.group)
+
+    def __getitem__(self, some: slice) -> Pairs:
+        return Pairs(self.group[some], self.buyer[some], self.seller[some], self.permutations[some])
+
     def split(self, several: int) -> Iterator[Pairs]:
         """So many pairs at a time."""
-        columns = (self.group, self.buyer, self.seller, self.permutations)
-        for part in zip(*(column.split(several) for column in columns), strict=True):
-            yield Pairs(*part)
+        for start in range(0, len(self), several):
+            yield self[start : start + several]
 
 
 def try_merges(network: Network, groups: Groups, pairs: Pairs, weights: Tensor) -> Tensor:
@@ -71,7 +75,7 @@ def try_merges(network: Network, groups: Groups, pairs: Pairs, weights: Tensor) 
     size = network.stem_size
     mine, theirs = (heads[:, None, size:].split(several) for heads in (mine, theirs))
     parts = [
-        _try(network, groups, some, merge(*heads, weights[:, size:]), weights[:, 0], block)
+        _try(network, groups, some, torch.lerp(*heads, weights[:, size:]), weights[:, 0], block)
         for some, heads in zip(pairs.split(several), zip(mine, theirs, strict=True), strict=True)
     ]
     return torch.cat(parts)

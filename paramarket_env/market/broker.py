@@ -8,11 +8,22 @@ from torch import Tensor
 from paramarket_env.config import BrokerConfig
 from paramarket_env.learning.alignment import identity, inverse, permute, weight_matching
 from paramarket_env.learning.data import Dataset
+from paramarket_env.learning.evaluation import groups_at_once
 from paramarket_env.learning.memory import chunk_elements
 from paramarket_env.learning.merging import merge, parameter_sets
 from paramarket_env.learning.networks import Network, parameter_count
 from paramarket_env.learning.trials import Groups, Pairs, group, own_losses, try_merges
 from paramarket_env.market.state import MarketState, Quotes
+
+
+def _line(grid: tuple[float, ...]) -> tuple[list[float], list[int], list[int]]:
+    """Places on the line from one network to another, and which of them each merge weight is from either end."""
+    places, back = list(grid), []
+    for weight in grid:
+        same = [index for index, place in enumerate(places) if abs(place - (1 - weight)) < 1e-9]
+        back += same or [len(places)]
+        places += [] if same else [1 - weight]
+    return places, list(range(len(grid))), back
 
 
 class Broker:
@@ -31,6 +42,9 @@ class Broker:
         self.masks = torch.stack(list(goods.values())).to(device)
         """bool ``[K, P]``."""
         self.merge_weights = torch.tensor(config.merge_grid, dtype=torch.float32, device=device)
+        self._whole = self.masks.all(dim=1).tolist()
+        line, self._there, self._back = _line(config.merge_grid)
+        self._line = torch.tensor(line, dtype=torch.float32, device=device)
         slots = torch.arange(agents - 1, device=device)
         self.sellers = slots + (slots >= torch.arange(agents, device=device).unsqueeze(1))
         """int64 ``[N, N-1]``: the agent in each slot of each buyer."""
@@ -60,8 +74,9 @@ class Broker:
         state.changed |= changed
         pending = state.changed & market_open.unsqueeze(1)
         loss = state.loss.clone()
+        several = groups_at_once(self.network, self.dataset, state.parameters, state.deal.validation)
         concerned = (changed | pending).any(1).nonzero().squeeze(1)
-        for markets in concerned.split(self._markets_at_once(state)) if len(concerned) else ():
+        for markets in concerned.split(several) if len(concerned) else ():
             groups = group(self.network, self.dataset, state.parameters[markets], state.deal.validation[markets])
             loss[markets] = torch.where(changed[markets], own_losses(self.network, groups), loss[markets])
             alive = state.alive[markets] & loss[markets].isfinite()
@@ -71,11 +86,6 @@ class Broker:
         state.quotes.loss.masked_fill_(~both_alive.unsqueeze(-1), torch.inf)
         state.changed &= ~market_open.unsqueeze(1)
         return loss
-
-    def _markets_at_once(self, state: MarketState) -> int:
-        """Enough for their alignments to keep each other company, few enough for their stems to stay near the cores."""
-        units, samples = self.network.parameters[0].shape[0], state.deal.validation.shape[1]
-        return max(1, 8 * chunk_elements(state.loss.device) // (state.loss.shape[1] * units * samples))
 
     def _quote(self, state: MarketState, markets: Tensor, groups: Groups, alive: Tensor, pending: Tensor) -> None:
         """Quote the living couples of which one is ``pending``; ``alive`` and ``pending`` are bool ``[m, N]``."""
@@ -97,14 +107,25 @@ class Broker:
         both_orders = torch.cat([order, inverse(self.network, order)])
         buyer, seller, slot = (torch.cat(both) for both in ((first, second), (second, first), (second - 1, first)))
         pairs = Pairs(row.repeat(2), buyer, seller, both_orders)
-        tried = (self.merge_weights[:, None] * self.masks[:, None]).flatten(0, 1)
-        loss = try_merges(self.network, groups, pairs, tried)
-        loss = loss.masked_fill(~loss.isfinite(), torch.inf).view(-1, len(self.masks), len(self.merge_weights))
-        best = loss.min(dim=-1)
+        loss = self._try(groups, pairs)
+        best = loss.masked_fill(~loss.isfinite(), torch.inf).min(dim=-1)
         place = (markets[pairs.group], buyer, slot)
         state.quotes.loss[place] = best.values
         state.quotes.weight[place] = self.merge_weights[best.indices]
         state.quotes.permutations[place] = both_orders
+
+    def _try(self, groups: Groups, pairs: Pairs) -> Tensor:
+        """The loss of every merge of couples, first as pairs one way round, then the other: ``[2 C, K, weights]``."""
+        couples, shape = len(pairs) // 2, (len(pairs), len(self.masks), len(self.merge_weights))
+        loss = torch.empty(shape, dtype=torch.float64, device=self.masks.device)
+        for good, mask in enumerate(self.masks):
+            if self._whole[good]:
+                # Two whole networks have one line between them: w from one end is 1 - w from the other.
+                line = try_merges(self.network, groups, pairs[:couples], self._line.unsqueeze(1) * mask)
+                loss[:, good] = torch.cat([line[:, self._there], line[:, self._back]])
+            else:
+                loss[:, good] = try_merges(self.network, groups, pairs, self.merge_weights.unsqueeze(1) * mask)
+        return loss
 
     def gains(self, state: MarketState) -> Tensor:
         """The quoted fall of each buyer's validation loss, float64 ``[M, N, offers]``; -inf where nothing is quoted."""

@@ -40,12 +40,6 @@ def initial(rows: int = 3) -> Tensor:
     return initial_parameters(NETWORK, stream(torch.tensor(1), "network", torch.arange(rows)))
 
 
-def torch_optimizer(config: TrainingConfig, module: nn.Module) -> torch.optim.Optimizer:
-    if config.optimizer == "adam":
-        return torch.optim.Adam(module.parameters(), lr=config.lr)
-    return torch.optim.SGD(module.parameters(), lr=config.lr, momentum=config.momentum)
-
-
 def flat(module: nn.Module) -> Tensor:
     return nn.utils.parameters_to_vector(module.parameters()).detach()
 
@@ -67,7 +61,7 @@ def test_training_equals_torch_one_network_at_a_time(config: TrainingConfig, loc
     run(config, parameters, order, passes=3)
     for row, size in enumerate(SIZES.tolist()):
         module = NETWORK.module(initial()[row])
-        optimizer = torch_optimizer(config, module)
+        optimizer = reference.make_optimizer_of(config)(module)
         samples = reference.Samples(dataset.inputs, dataset.labels)
         for _ in range(3):
             reference.train(module, optimizer, samples, order[row, :size], config.batch_size, local_steps)
@@ -163,21 +157,6 @@ def market_config(training: TrainingConfig) -> MarketConfig:
     return MarketConfig(agents=3, data=data, network=NetworkConfig(hidden=(8, 6)), training=training, broker=broker)
 
 
-def plain_market(engine: Engine, market: int) -> reference.PlainMarket:
-    inputs, labels = engine.dataset.inputs, engine.dataset.labels
-    config, validation = engine.config, engine.state.deal.validation[market]
-    modules = [engine.network.module(vector) for vector in engine.state.parameters[market]]
-    return reference.PlainMarket(
-        networks=[module for module in modules if isinstance(module, nn.Sequential)],
-        make_optimizer=lambda module: torch_optimizer(config.training, module),
-        samples=reference.Samples(inputs, labels),
-        validation=reference.Samples(inputs[validation], labels[validation]),
-        batch_size=config.training.batch_size,
-        merge_weights=config.broker.merge_grid,
-        local_steps=config.training.local_steps,
-    )
-
-
 def assert_same(engine: Engine, plain: reference.PlainMarket, market: int) -> None:
     state, quotes = engine.state, engine.state.quotes
     assert state.loss[market].tolist() == pytest.approx(plain.losses, abs=1e-5)
@@ -189,23 +168,13 @@ def assert_same(engine: Engine, plain: reference.PlainMarket, market: int) -> No
             assert quotes.loss[market, agent, slot].item() == pytest.approx(quote.loss, abs=1e-5)
 
 
-def orders_of_pass(engine: Engine, market: int, agents: list[int]) -> dict[int, Tensor]:
-    """The sample order of each agent's coming pass."""
-    state, orders = engine.state, {}
-    for agent in agents:
-        key = stream(state.seeds[market], "shuffle", agent, state.passes[market, agent]).view(1)
-        sizes = state.deal.sizes[market, agent].view(1)
-        orders[agent] = shuffled(state.deal.endowments[market, agent].view(1, -1), sizes, key)[0]
-    return orders
-
-
 @pytest.mark.parametrize("local_steps", [None, 2])
 @CONFIGS
 def test_the_engines_steps_equal_the_plain_markets(config: TrainingConfig, local_steps: int | None) -> None:
     training = TrainingConfig(**{**vars(config), "lr": config.lr / 10, "local_steps": local_steps})
     engine = Engine(market_config(training), markets=2, device="cpu")
     engine.reset(as_seeds(3, 2, engine.device))
-    plains = [plain_market(engine, market) for market in range(2)]
+    plains = [reference.plain_market(engine, market) for market in range(2)]
     none = torch.full((2, 3), -1)
     # All train; then agent 0 buys from agent 2 (its second offer) while agent 1 trains; then all train again.
     for buyers, trainers in (({}, [0, 1, 2]), ({0: 2}, [1]), ({}, [0, 1, 2])):
@@ -214,7 +183,7 @@ def test_the_engines_steps_equal_the_plain_markets(config: TrainingConfig, local
             offer[:, buyer] = seller - (seller > buyer)
         trains = torch.tensor([[agent in trainers for agent in range(3)]] * 2)
         for market, plain in enumerate(plains):
-            plain.step(buyers, orders_of_pass(engine, market, trainers))
+            plain.step(buyers, reference.coming_passes(engine, market, trainers))
         record = engine.step(Orders(train=trains, offer=offer, ask=none))
         assert (record.seller >= 0).sum() == 2 * len(buyers)
         for market, plain in enumerate(plains):

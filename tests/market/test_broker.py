@@ -35,20 +35,21 @@ def merged(engine: Engine, buyer: Tensor, seller: Tensor, match: Tensor, good: s
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[set[tuple[int, int, int]]]:
-    """The pairs (market, buyer, seller) of every trial from now on; markets count among those that it looks at."""
+    """The couples of every trial from now on (``couples_of``); markets count among those that it looks at."""
     calls: list[set[tuple[int, int, int]]] = []
 
     def counting(network: Network, groups: Groups, pairs: Pairs, weights: Tensor) -> Tensor:
-        calls.append(set(zip(pairs.group.tolist(), pairs.buyer.tolist(), pairs.seller.tolist(), strict=True)))
+        triples = zip(pairs.group.tolist(), pairs.buyer.tolist(), pairs.seller.tolist(), strict=True)
+        calls.append({(group, min(pair), max(pair)) for group, *pair in triples})
         return try_merges(network, groups, pairs, weights)
 
     monkeypatch.setattr(broker, "try_merges", counting)
     return calls
 
 
-def pairs_of(*buyers_and_sellers: tuple[int, int]) -> set[tuple[int, int, int]]:
-    """Pairs of the first market."""
-    return {(0, buyer, seller) for buyer, seller in buyers_and_sellers}
+def couples_of(*couples: tuple[int, int]) -> set[tuple[int, int, int]]:
+    """Couples of the first market: each is the other's buyer, in one trial."""
+    return {(0, first, second) for first, second in couples}
 
 
 # --- what is quoted and what is delivered ---------------------------------------------------------------------------
@@ -142,17 +143,17 @@ def test_offers_are_numbered_seller_by_seller_and_set_by_set() -> None:
 # --- when quotes are made -------------------------------------------------------------------------------------------
 
 
-def test_only_pairs_of_which_a_network_changed_are_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_couples_of_which_a_network_changed_are_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = new_engine(priced_market())
     calls = counted(monkeypatch)
     engine.step(orders(engine, ask={0: 2}))
     assert calls == []
     engine.step(orders(engine, train=(2,)))
-    assert calls.pop() == pairs_of((2, 0), (2, 1), (0, 2), (1, 2))
+    assert calls.pop() == couples_of((0, 2), (1, 2))
     engine.step(orders(engine, buy={0: 0}))
-    assert calls.pop() == pairs_of((0, 1), (0, 2), (1, 0), (2, 0))
+    assert calls.pop() == couples_of((0, 1), (0, 2))
     engine.step(orders(engine, train=(0, 1, 2)))
-    assert len(calls.pop()) == 6
+    assert len(calls.pop()) == 3
     assert calls == []
 
 
@@ -164,11 +165,11 @@ def test_a_refused_purchase_makes_no_quote_stale(monkeypatch: pytest.MonkeyPatch
     assert calls == []
 
 
-def test_a_reset_tries_all_pairs_of_the_markets_that_begin_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reset_tries_all_couples_of_the_markets_that_begin_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = new_engine(tiny_market(), [0, 1, 2])
     calls = counted(monkeypatch)
     engine.reset(torch.tensor([9]), torch.tensor([1]))
-    assert calls == [pairs_of((0, 1), (1, 0))]
+    assert calls == [couples_of((0, 1))]
 
 
 @pytest.mark.parametrize("changes", [{}, {"opens_at": 1, "trade_every": 2}])
@@ -263,5 +264,5 @@ def test_a_terminated_agent_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) 
     engine.state.parameters[0, 1] = torch.nan
     calls = counted(monkeypatch)
     engine.step(orders(engine, train=(0, 1, 2)))
-    assert calls == [pairs_of((0, 2), (2, 0))]
+    assert calls == [couples_of((0, 2))]
     assert not bool(engine.state.quotes.loss[0, 1].isfinite().any())
