@@ -65,24 +65,22 @@ class AutoresetBatch:
     ) -> None:
         self.batch = MarketBatch(config, markets, device)
         self._learners = list(range(config.agents) if learners is None else learners)
-        parts = [torch.arange(choices) == 0 for choices in self.batch.actions.choices]
-        self._hold = torch.cat(parts).to(self.batch.engine.device)
 
     def begin(self, seed: int | Iterable[int] | None = None) -> None:
         """Begin new episodes in all markets; for ``seed`` see ``MarketBatch.seeds``."""
-        self._look(self.batch.reset(self.batch.seeds(seed)), self.batch.mask())
+        self.observation, self.mask = self.batch.reset(self.batch.seeds(seed)), self.batch.mask()
 
     def begin_next(self, markets: Tensor) -> None:
         """Begin the next episodes of these markets (int64 ``[m]``); their seeds follow from those of the last."""
         seeds = next_seeds(self.batch.engine.state.seeds[markets])
-        self._look(self.batch.reset(seeds, markets), self.batch.mask())
+        self.observation, self.mask = self.batch.reset(seeds, markets), self.batch.mask()
 
     def advance(self, actions: Tensor) -> Advance:
         """One step of all markets (see ``MarketBatch.step``), without new episodes."""
         if not self.batch.begun:
             raise RuntimeError("step() before the first reset(): call reset()")
         transition = self.batch.step(actions)
-        self._look(transition.observation, transition.mask)
+        self.observation, self.mask = transition.observation, transition.mask
         alive = self.batch.engine.state.alive.clone()
         ended = transition.record.truncated | ~alive[:, self._learners].any(dim=1)
         return Advance(transition.record, alive, ended)
@@ -98,10 +96,6 @@ class AutoresetBatch:
         ending = Ending(markets, self.observation[markets], self.mask[markets], infos)
         self.begin_next(markets)
         return advance, ending
-
-    def _look(self, observation: Tensor, mask: Tensor) -> None:
-        self.observation = observation
-        self.mask = torch.where(self.batch.engine.state.alive.unsqueeze(2), mask, self._hold)
 
 
 class TwoBuffers:

@@ -35,6 +35,8 @@ class MarketBatch:
         self.config = config
         self.layout = build_layout(config, self.engine.offers)
         self.actions = build_actions(config.action_mode, self.engine.offers, len(config.economy.ask_levels) + 1)
+        holds = [torch.arange(choices, device=self.engine.device) == 0 for choices in self.actions.choices]
+        self._hold = torch.cat(holds)
 
     @property
     def begun(self) -> bool:
@@ -55,8 +57,9 @@ class MarketBatch:
         return observe(self.engine, self.layout)
 
     def mask(self) -> Tensor:
-        """Which actions are legal now: bool ``[M, N, A]``."""
-        return self.actions.mask(self.engine.legal_offers)
+        """Which actions are legal now: bool ``[M, N, A]``. An agent that was terminated may only hold."""
+        mask = self.actions.mask(self.engine.legal_offers)
+        return torch.where(self.engine.state.alive.unsqueeze(2), mask, self._hold)
 
     def reset(self, seeds: Tensor, markets: Tensor | None = None) -> Tensor:
         """Begin new episodes (see ``Engine.reset``); the first observations of all markets."""

@@ -54,8 +54,8 @@ class ParaMarketGymEnv(gymnasium.Env[np.ndarray, Any]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin an episode, as ``ParaMarketEnv.reset`` does, with new policies in the other seats."""
         _require_no_options(options)
-        super().reset(seed=seed)
         observations, infos = self.market.reset(seed=seed)
+        super().reset(seed=None if seed is None else int(seed))
         self._opponents.sit_down()
         return observations[self.agent], infos[self.agent]
 
@@ -152,7 +152,8 @@ class ParaMarketVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def _infos(self, columns: dict[str, Tensor]) -> dict[str, Any]:
         """The learner's infos, ``[M]`` each, of those of all agents, with its mask."""
-        infos: dict[str, Any] = {name: np.array(column[:, self._seat].cpu()) for name, column in columns.items()}
+        # Copies, as the engine goes on writing in its own.
+        infos: dict[str, Any] = {name: column[:, self._seat].cpu().numpy().copy() for name, column in columns.items()}
         infos["action_mask"] = self._masks.write(self.markets.mask[:, self._seat])
         return infos
 
