@@ -69,6 +69,10 @@ mask_style="tuple")`
 learns. `opponents`: who plays the other seats: a `PolicyFactory` (see `paramarket_env.interface.policy`) for all of
 them, such as `baselines.rules.policy_factory("patient")`, or a list of one for each.
 
+An agent whose network fails while its market goes on idles until the market's end: its orders are ignored, its reward
+is 0, and its mask only lets it hold. In the `VecEnv` its row is done when it fails and once more with its market,
+neither time truncated. With one learner the episode ends.
+
 ### Version history
 
 * v0: first version

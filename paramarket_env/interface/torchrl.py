@@ -49,7 +49,8 @@ class ParaMarketTorchRLEnv(EnvBase):  # type: ignore[misc]  # TorchRL need not b
 
     def _make_specs(self, config: MarketConfig) -> None:
         batch, agents = self.markets.batch, (*self.batch_size, config.agents)
-        low, high = (torch.from_numpy(bound).expand(*agents, -1) for bound in (batch.layout.low, batch.layout.high))
+        bounds = (batch.layout.low, batch.layout.high)
+        low, high = (torch.from_numpy(bound).to(self.device).expand(*agents, -1) for bound in bounds)
         self.observation_spec = self._group(
             observation=Bounded(low, high, dtype=torch.float32, device=self.device),
             action_mask=self._flags(*agents, batch.actions.mask_size),

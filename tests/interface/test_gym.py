@@ -196,15 +196,17 @@ def test_observations_and_masks_lie_in_two_buffers_in_turn() -> None:
 
 
 def test_what_is_told_of_a_step_outlives_the_next() -> None:
-    vector = new_vector(max_cycles=2)
+    vector = new_vector(opponents=policy_factory("train"), max_cycles=2, budget=5)  # too little for any purchase
+    buy = np.full(3, 2)
     told = [vector.reset(seed=0)[1]]
-    told += [vector.step(np.ones(3, int))[4] for _ in range(2)]
+    told += [vector.step(buy)[4] for _ in range(2)]
+    assert told[1]["refused"].tolist() == [1] * 3
     for infos in told:
         infos.pop("action_mask")
     assert "final_info" in told[2]
     before = [digest({**infos, "final_obs": list(infos.get("final_obs", ()))}) for infos in told]
     for _ in range(3):
-        vector.step(np.ones(3, int))
+        vector.step(buy)
     assert [digest({**infos, "final_obs": list(infos.get("final_obs", ()))}) for infos in told] == before
 
 
