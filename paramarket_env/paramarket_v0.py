@@ -47,6 +47,32 @@ mask_style="tuple")`
 `"auto"` (the GPU where there is one), `"cpu"`, `"cuda"`. `mask_style`: `"tuple"` as PettingZoo and Gymnasium take masks
 of a `MultiDiscrete`, `"flat"` as MaskablePPO and TorchRL do.
 
+### For one learner or many markets
+
+The same market for other clients; a market's episodes are the same in all of them, given its seed and the actions.
+
+| function        | gives                         | who learns                                                     |
+|-----------------|-------------------------------|----------------------------------------------------------------|
+| `sb3_vec_env`   | a Stable-Baselines3 `VecEnv`  | all agents of all markets, one row each, with one policy       |
+| `torchrl_env`   | a TorchRL `EnvBase`           | all agents of all markets, a dimension of the group `agents`   |
+| `gym_env`       | a Gymnasium `Env`             | one seat                                                       |
+| `vector_env`    | a Gymnasium `VectorEnv`       | one seat in each of many markets                               |
+
+`sb3_vec_env(scenario="digits", *, markets=1, max_cycles=None, action_mode=None, device="auto")`, and so `torchrl_env`
+
+`vector_env(scenario="digits", *, opponents, seat=0, markets=1, max_cycles=None, action_mode=None, device="auto")`
+
+`gym_env(scenario="digits", *, opponents, seat=0, max_cycles=None, action_mode=None, render_mode=None, device="auto",
+mask_style="tuple")`
+
+`markets`: how many play side by side; each begins its next episode in the step in which it ends. `seat`: the agent that
+learns. `opponents`: who plays the other seats: a `PolicyFactory` (see `paramarket_env.interface.policy`) for all of
+them, such as `baselines.rules.policy_factory("patient")`, or a list of one for each.
+
+An agent whose network fails while its market goes on idles until the market's end: its orders are ignored, its reward
+is 0, and its mask only lets it hold. In the `VecEnv` its row is done when it fails and once more with its market,
+neither time truncated. With one learner the episode ends.
+
 ### Version history
 
 * v0: first version
@@ -55,17 +81,30 @@ of a `MultiDiscrete`, `"flat"` as MaskablePPO and TorchRL do.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pettingzoo.utils.conversions import aec_wrapper_fn
 
 from paramarket_env.config import ActionMode, MarketConfig
 from paramarket_env.interface.actions import MaskStyle
+from paramarket_env.interface.gym import ParaMarketGymEnv, ParaMarketVectorEnv
+from paramarket_env.interface.opponents import OpponentFactories
 from paramarket_env.interface.parallel import ParaMarketEnv
 from paramarket_env.scenarios import scenario as named_scenario
 
-__all__ = ["env", "parallel_env", "raw_env"]
+if TYPE_CHECKING:  # imported where they are used: one takes long, the other need not be installed
+    from paramarket_env.interface.sb3 import ParaMarketVecEnv
+    from paramarket_env.interface.torchrl import ParaMarketTorchRLEnv
+
+__all__ = ["env", "gym_env", "parallel_env", "raw_env", "sb3_vec_env", "torchrl_env", "vector_env"]
+
+
+def _config(scenario: str | MarketConfig, max_cycles: int | None, action_mode: ActionMode | None) -> MarketConfig:
+    """The configuration that the arguments of the module's page name."""
+    config = named_scenario(scenario) if isinstance(scenario, str) else scenario
+    given: dict[str, Any] = {"max_cycles": max_cycles, "action_mode": action_mode}
+    return replace(config, **{name: value for name, value in given.items() if value is not None})
 
 
 def parallel_env(
@@ -82,9 +121,7 @@ def parallel_env(
     Raises ``ValueError`` for what the configuration, the data or the device do not allow, ``FileNotFoundError`` for
     data that is not there.
     """
-    config = named_scenario(scenario) if isinstance(scenario, str) else scenario
-    given: dict[str, Any] = {"max_cycles": max_cycles, "action_mode": action_mode}
-    config = replace(config, **{name: value for name, value in given.items() if value is not None})
+    config = _config(scenario, max_cycles, action_mode)
     return ParaMarketEnv(config, render_mode=render_mode, device=device, mask_style=mask_style)
 
 
@@ -92,3 +129,70 @@ raw_env = aec_wrapper_fn(parallel_env)
 """The market as a PettingZoo AEC environment; keyword arguments as for :func:`parallel_env`."""
 
 env = raw_env
+
+
+def gym_env(
+    scenario: str | MarketConfig = "digits",
+    *,
+    opponents: OpponentFactories,
+    seat: int = 0,
+    max_cycles: int | None = None,
+    action_mode: ActionMode | None = None,
+    render_mode: str | None = None,
+    device: str | torch.device = "auto",
+    mask_style: MaskStyle = "tuple",
+) -> ParaMarketGymEnv:
+    """One seat of the market as a Gymnasium environment; raises as :func:`parallel_env` does."""
+    config = _config(scenario, max_cycles, action_mode)
+    return ParaMarketGymEnv(config, opponents, seat=seat, render_mode=render_mode, device=device, mask_style=mask_style)
+
+
+def vector_env(
+    scenario: str | MarketConfig = "digits",
+    *,
+    opponents: OpponentFactories,
+    seat: int = 0,
+    markets: int = 1,
+    max_cycles: int | None = None,
+    action_mode: ActionMode | None = None,
+    device: str | torch.device = "auto",
+) -> ParaMarketVectorEnv:
+    """One seat in each of many markets as a Gymnasium vector environment; raises as :func:`parallel_env` does."""
+    config = _config(scenario, max_cycles, action_mode)
+    return ParaMarketVectorEnv(config, markets, opponents, seat=seat, device=device)
+
+
+def registered_vector_env(num_envs: int, **arguments: Any) -> ParaMarketVectorEnv:
+    """:func:`vector_env` as ``gymnasium.make_vec`` calls it."""
+    return vector_env(markets=num_envs, **arguments)
+
+
+def sb3_vec_env(
+    scenario: str | MarketConfig = "digits",
+    *,
+    markets: int = 1,
+    max_cycles: int | None = None,
+    action_mode: ActionMode | None = None,
+    device: str | torch.device = "auto",
+) -> ParaMarketVecEnv:
+    """All agents of many markets as the rows of a Stable-Baselines3 ``VecEnv``; raises as :func:`parallel_env` does."""
+    from paramarket_env.interface.sb3 import ParaMarketVecEnv  # noqa: PLC0415
+
+    return ParaMarketVecEnv(_config(scenario, max_cycles, action_mode), markets, device)
+
+
+def torchrl_env(
+    scenario: str | MarketConfig = "digits",
+    *,
+    markets: int = 1,
+    max_cycles: int | None = None,
+    action_mode: ActionMode | None = None,
+    device: str | torch.device = "auto",
+) -> ParaMarketTorchRLEnv:
+    """All agents of many markets as a TorchRL environment; raises as :func:`parallel_env` does.
+
+    ``ImportError`` where TorchRL is not installed.
+    """
+    from paramarket_env.interface.torchrl import ParaMarketTorchRLEnv  # noqa: PLC0415
+
+    return ParaMarketTorchRLEnv(_config(scenario, max_cycles, action_mode), markets, device)

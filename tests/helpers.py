@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any
 
@@ -174,3 +174,61 @@ def episode_digest(env: ParaMarketEnv, seed: int | None, action_seed: int = 0) -
     """A hash of a whole episode of random actions and of the networks at its end."""
     returned = list(play(env, seed, action_seed))
     return digest([returned, env.batch.engine.state.parameters])
+
+
+@dataclass(frozen=True)
+class Played:
+    """What one market's agents were told in T steps, alone, reset after each end; one row a step."""
+
+    first: np.ndarray
+    """float32 ``[N, D]``: at the first reset."""
+    seen: np.ndarray
+    """float32 ``[T, N, D]``: after the step, and after the reset where an episode ended."""
+    last: np.ndarray
+    """float32 ``[T, N, D]``: as the step itself returned it."""
+    reward: np.ndarray
+    """float64 ``[T, N]``."""
+    terminated: np.ndarray
+    """bool ``[T, N]``."""
+    truncated: np.ndarray
+    """bool ``[T]``."""
+
+    @property
+    def ended(self) -> np.ndarray:
+        """bool ``[T]``."""
+        return self.truncated | self.terminated.all(axis=1)
+
+
+def spoil(engine: Engine, market: int, agents: slice | int = slice(None)) -> None:
+    """Break the networks of agents of a market: those of them that train next are terminated."""
+    engine.state.parameters[market, agents] = torch.nan
+
+
+def play_alone(config: MarketConfig, seed: int, actions: np.ndarray, spoiled: int | None = None) -> Played:
+    """One market through ``ParaMarketEnv``, given actions ``[T, N, ...]``; all networks break at step ``spoiled``."""
+    env = ParaMarketEnv(config, device="cpu")
+    first = env.reset(seed=seed)[0]
+    rows: list[tuple[Any, ...]] = []
+    for step, chosen in enumerate(actions):
+        if step == spoiled:
+            spoil(env.batch.engine, 0)
+        *told, _ = env.step(dict(zip(env.possible_agents, chosen, strict=True)))
+        last, reward, terminated, truncated = (np.stack(list(part.values())) for part in told)
+        seen = last if env.agents else np.stack(list(env.reset()[0].values()))
+        rows.append((seen, last, reward, terminated, truncated.all()))
+    return Played(np.stack(list(first.values())), *(np.stack(column) for column in zip(*rows, strict=True)))
+
+
+def scripted(config: MarketConfig, steps: int, markets: int, spoiled: tuple[int, int] | None = None) -> np.ndarray:
+    """Random actions int64 ``[T, M, N, ...]``, legal or not; all train at ``spoiled``: (step, market)."""
+    env = ParaMarketEnv(config, device="cpu")
+    space, rng = env.action_space("trader_0"), np.random.default_rng(0)
+    size = (steps, markets, config.agents)
+    assert isinstance(space, (spaces.Discrete, spaces.MultiDiscrete))
+    if isinstance(space, spaces.Discrete):
+        actions, train = rng.integers(0, space.n, size), np.int64(1)
+    else:
+        actions, train = rng.integers(0, space.nvec, (*size, 3)), np.array([1, 0, 0])
+    if spoiled is not None:
+        actions[spoiled] = train
+    return actions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
@@ -11,11 +12,16 @@ from paramarket_env import paramarket_v0
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+EXTRAS = ("sb3_contrib", "torchrl")
+"""What a snippet may import although it need not be installed."""
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS)
 def test_the_code_in_the_readme_runs(snippet: str) -> None:
+    for module in EXTRAS:
+        if f"from {module}" in snippet:
+            pytest.importorskip(module)
     exec(compile(snippet, "README.md", "exec"), {})
 
 
@@ -30,5 +36,7 @@ def test_pictures_and_files_that_the_readme_names_exist() -> None:
 
 def test_every_argument_is_on_the_page_of_the_environment() -> None:
     page = paramarket_v0.__doc__ or ""
-    for name in paramarket_v0.parallel_env.__kwdefaults__ | {"scenario": None}:
-        assert f"`{name}`" in page
+    for factory in ("parallel_env", "gym_env", "vector_env", "sb3_vec_env", "torchrl_env"):
+        assert f"`{factory}(" in page or f"`{factory}`" in page
+        for name in inspect.signature(getattr(paramarket_v0, factory)).parameters:
+            assert f"`{name}`" in page

@@ -25,6 +25,8 @@ class Actions(Protocol):
     """How many offers a buyer chooses from."""
     levels: int
     """How many ask levels, the one that withholds included."""
+    choices: tuple[int, ...]
+    """How many choices each part of an action has, of which the first does nothing."""
     mask_size: int
     """A, the length of a flat mask."""
 
@@ -64,6 +66,7 @@ class VerbActions:
         self.offers, self.levels = offers, levels
         self.first_ask = 2 + offers
         self.mask_size = self.first_ask + levels
+        self.choices: tuple[int, ...] = (self.mask_size,)
 
     def space(self) -> spaces.Discrete:
         """See :meth:`Actions.space`."""
@@ -106,7 +109,7 @@ class RoundActions:
 
     def __init__(self, offers: int, levels: int) -> None:
         self.offers, self.levels = offers, levels
-        self.choices = (2, 1 + offers, 1 + levels)
+        self.choices: tuple[int, ...] = (2, 1 + offers, 1 + levels)
         self.mask_size = sum(self.choices)
 
     def space(self) -> spaces.MultiDiscrete[np.int64]:
@@ -154,3 +157,20 @@ def client_mask(mask: np.ndarray, space: spaces.Space[Any], style: MaskStyle) ->
     if style == "flat" or not isinstance(space, spaces.MultiDiscrete):
         return flat
     return tuple(np.split(flat, np.cumsum(space.nvec)[:-1]))
+
+
+def checked_actions(given: Any, space: spaces.Space[Any], rows: tuple[int, ...] = ()) -> np.ndarray:
+    """Actions of one agent (``rows`` ``()``) or of many as int64 ``[*rows, *space.shape]``, whatever integers they are.
+
+    ``space`` is that of one agent. Raises ``ValueError`` for what is not integers of that shape, or outside the space.
+    """
+    try:
+        actions = np.asarray(given)
+    except ValueError:  # a ragged list
+        actions = np.asarray(None)
+    choices = space.n if isinstance(space, spaces.Discrete) else space.nvec  # type: ignore[attr-defined]
+    fits = actions.dtype.kind in "iu" and actions.shape == (*rows, *(space.shape or ()))
+    if not fits or not ((actions >= 0) & (actions < choices)).all():
+        each = f", one for each of {rows}" if rows else ""
+        raise ValueError(f"action={given!r} is not allowed: it must be in {space}{each}")
+    return actions.astype(np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from paramarket_env.config import MarketConfig
 from paramarket_env.interface.actions import build_actions
 from paramarket_env.interface.observations import build_layout, observe
 from paramarket_env.market.engine import Engine, StepRecord
+from paramarket_env.seeding import as_seeds, fresh_seed, next_seeds
 
 
 @dataclass(frozen=True)
@@ -33,14 +35,31 @@ class MarketBatch:
         self.config = config
         self.layout = build_layout(config, self.engine.offers)
         self.actions = build_actions(config.action_mode, self.engine.offers, len(config.economy.ask_levels) + 1)
+        holds = [torch.arange(choices, device=self.engine.device) == 0 for choices in self.actions.choices]
+        self._hold = torch.cat(holds)
+
+    @property
+    def begun(self) -> bool:
+        """Whether there are episodes: the first reset has been."""
+        return hasattr(self.engine, "state")
+
+    def seeds(self, seed: int | Iterable[int] | None = None) -> Tensor:
+        """The seeds int64 ``[M]`` of the next episodes: those given, or ``seed, seed + 1, ...`` from a single one.
+
+        Without any, they follow from those of the last episodes, or, the first time, from the operating system.
+        """
+        if seed is None and self.begun:
+            return next_seeds(self.engine.state.seeds)
+        return as_seeds(fresh_seed() if seed is None else seed, self.engine.markets, self.engine.device)
 
     def observe(self) -> Tensor:
         """What all agents see now: float32 ``[M, N, D]``."""
         return observe(self.engine, self.layout)
 
     def mask(self) -> Tensor:
-        """Which actions are legal now: bool ``[M, N, A]``."""
-        return self.actions.mask(self.engine.legal_offers)
+        """Which actions are legal now: bool ``[M, N, A]``. An agent that was terminated may only hold."""
+        mask = self.actions.mask(self.engine.legal_offers)
+        return torch.where(self.engine.state.alive.unsqueeze(2), mask, self._hold)
 
     def reset(self, seeds: Tensor, markets: Tensor | None = None) -> Tensor:
         """Begin new episodes (see ``Engine.reset``); the first observations of all markets."""
@@ -52,7 +71,7 @@ class MarketBatch:
 
         Raises ``ValueError``, before anything changes, for an action outside the space or of a wrong shape.
         """
-        parts = 1 if self.config.action_mode == "verb" else 3
+        parts = len(self.actions.choices)
         expected = (self.engine.markets, self.config.agents) + ((parts,) if parts > 1 else ())
         if tuple(actions.shape) != expected or actions.is_floating_point():
             given = f"{actions.dtype} of shape {tuple(actions.shape)}"

@@ -10,28 +10,15 @@ from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
 from paramarket_env.config import MarketConfig, require
-from paramarket_env.economics.clearing import REFUSALS
-from paramarket_env.interface.actions import MaskStyle, client_mask
+from paramarket_env.interface.actions import MaskStyle, checked_actions, client_mask
 from paramarket_env.interface.batch import MarketBatch
+from paramarket_env.interface.infos import info_columns
 from paramarket_env.interface.render import History, Window, as_text, draw
 from paramarket_env.market.engine import StepRecord
 from paramarket_env.market.snapshot import snapshot
 from paramarket_env.market.state import MarketState
-from paramarket_env.seeding import as_seeds, fresh_seed, next_seeds
 
 RENDER_MODES = ("ansi", "rgb_array", "human")
-
-NOTHING_HAPPENED = {
-    "trained": False,
-    "offer": -1,
-    "seller": -1,
-    "weight": 0.0,
-    "quoted": 0.0,
-    "paid": 0,
-    "received": 0,
-    "gain": 0.0,
-}
-"""The part of an info that tells of the step before, as it is at the reset."""
 
 
 class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  # PettingZoo has no types
@@ -68,7 +55,6 @@ class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  #
         )
         self.history = History(self.possible_agents)
         self._window = Window()
-        self._begun = False
 
     def observation_space(self, agent: str) -> spaces.Box:
         """The space of the agent's observations: float32 ``[D]``."""
@@ -91,16 +77,8 @@ class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  #
         Without a seed the next episode follows from the last one's, or, the first time, from the operating system.
         No ``options`` are known.
         """
-        engine = self.batch.engine
-        if seed is not None:
-            seeds = as_seeds(seed, 1, engine.device)
-        elif self._begun:
-            seeds = next_seeds(engine.state.seeds)
-        else:
-            seeds = as_seeds(fresh_seed(), 1, engine.device)
-        observation = self.batch.reset(seeds)
+        observation = self.batch.reset(self.batch.seeds(seed))
         self.agents = list(self.possible_agents)
-        self._begun = True
         self.history = History(self.possible_agents)
         self._remember(None)
         infos = self._infos(self.batch.mask(), None)
@@ -148,28 +126,15 @@ class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  #
 
     def _checked(self, agent: str, action: Any) -> np.ndarray:
         """The agent's action as int64, whatever integers a client has put it in."""
-        space = self._action_spaces[agent]
         try:
-            array = np.asarray(action)
-        except ValueError:  # a ragged list
-            array = np.asarray(None)
-        if array.dtype.kind not in "iu" or array.shape != space.shape or not space.contains(array.astype(space.dtype)):
-            raise ValueError(f"action={action!r} of {agent} is not allowed: it must be in {space}")
-        return array.astype(np.int64)
+            return checked_actions(action, self._action_spaces[agent])
+        except ValueError as error:
+            raise ValueError(f"{agent}: {error}") from error
 
     def _infos(self, mask: torch.Tensor, record: StepRecord | None) -> dict[str, dict[str, Any]]:
         """Numbers and arrays alone, as every client takes them; new dictionaries at each call."""
-        state = self.batch.engine.state
         masks = mask[0].cpu().numpy()
-        columns: dict[str, list[Any]] = {
-            "loss": state.loss[0].tolist(),
-            "balance": state.balance[0].tolist(),
-            "refused": state.refusals[0].sum(-1).tolist(),
-        }
-        columns |= {f"refused_{cause}": state.refusals[0, :, code].tolist() for code, cause in enumerate(REFUSALS)}
-        # The same keys at the reset, as clients expect that fix the layout of an info when they first see one.
-        for name, nothing in NOTHING_HAPPENED.items():
-            columns[name] = [nothing] * len(masks) if record is None else getattr(record, name)[0].tolist()
+        columns = {name: column[0].tolist() for name, column in info_columns(self.batch.engine, record).items()}
         return {
             agent: {
                 "action_mask": client_mask(masks[row], self._action_spaces[agent], self.mask_style),
@@ -187,7 +152,7 @@ class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  #
             self.history.add(self.batch.engine, record)
 
     def _require_reset(self) -> None:
-        if not self._begun:
+        if not self.batch.begun:
             raise RuntimeError("there is no episode yet: call reset() first")
 
     def state(self) -> np.ndarray:
@@ -203,7 +168,6 @@ class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  #
     def restore(self, saved: tuple[MarketState, list[str], History]) -> None:
         """Go back to a copy that :meth:`snapshot` made; the copy stays good for further returns."""
         state, agents, history = saved
-        self._begun = True
         self.batch.engine.state = snapshot(state)
         self.agents, self.history = list(agents), history.copy()
 

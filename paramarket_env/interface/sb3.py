@@ -1,0 +1,136 @@
+"""M markets as a Stable-Baselines3 ``VecEnv``: every agent of every market is a row, and one policy plays them all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
+
+from paramarket_env.config import MarketConfig, require
+from paramarket_env.interface.actions import checked_actions
+from paramarket_env.interface.autoreset import Advance, AutoresetBatch, Ending, TwoBuffers
+from paramarket_env.interface.infos import info_columns
+
+
+class ParaMarketVecEnv(VecEnv):
+    """M markets x N agents as M * N rows; row = market * N + agent.
+
+    **Ends.** The rows of a market that ends are done together; their infos have ``terminal_observation`` (a copy),
+    ``TimeLimit.truncated`` and what ``ParaMarketEnv``'s infos have, and the rows go on with the next episode. An agent
+    whose network fails is done in that step, not truncated. Its row then idles until its market ends (reward 0, a mask
+    that only lets it hold), and is done once more there, again not truncated: nothing is bootstrapped from it.
+    The infos of rows that are not done are empty.
+
+    **Arrays.** Observations and masks lie in two buffers in turn: those handed out are overwritten by the second step
+    after.
+
+    **Seeds.** ``seed(s)`` (``PPO(seed=s)``) gives row r the seed ``s + r``, as Stable-Baselines3 does; a market takes
+    that of its first row. Each next episode follows from the last.
+    """
+
+    def __init__(self, config: MarketConfig, markets: int, device: str | torch.device = "auto") -> None:
+        self.markets = AutoresetBatch(config, markets, device=device)
+        self.render_mode = None
+        batch, rows = self.markets.batch, markets * config.agents
+        self._shape = (markets, config.agents)
+        self._observations = TwoBuffers((rows, batch.layout.size), torch.float32)
+        self._masks = TwoBuffers((rows, batch.actions.mask_size), torch.bool)
+        super().__init__(rows, batch.layout.space(), batch.actions.space())
+
+    def reset(self) -> np.ndarray:
+        """New episodes in all markets; the observations float32 ``[M * N, D]``. No options are known."""
+        require(not any(self._options), "options", self._options, "empty")
+        seeds = [seed for seed in self._seeds[:: self._shape[1]] if seed is not None]
+        self.markets.begin(seeds or None)
+        self._reset_seeds()
+        self._reset_options()
+        return self._look()
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Take the actions of all rows, int64 ``[M * N]`` (``verb``) or ``[M * N, 3]`` (``round``).
+
+        Raises ``ValueError`` for one outside the space. One that is not legal now does nothing.
+        """
+        checked = checked_actions(actions, self.action_space, (self.num_envs,))
+        self._actions = torch.from_numpy(checked).unflatten(0, self._shape)
+
+    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """One step of all markets: observations, rewards float32, dones bool (``[M * N]`` each) and infos."""
+        advance, ending = self.markets.step(self._actions)
+        rewards = advance.record.reward.float().flatten().cpu().numpy()
+        dones = (advance.record.terminated | advance.ended.unsqueeze(1)).flatten().cpu().numpy()
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        if ending is not None:
+            self._tell_ending(infos, advance, ending)
+        seen = self._look()
+        if any(not infos[row] for row in np.flatnonzero(dones)):
+            self._tell_failures(infos, advance, seen)
+        return seen, rewards, dones, infos
+
+    def _look(self) -> np.ndarray:
+        """Observations and masks into the buffers whose turn it is."""
+        self._mask = self._masks.write(self.markets.mask)
+        return self._observations.write(self.markets.observation)
+
+    def _tell_ending(self, infos: list[dict[str, Any]], advance: Advance, ending: Ending) -> None:
+        """The infos of the rows of markets that ended."""
+        agents = self._shape[1]
+        observation = ending.observation.cpu().numpy()
+        # No value is bootstrapped from an agent that is gone.
+        truncated = (advance.record.truncated.unsqueeze(1) & advance.alive)[ending.markets].tolist()
+        columns = {name: column.tolist() for name, column in ending.infos.items()}
+        for place, market in enumerate(ending.markets.tolist()):
+            for agent in range(agents):
+                infos[market * agents + agent] = {
+                    "terminal_observation": observation[place, agent],
+                    "TimeLimit.truncated": truncated[place][agent],
+                    **{name: column[place][agent] for name, column in columns.items()},
+                }
+
+    def _tell_failures(self, infos: list[dict[str, Any]], advance: Advance, seen: np.ndarray) -> None:
+        """The infos of the rows whose network failed while their market goes on: rare, and told the plain way."""
+        columns = info_columns(self.markets.batch.engine, advance.record)
+        for row in (advance.record.terminated & ~advance.ended.unsqueeze(1)).flatten().nonzero().flatten().tolist():
+            infos[row] = {
+                "terminal_observation": seen[row].copy(),
+                "TimeLimit.truncated": False,
+                **{name: column.flatten()[row].item() for name, column in columns.items()},
+            }
+
+    def action_masks(self) -> np.ndarray:
+        """What is legal now, bool ``[M * N, A]``: for ``sb3_contrib``'s ``MaskablePPO``, by ``env_method``."""
+        return self._mask
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """An attribute of this environment, which all rows share: once for each row."""
+        return [getattr(self, attr_name)] * len(self._rows(indices))
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Set an attribute of this environment, which all rows share; so ``indices`` must name all of them."""
+        rows = self._rows(indices)
+        require(len(set(rows)) == self.num_envs, "indices", indices, "None: the rows share one environment")
+        setattr(self, attr_name, value)
+
+    def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
+        """``action_masks`` of each row; no row has a method besides."""
+        if method_name != "action_masks":
+            raise AttributeError(f"env_method({method_name!r}) is not known: a row has action_masks() alone")
+        masks = self.action_masks(*args, **kwargs)
+        return [masks[row] for row in self._rows(indices)]
+
+    def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
+        """No row is wrapped."""
+        return [False] * len(self._rows(indices))
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _rows(self, indices: VecEnvIndices) -> list[int]:
+        """The rows that Stable-Baselines3 means by its indices."""
+        chosen: Iterable[int] = self._get_indices(indices)
+        return list(chosen)
