@@ -1,0 +1,171 @@
+"""What the throughput benchmark measures: the plain reference and the engine, each with all agents training."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from multiprocessing import get_context
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.floor import step_bytes, step_flop
+from benchmarks.phases import phase_seconds
+from benchmarks.reference import PlainMarket, Samples
+from paramarket_env.config import MarketConfig
+from paramarket_env.learning.networks import MLP
+from paramarket_env.learning.training import shuffled
+from paramarket_env.market.engine import Engine, Orders
+from paramarket_env.seeding import as_seeds, stream
+
+MIB = 2**20
+CPU = torch.device("cpu")
+
+
+def always_open(config: MarketConfig) -> MarketConfig:
+    """The market with quotes in every step, for as long as it is measured."""
+    return replace(config, max_cycles=10**9, broker=replace(config.broker, opens_at=0, trade_every=1))
+
+
+@dataclass
+class Contender:
+    """Something whose steps are timed."""
+
+    name: str
+    """What tells it from those beside it."""
+    config: MarketConfig
+    markets: int
+    goods: int
+    """Parameter sets for sale."""
+    flop: dict[str, int]
+    """The least that a step of all markets needs, by phase."""
+    moved: dict[str, int]
+    """Bytes that such a step moves at least, by what they are."""
+    step: Callable[[], None]
+    losses: Callable[[], list[float]]
+    """The validation losses of the agents of the first market, in nats."""
+    device: torch.device
+    seconds: list[dict[str, float]] = field(default_factory=list)
+    """Of each phase, for each step measured."""
+
+    def measure(self) -> None:
+        """Time one step."""
+        self.seconds.append(phase_seconds(self.step, self.device))
+
+    @property
+    def phases(self) -> dict[str, float]:
+        """Seconds of each phase in the step of median duration (the lower of two)."""
+        by_duration = sorted(self.seconds, key=lambda phases: sum(phases.values()))
+        return by_duration[(len(by_duration) - 1) // 2]
+
+
+def new_engine(config: MarketConfig, markets: int, device: torch.device) -> Engine:
+    """So many markets at cycle 0, of the seeds 0, 1, ..."""
+    engine = Engine(config, markets, device)
+    engine.reset(as_seeds(0, markets, engine.device))
+    return engine
+
+
+def all_train(engine: Engine) -> Orders:
+    """Every agent trains; nobody buys or posts an ask."""
+    shape = (engine.markets, engine.config.agents)
+    none = torch.full(shape, -1, device=engine.device)
+    return Orders(torch.ones(shape, dtype=torch.bool, device=engine.device), none, none)
+
+
+def _contender(name: str, engine: Engine, step: Callable[[], None], losses: Callable[[], list[float]]) -> Contender:
+    network, dealt = engine.network, engine.state.deal
+    assert isinstance(network, MLP)
+    work = (engine.config, network, dealt.sizes.cpu(), dealt.validation.shape[1])
+    return Contender(
+        name=name,
+        config=engine.config,
+        markets=engine.markets,
+        goods=len(engine.broker.masks),
+        flop=step_flop(*work),
+        moved=step_bytes(*work),
+        step=step,
+        losses=losses,
+        device=engine.device,
+    )
+
+
+def engine_contender(name: str, config: MarketConfig, markets: int, device: torch.device) -> Contender:
+    """The engine with so many markets."""
+    engine = new_engine(config, markets, device)
+    orders = all_train(engine)
+
+    def step() -> None:
+        engine.step(orders)
+
+    def losses() -> list[float]:
+        first: list[float] = engine.state.loss[0].tolist()
+        return first
+
+    return _contender(name, engine, step, losses)
+
+
+def reference_contender(config: MarketConfig) -> Contender:
+    """The plain market: the first of the engine's, same networks, endowments and orders of samples, on the CPU."""
+    engine = new_engine(config, 1, CPU)
+    plain = plain_market(engine)
+    endowments = [row[row >= 0].unsqueeze(0) for row in engine.state.deal.endowments[0]]
+    cycle = 0
+
+    def step() -> None:
+        nonlocal cycle
+        plain.step({}, {agent: _pass(endowment, agent, cycle) for agent, endowment in enumerate(endowments)})
+        cycle += 1
+
+    return _contender("reference", engine, step, lambda: plain.losses)
+
+
+def plain_market(engine: Engine) -> PlainMarket:
+    """The first market of an engine, one module at a time."""
+    inputs, labels = engine.dataset.inputs, engine.dataset.labels
+    config, validation = engine.config, engine.state.deal.validation[0]
+    modules = [engine.network.module(vector) for vector in engine.state.parameters[0]]
+    return PlainMarket(
+        networks=[module for module in modules if isinstance(module, nn.Sequential)],
+        make_optimizer=lambda module: torch.optim.SGD(module.parameters(), config.training.lr),
+        samples=Samples(inputs, labels),
+        validation=Samples(inputs[validation], labels[validation]),
+        batch_size=config.training.batch_size,
+        merge_weights=config.broker.merge_grid,
+        local_steps=config.training.local_steps,
+    )
+
+
+def _pass(endowment: Tensor, agent: int, cycle: int) -> Tensor:
+    """The order of samples in which the engine's agent of the market with seed 0 trains: ``[1, L]`` -> ``[L]``."""
+    key = stream(torch.zeros(1, dtype=torch.int64), "shuffle", agent, cycle)
+    return shuffled(endowment, torch.tensor([endowment.shape[1]]), key)[0]
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def peak_memory(jobs: Sequence[tuple[MarketConfig, int]], device: torch.device) -> list[tuple[float, float]]:
+    """MiB before there is an engine, and at most up to the end of its first step, each in a process of its own."""
+    # A process that a fork server makes does not inherit our own peak, as one would that we start ourselves.
+    with get_context("forkserver").Pool(1, maxtasksperchild=1) as pool:
+        return pool.map(partial(_peak_memory, threads=torch.get_num_threads(), device=device), jobs, chunksize=1)
+
+
+def _peak_memory(job: tuple[MarketConfig, int], threads: int, device: torch.device) -> tuple[float, float]:
+    torch.set_num_threads(threads)
+    before = _peak(device)
+    engine = new_engine(*job, device)
+    engine.step(all_train(engine))
+    return before, _peak(device)
+
+
+def _peak(device: torch.device) -> float:
+    """The most memory that this process has had so far, in MiB: resident, or torch's on a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / MIB
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB

@@ -1,0 +1,126 @@
+"""The least that a step of a market of multilayer perceptrons needs, and what the machine could do at best.
+
+A step here: every agent trains, every network is evaluated, every pair is aligned and every offer is tried. Two
+floating-point operations (FLOP) for each multiply-add, weights only: biases, ReLU, losses and optimizers come on top,
+as does whatever is computed twice.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from benchmarks.phases import now
+from paramarket_env.config import MarketConfig
+from paramarket_env.learning.merging import PARAMETER_SETS
+from paramarket_env.learning.networks import MLP, parameter_count
+
+FLOAT32 = 4
+"""Bytes."""
+
+PRODUCT_WIDTH = {"cpu": 2048, "cuda": 8192}
+"""Rows and columns of the matrices whose product is timed: no larger one is multiplied at a higher rate."""
+COPIED = {"cpu": 2**25, "cuda": 2**28}
+"""Numbers in the copy that is timed: more than any cache holds."""
+
+
+def step_flop(config: MarketConfig, network: MLP, sizes: Tensor, validation: int) -> dict[str, int]:
+    """FLOP of one step by phase, for the markets whose agents have ``sizes`` samples, int64 ``[M, N]``.
+
+    ``validation`` is the number of the broker's samples.
+
+    - train: forward, weight gradients, and input gradients, which the first layer does not need;
+    - align: one matrix of inner products for each hidden layer and unordered pair (the way back is the inverse);
+    - try: of each merged network what cannot be had otherwise (:func:`try_flop`);
+    - evaluate: each network on the broker's samples.
+    """
+    markets, agents = sizes.shape
+    layers = [inputs * outputs for inputs, outputs in pairwise(network.widths)]
+    weights, pairs = sum(layers), agents * (agents - 1)
+    hidden = zip(network.widths, network.widths[1:], network.widths[2:], strict=False)
+    aligned = sum(2 * width * width * (before + 1 + after) for before, width, after in hidden)
+    return {
+        "train": trained_samples(config, sizes) * (4 * weights + 2 * (weights - layers[0])),
+        "align": markets * pairs // 2 * aligned if config.broker.align else 0,
+        "try": markets * pairs * validation * try_flop(config, network, layers),
+        "evaluate": markets * agents * validation * 2 * weights,
+    }
+
+
+def try_flop(config: MarketConfig, network: MLP, layers: list[int]) -> int:
+    """FLOP to try one seller's goods on one sample.
+
+    The buyer's activations before the first layer that a good changes are known from its evaluation. In that layer the
+    merge weight acts linearly, so that its products are needed but once (and if it is the first of all, the seller's
+    own evaluation has them). What follows is needed for each merge weight.
+    """
+    names = list(dict.fromkeys(spec.layer for spec in network.parameters))
+    flop = 0
+    for good in PARAMETER_SETS[config.broker.parameter_sets](network).values():
+        first = min(names.index(layer) for layer in good)
+        once = layers[first] if first > 0 else 0
+        flop += 2 * (once + len(config.broker.merge_grid) * sum(layers[first + 1 :]))
+    return flop
+
+
+def trained_samples(config: MarketConfig, sizes: Tensor) -> int:
+    """How many samples all agents train on in one step."""
+    training = config.training
+    if training.local_steps is not None:
+        sizes = sizes.clamp(max=training.local_steps * training.batch_size)
+    return int(sizes.sum())
+
+
+def step_bytes(config: MarketConfig, network: MLP, sizes: Tensor, validation: int) -> dict[str, int]:
+    """Bytes to move in one step: the shuffled samples and each market's validation samples read, networks updated."""
+    sample = network.widths[0] * FLOAT32
+    return {
+        "samples": trained_samples(config, sizes) * sample,
+        "validation": len(sizes) * validation * sample,
+        "networks": sizes.numel() * parameter_count(network) * 2 * FLOAT32,
+    }
+
+
+class Yardstick:
+    """A large float32 matrix product and a large copy, timed again and again beside what they are held against."""
+
+    def __init__(self, device: torch.device) -> None:
+        width, copied = PRODUCT_WIDTH[device.type], COPIED[device.type]
+        self.device = device
+        random = torch.Generator(device).manual_seed(0)
+        self._factor = torch.rand(width, width, generator=random, device=device)
+        self._product = torch.zeros_like(self._factor)
+        self._source, self._target = (torch.ones(copied, device=device) for _ in range(2))
+        self._rates: list[float] = []
+        self._bandwidths: list[float] = []
+
+    def measure(self) -> None:
+        """Time each once."""
+        start = now(self.device)
+        torch.mm(self._factor, self._factor, out=self._product)
+        middle = now(self.device)
+        self._target.copy_(self._source)
+        end = now(self.device)
+        self._rates.append(2 * len(self._factor) ** 3 / (middle - start))
+        self._bandwidths.append(2 * FLOAT32 * len(self._source) / (end - middle))
+
+    def forget(self) -> None:
+        """Begin anew: what was measured was to warm up."""
+        self._rates, self._bandwidths = [], []
+
+    @property
+    def product_rate(self) -> float:
+        """FLOP/s of the product, the median."""
+        return median(self._rates)
+
+    @property
+    def copy_bandwidth(self) -> float:
+        """Bytes/s that the copy reads and writes, the median."""
+        return median(self._bandwidths)
+
+    def floor(self, flop: int, moved: int) -> float:
+        """Seconds below which no step gets: the larger of arithmetic and moving bytes, since they can overlap."""
+        return max(flop / self.product_rate, moved / self.copy_bandwidth)

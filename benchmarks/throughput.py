@@ -1,0 +1,351 @@
+"""How fast is the engine, and how fast could it be? ``python -m benchmarks.throughput``.
+
+In one run, repetition by repetition in turn: a large matrix product and a large copy, the plain reference
+(:mod:`benchmarks.reference`, one module and one pair at a time), and the engine with 1, 16, ... markets. All agents
+train, all offers are aligned, tried and quoted in every step; nobody buys. Figures are medians over the repetitions.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from baselines.report import provenance
+from benchmarks.contenders import Contender, always_open, engine_contender, peak_memory, reference_contender
+from benchmarks.floor import Yardstick
+from benchmarks.phases import NAMES
+from paramarket_env.config import MarketConfig, require
+from paramarket_env.learning.data import load_dataset
+from paramarket_env.market.engine import resolve_device
+from paramarket_env.scenarios import scenario
+
+MARKETS = {"cpu": (1, 16, 64, 256, 1024), "cuda": (1, 16, 64, 256, 1024, 4096)}
+SCALED_MARKETS = 16
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Measure the engine beside the plain reference and the floor."""
+
+    device: str = "auto"
+    """`auto` (the GPU where there is one), `cpu` or `cuda`; the reference always runs on the CPU."""
+    data_dir: str | None = None
+    """Folder with the files of Fashion-MNIST; none: torchvision's download. Without the files it is left out."""
+    markets: tuple[int, ...] | None = None
+    """How many markets of digits; none: 1 16 64 256 1024, on a GPU 4096 too."""
+    fashion_markets: tuple[int, ...] = (1,)
+    """How many markets of Fashion-MNIST."""
+    agents: tuple[int, ...] = (2, 3, 5, 8)
+    """Numbers of agents to compare."""
+    parameter_sets: tuple[str, ...] = ("full", "layers", "prefixes")
+    """Rules for parameter sets to compare."""
+    widths: tuple[int, ...] = (16, 32, 64, 128, 256)
+    """Widths of both hidden layers to compare."""
+    repeats: int = 7
+    """Steps measured of each contender, after one to warm up."""
+    out: Path | None = None
+    """Where to write the figures, the picture beside them; none: `benchmarks/results/throughput-<device>.json`."""
+
+    def __post_init__(self) -> None:
+        require(len(self.fashion_markets) >= 1, "fashion_markets", self.fashion_markets, "one number or more")
+        require(self.repeats >= 1, "repeats", self.repeats, "an integer >= 1")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one contender's steps took, and what they would take at the floor. A step is one of all its markets."""
+
+    name: str
+    markets: int
+    agents: int
+    goods: int
+    seconds: float
+    """A step, the median."""
+    phases: dict[str, float]
+    """Seconds of each phase of that step."""
+    all_seconds: list[float]
+    """Every step measured."""
+    flop: dict[str, int]
+    bytes: dict[str, int]
+    floor_seconds: float
+    peak_mib: float | None = None
+    """Of a process that does nothing else (None: not measured)."""
+
+    @property
+    def milliseconds(self) -> float:
+        """A step, for each agent."""
+        return 1000 * self.seconds / self.agent_steps
+
+    @property
+    def agent_steps(self) -> int:
+        """Agents that train in a step."""
+        return self.markets * self.agents
+
+
+@dataclass(frozen=True)
+class Series:
+    """Contenders measured in turn."""
+
+    rows: list[Measured]
+    product_rate: float
+    """FLOP/s of a large float32 matrix product."""
+    copy_bandwidth: float
+    """Bytes/s that a large copy reads and writes."""
+    bare_mib: float = 0.0
+    """Memory of a process before there is an engine."""
+    disagreement: float | None = None
+    """Largest difference of the reference's losses from the engine's first market, in nats, after equal steps."""
+
+
+def measure(contenders: Sequence[Contender], repeats: int, device: torch.device, console: Console) -> Series:
+    """Time all in turn, again and again; the first turn is to warm up."""
+    yardstick = Yardstick(device)
+    for repeat in track(range(repeats + 1), console=console, transient=True, disable=not console.is_terminal):
+        yardstick.measure()
+        for contender in contenders:
+            contender.measure()
+            if repeat == 0:
+                contender.seconds.clear()
+        if repeat == 0:
+            yardstick.forget()
+    rows = [measured(contender, yardstick) for contender in contenders]
+    return Series(rows, yardstick.product_rate, yardstick.copy_bandwidth)
+
+
+def measured(contender: Contender, yardstick: Yardstick) -> Measured:
+    """The figures of a contender."""
+    phases = contender.phases
+    return Measured(
+        name=contender.name,
+        markets=contender.markets,
+        agents=contender.config.agents,
+        goods=contender.goods,
+        seconds=sum(phases.values()),
+        phases=phases,
+        all_seconds=[sum(each.values()) for each in contender.seconds],
+        flop=contender.flop,
+        bytes=contender.moved,
+        floor_seconds=yardstick.floor(sum(contender.flop.values()), sum(contender.moved.values())),
+    )
+
+
+def against_reference(
+    config: MarketConfig, markets: Sequence[int], repeats: int, device: torch.device, console: Console
+) -> Series:
+    """The reference, then the engine with so many markets."""
+    memory = peak_memory([(config, count) for count in markets], device)
+    engines = [engine_contender(f"M = {count}", config, count, device) for count in markets]
+    reference = reference_contender(config)
+    series = measure([reference, *engines], repeats, device, console)
+    pairs = zip(reference.losses(), engines[0].losses(), strict=True)
+    peaks = [None, *(peak for _, peak in memory)]
+    return replace(
+        series,
+        rows=[replace(row, peak_mib=peak) for row, peak in zip(series.rows, peaks, strict=True)],
+        bare_mib=memory[0][0],
+        disagreement=max(abs(ours - theirs) for ours, theirs in pairs),
+    )
+
+
+def as_json(series: Series) -> dict[str, Any]:
+    """The figures by name, with the ratios that follow from them."""
+    first = series.rows[0]
+    rows = [
+        asdict(row)
+        | {
+            "agent_steps_per_second": 1000 / row.milliseconds,
+            "times_first": first.milliseconds / row.milliseconds,
+            "times_floor": row.seconds / row.floor_seconds,
+        }
+        for row in series.rows
+    ]
+    return asdict(series) | {"rows": rows}
+
+
+def variants(options: Throughput, config: MarketConfig) -> dict[str, dict[str, MarketConfig]]:
+    """By what grows: each market, by its label."""
+    return {
+        "agents": {str(count): replace(config, agents=count) for count in options.agents},
+        "parameter sets": {
+            rule: replace(config, broker=replace(config.broker, parameter_sets=rule)) for rule in options.parameter_sets
+        },
+        "width": {
+            str(width): replace(config, network=replace(config.network, hidden=(width, width)))
+            for width in options.widths
+        },
+    }
+
+
+# --- the terminal -----------------------------------------------------------------------------------------------------
+
+
+def as_table(series: Series, title: str, header: str = "") -> Table:
+    """The figures for the terminal; steps, their phases and the floor's in milliseconds for each agent."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    with_memory = any(row.peak_mib is not None for row in series.rows)
+    table.add_column(header, no_wrap=True)
+    for label in ("agent-steps/s", "× first", "÷ floor", *["MiB"] * with_memory, "ms", *NAMES):
+        table.add_column(label, justify="right", no_wrap=True)
+    for row, figures in zip(series.rows, as_json(series)["rows"], strict=True):
+        cells = [_figure(figures[name]) for name in ("agent_steps_per_second", "times_first", "times_floor")]
+        if with_memory:
+            cells.append("" if row.peak_mib is None else _figure(row.peak_mib))
+        phases = [_figure(1000 * row.phases[name] / row.agent_steps) for name in NAMES]
+        table.add_row(row.name, *cells, _figure(row.milliseconds), *(phases if row.phases["train"] else ()))
+    last = series.rows[-1]
+    share = 1000 / last.agent_steps
+    parts = [_figure(share * last.flop[name] / series.product_rate) if name in last.flop else "" for name in NAMES]
+    table.add_row(f"floor, {last.name}", *[""] * (3 + with_memory), _figure(share * last.floor_seconds), *parts)
+    return table
+
+
+def _figure(value: float) -> str:
+    """Three significant digits; below 0.1, two."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if value >= 0.1 else f"{value:.2g}"
+
+
+def legend(series: Series) -> str:
+    """What the floor is made of, and what else the table of a series with the reference does not say."""
+    row = series.rows[-1]
+    million = {phase: flop / row.agent_steps / 1e6 for phase, flop in row.flop.items()}
+    mega = {what: moved / row.agent_steps / 1e6 for what, moved in row.bytes.items()}
+    rate, bandwidth = series.product_rate, series.copy_bandwidth
+    arithmetic, moving, reading = (
+        _figure(1000 * seconds)
+        for seconds in (
+            sum(million.values()) * 1e6 / rate,
+            sum(mega.values()) * 1e6 / bandwidth,
+            mega["samples"] * 1e6 / bandwidth,
+        )
+    )
+    return "\n".join(
+        (
+            "ms: for each agent's step; the floor is the larger of the two (they can overlap):",
+            f"- {_parts(million, 'MFLOP')} at a large product's {_figure(rate / 1e9)} GFLOP/s: {arithmetic} ms",
+            f"- {_parts(mega, 'MB')} at a large copy's {_figure(bandwidth / 1e9)} GB/s: {moving} ms, "
+            f"{reading} of it for the shuffled samples",
+            f"MiB: peak of a process of its own, which has {series.bare_mib:,.0f} before there is an engine",
+            f"the losses of the reference and of the engine's first market differ by {series.disagreement:.1g} nats",
+        )
+    )
+
+
+def _parts(amounts: dict[str, float], unit: str) -> str:
+    parts = ", ".join(f"{name} {_figure(amount)}" for name, amount in amounts.items())
+    return f"{_figure(sum(amounts.values()))} {unit} ({parts})"
+
+
+# --- the picture ------------------------------------------------------------------------------------------------------
+
+
+def draw(digits: Series, scaling: dict[str, Series], title: str) -> Figure:
+    """Milliseconds for each agent's step as the number of markets, and what ``scaling`` says, grow."""
+    figure = Figure(figsize=(12, 3.4), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 1 + len(scaling), sharey=True, squeeze=False)[0]
+    reference, *engines = digits.rows
+    panels[0].axhline(reference.milliseconds, color="tab:red", label="reference")
+    _draw_costs(panels[0], replace(digits, rows=engines), [str(row.markets) for row in engines])
+    panels[0].set_xlabel("markets")
+    for axes, (what, series) in zip(panels[1:], scaling.items(), strict=True):
+        _draw_costs(axes, series, [row.name for row in series.rows])
+        axes.set_xlabel(f"{what} ({SCALED_MARKETS} markets)")
+    panels[0].set_ylabel("ms per agent-step")
+    panels[0].legend()
+    figure.suptitle(title)
+    return figure
+
+
+def _draw_costs(axes: Axes, series: Series, labels: Sequence[str]) -> None:
+    """What was measured, and the floor; numbers on a logarithmic axis, other labels side by side."""
+    numbers = all(label.isdigit() for label in labels)
+    places = [int(label) for label in labels] if numbers else range(len(labels))
+    axes.set_yscale("log")
+    if numbers:
+        axes.set_xscale("log", base=2)
+    axes.set_xticks(places, labels)
+    axes.minorticks_off()
+    axes.plot(places, [row.milliseconds for row in series.rows], "o-", label="engine")
+    floors = [1000 * row.floor_seconds / row.agent_steps for row in series.rows]
+    axes.plot(places, floors, "k--", label="floor")
+    axes.grid(alpha=0.25)
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def run(options: Throughput, console: Console) -> dict[str, Any]:
+    """Measure, print, and write the JSON and the picture; what is in the JSON."""
+    device = resolve_device(options.device)
+    origin = {key: value for key, value in provenance([0], device).items() if key != "date"}
+    versions = f"{origin['device']}, torch {origin['versions']['torch']}"
+    console.print(versions, highlight=False)
+
+    markets = options.markets or MARKETS[device.type]
+    digits = against_reference(always_open(scenario("digits")), markets, options.repeats, device, console)
+    fashion = measure_fashion(options, device, console)
+    for title, series in (("digits", digits), ("fashion", fashion)):
+        if series is not None:
+            console.print(as_table(series, title), legend(series), "", sep="\n", highlight=False)
+    scaling = measure_scaling(options, device, console)
+    for what, series in scaling.items():
+        console.print(as_table(series, f"digits, {SCALED_MARKETS} markets", what))
+    results = origin | {
+        "repeats": options.repeats,
+        "digits": as_json(digits),
+        "fashion": None if fashion is None else as_json(fashion),
+        "scaling": {what: as_json(series) for what, series in scaling.items()},
+    }
+    out = options.out or Path(f"benchmarks/results/throughput-{device.type}.json")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
+    draw(digits, scaling, f"digits: {versions}").savefig(out.with_suffix(".png"))
+    console.print(f"wrote {out} and {out.with_suffix('.png')}", highlight=False)
+    return results
+
+
+def measure_fashion(options: Throughput, device: torch.device, console: Console) -> Series | None:
+    """The engine beside the reference on Fashion-MNIST, unless its files cannot be had."""
+    config = scenario("fashion")
+    config = always_open(replace(config, data=replace(config.data, data_dir=options.data_dir)))
+    try:
+        load_dataset(config.data.dataset, config.data.data_dir)
+    except (ImportError, OSError) as error:
+        console.print(f"fashion is left out: {error}", highlight=False)
+        return None
+    return against_reference(config, options.fashion_markets, options.repeats, device, console)
+
+
+def measure_scaling(options: Throughput, device: torch.device, console: Console) -> dict[str, Series]:
+    """By what grows: the engine in each of its variants."""
+    scaling = {}
+    for what, configs in variants(options, always_open(scenario("digits"))).items():
+        if configs:
+            contenders = [engine_contender(name, config, SCALED_MARKETS, device) for name, config in configs.items()]
+            scaling[what] = measure(contenders, options.repeats, device, console)
+    return scaling
+
+
+def main() -> None:
+    """Measure and print."""
+    run(tyro.cli(Throughput), Console(width=None if sys.stdout.isatty() else 120))
+
+
+if __name__ == "__main__":
+    main()

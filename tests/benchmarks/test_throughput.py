@@ -1,0 +1,180 @@
+"""The throughput benchmark: what it counts, what it clocks, and what it writes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from benchmarks import floor, throughput
+from benchmarks.contenders import Contender, always_open, engine_contender, new_engine, reference_contender
+from benchmarks.floor import Yardstick, step_bytes, step_flop
+from benchmarks.phases import NAMES, Clock, phase_seconds
+from benchmarks.throughput import Throughput, run
+from paramarket_env.config import MarketConfig
+from paramarket_env.learning.networks import MLP
+from paramarket_env.market.engine import Engine
+from paramarket_env.scenarios import scenario
+from tests.helpers import tiny_market
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _small_yardstick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(floor.PRODUCT_WIDTH, "cpu", 64)
+    monkeypatch.setitem(floor.COPIED, "cpu", 1024)
+
+
+def flop_of(config: MarketConfig, features: int, sizes: list[list[int]], validation: int) -> dict[str, int]:
+    return step_flop(config, MLP((features,), 10, config.network.hidden), torch.tensor(sizes), validation)
+
+
+# --- the floor --------------------------------------------------------------------------------------------------------
+
+
+def test_the_flop_of_the_digits_are_those_counted_by_hand() -> None:
+    weights, first = 64 * 32 + 32 * 32 + 32 * 10, 64 * 32
+    assert flop_of(scenario("digits"), 64, [[550, 550]], 400) == {
+        "train": 2 * 550 * (2 * weights + 2 * weights + 2 * (weights - first)),
+        "align": 2 * 32 * 32 * (64 + 1 + 32) + 2 * 32 * 32 * (32 + 1 + 10),
+        "try": 2 * 10 * 400 * 2 * (weights - first),
+        "evaluate": 2 * 400 * 2 * weights,
+    }
+
+
+def test_an_agent_step_of_digits_needs_some_24_mflop_and_a_round_of_fashion_some_10_gflop() -> None:
+    digits = sum(flop_of(scenario("digits"), 64, [[550, 550]], 400).values()) / 2
+    fashion = sum(flop_of(scenario("fashion"), 784, [[27_500, 27_500]], 10_000).values())
+    assert digits == pytest.approx(24e6, rel=0.1)
+    assert fashion == pytest.approx(10e9, rel=0.15)
+
+
+def test_markets_add_up_and_sellers_multiply() -> None:
+    one = flop_of(scenario("digits"), 64, [[550, 550]], 400)
+    two = flop_of(scenario("digits"), 64, [[550, 550]] * 2, 400)
+    four = flop_of(replace(scenario("digits"), agents=4), 64, [[550] * 4], 400)
+    assert two == {phase: 2 * flop for phase, flop in one.items()}
+    assert four == {phase: {"train": 2, "evaluate": 2, "align": 6, "try": 6}[phase] * one[phase] for phase in one}
+
+
+def test_a_good_is_tried_from_its_first_layer_on() -> None:
+    config = tiny_market(parameter_sets="layers", hidden=(8,), merge_grid=(0.2, 0.5, 0.8))
+    # The first layer alone: 3 times what follows it. The last layer alone: once, then the logits mix.
+    assert flop_of(config, 64, [[30, 30]], 60)["try"] == 2 * 60 * 2 * (3 * 8 * 10 + 8 * 10)
+
+
+def test_what_is_not_done_costs_nothing() -> None:
+    config = tiny_market(local_steps=1, batch_size=16, align=False)
+    assert flop_of(config, 64, [[30, 10]], 60)["align"] == 0
+    assert flop_of(config, 64, [[30, 10]], 60)["train"] == (16 + 10) * (4 * 74 * 8 + 2 * 80)
+
+
+def test_samples_and_networks_are_moved_once() -> None:
+    config = tiny_market(hidden=(8,))
+    moved = step_bytes(config, MLP((64,), 10, (8,)), torch.tensor([[30, 10]]), 60)
+    parameters = 64 * 8 + 8 + 8 * 10 + 10
+    assert moved == {"samples": 40 * 64 * 4, "validation": 60 * 64 * 4, "networks": 2 * 2 * parameters * 4}
+
+
+def test_the_floor_is_the_larger_of_arithmetic_and_moving(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Yardstick, "product_rate", 10.0)
+    monkeypatch.setattr(Yardstick, "copy_bandwidth", 2.0)
+    yardstick = Yardstick(CPU)
+    assert yardstick.floor(100, 4) == 10
+    assert yardstick.floor(100, 40) == 20
+
+
+# --- the clock --------------------------------------------------------------------------------------------------------
+
+
+def test_an_inner_phase_is_not_counted_for_the_outer_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    time = iter([0.0, 1.0, 3.0, 6.0, 10.0, 15.0])
+    monkeypatch.setattr("benchmarks.phases.now", lambda device: next(time))
+    clock = Clock(CPU)
+    clock.start()
+    inner = clock.timed("align", lambda: None)
+    clock.timed("try", inner)()
+    clock.charge()
+    expected = {"rest": 1.0 + 5.0, "try": 2.0 + 4.0, "align": 3.0}
+    assert clock.seconds == dict.fromkeys(NAMES, 0.0) | expected
+
+
+def test_the_engine_is_left_as_it_was() -> None:
+    engine = new_engine(tiny_market(), 1, CPU)
+    before = dict(vars(Engine))
+
+    def fails() -> None:
+        assert dict(vars(Engine)) != before
+        engine.step(None)  # type: ignore[arg-type]
+
+    with pytest.raises(AttributeError):
+        phase_seconds(fails, CPU)
+    assert dict(vars(Engine)) == before
+
+
+# --- the contenders ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes", [{"agents": 3}, {"local_steps": 2}])
+def test_the_reference_does_the_engines_work(changes: dict[str, int]) -> None:
+    config = always_open(tiny_market(opens_at=4, trade_every=2, **changes))
+    contenders = [reference_contender(config), engine_contender("engine", config, 2, CPU)]
+    seen = []
+    for _ in range(2):
+        for each in contenders:
+            each.measure()
+        seen.append([each.losses() for each in contenders])
+        assert seen[-1][0] == pytest.approx(seen[-1][1], abs=1e-6)
+    assert all(before != after for before, after in zip(seen[0][0], seen[1][0], strict=True))
+    assert sum(contenders[0].seconds[0].values()) == contenders[0].seconds[0]["rest"]
+    assert all(seconds[phase] > 0 for seconds in contenders[1].seconds for phase in NAMES)
+
+
+def test_the_phases_are_those_of_the_step_of_median_duration() -> None:
+    contender = Contender("any", tiny_market(), 1, 1, {}, {}, lambda: None, list, CPU)
+    contender.seconds = [{"train": 1.0, "rest": each} for each in (5.0, 1.0, 2.0, 9.0)]
+    assert contender.phases == {"train": 1.0, "rest": 2.0}
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_a_small_run_prints_and_writes_what_it_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(throughput, "SCALED_MARKETS", 1)
+    out = tmp_path / "results" / "throughput.json"
+    options = Throughput(
+        device="cpu",
+        data_dir=str(tmp_path),
+        markets=(1,),
+        agents=(2,),
+        parameter_sets=(),
+        widths=(),
+        repeats=2,
+        out=out,
+    )
+    results = run(options, Console(width=120))
+    printed = capsys.readouterr().out
+    assert "fashion is left out" in printed
+    assert "floor, M = 1" in printed
+    assert json.loads(out.read_text()) == results
+    assert out.with_suffix(".png").stat().st_size > 0
+    assert "date" not in results
+    assert results["versions"]["torch"]
+    assert list(results["scaling"]) == ["agents"]
+    digits = results["digits"]
+    assert digits["disagreement"] < 1e-5
+    reference, engine = digits["rows"]
+    assert engine["peak_mib"] > digits["bare_mib"] > 0
+    assert engine["times_first"] == pytest.approx(reference["seconds"] / engine["seconds"])
+    assert engine["times_floor"] == pytest.approx(engine["seconds"] / engine["floor_seconds"])
+    assert engine["agent_steps_per_second"] == pytest.approx(2 / engine["seconds"])
+    assert sum(engine["phases"].values()) <= engine["seconds"] * (1 + 1e-9)
+    assert min(engine["all_seconds"]) == engine["seconds"]  # the lower of two
+    assert engine["floor_seconds"] >= sum(engine["flop"].values()) / digits["product_rate"]
