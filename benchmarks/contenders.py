@@ -10,16 +10,15 @@ from functools import partial
 from multiprocessing import get_context
 
 import torch
-from torch import Tensor, nn
 
 from benchmarks.floor import step_bytes, step_flop
 from benchmarks.phases import phase_seconds
-from benchmarks.reference import PlainMarket, Samples
+from benchmarks.reference import coming_passes, plain_market
 from paramarket_env.config import MarketConfig
 from paramarket_env.learning.networks import MLP
-from paramarket_env.learning.training import shuffled
+from paramarket_env.market.capacity import required_bytes
 from paramarket_env.market.engine import Engine, Orders
-from paramarket_env.seeding import as_seeds, stream
+from paramarket_env.seeding import as_seeds
 
 MIB = 2**20
 CPU = torch.device("cpu")
@@ -111,56 +110,45 @@ def engine_contender(name: str, config: MarketConfig, markets: int, device: torc
 def reference_contender(config: MarketConfig) -> Contender:
     """The plain market: the first of the engine's, same networks, endowments and orders of samples, on the CPU."""
     engine = new_engine(config, 1, CPU)
-    plain = plain_market(engine)
-    endowments = [row[row >= 0].unsqueeze(0) for row in engine.state.deal.endowments[0]]
-    cycle = 0
+    plain, agents = plain_market(engine, 0), range(config.agents)
 
     def step() -> None:
-        nonlocal cycle
-        plain.step({}, {agent: _pass(endowment, agent, cycle) for agent, endowment in enumerate(endowments)})
-        cycle += 1
+        plain.step({}, coming_passes(engine, 0, agents))
+        engine.state.passes += 1
 
     return _contender("reference", engine, step, lambda: plain.losses)
-
-
-def plain_market(engine: Engine) -> PlainMarket:
-    """The first market of an engine, one module at a time."""
-    inputs, labels = engine.dataset.inputs, engine.dataset.labels
-    config, validation = engine.config, engine.state.deal.validation[0]
-    modules = [engine.network.module(vector) for vector in engine.state.parameters[0]]
-    return PlainMarket(
-        networks=[module for module in modules if isinstance(module, nn.Sequential)],
-        make_optimizer=lambda module: torch.optim.SGD(module.parameters(), config.training.lr),
-        samples=Samples(inputs, labels),
-        validation=Samples(inputs[validation], labels[validation]),
-        batch_size=config.training.batch_size,
-        merge_weights=config.broker.merge_grid,
-        local_steps=config.training.local_steps,
-    )
-
-
-def _pass(endowment: Tensor, agent: int, cycle: int) -> Tensor:
-    """The order of samples in which the engine's agent of the market with seed 0 trains: ``[1, L]`` -> ``[L]``."""
-    key = stream(torch.zeros(1, dtype=torch.int64), "shuffle", agent, cycle)
-    return shuffled(endowment, torch.tensor([endowment.shape[1]]), key)[0]
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
-def peak_memory(jobs: Sequence[tuple[MarketConfig, int]], device: torch.device) -> list[tuple[float, float]]:
-    """MiB before there is an engine, and at most up to the end of its first step, each in a process of its own."""
+@dataclass(frozen=True)
+class Memory:
+    """MiB of a process of its own: before there is an engine, at most up to its second reset, and as estimated."""
+
+    bare: float
+    peak: float
+    estimate: float
+
+
+def peak_memory(jobs: Sequence[tuple[MarketConfig, int]], device: torch.device) -> list[Memory]:
+    """What so many markets of a configuration take, each pair in a process of its own."""
     # A process that a fork server makes does not inherit our own peak, as one would that we start ourselves.
     with get_context("forkserver").Pool(1, maxtasksperchild=1) as pool:
         return pool.map(partial(_peak_memory, threads=torch.get_num_threads(), device=device), jobs, chunksize=1)
 
 
-def _peak_memory(job: tuple[MarketConfig, int], threads: int, device: torch.device) -> tuple[float, float]:
+def _peak_memory(job: tuple[MarketConfig, int], threads: int, device: torch.device) -> Memory:
     torch.set_num_threads(threads)
-    before = _peak(device)
-    engine = new_engine(*job, device)
+    config, markets = job
+    small = new_engine(config, 1, device)  # what the libraries and the data take is not the markets'
+    small.step(all_train(small))
+    bare = _peak(device)
+    engine = new_engine(config, markets, device)
     engine.step(all_train(engine))
-    return before, _peak(device)
+    engine.reset(as_seeds(0, markets, engine.device))
+    estimate = required_bytes(markets, engine.one, engine.network, engine.dataset)
+    return Memory(bare, _peak(device), estimate / MIB)
 
 
 def _peak(device: torch.device) -> float:

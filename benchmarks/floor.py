@@ -45,24 +45,27 @@ def step_flop(config: MarketConfig, network: MLP, sizes: Tensor, validation: int
     return {
         "train": trained_samples(config, sizes) * (4 * weights + 2 * (weights - layers[0])),
         "align": markets * pairs // 2 * aligned if config.broker.align else 0,
-        "try": markets * pairs * validation * try_flop(config, network, layers),
+        "try": markets * pairs // 2 * validation * try_flop(config, network, layers),
         "evaluate": markets * agents * validation * 2 * weights,
     }
 
 
 def try_flop(config: MarketConfig, network: MLP, layers: list[int]) -> int:
-    """FLOP to try one seller's goods on one sample.
+    """FLOP to try two agents' goods on each other, on one sample.
 
     The buyer's activations before the first layer that a good changes are known from its evaluation. In that layer the
     merge weight acts linearly, so that its products are needed but once (and if it is the first of all, the seller's
-    own evaluation has them). What follows is needed for each merge weight.
+    own evaluation has them). What follows is needed for each merge weight; for whole networks only once for both
+    buyers, where the weights of one, taken from 1, are those of the other.
     """
     names = list(dict.fromkeys(spec.layer for spec in network.parameters))
-    flop = 0
+    grid, flop = config.broker.merge_grid, 0
     for good in PARAMETER_SETS[config.broker.parameter_sets](network).values():
         first = min(names.index(layer) for layer in good)
         once = layers[first] if first > 0 else 0
-        flop += 2 * (once + len(config.broker.merge_grid) * sum(layers[first + 1 :]))
+        whole = len(good) == len(names)
+        places = len({round(place, 9) for weight in grid for place in (weight, 1 - weight)}) if whole else 2 * len(grid)
+        flop += 2 * (2 * once + places * sum(layers[first + 1 :]))
     return flop
 
 

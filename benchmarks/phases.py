@@ -18,8 +18,9 @@ from paramarket_env.market.engine import Engine
 PHASES: tuple[tuple[str, Any, str], ...] = (
     ("train", Engine, "_train"),
     ("align", broker, "weight_matching"),
-    ("try", Broker, "quote"),
-    ("evaluate", Engine, "_evaluate"),
+    ("try", Broker, "_quote"),
+    ("evaluate", broker, "group"),
+    ("evaluate", broker, "own_losses"),
     ("clear", Engine, "_clear"),
     ("clear", Engine, "_merge"),
     ("clear", Engine, "_settle"),

@@ -25,7 +25,7 @@ from rich.progress import track
 from rich.table import Table
 
 from baselines.report import provenance
-from benchmarks.contenders import Contender, always_open, engine_contender, peak_memory, reference_contender
+from benchmarks.contenders import Contender, Memory, always_open, engine_contender, peak_memory, reference_contender
 from benchmarks.floor import Yardstick
 from benchmarks.phases import NAMES
 from paramarket_env.config import MarketConfig, require
@@ -82,7 +82,7 @@ class Measured:
     flop: dict[str, int]
     bytes: dict[str, int]
     floor_seconds: float
-    peak_mib: float | None = None
+    memory: Memory | None = None
     """Of a process that does nothing else (None: not measured)."""
 
     @property
@@ -105,8 +105,6 @@ class Series:
     """FLOP/s of a large float32 matrix product."""
     copy_bandwidth: float
     """Bytes/s that a large copy reads and writes."""
-    bare_mib: float = 0.0
-    """Memory of a process before there is an engine."""
     disagreement: float | None = None
     """Largest difference of the reference's losses from the engine's first market, in nats, after equal steps."""
 
@@ -152,11 +150,9 @@ def against_reference(
     reference = reference_contender(config)
     series = measure([reference, *engines], repeats, device, console)
     pairs = zip(reference.losses(), engines[0].losses(), strict=True)
-    peaks = [None, *(peak for _, peak in memory)]
     return replace(
         series,
-        rows=[replace(row, peak_mib=peak) for row, peak in zip(series.rows, peaks, strict=True)],
-        bare_mib=memory[0][0],
+        rows=[replace(row, memory=taken) for row, taken in zip(series.rows, [None, *memory], strict=True)],
         disagreement=max(abs(ours - theirs) for ours, theirs in pairs),
     )
 
@@ -196,20 +192,21 @@ def variants(options: Throughput, config: MarketConfig) -> dict[str, dict[str, M
 def as_table(series: Series, title: str, header: str = "") -> Table:
     """The figures for the terminal; steps, their phases and the floor's in milliseconds for each agent."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    with_memory = any(row.peak_mib is not None for row in series.rows)
+    with_memory = any(row.memory is not None for row in series.rows)
     table.add_column(header, no_wrap=True)
-    for label in ("agent-steps/s", "× first", "÷ floor", *["MiB"] * with_memory, "ms", *NAMES):
+    for label in ("agent-steps/s", "× first", "÷ floor", *["MiB", "est."] * with_memory, "ms", *NAMES):
         table.add_column(label, justify="right", no_wrap=True)
     for row, figures in zip(series.rows, as_json(series)["rows"], strict=True):
         cells = [_figure(figures[name]) for name in ("agent_steps_per_second", "times_first", "times_floor")]
         if with_memory:
-            cells.append("" if row.peak_mib is None else _figure(row.peak_mib))
+            taken = row.memory
+            cells += [_figure(taken.peak - taken.bare), _figure(taken.estimate)] if taken else ["", ""]
         phases = [_figure(1000 * row.phases[name] / row.agent_steps) for name in NAMES]
         table.add_row(row.name, *cells, _figure(row.milliseconds), *(phases if row.phases["train"] else ()))
     last = series.rows[-1]
     share = 1000 / last.agent_steps
     parts = [_figure(share * last.flop[name] / series.product_rate) if name in last.flop else "" for name in NAMES]
-    table.add_row(f"floor, {last.name}", *[""] * (3 + with_memory), _figure(share * last.floor_seconds), *parts)
+    table.add_row(f"floor, {last.name}", *[""] * (3 + 2 * with_memory), _figure(share * last.floor_seconds), *parts)
     return table
 
 
@@ -240,7 +237,7 @@ def legend(series: Series) -> str:
             f"- {_parts(million, 'MFLOP')} at a large product's {_figure(rate / 1e9)} GFLOP/s: {arithmetic} ms",
             f"- {_parts(mega, 'MB')} at a large copy's {_figure(bandwidth / 1e9)} GB/s: {moving} ms, "
             f"{reading} of it for the shuffled samples",
-            f"MiB: peak of a process of its own, which has {series.bare_mib:,.0f} before there is an engine",
+            "MiB: peak of a process of its own beyond what it took before it had these markets; est.: as estimated",
             f"the losses of the reference and of the engine's first market differ by {series.disagreement:.1g} nats",
         )
     )
