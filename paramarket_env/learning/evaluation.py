@@ -49,7 +49,7 @@ def losses_and_accuracies(
 def groups_at_once(network: Network, dataset: Dataset, parameters: Tensor, samples: Tensor) -> int:
     """Few enough groups for their stems and inputs to stay near the processor; arguments as for :func:`stems`."""
     widest = max(parameters.shape[1] * network.parameters[0].shape[0], dataset.size)
-    return max(1, 8 * chunk_elements(samples.device) // (widest * samples.shape[1]))
+    return max(1, 4 * chunk_elements(samples.device) // (widest * samples.shape[1]))
 
 
 def _loss_and_accuracy(

@@ -13,4 +13,4 @@ def chunk_elements(device: torch.device) -> int:
     if device.type == "cuda":
         total: int = torch.cuda.get_device_properties(device).total_memory
         return total // 1024
-    return 2**18
+    return 2**19

@@ -8,7 +8,7 @@ knowledge of the architecture.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Protocol
@@ -45,6 +45,10 @@ Slope = Callable[[Tensor], Tensor]
 """The gradient of the losses in the logits, both float32 ``[R, classes, n]``."""
 
 
+Gradients = Sequence[Tensor]
+"""Those of the named tensors, in their order, float32 ``[R, size]`` each: as one, the gradient of ``[R, P]``."""
+
+
 class Network(Protocol):
     """An architecture: what an aligner, a merger, a trainer and an evaluator need to know of it.
 
@@ -66,8 +70,8 @@ class Network(Protocol):
     def head(self, parameters: Tensor, stem: Tensor) -> Tensor:
         """Logits ``[R, G, classes, n]``, from the other parameters ``[R, G, P - stem_size]`` and the stems."""
 
-    def gradients(self, parameters: Tensor, inputs: Tensor, slope: Slope) -> Tensor:
-        """The gradients ``[R, P]`` of R networks ``[R, P]``, each on its own samples ``[R, n, *features]``."""
+    def gradients(self, parameters: Tensor, inputs: Tensor, slope: Slope) -> Gradients:
+        """The gradients of R networks ``[R, P]``, each on its own samples ``[R, n, *features]``."""
 
     def module(self, parameters: Tensor) -> nn.Module:
         """An ordinary ``torch.nn.Module`` with a copy of these parameters ``[P]``."""
@@ -146,7 +150,7 @@ class MLP:
             hidden = torch.baddbmm(bias, weight, hidden.relu() if layer == 0 else hidden.relu_())
         return hidden.view(*stem.shape[:2], *hidden.shape[1:])
 
-    def gradients(self, parameters: Tensor, inputs: Tensor, slope: Slope) -> Tensor:
+    def gradients(self, parameters: Tensor, inputs: Tensor, slope: Slope) -> Gradients:
         """See :meth:`Network.gradients`. Backpropagation written out: autograd takes half as long again."""
         layers = self._layers(parameters)
         entering, out = [], inputs.flatten(2).mT
@@ -160,7 +164,7 @@ class MLP:
             if layer > 0:
                 back = torch.bmm(layers[layer][0].mT, back)
                 back = torch.ops.aten.threshold_backward(back, entering[layer], 0)
-        return torch.cat(parts, dim=1)
+        return parts
 
     def _layers(self, parameters: Tensor, first: int = 0) -> list[tuple[Tensor, Tensor]]:
         """Weights ``[R, outputs, inputs]`` and biases ``[R, outputs, 1]`` from layer ``first`` on, as views."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from paramarket_env.config import TrainingConfig, lookup
 from paramarket_env.learning.data import Dataset
-from paramarket_env.learning.networks import Network
+from paramarket_env.learning.networks import Gradients, Network
 from paramarket_env.seeding import bits
 
 OptimizerState = dict[str, Tensor]
@@ -24,7 +24,7 @@ class Optimizer(Protocol):
     def fresh(self, parameters: Tensor) -> OptimizerState:
         """The state before any step for parameters ``[..., P]``: zeros."""
 
-    def step(self, parameters: Tensor, gradients: Tensor, state: OptimizerState) -> None:
+    def step(self, parameters: Tensor, gradients: Gradients, state: OptimizerState) -> None:
         """One step of the rows ``[R, P]``, in place, the state too."""
 
 
@@ -38,11 +38,14 @@ class SGD:
         """See :meth:`Optimizer.fresh`."""
         return {"velocity": torch.zeros_like(parameters)} if self.momentum else {}
 
-    def step(self, parameters: Tensor, gradients: Tensor, state: OptimizerState) -> None:
+    def step(self, parameters: Tensor, gradients: Gradients, state: OptimizerState) -> None:
         """See :meth:`Optimizer.step`."""
         if self.momentum:
-            gradients = state["velocity"].mul_(self.momentum).add_(gradients)
-        parameters.sub_(gradients, alpha=self.lr)
+            velocity = state["velocity"].mul_(self.momentum).add_(torch.cat(list(gradients), dim=1))
+            gradients = [velocity]
+        parts = parameters.split([gradient.shape[1] for gradient in gradients], dim=1)
+        for part, gradient in zip(parts, gradients, strict=True):
+            part.sub_(gradient, alpha=self.lr)
 
 
 class Adam:
@@ -58,11 +61,12 @@ class Adam:
         steps = parameters.new_zeros(parameters.shape[:-1], dtype=torch.float64)
         return {"mean": torch.zeros_like(parameters), "square": torch.zeros_like(parameters), "steps": steps}
 
-    def step(self, parameters: Tensor, gradients: Tensor, state: OptimizerState) -> None:
+    def step(self, parameters: Tensor, gradients: Gradients, state: OptimizerState) -> None:
         """See :meth:`Optimizer.step`."""
+        gradient = torch.cat(list(gradients), dim=1)
         steps = state["steps"].add_(1).unsqueeze(-1)
-        mean = state["mean"].lerp_(gradients, 1 - self.beta1)
-        square = state["square"].mul_(self.beta2).addcmul_(gradients, gradients, value=1 - self.beta2)
+        mean = state["mean"].lerp_(gradient, 1 - self.beta1)
+        square = state["square"].mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
         rate = (self.lr / (1 - self.beta1**steps)).to(mean.dtype)
         scale = (square / (1 - self.beta2**steps).to(mean.dtype)).sqrt_().add_(self.epsilon)
         parameters.sub_(mean / scale * rate)

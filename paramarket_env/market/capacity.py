@@ -12,7 +12,7 @@ from paramarket_env.learning.memory import chunk_elements
 from paramarket_env.learning.networks import Network, parameter_count
 from paramarket_env.market.state import MarketState, nbytes
 
-WORDS_PER_CHUNK = 40
+WORDS_PER_CHUNK = 28
 """32-bit words of the temporaries of a step, or of a reset, for each number of a chunk: the peak over its phases."""
 
 

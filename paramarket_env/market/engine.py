@@ -309,7 +309,8 @@ class Engine:
     def _networks_at_once(self) -> int:
         batch = self.config.training.batch_size * self.dataset.size
         largest = max(parameter_count(self.network), batch, self.one.deal.endowments.shape[2])
-        return max(1, chunk_elements(self.device) // largest)
+        # A batched product of at least as many networks as threads gives each thread a product of its own.
+        return max(torch.get_num_threads(), chunk_elements(self.device) // largest)
 
     @property
     def _deals_at_once(self) -> int:

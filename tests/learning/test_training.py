@@ -90,7 +90,8 @@ def test_a_step_of_some_rows_leaves_the_state_of_the_others(config: TrainingConf
     optimizer, parameters = build_optimizer(config), initial()
     state = {name: tensor + 1 for name, tensor in optimizer.fresh(parameters).items()}
     before = parameters.clone()
-    optimizer.step(parameters[:2], torch.full_like(parameters[:2], 2), {name: part[:2] for name, part in state.items()})
+    gradients = [torch.full((2, size), 2.0) for size in (30, parameters.shape[1] - 30)]
+    optimizer.step(parameters[:2], gradients, {name: part[:2] for name, part in state.items()})
     assert torch.equal(parameters[2], before[2])
     assert (parameters[:2] != before[:2]).all()
     for tensor in state.values():
@@ -100,7 +101,7 @@ def test_a_step_of_some_rows_leaves_the_state_of_the_others(config: TrainingConf
 
 @CONFIGS
 def test_a_zeroed_state_is_a_fresh_optimizer(config: TrainingConfig) -> None:
-    optimizer, gradient, parameters = build_optimizer(config), torch.ones_like(initial()), initial()
+    optimizer, gradient, parameters = build_optimizer(config), [torch.ones_like(initial())], initial()
     state = optimizer.fresh(parameters)
     assert all((tensor == 0).all() and len(tensor) == 3 for tensor in state.values())
     for _ in range(4):
