@@ -15,7 +15,11 @@ from paramarket_env.market import broker
 from paramarket_env.market.broker import Broker
 from paramarket_env.market.engine import Engine
 
-PHASES: tuple[tuple[str, Any, str], ...] = (
+Phases = tuple[tuple[str, Any, str], ...]
+"""A phase, and a function that belongs to it: where that is looked up, and its name. What runs inside a function of
+another phase counts for the inner one alone."""
+
+PHASES: Phases = (
     ("train", Engine, "_train"),
     ("align", broker, "weight_matching"),
     ("try", Broker, "_quote"),
@@ -25,8 +29,7 @@ PHASES: tuple[tuple[str, Any, str], ...] = (
     ("clear", Engine, "_merge"),
     ("clear", Engine, "_settle"),
 )
-"""A phase, and a function that belongs to it: where that is looked up, and its name. What runs inside a function of
-another phase counts for the inner one alone: to try is what quoting takes besides aligning."""
+"""Of a step: to try is what quoting takes besides aligning."""
 
 REST = "rest"
 NAMES = (*dict.fromkeys(phase for phase, _, _ in PHASES), REST)
@@ -42,8 +45,8 @@ def now(device: torch.device) -> float:
 class Clock:
     """Charges every moment from its start to exactly one phase, the innermost that runs."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.seconds = dict.fromkeys(NAMES, 0.0)
+    def __init__(self, device: torch.device, phases: Phases = PHASES) -> None:
+        self.seconds = dict.fromkeys((*(phase for phase, _, _ in phases), REST), 0.0)
         self._device, self._running, self._since = device, [REST], 0.0
 
     def start(self) -> None:
@@ -72,11 +75,11 @@ class Clock:
         return wrapper
 
 
-def phase_seconds(step: Callable[[], None], device: torch.device) -> dict[str, float]:
+def phase_seconds(step: Callable[[], object], device: torch.device, phases: Phases = PHASES) -> dict[str, float]:
     """Seconds of each phase of one step; together they are the step (on a GPU with a wait where phases meet)."""
-    clock = Clock(device)
+    clock = Clock(device, phases)
     with ExitStack() as patches:
-        for phase, owner, name in PHASES:
+        for phase, owner, name in phases:
             patches.enter_context(patch.object(owner, name, clock.timed(phase, getattr(owner, name))))
         clock.start()
         step()

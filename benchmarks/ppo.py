@@ -1,0 +1,133 @@
+"""How long does an agent take to learn, and what of it is the market? ``python -m benchmarks.ppo``.
+
+Stable-Baselines3's PPO with an MLP plays all agents of many markets through the ``VecEnv`` adapter, ``VecMonitor``
+around it: with one verb a step, as is the market's default, and in rounds.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.vec_env import VecMonitor
+
+from baselines.report import provenance
+from benchmarks.phases import Phases, phase_seconds
+from paramarket_env import paramarket_v0
+from paramarket_env.config import ActionMode
+from paramarket_env.interface.sb3 import ParaMarketVecEnv
+from paramarket_env.market.engine import Engine, resolve_device
+
+PHASES: Phases = (
+    ("the engine's steps", Engine, "step"),
+    ("the engine's resets", Engine, "reset"),
+    ("adapter: observations, masks, infos", ParaMarketVecEnv, "step_wait"),
+    ("PPO: choosing actions", ActorCriticPolicy, "forward"),
+    ("PPO: learning", PPO, "train"),
+)
+
+
+@dataclass(frozen=True)
+class Training:
+    """Train PPO, and say where the time went."""
+
+    scenario: str = "digits"
+    """A name that `paramarket list` shows."""
+    action_modes: tuple[ActionMode, ...] = ("verb", "round")
+    """Train once in each."""
+    timesteps: int = 200_000
+    """Agent-steps to train for."""
+    markets: int = 64
+    """How many markets at once."""
+    seed: int = 0
+    """Of PPO and of the markets."""
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda`: where the markets are. PPO's small networks stay on the CPU."""
+    out: Path = Path("benchmarks/results")
+    """Folder for `ppo-DEVICE.json`."""
+
+
+class Returns(BaseCallback):
+    """Keeps the mean return of the episodes that each rollout finished."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.means: list[float] = []
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        self.means.append(float(np.mean([episode["r"] for episode in self.model.ep_info_buffer or ()])))
+
+
+def train(options: Training, mode: ActionMode) -> tuple[dict[str, float], list[float]]:
+    """Seconds of each phase, and the mean return of an agent in each rollout, which is an episode of all markets."""
+    markets = paramarket_v0.sb3_vec_env(
+        options.scenario, markets=options.markets, action_mode=mode, device=options.device
+    )
+    batch, rows, returns = markets.markets.batch, markets.num_envs, Returns()
+    cycles = batch.config.max_cycles
+    model = PPO(
+        "MlpPolicy",
+        VecMonitor(markets),
+        seed=options.seed,
+        n_steps=cycles,
+        batch_size=cycles * rows // 4,
+        gamma=1.0,  # episodes are short and end
+        stats_window_size=rows,
+        device="cpu",
+    )
+    seconds = phase_seconds(lambda: model.learn(options.timesteps, returns), batch.engine.device, PHASES)
+    return seconds, returns.means
+
+
+def as_table(seconds: dict[str, float], mode: ActionMode) -> Table:
+    """Where the time went, for the terminal."""
+    table = Table(title=f"{mode} mode", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("")
+    for column in ("s", "share"):
+        table.add_column(column, justify="right")
+    total = sum(seconds.values())
+    for phase, spent in {**seconds, "together": total}.items():
+        table.add_row(phase, f"{spent:.1f}", f"{100 * spent / total:.1f} %")
+    return table
+
+
+def main() -> None:
+    """Train, print and keep the figures."""
+    options = tyro.cli(Training, description=__doc__)
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    device = resolve_device(options.device)
+    origin = {key: value for key, value in provenance([options.seed], device).items() if key != "date"}
+    runs = {}
+    for mode in options.action_modes:
+        seconds, returns = train(options, mode)
+        runs[mode] = {"seconds": seconds, "returns": returns}
+        total = sum(seconds.values())
+        console.print(as_table(seconds, mode))
+        console.print(
+            f"{options.timesteps:,} agent-steps in {total:.0f} s: {options.timesteps / total:,.0f} a second; mean "
+            f"return of an episode {returns[0]:.2f} in the first rollout, {returns[-1]:.2f} in the last",
+            highlight=False,
+        )
+    console.print(f"{origin['device']}, torch {origin['versions']['torch']}", highlight=False)
+    settings = {name: value for name, value in asdict(options).items() if name != "out"}
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / f"ppo-{device.type}.json"
+    path.write_text(json.dumps(origin | {"options": settings, "runs": runs}, indent=2) + "\n")
+    console.print(f"wrote {path}", highlight=False)
+
+
+if __name__ == "__main__":
+    main()
