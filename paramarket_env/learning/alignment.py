@@ -10,6 +10,7 @@ behind the other; entry i names the seller's unit that takes the place of the bu
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import count
 
 import numpy as np
@@ -69,22 +70,22 @@ def weight_matching(network: Network, buyers: Tensor, sellers: Tensor, start: Te
     """
     sizes = permutation_sizes(network)
     names = list(sizes)
+    both = torch.stack([buyers, sellers]).double()
     result = identity(network, buyers.device).repeat(len(buyers), 1)
     if start is not None:
-        warmer = _likeness(network, buyers, sellers, start) > _likeness(network, buyers, sellers, result)
+        warmer = _likeness(both[0], permute(network, both[1], start)) > _likeness(*both)
         result = torch.where(warmer.unsqueeze(1), start, result)
-    both = torch.stack([buyers, sellers]).double()
     tensors = split(network, both)
     nothing = {name: both.new_zeros(len(buyers), size, size) for name, size in sizes.items()}
     lone = {name: _add_inner_products(nothing[name], network, name, tensors) for name in names}
     shared = {spec.name: tensors[spec.name] for spec in network.parameters if len(_acting_on(spec)) > 1}
-    by_name = _by_name(network, result)
+    by_name = _by_name(network, result)  # views: what is written there is written into the result
     # A permutation has to be looked at again only if one that acts on the same tensors has changed since.
     stale = {name: torch.ones(len(buyers), dtype=torch.bool, device=buyers.device) for name in names}
     for sweep in count():
         if not any(bool(pairs.any()) for pairs in stale.values()):
-            return torch.cat([by_name[name] for name in names], dim=1) if names else result
-        for position in permutation(stream(torch.tensor(0), "weight matching", sweep), len(names)).tolist():
+            return result
+        for position in _visits(sweep, len(names)):
             name = names[position]
             pairs = stale[name].nonzero().squeeze(1)
             if len(pairs) == 0:
@@ -102,15 +103,22 @@ def weight_matching(network: Network, buyers: Tensor, sellers: Tensor, start: Te
     raise AssertionError("unreachable: each sweep improves a bounded sum or ends")
 
 
+@cache
+def _visits(sweep: int, permutations: int) -> list[int]:
+    """The order in which a sweep visits the permutations."""
+    order: list[int] = permutation(stream(torch.tensor(0), "weight matching", sweep), permutations).tolist()
+    return order
+
+
 def _neighbours(network: Network, name: str) -> set[str]:
     """The other permutations that act on a tensor that this one acts on."""
     together = [_acting_on(spec) for spec in network.parameters]
     return {other for acting in together if name in acting for other in acting} - {name}
 
 
-def _likeness(network: Network, buyers: Tensor, sellers: Tensor, permutations: Tensor) -> Tensor:
-    """The inner product of each buyer and its permuted seller, float64 ``[Q]``: what weight matching makes large."""
-    return torch.einsum("qp,qp->q", buyers.double(), permute(network, sellers, permutations).double())
+def _likeness(buyers: Tensor, sellers: Tensor) -> Tensor:
+    """The inner product of each buyer and its seller ``[Q, P]``, ``[Q]``: what weight matching makes large."""
+    return torch.einsum("qp,qp->q", buyers, sellers)
 
 
 def _acting_on(spec: ParameterSpec) -> list[str]:

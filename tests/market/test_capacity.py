@@ -41,6 +41,28 @@ peak = 1024 * int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[
 print(peak / required_bytes(markets, engine.one, engine.network, engine.dataset))
 """
 
+LONG = """
+import pathlib
+import torch
+from paramarket_env.interface.autoreset import AutoresetBatch
+from paramarket_env.scenarios import scenario
+
+def peak():
+    return int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+
+markets = AutoresetBatch(scenario("digits"), 1024, device="cpu")
+markets.begin(0)
+generator = torch.Generator().manual_seed(0)
+for step in range(1100):
+    if step == 100:
+        before = peak()
+    # Any legal action for a tenth of the agents, and to hold for the others: so that it takes a minute.
+    scores = torch.rand(markets.mask.shape, generator=generator).masked_fill(~markets.mask, -1)
+    busy = torch.rand(scores.shape[:2], generator=generator) < 0.1
+    markets.step(torch.where(busy, markets.batch.actions.best(scores), 0))
+print(before, peak())
+"""
+
 
 def ratio(markets: int) -> float:
     """Peak memory of so many default markets, over its estimate, in a process of its own."""
@@ -57,6 +79,14 @@ def test_the_peak_is_what_the_estimate_says() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_peak_of_many_markets_is_what_the_estimate_says() -> None:
     assert 1 / 1.5 < ratio(2048) < 1.5
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_thousand_further_steps_of_many_markets_take_no_more_memory() -> None:
+    printed = subprocess.run([sys.executable, "-c", LONG], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    before, after = map(float, printed.split())
+    assert after - before < 0.02 * before
 
 
 def test_a_state_is_as_large_as_its_tensors() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from paramarket_env.market import engine
 from paramarket_env.market.engine import Engine, resolve_device
 from tests.helpers import tiny_market
 
@@ -15,6 +16,13 @@ from tests.helpers import tiny_market
 def test_the_cpu_is_always_a_device(name: str) -> None:
     assert resolve_device("cpu") == torch.device("cpu")
     assert resolve_device(name).type in ("cpu", "cuda")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_auto_is_the_cpu_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    engine._fallback.cache_clear()
+    assert resolve_device("auto") == resolve_device("auto") == torch.device("cpu")
+    assert [record.getMessage() for record in caplog.records] == ["there is no GPU: device='auto' is the CPU"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
