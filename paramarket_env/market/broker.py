@@ -15,6 +15,9 @@ from paramarket_env.learning.networks import Network, parameter_count
 from paramarket_env.learning.trials import Groups, Pairs, group, own_losses, try_merges
 from paramarket_env.market.state import MarketState, Quotes
 
+RESOLUTION = 1e-6
+"""Nats: losses are computed in float32, and what they differ by below this is rounding."""
+
 
 def _line(grid: tuple[float, ...]) -> tuple[list[float], list[int], list[int]]:
     """Places on the line from one network to another, and which of them each merge weight is from either end."""
@@ -128,8 +131,12 @@ class Broker:
         return loss
 
     def gains(self, state: MarketState) -> Tensor:
-        """The quoted fall of each buyer's validation loss, float64 ``[M, N, offers]``; -inf where nothing is quoted."""
-        return (state.loss[:, :, None, None] - state.quotes.loss).flatten(2)
+        """The quoted fall of each buyer's validation loss, float64 ``[M, N, offers]``; -inf where nothing is quoted.
+
+        What is less than ``RESOLUTION`` is quoted as 0: two networks that are alike have nothing to give each other.
+        """
+        gains = (state.loss[:, :, None, None] - state.quotes.loss).flatten(2)
+        return gains.masked_fill(gains.abs() < RESOLUTION, 0.0)
 
     def deliver(self, state: MarketState, market: Tensor, buyer: Tensor, offer: Tensor) -> Tensor:
         """The networks that were quoted, float32 ``[B, P]``, for B purchases (int64 ``[B]`` each)."""

@@ -131,6 +131,17 @@ def test_gains_are_the_buyers_loss_less_the_quoted_loss() -> None:
             assert torch.equal(engine.gains[market, buyer], state.loss[market, buyer] - quoted)
 
 
+def test_networks_that_are_alike_are_quoted_no_gain_at_all() -> None:
+    engine = new_engine(tiny_market(hidden=(8, 6)), range(6))
+    engine.step(orders(engine, train=(0, 1)))
+    assert bool((engine.gains != 0).all())
+    one = engine.state.parameters[:, 0]
+    other_order = torch.tensor([3, 1, 0, 2, 7, 6, 5, 4, 5, 4, 3, 0, 1, 2]).expand(6, -1)
+    engine.overwrite(torch.stack([one, permute(engine.network, one, other_order)], dim=1))
+    assert bool((engine.gains == 0).all())
+    assert bool(engine.legal_offers.all())
+
+
 def test_offers_are_numbered_seller_by_seller_and_set_by_set() -> None:
     engine = new_engine(tiny_market(agents=3, parameter_sets="layers"))
     assert engine.broker.set_names == ("layer1", "layer2")
