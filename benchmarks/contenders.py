@@ -41,6 +41,8 @@ class Contender:
     """Parameter sets for sale."""
     flop: dict[str, int]
     """The least that a step of all markets needs, by phase."""
+    unshared_flop: int
+    """The same in all, with the tries of each buyer counted for itself."""
     moved: dict[str, int]
     """Bytes that such a step moves at least, by what they are."""
     step: Callable[[], None]
@@ -85,6 +87,7 @@ def _contender(name: str, engine: Engine, step: Callable[[], None], losses: Call
         markets=engine.markets,
         goods=len(engine.broker.masks),
         flop=step_flop(*work),
+        unshared_flop=sum(step_flop(*work, shared=False).values()),
         moved=step_bytes(*work),
         step=step,
         losses=losses,

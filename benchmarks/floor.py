@@ -27,7 +27,9 @@ COPIED = {"cpu": 2**25, "cuda": 2**28}
 """Numbers in the copy that is timed: more than any cache holds."""
 
 
-def step_flop(config: MarketConfig, network: MLP, sizes: Tensor, validation: int) -> dict[str, int]:
+def step_flop(
+    config: MarketConfig, network: MLP, sizes: Tensor, validation: int, *, shared: bool = True
+) -> dict[str, int]:
     """FLOP of one step by phase, for the markets whose agents have ``sizes`` samples, int64 ``[M, N]``.
 
     ``validation`` is the number of the broker's samples.
@@ -36,6 +38,8 @@ def step_flop(config: MarketConfig, network: MLP, sizes: Tensor, validation: int
     - align: one matrix of inner products for each hidden layer and unordered pair (the way back is the inverse);
     - try: of each merged network what cannot be had otherwise (:func:`try_flop`);
     - evaluate: each network on the broker's samples.
+
+    ``shared=False`` counts the tries of each buyer for itself, although two that trade whole networks share theirs.
     """
     markets, agents = sizes.shape
     layers = [inputs * outputs for inputs, outputs in pairwise(network.widths)]
@@ -45,12 +49,12 @@ def step_flop(config: MarketConfig, network: MLP, sizes: Tensor, validation: int
     return {
         "train": trained_samples(config, sizes) * (4 * weights + 2 * (weights - layers[0])),
         "align": markets * pairs // 2 * aligned if config.broker.align else 0,
-        "try": markets * pairs // 2 * validation * try_flop(config, network, layers),
+        "try": markets * pairs // 2 * validation * try_flop(config, network, layers, shared),
         "evaluate": markets * agents * validation * 2 * weights,
     }
 
 
-def try_flop(config: MarketConfig, network: MLP, layers: list[int]) -> int:
+def try_flop(config: MarketConfig, network: MLP, layers: list[int], shared: bool) -> int:
     """FLOP to try two agents' goods on each other, on one sample.
 
     The buyer's activations before the first layer that a good changes are known from its evaluation. In that layer the
@@ -63,8 +67,10 @@ def try_flop(config: MarketConfig, network: MLP, layers: list[int]) -> int:
     for good in PARAMETER_SETS[config.broker.parameter_sets](network).values():
         first = min(names.index(layer) for layer in good)
         once = layers[first] if first > 0 else 0
-        whole = len(good) == len(names)
-        places = len({round(place, 9) for weight in grid for place in (weight, 1 - weight)}) if whole else 2 * len(grid)
+        one_line = shared and len(good) == len(names)
+        places = (
+            len({round(place, 9) for weight in grid for place in (weight, 1 - weight)}) if one_line else 2 * len(grid)
+        )
         flop += 2 * (2 * once + places * sum(layers[first + 1 :]))
     return flop
 

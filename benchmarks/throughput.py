@@ -80,6 +80,8 @@ class Measured:
     all_seconds: list[float]
     """Every step measured."""
     flop: dict[str, int]
+    unshared_flop: int
+    """With the tries of each buyer counted for itself, although two that trade whole networks share theirs."""
     bytes: dict[str, int]
     floor_seconds: float
     memory: Memory | None = None
@@ -136,6 +138,7 @@ def measured(contender: Contender, yardstick: Yardstick) -> Measured:
         phases=phases,
         all_seconds=[sum(each.values()) for each in contender.seconds],
         flop=contender.flop,
+        unshared_flop=contender.unshared_flop,
         bytes=contender.moved,
         floor_seconds=yardstick.floor(sum(contender.flop.values()), sum(contender.moved.values())),
     )
@@ -223,6 +226,8 @@ def legend(series: Series) -> str:
     million = {phase: flop / row.agent_steps / 1e6 for phase, flop in row.flop.items()}
     mega = {what: moved / row.agent_steps / 1e6 for what, moved in row.bytes.items()}
     rate, bandwidth = series.product_rate, series.copy_bandwidth
+    alone = row.unshared_flop
+    unshared = alone / row.agent_steps
     arithmetic, moving, reading = (
         _figure(1000 * seconds)
         for seconds in (
@@ -234,7 +239,8 @@ def legend(series: Series) -> str:
     return "\n".join(
         (
             "ms: for each agent's step; the floor is the larger of the two (they can overlap):",
-            f"- {_parts(million, 'MFLOP')} at a large product's {_figure(rate / 1e9)} GFLOP/s: {arithmetic} ms",
+            f"- {_parts(million, 'MFLOP')} at a large product's {_figure(rate / 1e9)} GFLOP/s: {arithmetic} ms; "
+            f"if no try were shared, {_figure(unshared / 1e6)} MFLOP, {row.name} ÷ {_figure(row.seconds * rate / alone)}",
             f"- {_parts(mega, 'MB')} at a large copy's {_figure(bandwidth / 1e9)} GB/s: {moving} ms, "
             f"{reading} of it for the shuffled samples",
             "MiB: peak of a process of its own beyond what it took before it had these markets; est.: as estimated",

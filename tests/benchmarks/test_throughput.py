@@ -51,6 +51,8 @@ def test_an_agent_step_of_digits_needs_some_17_mflop_and_a_round_of_fashion_some
     digits = sum(flop_of(scenario("digits"), 64, [[550, 550]], 400).values()) / 2
     fashion = sum(flop_of(scenario("fashion"), 784, [[27_500, 27_500]], 10_000).values())
     assert digits == pytest.approx(17e6, rel=0.02)
+    alone = step_flop(scenario("digits"), MLP((64,), 10, (32, 32)), torch.tensor([[550, 550]]), 400, shared=False)
+    assert sum(alone.values()) / 2 == pytest.approx(22.5e6, rel=0.01)
     assert fashion == pytest.approx(8.1e9, rel=0.02)
 
 
@@ -142,7 +144,7 @@ def test_the_reference_does_the_engines_work(changes: dict[str, int]) -> None:
 
 
 def test_the_phases_are_those_of_the_step_of_median_duration() -> None:
-    contender = Contender("any", tiny_market(), 1, 1, {}, {}, lambda: None, list, CPU)
+    contender = Contender("any", tiny_market(), 1, 1, {}, 0, {}, lambda: None, list, CPU)
     contender.seconds = [{"train": 1.0, "rest": each} for each in (5.0, 1.0, 2.0, 9.0)]
     assert contender.phases == {"train": 1.0, "rest": 2.0}
 
