@@ -226,8 +226,8 @@ def legend(series: Series) -> str:
     million = {phase: flop / row.agent_steps / 1e6 for phase, flop in row.flop.items()}
     mega = {what: moved / row.agent_steps / 1e6 for what, moved in row.bytes.items()}
     rate, bandwidth = series.product_rate, series.copy_bandwidth
-    alone = row.unshared_flop
-    unshared = alone / row.agent_steps
+    unshared = row.unshared_flop / row.agent_steps
+    alone_ratio = row.seconds * rate / row.unshared_flop
     arithmetic, moving, reading = (
         _figure(1000 * seconds)
         for seconds in (
@@ -240,7 +240,7 @@ def legend(series: Series) -> str:
         (
             "ms: for each agent's step; the floor is the larger of the two (they can overlap):",
             f"- {_parts(million, 'MFLOP')} at a large product's {_figure(rate / 1e9)} GFLOP/s: {arithmetic} ms; "
-            f"if no try were shared, {_figure(unshared / 1e6)} MFLOP, {row.name} ÷ {_figure(row.seconds * rate / alone)}",
+            f"if no try were shared, {_figure(unshared / 1e6)} MFLOP: {row.name} ÷ {_figure(alone_ratio)}",
             f"- {_parts(mega, 'MB')} at a large copy's {_figure(bandwidth / 1e9)} GB/s: {moving} ms, "
             f"{reading} of it for the shuffled samples",
             "MiB: peak of a process of its own beyond what it took before it had these markets; est.: as estimated",
