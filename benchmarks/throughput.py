@@ -270,7 +270,7 @@ def draw(digits: Series, scaling: dict[str, Series], title: str) -> Figure:
         _draw_costs(axes, series, [row.name for row in series.rows])
         axes.set_xlabel(f"{what} ({SCALED_MARKETS} markets)")
     panels[0].set_ylabel("ms per agent-step")
-    panels[0].legend()
+    panels[0].legend(loc="center right")
     figure.suptitle(title)
     return figure
 
