@@ -6,6 +6,7 @@ import logging
 import math
 from dataclasses import dataclass
 from functools import cache
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -100,7 +101,7 @@ class Engine:
     state: MarketState
 
     def __init__(self, config: MarketConfig, markets: int = 1, device: str | torch.device = "auto") -> None:
-        require(markets >= 1, "markets", markets, "an integer >= 1")
+        require(isinstance(markets, Integral) and markets >= 1, "markets", markets, "an integer >= 1")
         self.config, self.markets, self.device = config, markets, resolve_device(device)
         self.dataset = load_dataset(config.data.dataset, config.data.data_dir).to(self.device)
         self.network = build_network(config.network, self.dataset.features, self.dataset.classes)
