@@ -330,7 +330,7 @@ def measure_fashion(options: Throughput, device: torch.device, console: Console)
     try:
         load_dataset(config.data.dataset, config.data.data_dir)
     except (ImportError, OSError) as error:
-        console.print(f"fashion is left out: {error}", highlight=False)
+        console.print(f"fashion is left out: {error}", highlight=False, markup=False)
         return None
     return against_reference(config, options.fashion_markets, options.repeats, device, console)
 

@@ -22,7 +22,8 @@ class Opponents:
     def __init__(self, batch: MarketBatch, opponents: OpponentFactories, seat: int) -> None:
         agents = batch.config.agents
         require(seat in range(agents), "seat", seat, f"an integer from 0 to {agents - 1}")
-        given = [opponents] * (agents - 1) if callable(opponents) else list(opponents)
+        several = list(opponents) if isinstance(opponents, Sequence) else []
+        given = [opponents] * (agents - 1) if callable(opponents) else several
         fits = len(given) == agents - 1 and all(callable(factory) for factory in given)
         require(fits, "opponents", opponents, f"a policy factory, or one for each of the {agents - 1} other seats")
         self._batch, self.seat = batch, seat

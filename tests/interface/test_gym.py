@@ -260,6 +260,8 @@ def test_what_does_not_exist_is_refused(make: Callable[..., Any]) -> None:
         make(opponents=[policy_factory("hold")])
     with pytest.raises(ValueError, match=r"opponents='hold'.*policy factory"):
         make(opponents="hold")
+    with pytest.raises(ValueError, match=r"opponents=3 .*policy factory"):
+        make(opponents=3)
     env = make()
     with pytest.raises(RuntimeError, match="call reset"):
         env.step(1 if make is new_env else np.ones(3, int))
