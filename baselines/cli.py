@@ -28,16 +28,21 @@ from rich.progress import (
 from rich.table import Table
 
 from baselines.play import PAPER_ARMS, RULE_ARMS, Arm, Episode, play
-from baselines.report import LEGEND, as_table, claim_folder, per_seed, provenance, summarise, write_run
-from baselines.rules import POLICIES, policy_factory
+from baselines.report import LEGEND, as_table, claim_folder, new_console, per_seed, provenance, summarise, write_run
+from baselines.rules import POLICIES, build_policy, policy_factory
+from baselines.selling import PRICING
+from baselines.welfare import WELFARE, WELFARE_LEGEND, welfare
 from paramarket_env.config import MarketConfig, require
+from paramarket_env.economics.clearing import MECHANISMS
 from paramarket_env.interface.batch import MarketBatch
+from paramarket_env.interface.policy import seat_of
 from paramarket_env.learning.data import DATASETS
 from paramarket_env.learning.endowments import ENDOWMENTS
 from paramarket_env.learning.merging import PARAMETER_SETS
 from paramarket_env.learning.networks import NETWORKS
 from paramarket_env.learning.training import OPTIMIZERS
-from paramarket_env.market.engine import Engine, StepRecord, resolve_device
+from paramarket_env.market.engine import resolve_device
+from paramarket_env.market.orders import StepRecord
 from paramarket_env.scenarios import SCENARIOS, scenario
 from paramarket_env.seeding import as_seeds
 
@@ -53,7 +58,8 @@ class Run:
     first_seed: int = 0
     """The seeds are this one and those that follow it."""
     policies: tuple[str, ...] = ()
-    """Rules to compare, each with itself in all seats; none: the paper's comparison (round), every rule (verb)."""
+    """Rules to compare, each with itself in all seats, such as `patient:7` or, with a pricing rule, `paper+fixed:3`;
+    none: the paper's comparison (round), every rule (verb)."""
     out: Path | None = None
     """Folder of the run; none: a new one under `runs/`."""
     overwrite: bool = False
@@ -86,14 +92,21 @@ def run(options: Run, console: Console) -> None:
     if config.data.protocol == "authors":
         title += "; protocol=authors: validated on the TEST set"
     console.print(f"{title} on {origin['device']}", highlight=False)
-    # What the market, the data or the seeds do not allow is refused before a folder is made.
-    as_seeds(seeds, len(seeds), Engine(config, 1, device).device)
+    # What the market, the data, the seeds or the policies do not allow is refused before a folder is made.
+    as_seeds(seeds, len(seeds), device)
+    one = MarketBatch(config, 1, device)
+    for policy in {policy for arm in arms for policy in arm.policies}:
+        build_policy(policy, seat_of(one, as_seeds(0, 1, device)))
     claim_folder(folder, overwrite=options.overwrite)
     episodes = _play_all(config, arms, seeds, device, console)
-    summary = summarise(per_seed(episodes))
+    economy = welfare(episodes, config.economy)
+    summary = summarise(per_seed(episodes).merge(economy, on=["arm", "seed"]))
     write_run(folder, config, episodes, summary, origin, title)
     console.print(as_table(summary, title))
     console.print(LEGEND, highlight=False)
+    if config.economy.ask_levels[-1] > 0:
+        console.print(as_table(summary, "as an economy", WELFARE))
+        console.print(WELFARE_LEGEND, highlight=False)
     console.print(f"kept in {folder}: config.json, steps.csv, trades.csv, summary.json, curves.png", highlight=False)
 
 
@@ -126,7 +139,11 @@ def _play_all(
 
 def show_names(console: Console) -> None:
     """Everything that can be named, with the first line of what it says of itself."""
-    documented: dict[str, Mapping[str, object]] = {"scenarios": SCENARIOS, "policies": POLICIES}
+    documented: dict[str, Mapping[str, object]] = {
+        "scenarios": SCENARIOS,
+        "policies": POLICIES,
+        "pricing rules": PRICING,
+    }
     for title, entries in documented.items():
         rows = Table("name", "", title=title, title_justify="left", show_header=False, box=box.SIMPLE)
         for name, entry in entries.items():
@@ -135,6 +152,7 @@ def show_names(console: Console) -> None:
     others: dict[str, Mapping[str, object]] = {
         "datasets": DATASETS,
         "endowments": ENDOWMENTS,
+        "mechanisms": MECHANISMS,
         "network architectures": NETWORKS,
         "optimizers": OPTIMIZERS,
         "parameter set rules": PARAMETER_SETS,
@@ -165,7 +183,7 @@ def _parse(arguments: Sequence[str]) -> Run | List:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command's entry: 0, or 2 with a message for what cannot be."""
-    console = Console(width=None if sys.stdout.isatty() else 100)
+    console = new_console()
     try:
         chosen = _parse(sys.argv[1:] if arguments is None else arguments)
         if isinstance(chosen, Run):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,11 +13,22 @@ from torch import Tensor
 
 from baselines.federated import average
 from baselines.rules import POLICIES, build_policy
-from paramarket_env.config import BrokerConfig, MarketConfig, require
+from paramarket_env.config import MarketConfig, require
+from paramarket_env.economics.clearing import REFUSALS, WITHHELD
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.policy import Policy, seat_of
-from paramarket_env.market.engine import StepRecord
+from paramarket_env.market.orders import StepRecord
 from paramarket_env.seeding import as_seeds, stream
+
+
+def closed(config: MarketConfig) -> MarketConfig:
+    """The market that never opens."""
+    return replace(config, broker=replace(config.broker, opens_at=config.max_cycles))
+
+
+def aligned(config: MarketConfig, *, align: bool = True) -> MarketConfig:
+    """The market whose broker aligns, or does not."""
+    return replace(config, broker=replace(config.broker, align=align))
 
 
 @dataclass(frozen=True)
@@ -27,16 +38,17 @@ class Arm:
     name: str
     policies: tuple[str, ...]
     """One policy for all seats, or one for each."""
-    market: Literal["as configured", "aligned", "unaligned", "closed"] = "as configured"
+    market: Callable[[MarketConfig], MarketConfig] | None = None
+    """What is different in its market; None: nothing."""
     federated: bool = False
     """All take the mean of their networks before every step after the first."""
 
 
 PAPER_ARMS = (
-    Arm("out of market", ("train",), "closed"),
-    Arm("market unaligned", ("paper",), "unaligned"),
-    Arm("market aligned", ("paper",), "aligned"),
-    Arm("fed. averaging", ("train",), "closed", federated=True),
+    Arm("out of market", ("train",), closed),
+    Arm("market unaligned", ("paper",), partial(aligned, align=False)),
+    Arm("market aligned", ("paper",), aligned),
+    Arm("fed. averaging", ("train",), closed, federated=True),
 )
 """The paper's comparison."""
 
@@ -49,7 +61,9 @@ class Episode:
     """What one arm did, one row an agent and cycle, or a trade."""
 
     steps: pd.DataFrame
+    """``best_value``: what the best offer of the coming step is worth to the agent, in units of reward, at least 0."""
     trades: pd.DataFrame
+    """``value``: what the purchase was worth to the buyer, in units of reward; ``price`` in ticks."""
 
 
 OnStep = Callable[[MarketBatch, StepRecord | None], None]
@@ -98,19 +112,17 @@ def _seat(
     allowed = f"one name, or one for each of {config.agents} agents"
     require(count in (1, config.agents), "policies", arm.policies, allowed)
     names = arm.policies if count > 1 else arm.policies * config.agents
-    batch = MarketBatch(replace(config, broker=_broker(config, arm)), len(seeds), device)
+    batch = MarketBatch(arm.market(config) if arm.market else config, len(seeds), device)
     market_seeds = as_seeds(list(seeds), len(seeds), batch.engine.device)
     batch.reset(market_seeds)
     keys = [stream(market_seeds, "policy", agent) for agent in range(config.agents)]
     return batch, [build_policy(name, seat_of(batch, key)) for name, key in zip(names, keys, strict=True)]
 
 
-def _broker(config: MarketConfig, arm: Arm) -> BrokerConfig:
-    if arm.market == "closed":
-        return replace(config.broker, opens_at=config.max_cycles)
-    if arm.market == "as configured":
-        return config.broker
-    return replace(config.broker, align=arm.market == "aligned")
+def _lowest_ask(asks: Tensor) -> Tensor:
+    """The lowest of each agent's asks, int64 ``[M, N]``; ``WITHHELD`` if there is none."""
+    lowest = asks.masked_fill(asks == WITHHELD, torch.iinfo(asks.dtype).max).amin(2)
+    return lowest.where((asks != WITHHELD).any(2), WITHHELD)
 
 
 class _Recorder:
@@ -124,7 +136,7 @@ class _Recorder:
 
     def gained_outside(self, nats: Tensor) -> None:
         """Count a fall of the losses that no step made, ``[M, N]``, into the next step's reward."""
-        self.outside = self.batch.engine.values * nats
+        self.outside = self.batch.engine.state.value * nats
 
     def add(self, batch: MarketBatch, record: StepRecord | None) -> None:
         """Take down the state at the start or after a step."""
@@ -135,11 +147,16 @@ class _Recorder:
             "test_loss": test_loss,
             "test_accuracy": test_accuracy,
             "balance": state.balance,
-            "ask": batch.engine.asks,
+            "ask": _lowest_ask(batch.engine.asks),
             "sold": state.sold,
             "refused": state.refusals.sum(-1),
+            **{f"refused_{cause}": state.refusals[..., code] for code, cause in enumerate(REFUSALS)},
             "alive": state.alive,
+            "value_per_nat": state.value,
+            "best_value": batch.engine.values.amax(2).clamp_min(0),
             "trained": torch.zeros_like(state.alive) if record is None else record.trained,
+            "paid": torch.zeros_like(state.balance) if record is None else record.paid,
+            "received": torch.zeros_like(state.balance) if record is None else record.received,
             "reward": torch.zeros_like(state.loss) if record is None else record.reward + self.outside,
         }
         self.steps.append({name: column.cpu().numpy().copy() for name, column in columns.items()})
@@ -164,6 +181,7 @@ class _Recorder:
             "merge_weight": pick(record.weight),
             "price": pick(record.paid),
             "quoted_gain": pick(record.quoted),
+            "value": pick(record.quoted * self.batch.engine.state.value),
         }
         self.trades.append(pd.DataFrame(rows))
 

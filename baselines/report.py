@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -17,6 +19,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
@@ -46,10 +49,14 @@ LEGEND = (
 
 
 def interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """The mean, and the half-width of its 95 % Student interval (None for a single value)."""
+    """The mean, and the half-width of its 95 % Student interval (None for a single value).
+
+    Values that are NaN do not count; if there are no others the mean is NaN.
+    """
     sample = np.asarray(values, dtype=float)
+    sample = sample[~np.isnan(sample)]
     if len(sample) < 2:
-        return float(sample.mean()), None
+        return (float(sample[0]) if len(sample) else float("nan")), None
     half = stats.t.ppf((1 + CONFIDENCE) / 2, len(sample) - 1) * stats.sem(sample)
     return float(sample.mean()), float(half)
 
@@ -80,9 +87,10 @@ def per_seed(episodes: Sequence[Episode]) -> pd.DataFrame:
 
 
 def summarise(table: pd.DataFrame) -> Summary:
-    """Mean and half-width of every measure, by arm."""
+    """Mean and half-width of every measure of a table with one row for each arm and seed, by arm."""
+    measures = [column for column in table.columns if column not in ("arm", "seed")]
     return {
-        str(arm): {measure: interval(rows[measure].tolist()) for measure in MEASURES}
+        str(arm): {measure: interval(rows[measure].tolist()) for measure in measures}
         for arm, rows in table.groupby("arm", sort=False)
     }
 
@@ -100,19 +108,38 @@ def provenance(seeds: Sequence[int], device: torch.device) -> dict[str, Any]:
     }
 
 
-def as_table(summary: Summary, title: str) -> Table:
-    """The summary for the terminal."""
+def new_console() -> Console:
+    """A console that is as wide as the tables where its output is not a terminal."""
+    return Console(width=None if sys.stdout.isatty() else 112)
+
+
+def as_table(summary: Summary, title: str, measures: Mapping[str, str] = MEASURES) -> Table:
+    """The ``measures`` of a summary, with their labels, for the terminal."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("")
-    for label in MEASURES.values():
+    table.add_column("", no_wrap=True)
+    for label in measures.values():
         table.add_column(label, justify="right", no_wrap=True)
-    for arm, measures in summary.items():
-        table.add_row(arm, *(_cell(measure, *measures[measure]) for measure in MEASURES))
+    for arm, figures in summary.items():
+        table.add_row(arm, *(_cell(measure, *figures[measure]) for measure in measures))
     return table
 
 
+DIGITS = {
+    "validation_loss": 2,
+    "return": 2,
+    "gain": 2,
+    "gini": 2,
+    "money": 0,
+    "revenue": 0,
+    "regret": 0,
+} | dict.fromkeys(("efficiency", "sellers_share", "omniscient_share", "gainers"), 0)
+"""Decimals of the measures that are not shown with one."""
+
+
 def _cell(measure: str, mean: float, half: float | None) -> str:
-    digits = {"validation_loss": 2, "return": 2, "money": 0}.get(measure, 1)
+    digits = DIGITS.get(measure, 1)
+    if math.isnan(mean):
+        return "–"
     return f"{mean:.{digits}f}" if half is None else f"{mean:.{digits}f} ± {half:.{digits}f}"
 
 
@@ -162,7 +189,10 @@ def write_run(
     pd.concat([episode.steps for episode in episodes]).to_csv(folder / "steps.csv", index=False)
     pd.concat([episode.trades for episode in episodes]).to_csv(folder / "trades.csv", index=False)
     arms = {
-        arm: {measure: {"mean": mean, "half_width_95": half} for measure, (mean, half) in measures.items()}
+        arm: {
+            measure: {"mean": None if math.isnan(mean) else mean, "half_width_95": half}
+            for measure, (mean, half) in measures.items()
+        }
         for arm, measures in summary.items()
     }
     (folder / "summary.json").write_text(

@@ -6,15 +6,16 @@ A rule says what it wants as orders; the encoding of the action mode says as muc
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from baselines.selling import BayesianSeller, Fields
+from baselines.selling import Fields, PricingRule, cycle_of, pricing_factory
 from paramarket_env.config import lookup, require
 from paramarket_env.interface.policy import Policy, PolicyFactory, Seat
-from paramarket_env.market.engine import Orders
+from paramarket_env.market.orders import Orders
 from paramarket_env.seeding import stream, uniform
 
 
@@ -24,34 +25,48 @@ def best_offer(scores: Tensor, legal: Tensor) -> Tensor:
     return torch.where(best.values > 0, best.indices, -1)
 
 
-def surplus(fields: Fields) -> Tensor:
-    """What each offer is worth above its price, in units of reward: kappa * gain - price, ``[B, offers]``."""
-    return fields["value_per_nat"] * fields["offer_gain"] - fields["offer_price"]
+def value(fields: Fields) -> Tensor:
+    """What each offer is worth, in units of reward: kappa * gain, ``[B, offers]``."""
+    return fields["value_per_nat"] * fields["offer_gain"]
 
 
 class Rule:
-    """A policy made of three decisions; by itself it takes none."""
+    """A policy made of decisions; by itself it takes none, but for the asks of its pricing rule, if it has one."""
 
-    def __init__(self, seat: Seat) -> None:
-        self.seat = seat
+    def __init__(self, seat: Seat, pricing: PricingRule | None = None) -> None:
+        self.seat, self.pricing = seat, pricing
 
     def act(self, observation: Tensor, mask: Tensor) -> Tensor:
         """See :meth:`Policy.act`."""
         fields = self.seat.layout.unpack(observation)
-        offer = self.offer(fields, self.seat.actions.legal_offers(mask))
-        return self.seat.actions.encode(Orders(self.train(fields), offer, self.ask(fields)))
+        bids = self.seat.actions.legal_purchases(mask) & self.bids(fields)
+        offer = self.offer(fields, bids.any(2))
+        return self.seat.actions.encode(Orders(self.train(fields), offer, _highest_bid(bids, offer), self.asks(fields)))
 
     def train(self, fields: Fields) -> Tensor:
         """Whether to train, bool ``[B]``."""
         return torch.zeros_like(fields["loss"][:, 0], dtype=torch.bool)
 
     def offer(self, fields: Fields, legal: Tensor) -> Tensor:
-        """The offer to buy or -1, int64 ``[B]``; ``legal`` bool ``[B, offers]``."""
+        """The offer to buy or -1, int64 ``[B]``; ``legal`` bool ``[B, offers]``: there is a bid to make for it."""
         return torch.full_like(self.seat.keys, -1)
 
-    def ask(self, fields: Fields) -> Tensor:
-        """The level to post or -1, int64 ``[B]``."""
-        return torch.full_like(self.seat.keys, -1)
+    def bids(self, fields: Fields) -> Tensor:
+        """The bids to make for each offer, bool ``[B, offers, bids]``; where several are legal the highest is made."""
+        return torch.ones((), dtype=torch.bool, device=self.seat.keys.device)
+
+    def asks(self, fields: Fields) -> Tensor:
+        """The levels to post or -1, int64 ``[B, S]``."""
+        if self.pricing is not None:
+            return self.pricing.ask(fields)
+        return torch.full((len(self.seat.keys), self.seat.actions.of.ask_slots), -1, device=self.seat.keys.device)
+
+
+def _highest_bid(bids: Tensor, offer: Tensor) -> Tensor:
+    """The highest bid of an offer that may be made: int64 ``[B]`` of bool ``[B, offers, bids]`` and ``[B]``."""
+    place = offer.clamp_min(0)[:, None, None].expand(-1, 1, bids.shape[2])
+    levels = torch.arange(bids.shape[2], device=bids.device)
+    return (bids.gather(1, place).squeeze(1) * levels).amax(1)
 
 
 class Hold(Rule):
@@ -75,26 +90,29 @@ class Greedy(Train):
 
 
 class Paper(Train):
-    """The paper's rule: buys if the gain's value exceeds the price, otherwise trains; sells at the Bayesian price."""
+    """The paper's rule: buys if the gain's value exceeds the price, otherwise trains.
 
-    def __init__(self, seat: Seat) -> None:
-        super().__init__(seat)
-        self.seller = BayesianSeller(seat)
+    Where the mechanism takes bids, it bids the value: the dominant strategy of a second-price auction.
+    """
 
     def offer(self, fields: Fields, legal: Tensor) -> Tensor:
         """See :meth:`Rule.offer`."""
-        return best_offer(surplus(fields), legal)
+        # A sealed ask is not seen.
+        price = fields.get("offer_price", torch.zeros_like(fields["offer_gain"]))
+        return best_offer(value(fields) - price, legal)
 
-    def ask(self, fields: Fields) -> Tensor:
-        """See :meth:`Rule.ask`."""
-        return self.seller.ask(fields)
+    def bids(self, fields: Fields) -> Tensor:
+        """See :meth:`Rule.bids`."""
+        if self.seat.actions.of.bids == 1:
+            return super().bids(fields)
+        return self.seat.prices <= value(fields).unsqueeze(2)
 
 
 class Patient(Paper):
     """The paper's rule with patience: k steps of training between purchases, and a purchase at the very end."""
 
-    def __init__(self, seat: Seat, patience: int) -> None:
-        super().__init__(seat)
+    def __init__(self, seat: Seat, pricing: PricingRule | None = None, *, patience: int) -> None:
+        super().__init__(seat, pricing)
         self.patience = patience
 
     def offer(self, fields: Fields, legal: Tensor) -> Tensor:
@@ -113,8 +131,7 @@ class Random:
 
     def act(self, observation: Tensor, mask: Tensor) -> Tensor:
         """See :meth:`Policy.act`."""
-        left = self.seat.layout.unpack(observation)["time_left"].squeeze(-1)
-        cycle = ((1 - left) * self.seat.max_cycles).round().long()
+        cycle = cycle_of(self.seat.layout.unpack(observation), self.seat)
         scores = uniform(stream(self.seat.keys, "random policy", cycle), mask.shape[1])
         return self.seat.actions.best(scores.masked_fill(~mask, -1.0))
 
@@ -122,7 +139,7 @@ class Random:
 DEFAULT_PATIENCE = 8
 """The middle of the best that `python -m benchmarks.patience` finds."""
 
-POLICIES: dict[str, PolicyFactory] = {
+POLICIES: dict[str, Callable[..., Policy]] = {
     "hold": Hold,
     "train": Train,
     "random": Random,
@@ -131,16 +148,28 @@ POLICIES: dict[str, PolicyFactory] = {
     "patient": partial(Patient, patience=DEFAULT_PATIENCE),
 }
 
+DEFAULT_PRICING = {"paper": "bayesian", "patient": "bayesian"}
+"""The pricing rules of those that have one without being told."""
+
 
 def policy_factory(name: str) -> PolicyFactory:
-    """The policy of that name; ``patient:K`` is the patient rule with K steps between purchases."""
-    rule, colon, argument = name.partition(":")
-    factory: PolicyFactory = lookup(POLICIES, rule, "policy")
-    if not colon:
+    """The policy of that name, such as ``paper``, ``patient:K`` or ``paper+fixed:3``.
+
+    ``patient:K`` waits K steps between purchases. Behind a ``+`` comes a pricing rule (``selling.PRICING``).
+    """
+    decisions, plus, pricing = name.partition("+")
+    rule, colon, argument = decisions.partition(":")
+    factory: Callable[..., Policy] = lookup(POLICIES, rule, "policy")
+    if colon:
+        whole = rule == "patient" and argument.isdecimal()
+        require(whole, "policy", name, "a policy's name, or patient:K with an integer K >= 0")
+        factory = partial(Patient, patience=int(argument))
+    pricing = pricing if plus else DEFAULT_PRICING.get(rule, "")
+    if not plus and not pricing:
         return factory
-    whole = argument.isdecimal()
-    require(rule == "patient" and whole, "policy", name, "a policy's name, or patient:K with an integer K >= 0")
-    return partial(Patient, patience=int(argument))
+    require(rule != "random", "policy", name, "'random' by itself: it draws its asks too")
+    seller = pricing_factory(pricing)
+    return lambda seat: factory(seat, seller(seat))
 
 
 def build_policy(name: str, seat: Seat) -> Policy:

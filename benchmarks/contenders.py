@@ -17,7 +17,8 @@ from benchmarks.reference import coming_passes, plain_market
 from paramarket_env.config import MarketConfig
 from paramarket_env.learning.networks import MLP
 from paramarket_env.market.capacity import required_bytes
-from paramarket_env.market.engine import Engine, Orders
+from paramarket_env.market.engine import Engine
+from paramarket_env.market.orders import Orders, no_orders
 from paramarket_env.seeding import as_seeds
 
 MIB = 2**20
@@ -72,9 +73,8 @@ def new_engine(config: MarketConfig, markets: int, device: torch.device) -> Engi
 
 def all_train(engine: Engine) -> Orders:
     """Every agent trains; nobody buys or posts an ask."""
-    shape = (engine.markets, engine.config.agents)
-    none = torch.full(shape, -1, device=engine.device)
-    return Orders(torch.ones(shape, dtype=torch.bool, device=engine.device), none, none)
+    nothing = no_orders(engine.markets, engine.config.agents, engine.exchange.ask_slots, engine.device)
+    return replace(nothing, train=torch.ones_like(nothing.train))
 
 
 def _contender(name: str, engine: Engine, step: Callable[[], None], losses: Callable[[], list[float]]) -> Contender:

@@ -6,15 +6,13 @@ the rules' default should be. All patiences play the same seeds, other ones than
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 
 import tyro
-from rich.console import Console
 from rich.progress import track
 
 from baselines.play import Arm, play
-from baselines.report import LEGEND, as_table, per_seed, provenance, summarise
+from baselines.report import LEGEND, as_table, new_console, per_seed, provenance, summarise
 from paramarket_env.market.engine import resolve_device
 from paramarket_env.scenarios import scenario
 
@@ -36,7 +34,7 @@ class Patience:
 def main() -> None:
     """Play and print the table."""
     options = tyro.cli(Patience)
-    console = Console(width=None if sys.stdout.isatty() else 100)
+    console = new_console()
     config = replace(scenario(options.scenario), action_mode="verb")
     names = ["train", *(f"patient:{patience}" for patience in options.patience)]
     seeds, device = range(1000, 1000 + options.seeds), resolve_device(options.device)

@@ -14,6 +14,7 @@ import torch
 from paramarket_env.market import broker
 from paramarket_env.market.broker import Broker
 from paramarket_env.market.engine import Engine
+from paramarket_env.market.exchange import Exchange
 
 Phases = tuple[tuple[str, Any, str], ...]
 """A phase, and a function that belongs to it: where that is looked up, and its name. What runs inside a function of
@@ -25,9 +26,9 @@ PHASES: Phases = (
     ("try", Broker, "_quote"),
     ("evaluate", broker, "group"),
     ("evaluate", broker, "own_losses"),
-    ("clear", Engine, "_clear"),
+    ("clear", Exchange, "clear"),
     ("clear", Engine, "_merge"),
-    ("clear", Engine, "_settle"),
+    ("clear", Exchange, "settle"),
 )
 """Of a step: to try is what quoting takes besides aligning."""
 

@@ -11,7 +11,7 @@ from matplotlib.image import imsave
 from baselines.play import Arm, play
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.render import History, draw
-from paramarket_env.market.engine import StepRecord
+from paramarket_env.market.orders import StepRecord
 from paramarket_env.scenarios import scenario
 
 

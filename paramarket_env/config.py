@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 ActionMode = Literal["verb", "round"]
 Protocol = Literal["clean", "authors"]
+ValueDistribution = Literal["fixed", "uniform", "log-uniform"]
+Disclosure = Literal["none", "transactions", "bounds", "full"]
 
 INT64_MAX = 2**63 - 1
 
@@ -40,6 +42,11 @@ def _is_int(value: Any, low: int) -> bool:
 
 def _is_real(value: Any, low: float, high: float = math.inf) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and low <= float(value) <= high
+
+
+def _each(value: Any) -> tuple[Any, ...]:
+    """The values of a setting that is one value or one for each agent."""
+    return value if isinstance(value, tuple) else (value,)
 
 
 @dataclass(frozen=True)
@@ -128,6 +135,10 @@ class BrokerConfig:
     """First cycle at which purchases clear."""
     trade_every: int = 1
     """From then on the market is open every so many cycles."""
+    smoothness: float | None = None
+    """``disclosure="bounds"``: beta of the lower bounds on gains; None: the largest curvature met in the tries."""
+    convexity: float | None = None
+    """``disclosure="bounds"``: mu of the upper bounds on gains; None: the smallest curvature met in the tries."""
 
     def __post_init__(self) -> None:
         grid = self.merge_grid
@@ -142,50 +153,91 @@ class BrokerConfig:
         )
         require(_is_int(self.opens_at, 0), "broker.opens_at", self.opens_at, "an integer >= 0")
         require(_is_int(self.trade_every, 1), "broker.trade_every", self.trade_every, "an integer >= 1")
+        for name in ("smoothness", "convexity"):
+            value = getattr(self, name)
+            allowed = value is None or _is_real(value, -1e30, 1e30)
+            require(allowed, f"broker.{name}", value, "a number within [-1e30, 1e30], or None to measure it")
+        beta, mu = self.smoothness, self.convexity
+        require(beta is None or mu is None or mu <= beta, "broker.convexity", mu, f"at most smoothness, {beta}")
 
 
 @dataclass(frozen=True)
 class EconomyConfig:
-    """Money, values and costs. Amounts are integers of ticks; ``tick`` turns them into units of reward."""
+    """Money, values, costs and the rules of trade. Amounts are integers of ticks; ``tick`` turns them into reward."""
 
+    mechanism: str = "posted"
+    """How orders become trades: what ``paramarket list`` shows as a mechanism."""
+    disclosure: Disclosure = "transactions"
+    """What sellers are told: ``none`` (their own sales and refusals), ``transactions`` (also all trade prices),
+    ``bounds`` (also bounds on every buyer's gain), ``full`` (also what their parameters are worth to every buyer)."""
     ask_levels: tuple[int, ...] = (0,)
-    """The prices that a seller can post, in ticks, increasing. One more level withholds."""
+    """The prices that a seller can ask, and a buyer bid, in ticks, increasing. One more level withholds."""
     initial_ask: int = 0
     """Index of the level posted at the start; ``len(ask_levels)``: withheld."""
-    budget: int = 1000
-    """Balance of every agent at the start, in ticks."""
+    budget: int | tuple[int, ...] = 1000
+    """Balance at the start, in ticks: one number, or one for each agent."""
     tick: float = 0.001
     """Units of reward for one tick."""
+    broker_fee: float = 0.0
+    """The broker's share of every price, rounded down to whole ticks; the seller gets the rest."""
+    auction_k: float = 0.5
+    """``double-auction``: where between the ask (0) and the bid (1) the price lies."""
+    copies: int = 1
+    """``second-price``: how many copies of each good are for sale in a step."""
+    value_distribution: ValueDistribution = "fixed"
+    """How kappa, what a nat of validation loss is worth, is drawn for each agent and episode."""
     value_per_nat: float | tuple[float, ...] = 1.0
-    """What a nat of validation loss is worth (kappa): one number, or one for each agent."""
+    """kappa if fixed, otherwise the lower end: one number, or one for each agent."""
+    value_per_nat_high: float | tuple[float, ...] | None = None
+    """The upper end of kappa: one number, or one for each agent; None if fixed."""
     train_cost: float = 0.0
     """Reward lost by a training pass."""
     rivalry: float = 0.0
     """Reward lost for each nat that the other agents gained on average."""
 
     def __post_init__(self) -> None:
+        self._check_prices()
+        self._check_values()
+        shown = self.disclosure in ("none", "transactions", "bounds", "full")
+        require(shown, "economy.disclosure", self.disclosure, "'none', 'transactions', 'bounds' or 'full'")
+        require(_is_int(self.copies, 1), "economy.copies", self.copies, "an integer >= 1")
+        require(_is_real(self.auction_k, 0.0, 1.0), "economy.auction_k", self.auction_k, "within [0, 1]")
+        fee = self.broker_fee
+        require(_is_real(fee, 0.0, 1.0) and fee < 1, "economy.broker_fee", fee, "within [0, 1)")
+        tick = self.tick
+        require(_is_real(tick, 0.0, 1e6) and tick > 0, "economy.tick", tick, "a number > 0 and at most 1e6")
+        for name in ("train_cost", "rivalry"):
+            value = getattr(self, name)
+            finite = _is_real(value, 0.0) and math.isfinite(value)
+            require(finite, f"economy.{name}", value, "a finite number >= 0")
+
+    def _check_prices(self) -> None:
         levels = self.ask_levels
         require(isinstance(levels, tuple), "economy.ask_levels", levels, "a tuple")
         whole = all(_is_int(level, 0) and level <= INT64_MAX for level in levels)
         increasing = all(a < b for a, b in pairwise(levels))
-        require(
-            len(levels) > 0 and whole and increasing,
-            "economy.ask_levels",
-            levels,
-            "increasing integers >= 0 that fit into int64, at least one",
-        )
+        allowed = "increasing integers >= 0 that fit into int64, at least one"
+        require(len(levels) > 0 and whole and increasing, "economy.ask_levels", levels, allowed)
         posted = _is_int(self.initial_ask, 0) and self.initial_ask <= len(levels)
         require(posted, "economy.initial_ask", self.initial_ask, f"a level from 0 to {len(levels)} (withheld)")
-        require(_is_int(self.budget, 0), "economy.budget", self.budget, "an integer >= 0")
-        require(
-            _is_real(self.tick, 0.0, 1e6) and self.tick > 0, "economy.tick", self.tick, "a number > 0 and at most 1e6"
-        )
-        values = self.value_per_nat if isinstance(self.value_per_nat, tuple) else (self.value_per_nat,)
-        in_range = len(values) > 0 and all(_is_real(value, 0.0, VALUE_HIGH) for value in values)
-        allowed = f"a number within [0, {VALUE_HIGH:g}], or a tuple of such numbers"
-        require(in_range, "economy.value_per_nat", self.value_per_nat, allowed)
-        require(_is_real(self.train_cost, 0.0), "economy.train_cost", self.train_cost, "a finite number >= 0")
-        require(_is_real(self.rivalry, 0.0), "economy.rivalry", self.rivalry, "a finite number >= 0")
+        budgets = _each(self.budget)
+        whole = len(budgets) > 0 and all(_is_int(budget, 0) for budget in budgets)
+        require(whole, "economy.budget", self.budget, "an integer >= 0, or a tuple of such integers")
+
+    def _check_values(self) -> None:
+        kind, high = self.value_distribution, self.value_per_nat_high
+        known = kind in ("fixed", "uniform", "log-uniform")
+        require(known, "economy.value_distribution", kind, "'fixed', 'uniform' or 'log-uniform'")
+        fits = (high is None) == (kind == "fixed")
+        require(fits, "economy.value_per_nat_high", high, "None if the values are fixed, and otherwise their upper end")
+        lowest = "a number > 0" if kind == "log-uniform" else "a number >= 0"
+        allowed = f"{lowest} and at most {VALUE_HIGH:g}, or a tuple of such numbers"
+        for name in ("value_per_nat", "value_per_nat_high"):
+            values = _each(getattr(self, name))
+            in_range = len(values) > 0 and all(_is_real(value, 0.0, VALUE_HIGH) for value in values)
+            positive = kind != "log-uniform" or all(value > 0 for value in values)
+            absent = name == "value_per_nat_high" and high is None
+            require(absent or (in_range and positive), f"economy.{name}", getattr(self, name), allowed)
 
 
 @dataclass(frozen=True)
@@ -208,14 +260,27 @@ class MarketConfig:
         require(_is_int(self.agents, 2), "agents", self.agents, "an integer >= 2")
         require(_is_int(self.max_cycles, 1), "max_cycles", self.max_cycles, "an integer >= 1")
         require(self.action_mode in ("verb", "round"), "action_mode", self.action_mode, "'verb' or 'round'")
-        values = self.economy.value_per_nat
-        one_each = not isinstance(values, tuple) or len(values) == self.agents
-        require(one_each, "economy.value_per_nat", values, f"one number, or one for each of the {self.agents} agents")
-        money = self.economy.budget * self.agents
-        require(money <= INT64_MAX, "economy.budget", self.economy.budget, "at most 2**63 - 1 ticks in all")
+        for name in ("value_per_nat", "value_per_nat_high", "budget"):
+            value = getattr(self.economy, name)
+            one_each = not isinstance(value, tuple) or len(value) == self.agents
+            require(one_each, f"economy.{name}", value, f"one number, or one for each of the {self.agents} agents")
+        ordered = all(low <= high for low, high in self.value_ranges)
+        require(ordered, "economy.value_per_nat_high", self.economy.value_per_nat_high, "at least value_per_nat")
+        # All that an agent earns in an episode is counted, and the same money can come round in every cycle.
+        money = sum(self.budgets) * self.max_cycles
+        require(money <= INT64_MAX, "economy.budget", self.economy.budget, "at most 2**63 - 1 ticks, in all cycles")
 
     @property
-    def values_per_nat(self) -> tuple[float, ...]:
-        """kappa of every agent."""
-        values = self.economy.value_per_nat
-        return values if isinstance(values, tuple) else (values,) * self.agents
+    def budgets(self) -> tuple[int, ...]:
+        """The balance of every agent at the start, in ticks."""
+        return self._for_each_agent(self.economy.budget)
+
+    @property
+    def value_ranges(self) -> tuple[tuple[float, float], ...]:
+        """The lower and the upper end of every agent's kappa."""
+        lows = self._for_each_agent(self.economy.value_per_nat)
+        highs = self.economy.value_per_nat_high
+        return tuple(zip(lows, lows if highs is None else self._for_each_agent(highs), strict=True))
+
+    def _for_each_agent(self, value: Any) -> tuple[Any, ...]:
+        return value if isinstance(value, tuple) else (value,) * self.agents

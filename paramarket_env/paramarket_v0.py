@@ -18,13 +18,15 @@ the seller's parameters to the buyer's network, tries a grid of merge weights, a
 
 `verb`: 0 hold, 1 train, then one action for each offer (seller by seller, parameter set by parameter set, as
 `env.offers(agent)` lists them), then one for each ask level, of which the last withholds. `round`: `[train, buy,
-ask]`, where `buy` and `ask` are 0 for nothing and otherwise count as above from 1. `info["action_mask"]` says what is
-legal now. An illegal action is a no-op that `info["refused"]` counts, by cause in `info["refused_..."]`; one outside
-the space raises `ValueError` and changes nothing.
+ask]`, where `buy` and `ask` are 0 for nothing and otherwise count as above from 1. Where the mechanism takes bids, each
+offer comes once for each price that can be bid; where asks are personal, the ask levels come once for each other agent
+(in `round` one `ask` each). `info["action_mask"]` says what is legal now. An illegal action is a no-op that
+`info["refused"]` counts, by cause in `info["refused_..."]`; one outside the space raises `ValueError` and changes
+nothing.
 
 ### A step
 
-All act at once on what they saw. Purchases clear at the asks the buyers saw, from the networks as they stood; buyers
+All act at once on what they saw. Purchases clear at the asks that stood, from the networks as they stood; buyers
 get the network that was quoted, with a fresh optimizer; then those who train make a pass over their data; new asks are
 posted; all networks are evaluated, and every offer is quoted anew.
 
@@ -33,9 +35,28 @@ posted; all networks are evaluated, and every offer is quoted anew.
     value_per_nat * (loss before - loss after) + tick * (received - paid)
         - train_cost * trained - rivalry * (mean of the others' falls of loss)
 
-on the broker's validation data. The last two terms are 0 by default. An episode is truncated after `max_cycles`. An
-agent whose loss is no longer finite is terminated, its offers are withdrawn, and its last reward counts its network as
-no better than a uniform guess.
+on the broker's validation data. The last two terms are 0 by default. `value_per_nat` is 1 by default; it can be drawn
+anew for each agent and episode, and is seen by its owner alone. Of every price the broker keeps the share `broker_fee`.
+An episode is truncated after `max_cycles`. An agent whose loss is no longer finite is terminated, its offers are
+withdrawn, and its last reward counts its network as no better than a uniform guess.
+
+### Mechanisms
+
+How orders become trades, `economy.mechanism`:
+
+| name             | asks                            | the buyer       | the price                                    |
+|------------------|---------------------------------|-----------------|----------------------------------------------|
+| `posted`         | one for all, seen               | takes it or not | the ask                                      |
+| `personal`       | one for each buyer, seen by it  | takes it or not | the ask                                      |
+| `double-auction` | one for all, sealed             | bids            | ask + `auction_k` (bid - ask), if bid >= ask |
+| `second-price`   | one for all, seen: the reserve  | bids            | the highest losing bid, or the reserve       |
+
+In a `second-price` auction each parameter set of a seller has `copies` copies in a step, for the highest bids. A bid
+that is too low is refused (`underbid`, `outbid`).
+
+What sellers are told, `economy.disclosure`, each with what the one before has: `none` (who bought from them, and who
+could have and did not), `transactions` (also the prices and numbers of all trades), then either `bounds` (also a lower
+and an upper bound on every buyer's gain, from slope and curvature of its loss) or `full` (also the buyers' values).
 
 ### Arguments
 

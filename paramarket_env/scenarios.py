@@ -45,6 +45,45 @@ def three_firms() -> MarketConfig:
     return replace(digits_priced(), agents=3)
 
 
+def private_values() -> MarketConfig:
+    """Two firms with private values: what would the other pay, whose nat may be worth four times as much or as little?
+
+    A nat is worth between 0.5 and 2 to each, drawn anew for each episode and seen by its owner alone. Money is ample,
+    prices range from next to nothing to more than most purchases are worth, the broker keeps a twentieth of each, and a
+    training pass has its price.
+    """
+    levels = (10, 14, 20, 28, 40, 57, 80, 113, 160, 226, 320, 453, 640, 905, 1280)
+    economy = EconomyConfig(
+        ask_levels=levels,
+        initial_ask=7,
+        budget=50_000,
+        broker_fee=0.05,
+        value_distribution="log-uniform",
+        value_per_nat=0.5,
+        value_per_nat_high=2.0,
+        train_cost=0.01,
+    )
+    return MarketConfig(economy=economy)
+
+
+def costly_training() -> MarketConfig:
+    """Three firms for whom a training pass is dear: who trains, and who lives on what the others have learned?
+
+    Who trains bears the cost alone; all may buy the result. Without income from sales nobody might bother.
+    """
+    market = three_firms()
+    return replace(market, economy=replace(market.economy, train_cost=0.05, broker_fee=0.05))
+
+
+def rivals() -> MarketConfig:
+    """Two rivals with private values: a sale earns its price, and helps the competitor.
+
+    Half of each nat that the other gains is lost to oneself, so that some sales are not worth their price.
+    """
+    market = private_values()
+    return replace(market, economy=replace(market.economy, rivalry=0.5))
+
+
 def _authors(dataset: str, hidden: tuple[int, ...], scarcity: float, epochs: int, period: int) -> MarketConfig:
     """The authors' two-agent setting with SGD: whole dataset, one pass a round, free trade every round.
 
@@ -89,7 +128,20 @@ def cifar10() -> MarketConfig:
 
 SCENARIOS: dict[str, Callable[[], MarketConfig]] = {
     rule.__name__.replace("_", "-"): rule
-    for rule in (digits, digits_priced, digits_layers, three_firms, mnist, fashion, kmnist, emnist, cifar10)
+    for rule in (
+        digits,
+        digits_priced,
+        digits_layers,
+        three_firms,
+        private_values,
+        costly_training,
+        rivals,
+        mnist,
+        fashion,
+        kmnist,
+        emnist,
+        cifar10,
+    )
 }
 
 

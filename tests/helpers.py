@@ -23,9 +23,11 @@ from paramarket_env.config import (
 )
 from paramarket_env.interface.parallel import ParaMarketEnv
 from paramarket_env.learning.networks import Network
-from paramarket_env.market.engine import Engine, Orders
-from paramarket_env.market.state import MarketState
+from paramarket_env.market.engine import Engine
+from paramarket_env.market.orders import Orders, no_orders
+from paramarket_env.market.state import MarketState, tree_map
 
+CPU = torch.device("cpu")
 PARTS = {
     "data": DataConfig,
     "network": NetworkConfig,
@@ -78,17 +80,19 @@ def orders(
     engine: Engine,
     train: Sequence[int] = (),
     buy: dict[int, int] | None = None,
-    ask: dict[int, int] | None = None,
+    ask: dict[int, int | list[int]] | None = None,
+    bid: dict[int, int] | None = None,
 ) -> Orders:
-    """The same orders in every market: who trains, which offer each agent buys, which level it posts; others hold."""
-    shape = (engine.markets, engine.config.agents)
-    trains = torch.zeros(shape, dtype=torch.bool)
-    trains[:, list(train)] = True
-    columns = [torch.full(shape, -1), torch.full(shape, -1)]
-    for column, chosen in zip(columns, (buy or {}, ask or {}), strict=True):
-        for agent, choice in chosen.items():
-            column[:, agent] = choice
-    return Orders(trains, *columns)
+    """The same orders in every market: who trains, which offer each agent buys, at which bid, and which level it posts.
+
+    Others hold.
+    """
+    chosen = tree_map(torch.clone, no_orders(engine.markets, engine.config.agents, engine.exchange.ask_slots, CPU))
+    chosen.train[:, list(train)] = True
+    for column, choices in ((chosen.offer, buy), (chosen.bid, bid), (chosen.ask, ask)):
+        for agent, choice in (choices or {}).items():
+            column[:, agent] = torch.tensor(choice)
+    return chosen
 
 
 def random_orders(engine: Engine, rng: np.random.Generator) -> Orders:
@@ -96,8 +100,10 @@ def random_orders(engine: Engine, rng: np.random.Generator) -> Orders:
     shape = (engine.markets, engine.config.agents)
     levels = len(engine.config.economy.ask_levels)
     train = torch.from_numpy(rng.random(shape) < 0.5)
-    offer, ask = (torch.from_numpy(rng.integers(-1, high, shape)) for high in (engine.offers, levels + 1))
-    return Orders(train, offer, ask)
+    offer = torch.from_numpy(rng.integers(-1, engine.offers, shape))
+    ask = torch.from_numpy(rng.integers(-1, levels + 1, (*shape, engine.exchange.ask_slots)))
+    bid = torch.from_numpy(rng.integers(0, engine.exchange.bid_levels, shape))
+    return Orders(train, offer, bid, ask)
 
 
 def leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -50,13 +50,69 @@ from tests.helpers import tiny_market
         ("value_per_nat", -1.0),
         ("value_per_nat", float("inf")),
         ("value_per_nat", (1.0, 1.0, 1.0)),
+        ("value_per_nat", None),
+        ("value_per_nat", ()),
+        ("value_per_nat", (1.0, None)),
+        ("value_per_nat", 100.5),
         ("train_cost", -0.1),
         ("rivalry", float("nan")),
+        ("broker_fee", 1.0),
+        ("broker_fee", -0.1),
+        ("broker_fee", float("nan")),
+        ("auction_k", 1.5),
+        ("auction_k", -0.5),
+        ("auction_k", float("nan")),
+        ("copies", 0),
+        ("copies", 1.5),
+        ("disclosure", "some"),
+        ("value_distribution", "normal"),
+        ("value_per_nat_high", 2.0),  # of values that are fixed
+        ("budget", (10, 20, 30)),
+        ("budget", (10, -1)),
+        ("budget", (10, 0.5)),
+        ("budget", ()),
+        ("budget", [10, 10]),
+        ("budget", 2**63 // (2 * 6) + 1),  # two agents, six cycles
+        ("budget", (2**63 // 6 + 1, 0)),
+        ("smoothness", float("inf")),
+        ("smoothness", float("nan")),
+        ("convexity", -float("inf")),
     ],
 )
 def test_an_impossible_value_is_refused(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"{field}=.* is not allowed: it must be "):
         tiny_market(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("distribution", "low", "high", "refused"),
+    [
+        ("uniform", 1.0, None, "value_per_nat_high"),
+        ("log-uniform", 1.0, None, "value_per_nat_high"),
+        ("fixed", 1.0, 1.0, "value_per_nat_high"),
+        ("uniform", 2.0, 1.0, "value_per_nat_high"),
+        ("uniform", (1.0, 2.0), 1.5, "value_per_nat_high"),
+        ("uniform", 1.0, (2.0, 0.5), "value_per_nat_high"),
+        ("uniform", 1.0, (2.0, 2.0, 2.0), "value_per_nat_high"),
+        ("uniform", 1.0, float("inf"), "value_per_nat_high"),
+        ("uniform", 1.0, float("nan"), "value_per_nat_high"),
+        ("uniform", 1.0, 100.5, "value_per_nat_high"),
+        ("uniform", 0.0, -1.0, "value_per_nat_high"),
+        ("uniform", -1.0, 1.0, "value_per_nat"),
+        ("uniform", None, 1.0, "value_per_nat"),
+        ("log-uniform", 0.0, 1.0, "value_per_nat"),
+        ("log-uniform", (1.0, 0.0), 1.0, "value_per_nat"),
+    ],
+)
+def test_an_impossible_range_of_values_is_refused(distribution: str, low: Any, high: Any, refused: str) -> None:
+    with pytest.raises(ValueError, match=rf"economy.{refused}=.* is not allowed: it must be "):
+        tiny_market(value_distribution=distribution, value_per_nat=low, value_per_nat_high=high)
+
+
+def test_a_loss_cannot_be_more_convex_than_it_is_smooth() -> None:
+    tiny_market(smoothness=1.0, convexity=1.0)
+    with pytest.raises(ValueError, match=r"broker.convexity=2.0 is not allowed: it must be at most smoothness, 1.0"):
+        tiny_market(smoothness=1.0, convexity=2.0)
 
 
 @pytest.mark.parametrize(
@@ -70,15 +126,38 @@ def test_an_impossible_value_is_refused(field: str, value: Any) -> None:
         ("hidden", ()),
         ("value_per_nat", (0.0, 2.0)),
         ("ask_levels", (0, 2**62)),
+        ("broker_fee", 0.999),
+        ("auction_k", 0.0),
+        ("auction_k", 1),
+        ("copies", 100),
+        ("budget", (0, 7)),
+        ("budget", (2**63 - 1) // (2 * 6)),
+        ("budget", ((2**63 - 1) // 6, 0)),
+        ("smoothness", -1.0),
+        ("convexity", 1e30),
     ],
 )
 def test_values_at_the_edge_are_accepted(field: str, value: Any) -> None:
     tiny_market(**{field: value})
 
 
+@pytest.mark.parametrize(
+    ("distribution", "low", "high"), [("uniform", 0.0, 0.0), ("log-uniform", 1e-6, 100.0), ("uniform", 1.0, (1.0, 2.0))]
+)
+def test_ranges_of_values_at_the_edge_are_accepted(distribution: str, low: Any, high: Any) -> None:
+    tiny_market(value_distribution=distribution, value_per_nat=low, value_per_nat_high=high)
+
+
 def test_one_value_serves_all_agents() -> None:
-    assert tiny_market(agents=3, value_per_nat=2.0).values_per_nat == (2.0, 2.0, 2.0)
-    assert tiny_market(value_per_nat=(1.0, 3.0)).values_per_nat == (1.0, 3.0)
+    assert tiny_market(agents=3, value_per_nat=2.0).value_ranges == ((2.0, 2.0),) * 3
+    assert tiny_market(value_per_nat=(1.0, 3.0)).value_ranges == ((1.0, 1.0), (3.0, 3.0))
+    drawn = tiny_market(value_distribution="uniform", value_per_nat=1.0, value_per_nat_high=(2.0, 3.0))
+    assert drawn.value_ranges == ((1.0, 2.0), (1.0, 3.0))
+
+
+def test_one_budget_serves_all_agents() -> None:
+    assert tiny_market(agents=3, budget=7).budgets == (7, 7, 7)
+    assert tiny_market(budget=(0, 9)).budgets == (0, 9)
 
 
 def test_unknown_names_list_those_that_exist() -> None:

@@ -1,13 +1,20 @@
-"""Clearing: how purchase orders and asks become trades. All orders clear at once, on the balances before the step."""
+"""Clearing: how purchase orders, bids and asks become trades, all at once, on the balances before the step.
+
+A mechanism says which orders become trades and at which price. The ledger and the merge do not know which one ran.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-REFUSALS = ("closed", "unquoted", "withheld", "unaffordable")
+from paramarket_env.config import EconomyConfig, lookup
+
+REFUSALS = ("closed", "unquoted", "withheld", "unaffordable", "underbid", "outbid")
 """Why a purchase is refused, in the order in which the causes are looked for."""
 
 WITHHELD = -1
@@ -15,9 +22,33 @@ WITHHELD = -1
 
 
 @dataclass(frozen=True)
+class Book:
+    """Each agent's purchase order, and what it meets: ``[M, N]`` each but ``market_open`` ``[M]``."""
+
+    wanted: Tensor
+    """int64: the seller to buy from, or -1."""
+    good: Tensor
+    """int64: what is wanted of it; orders of one seller and good compete. Of no meaning where ``wanted`` is -1."""
+    bid: Tensor
+    """int64: the most that the buyer pays, in ticks; of no meaning where the mechanism takes no bids."""
+    ask: Tensor
+    """int64: what that seller asks of this buyer, in ticks, or ``WITHHELD``; of no meaning where ``wanted`` is -1."""
+    quoted: Tensor
+    """bool: the broker quoted the offer."""
+    balance: Tensor
+    """int64: the buyer's, in ticks."""
+    priority: Tensor
+    """int64, different for all agents of a market: of equal bids the lowest goes first."""
+    market_open: Tensor
+    """bool ``[M]``."""
+
+
+@dataclass(frozen=True)
 class Trades:
     """What became of each agent's purchase order, int64 ``[M, N]``, one row a market."""
 
+    wanted: Tensor
+    """The agent it was to buy from, or -1."""
     seller: Tensor
     """The agent bought from, or -1."""
     price: Tensor
@@ -26,17 +57,161 @@ class Trades:
     """Index into ``REFUSALS``, or -1 where nothing was refused."""
 
 
-def posted_price(wanted: Tensor, quoted: Tensor, asks: Tensor, balances: Tensor, market_open: Tensor) -> Trades:
-    """Each buyer takes its offer at the price that the seller posted, or is refused.
+class Mechanism(Protocol):
+    """How orders become trades."""
 
-    ``wanted`` int64 ``[M, N]``, the seller that each agent wants to buy from, or -1; ``quoted`` bool ``[M, N]``,
-    whether the broker quoted that offer; ``asks`` int64 ``[M, N]`` in ticks or ``WITHHELD``; ``balances`` int64
-    ``[M, N]``; ``market_open`` bool ``[M]``.
+    bids: bool
+    """Buyers name a price; otherwise they take the seller's or leave it."""
+    personal: bool
+    """A seller has an ask for each buyer; otherwise one for all."""
+    sealed: bool
+    """Buyers do not see the asks, only who sells."""
+
+    def unaffordable(self, bid: Tensor, ask: Tensor, balance: Tensor) -> Tensor:
+        """bool: more than the buyer has might have to be paid. Ticks of any shapes that broadcast."""
+
+    def underbid(self, bid: Tensor, ask: Tensor) -> Tensor:
+        """bool: the bid is below the ask."""
+
+    def outbid(self, book: Book, standing: Tensor) -> Tensor:
+        """bool ``[M, N]``: others take all copies; ``standing`` bool ``[M, N]``: nothing else is against the order."""
+
+    def price(self, book: Book, standing: Tensor) -> Tensor:
+        """int64 ``[M, N]``: what each order pays if it becomes a trade."""
+
+
+class Posted:
+    """The seller posts a price, the buyer takes it or leaves it; of a ``personal`` one, each buyer has its own."""
+
+    bids = sealed = False
+
+    def __init__(self, *, personal: bool) -> None:
+        self.personal = personal
+
+    def unaffordable(self, bid: Tensor, ask: Tensor, balance: Tensor) -> Tensor:
+        """See :meth:`Mechanism.unaffordable`."""
+        return ask > balance
+
+    def underbid(self, bid: Tensor, ask: Tensor) -> Tensor:
+        """See :meth:`Mechanism.underbid`."""
+        return torch.zeros_like(ask, dtype=torch.bool)
+
+    def outbid(self, book: Book, standing: Tensor) -> Tensor:
+        """See :meth:`Mechanism.outbid`."""
+        return torch.zeros_like(standing)
+
+    def price(self, book: Book, standing: Tensor) -> Tensor:
+        """See :meth:`Mechanism.price`."""
+        return book.ask
+
+
+class DoubleAuction:
+    """The sealed-bid k-double auction (Chatterjee and Samuelson, *Bargaining under incomplete information*, 1983).
+
+    A bid of at least the ask trades at ask + k (bid - ask), rounded down to whole ticks.
     """
-    ask = asks.gather(1, wanted.clamp_min(0))
-    causes = (~market_open.unsqueeze(1).expand_as(quoted), ~quoted, ask == WITHHELD, ask > balances)
-    refusal = torch.full_like(wanted, -1)
+
+    bids = sealed = True
+    personal = False
+
+    def __init__(self, k: float) -> None:
+        self.k = k
+
+    def unaffordable(self, bid: Tensor, ask: Tensor, balance: Tensor) -> Tensor:
+        """See :meth:`Mechanism.unaffordable`."""
+        return bid > balance
+
+    def underbid(self, bid: Tensor, ask: Tensor) -> Tensor:
+        """See :meth:`Mechanism.underbid`."""
+        return bid < ask
+
+    def outbid(self, book: Book, standing: Tensor) -> Tensor:
+        """See :meth:`Mechanism.outbid`."""
+        return torch.zeros_like(standing)
+
+    def price(self, book: Book, standing: Tensor) -> Tensor:
+        """See :meth:`Mechanism.price`."""
+        # Where nothing stands the difference may have any sign, and is not used.
+        difference = torch.where(standing, book.bid - book.ask, 0)
+        share = difference.double() * self.k
+        # A float64 has 53 bits of an int64's 63: it may round up, even to more than an int64 holds.
+        part = torch.where(share < difference.double(), share.floor().long(), difference)
+        return book.ask + torch.minimum(part, difference)
+
+
+class SecondPrice:
+    """Each good has so many copies; they go to the highest bids of at least the seller's reserve, its ask.
+
+    All winners pay the highest bid that lost, or the reserve (Vickrey 1961). As nobody wants more than one copy, to bid
+    one's value is a dominant strategy.
+    """
+
+    bids = True
+    personal = sealed = False
+
+    def __init__(self, copies: int) -> None:
+        self.copies = copies
+
+    def unaffordable(self, bid: Tensor, ask: Tensor, balance: Tensor) -> Tensor:
+        """See :meth:`Mechanism.unaffordable`."""
+        return bid > balance
+
+    def underbid(self, bid: Tensor, ask: Tensor) -> Tensor:
+        """See :meth:`Mechanism.underbid`."""
+        return bid < ask
+
+    def _rivals(self, book: Book, standing: Tensor) -> tuple[Tensor, Tensor]:
+        """For each order: which others want the same good, bool ``[M, N, N]``, and how many of them go before it."""
+
+        def pair(column: Tensor) -> tuple[Tensor, Tensor]:
+            return column.unsqueeze(2), column.unsqueeze(1)
+
+        (mine, theirs), (my_turn, their_turn) = pair(book.bid), pair(book.priority)
+        (seller, their_seller), (good, their_good) = pair(book.wanted), pair(book.good)
+        rivals = (seller == their_seller) & (good == their_good) & standing.unsqueeze(1)
+        first = (theirs > mine) | ((theirs == mine) & (their_turn < my_turn))
+        return rivals, (rivals & first).sum(2)
+
+    def outbid(self, book: Book, standing: Tensor) -> Tensor:
+        """See :meth:`Mechanism.outbid`."""
+        return self._rivals(book, standing)[1] >= self.copies
+
+    def price(self, book: Book, standing: Tensor) -> Tensor:
+        """See :meth:`Mechanism.price`."""
+        rivals, place = self._rivals(book, standing)
+        loses = rivals & (place >= self.copies).unsqueeze(1)
+        return torch.maximum(book.ask, torch.where(loses, book.bid.unsqueeze(1), 0).amax(2))
+
+
+def clear(mechanism: Mechanism, book: Book) -> Trades:
+    """Turn the orders of a book into trades, each of which both sides' orders allow; the others are refused."""
+    wants = book.wanted >= 0
+    causes = [
+        ~book.market_open.unsqueeze(1).expand_as(wants),
+        ~book.quoted,
+        book.ask == WITHHELD,
+        mechanism.unaffordable(book.bid, book.ask, book.balance),
+        mechanism.underbid(book.bid, book.ask),
+    ]
+    standing = wants & ~torch.stack(causes).any(0)
+    causes.append(mechanism.outbid(book, standing))
+    refusal = torch.full_like(book.wanted, -1)
     for code in reversed(range(len(REFUSALS))):
-        refusal = torch.where((wanted >= 0) & causes[code], code, refusal)
-    bought = (wanted >= 0) & (refusal < 0)
-    return Trades(torch.where(bought, wanted, -1), torch.where(bought, ask, 0), refusal)
+        refusal = torch.where(wants & causes[code], code, refusal)
+    bought = wants & (refusal < 0)
+    price = torch.where(bought, mechanism.price(book, standing), 0)
+    return Trades(book.wanted, torch.where(bought, book.wanted, -1), price, refusal)
+
+
+MECHANISMS: dict[str, Callable[[EconomyConfig], Mechanism]] = {
+    "posted": lambda economy: Posted(personal=False),
+    "personal": lambda economy: Posted(personal=True),
+    "double-auction": lambda economy: DoubleAuction(economy.auction_k),
+    "second-price": lambda economy: SecondPrice(economy.copies),
+}
+
+
+def build_mechanism(economy: EconomyConfig) -> Mechanism:
+    """The mechanism of a configuration; ``ValueError`` that lists the names for one that does not exist."""
+    mechanism: Mechanism = lookup(MECHANISMS, economy.mechanism, "mechanism")(economy)
+    return mechanism

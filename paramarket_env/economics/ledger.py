@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 
-def open_accounts(markets: int, agents: int, budget: int, device: torch.device) -> Tensor:
-    """Balances at the start, in ticks: int64 ``[M, N]``."""
-    return torch.full((markets, agents), budget, dtype=torch.int64, device=device)
+@dataclass(frozen=True)
+class Settlement:
+    """What payments do to the accounts, in ticks."""
+
+    balances: Tensor
+    """int64 ``[M, N]``: after all payments at once."""
+    received: Tensor
+    """int64 ``[M, N]``: what each agent got as a seller, the fee taken off."""
+    fees: Tensor
+    """int64 ``[M]``: what the broker got."""
 
 
-def receipts(sellers: Tensor, payments: Tensor) -> Tensor:
-    """What each agent receives, int64 ``[M, N]``, when agent i of a market pays ``payments[i]`` to ``sellers[i]``.
+def receipts(sellers: Tensor, amounts: Tensor) -> Tensor:
+    """What each agent receives, int64 ``[M, N]``, when agent i of a market pays ``amounts[i]`` to ``sellers[i]``.
 
     ``sellers`` int64 ``[M, N]``, -1 for an agent that buys nothing.
     """
-    buying = sellers >= 0
-    amounts = torch.where(buying, payments, 0)
-    return torch.zeros_like(payments).scatter_add_(1, sellers.clamp_min(0), amounts)
+    paid = torch.where(sellers >= 0, amounts, 0)
+    return torch.zeros_like(amounts).scatter_add_(1, sellers.clamp_min(0), paid)
 
 
-def settle(balances: Tensor, sellers: Tensor, payments: Tensor) -> Tensor:
-    """The balances after all payments at once (arguments as for :func:`receipts`).
+def settle(balances: Tensor, sellers: Tensor, payments: Tensor, fee: float = 0.0) -> Settlement:
+    """Make all payments at once: agent i of a market pays ``payments[i]`` to ``sellers[i]``, all int64 ``[M, N]``.
 
-    Raises ``ValueError``, and moves nothing, if a payment is negative or larger than the payer's balance before.
+    Of each payment the broker keeps the share ``fee`` within [0, 1), rounded down to whole ticks. Raises
+    ``ValueError``, and moves nothing, if a payment is negative or larger than the payer's balance before.
     """
     paid = torch.where(sellers >= 0, payments, 0)
     if bool(((paid < 0) | (paid > balances)).any()):
         raise ValueError("a payment must be within [0, the payer's balance before the step]")
-    return balances - paid + receipts(sellers, payments)
+    # A float64 has 53 bits of an int64's 63: what rounding adds is cut off.
+    kept = torch.minimum((paid.double() * fee).floor().long(), paid)
+    received = receipts(sellers, paid - kept)
+    return Settlement(balances - paid + received, received, kept.sum(1))

@@ -1,10 +1,12 @@
 """Two encodings of the same orders as actions, with their masks. The engine knows only orders.
 
-Both number the ask levels alike: the prices in their order, then one more that withholds.
+Both number the ask levels alike: the prices in their order, then one more that withholds. Where the mechanism takes
+bids, each offer comes once for each of the prices.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -13,18 +15,44 @@ from gymnasium import spaces
 from torch import Tensor
 
 from paramarket_env.config import ActionMode
-from paramarket_env.market.engine import Orders
+from paramarket_env.market.orders import Orders
 
 MaskStyle = Literal["tuple", "flat"]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What an agent chooses among, as the mechanism has it."""
+
+    offers: int
+    """Offers of a buyer."""
+    bids: int
+    """Bids for each of them; 1 where the mechanism takes none."""
+    ask_slots: int
+    """Asks of a seller: 1, or one for each of the other agents."""
+    levels: int
+    """Levels of an ask, the one that withholds included."""
+
+    @property
+    def purchases(self) -> int:
+        """An offer at a bid: number ``offer * bids + bid``."""
+        return self.offers * self.bids
+
+    def purchase(self, offer: Tensor, bid: Tensor) -> Tensor:
+        """The number of a purchase, or -1 where the offer is -1."""
+        return torch.where(offer >= 0, offer * self.bids + bid, -1)
+
+    def offer_and_bid(self, purchase: Tensor) -> tuple[Tensor, Tensor]:
+        """The offer, or -1, and the bid, of the number of a purchase, or -1."""
+        bought = purchase >= 0
+        return torch.where(bought, purchase // self.bids, -1), torch.where(bought, purchase % self.bids, 0)
 
 
 class Actions(Protocol):
     """One encoding. ``[...]`` is any batch shape: ``[M, N]`` for markets, ``[B]`` for one seat of B markets."""
 
-    offers: int
-    """How many offers a buyer chooses from."""
-    levels: int
-    """How many ask levels, the one that withholds included."""
+    of: Choices
+    """What there is to choose among."""
     choices: tuple[int, ...]
     """How many choices each part of an action has, of which the first does nothing."""
     mask_size: int
@@ -34,7 +62,7 @@ class Actions(Protocol):
         """A new action space of one agent."""
 
     def decode(self, actions: Tensor) -> Orders:
-        """The orders of actions, int64 ``[...]`` (``verb``) or ``[..., 3]`` (``round``).
+        """The orders of actions, int64 ``[...]`` (``verb``) or ``[..., 2 + S]`` (``round``).
 
         Raises ``ValueError`` for an action outside the space.
         """
@@ -45,11 +73,14 @@ class Actions(Protocol):
     def best(self, scores: Tensor) -> Tensor:
         """The actions whose choices have the highest scores ``[..., A]`` (laid out as a mask)."""
 
-    def mask(self, legal_offers: Tensor) -> Tensor:
-        """The flat mask, bool ``[..., A]``, given which offers ``[..., offers]`` would clear. Hold is always legal."""
+    def mask(self, legal: Tensor) -> Tensor:
+        """The flat mask, bool ``[..., A]``, given which purchases ``[..., offers, bids]`` would clear.
 
-    def legal_offers(self, mask: Tensor) -> Tensor:
-        """The part of a flat mask that speaks of the offers: ``[..., offers]``."""
+        Hold is always legal.
+        """
+
+    def legal_purchases(self, mask: Tensor) -> Tensor:
+        """The part of a flat mask that speaks of purchases: ``[..., offers, bids]``."""
 
 
 def _refuse(actions: Tensor, inside: Tensor, allowed: str) -> None:
@@ -60,12 +91,12 @@ def _refuse(actions: Tensor, inside: Tensor, allowed: str) -> None:
 
 
 class VerbActions:
-    """``Discrete``: 0 hold, 1 train, then one number for each offer, then one for each ask level."""
+    """``Discrete``: 0 hold, 1 train, then one number for each purchase, then one for each ask level (slot by slot)."""
 
-    def __init__(self, offers: int, levels: int) -> None:
-        self.offers, self.levels = offers, levels
-        self.first_ask = 2 + offers
-        self.mask_size = self.first_ask + levels
+    def __init__(self, of: Choices) -> None:
+        self.of = of
+        self.first_ask = 2 + of.purchases
+        self.mask_size = self.first_ask + of.ask_slots * of.levels
         self.choices: tuple[int, ...] = (self.mask_size,)
 
     def space(self) -> spaces.Discrete:
@@ -77,39 +108,43 @@ class VerbActions:
         inside = (actions >= 0) & (actions < self.mask_size)
         _refuse(actions, inside, f"an integer from 0 to {self.mask_size - 1}")
         buys = (actions >= 2) & (actions < self.first_ask)
-        asks = actions >= self.first_ask
-        return Orders(
-            train=actions == 1,
-            offer=torch.where(buys, actions - 2, -1),
-            ask=torch.where(asks, actions - self.first_ask, -1),
-        )
+        offer, bid = self.of.offer_and_bid(torch.where(buys, actions - 2, -1))
+        ask = (actions - self.first_ask).unsqueeze(-1)
+        slots = torch.arange(self.of.ask_slots, device=actions.device)
+        posts = (ask >= 0) & (ask // self.of.levels == slots)
+        return Orders(actions == 1, offer, bid, torch.where(posts, ask % self.of.levels, -1))
 
     def encode(self, orders: Orders) -> Tensor:
-        """See :meth:`Actions.encode`: of several orders the purchase is said, else the ask, else the training."""
-        verb = torch.where(orders.ask >= 0, self.first_ask + orders.ask, orders.train.long())
-        return torch.where(orders.offer >= 0, 2 + orders.offer, verb)
+        """See :meth:`Actions.encode`: of several orders the purchase is said, else the first ask, else the training."""
+        posts = orders.ask >= 0
+        slot = posts.to(torch.int8).argmax(-1, keepdim=True)
+        ask = self.first_ask + (slot * self.of.levels + orders.ask.gather(-1, slot)).squeeze(-1)
+        verb = torch.where(posts.any(-1), ask, orders.train.long())
+        return torch.where(orders.offer >= 0, 2 + self.of.purchase(orders.offer, orders.bid), verb)
 
     def best(self, scores: Tensor) -> Tensor:
         """See :meth:`Actions.best`."""
         return scores.argmax(dim=-1)
 
-    def mask(self, legal_offers: Tensor) -> Tensor:
+    def mask(self, legal: Tensor) -> Tensor:
         """See :meth:`Actions.mask`."""
-        always = torch.ones_like(legal_offers[..., :1])
-        hold_and_train = always.expand(*always.shape[:-1], 2)
-        return torch.cat([hold_and_train, legal_offers, always.expand(*always.shape[:-1], self.levels)], dim=-1)
+        before, after = (legal.new_ones(*legal.shape[:-2], size) for size in (2, self.mask_size - self.first_ask))
+        return torch.cat([before, legal.flatten(-2), after], dim=-1)
 
-    def legal_offers(self, mask: Tensor) -> Tensor:
-        """See :meth:`Actions.legal_offers`."""
-        return mask[..., 2 : self.first_ask]
+    def legal_purchases(self, mask: Tensor) -> Tensor:
+        """See :meth:`Actions.legal_purchases`."""
+        return mask[..., 2 : self.first_ask].view(*mask.shape[:-1], self.of.offers, self.of.bids)
 
 
 class RoundActions:
-    """``MultiDiscrete([2, 1 + offers, 1 + levels])``: train or not, buy or not, re-price or not, in one step."""
+    """``MultiDiscrete([2, 1 + purchases, 1 + levels, ...])``: train or not, buy or not, re-price or not, in one step.
 
-    def __init__(self, offers: int, levels: int) -> None:
-        self.offers, self.levels = offers, levels
-        self.choices: tuple[int, ...] = (2, 1 + offers, 1 + levels)
+    There is one last part for each ask of a seller.
+    """
+
+    def __init__(self, of: Choices) -> None:
+        self.of = of
+        self.choices: tuple[int, ...] = (2, 1 + of.purchases, *(1 + of.levels,) * of.ask_slots)
         self.mask_size = sum(self.choices)
 
     def space(self) -> spaces.MultiDiscrete[np.int64]:
@@ -120,31 +155,31 @@ class RoundActions:
         """See :meth:`Actions.decode`."""
         inside = ((actions >= 0) & (actions < torch.tensor(self.choices, device=actions.device))).all(dim=-1)
         _refuse(actions, inside, f"integers >= 0 and below {list(self.choices)}")
-        train, offer, ask = actions.unbind(-1)
-        return Orders(train=train == 1, offer=offer - 1, ask=ask - 1)
+        return Orders(actions[..., 0] == 1, *self.of.offer_and_bid(actions[..., 1] - 1), actions[..., 2:] - 1)
 
     def encode(self, orders: Orders) -> Tensor:
         """See :meth:`Actions.encode`."""
-        return torch.stack([orders.train.long(), orders.offer + 1, orders.ask + 1], dim=-1)
+        purchase = self.of.purchase(orders.offer, orders.bid)
+        return torch.cat([torch.stack([orders.train.long(), purchase + 1], dim=-1), orders.ask + 1], dim=-1)
 
     def best(self, scores: Tensor) -> Tensor:
         """See :meth:`Actions.best`."""
         return torch.stack([part.argmax(dim=-1) for part in scores.split(self.choices, dim=-1)], dim=-1)
 
-    def mask(self, legal_offers: Tensor) -> Tensor:
-        """See :meth:`Actions.mask`: the three parts one behind the other."""
-        always = torch.ones_like(legal_offers[..., :1])
-        before = always.expand(*always.shape[:-1], 3)  # hold or train, and not to buy
-        return torch.cat([before, legal_offers, always.expand(*always.shape[:-1], self.choices[2])], dim=-1)
+    def mask(self, legal: Tensor) -> Tensor:
+        """See :meth:`Actions.mask`: the parts one behind the other."""
+        before = legal.new_ones(*legal.shape[:-2], 3)  # hold or train, and not to buy
+        after = legal.new_ones(*legal.shape[:-2], sum(self.choices[2:]))
+        return torch.cat([before, legal.flatten(-2), after], dim=-1)
 
-    def legal_offers(self, mask: Tensor) -> Tensor:
-        """See :meth:`Actions.legal_offers`."""
-        return mask[..., 3 : 3 + self.offers]
+    def legal_purchases(self, mask: Tensor) -> Tensor:
+        """See :meth:`Actions.legal_purchases`."""
+        return mask[..., 3 : 3 + self.of.purchases].view(*mask.shape[:-1], self.of.offers, self.of.bids)
 
 
-def build_actions(mode: ActionMode, offers: int, levels: int) -> Actions:
-    """The encoding of an action mode for so many offers and so many ask levels (that which withholds included)."""
-    return VerbActions(offers, levels) if mode == "verb" else RoundActions(offers, levels)
+def build_actions(mode: ActionMode, of: Choices) -> Actions:
+    """The encoding of an action mode for these choices."""
+    return VerbActions(of) if mode == "verb" else RoundActions(of)
 
 
 def client_mask(mask: np.ndarray, space: spaces.Space[Any], style: MaskStyle) -> np.ndarray | tuple[np.ndarray, ...]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.infos import info_columns
-from paramarket_env.market.engine import StepRecord
+from paramarket_env.market.orders import StepRecord
 from paramarket_env.seeding import next_seeds
 
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from paramarket_env.config import MarketConfig
-from paramarket_env.interface.actions import build_actions
+from paramarket_env.interface.actions import Choices, build_actions
 from paramarket_env.interface.observations import build_layout, observe
-from paramarket_env.market.engine import Engine, StepRecord
+from paramarket_env.market.engine import Engine
+from paramarket_env.market.orders import StepRecord
 from paramarket_env.seeding import as_seeds, fresh_seed, next_seeds
 
 
@@ -33,8 +34,10 @@ class MarketBatch:
     def __init__(self, config: MarketConfig, markets: int = 1, device: str | torch.device = "auto") -> None:
         self.engine = Engine(config, markets, device)
         self.config = config
-        self.layout = build_layout(config, self.engine.offers)
-        self.actions = build_actions(config.action_mode, self.engine.offers, len(config.economy.ask_levels) + 1)
+        self.layout = build_layout(self.engine)
+        exchange, levels = self.engine.exchange, len(config.economy.ask_levels) + 1
+        choices = Choices(self.engine.offers, exchange.bid_levels, exchange.ask_slots, levels)
+        self.actions = build_actions(config.action_mode, choices)
         holds = [torch.arange(choices, device=self.engine.device) == 0 for choices in self.actions.choices]
         self._hold = torch.cat(holds)
 
@@ -58,7 +61,7 @@ class MarketBatch:
 
     def mask(self) -> Tensor:
         """Which actions are legal now: bool ``[M, N, A]``. An agent that was terminated may only hold."""
-        mask = self.actions.mask(self.engine.legal_offers)
+        mask = self.actions.mask(self.engine.legal_purchases)
         return torch.where(self.engine.state.alive.unsqueeze(2), mask, self._hold)
 
     def reset(self, seeds: Tensor, markets: Tensor | None = None) -> Tensor:
@@ -67,7 +70,7 @@ class MarketBatch:
         return self.observe()
 
     def step(self, actions: Tensor) -> Transition:
-        """One step of all markets; ``actions`` int64 ``[M, N]`` (``verb``) or ``[M, N, 3]`` (``round``).
+        """One step of all markets; ``actions`` int64 ``[M, N]`` (``verb``) or ``[M, N, 2 + S]`` (``round``).
 
         Raises ``ValueError``, before anything changes, for an action outside the space or of a wrong shape.
         """

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from paramarket_env.economics.clearing import REFUSALS
-from paramarket_env.market.engine import Engine, StepRecord
+from paramarket_env.market.engine import Engine
+from paramarket_env.market.orders import StepRecord
 
 NOTHING_HAPPENED: dict[str, tuple[float, torch.dtype]] = {
     "trained": (False, torch.bool),

@@ -47,7 +47,7 @@ class Opponents:
             keys.copy_(stream(seeds, "policy", agent))
 
     def join(self, chosen: Tensor, observation: Tensor, mask: Tensor) -> Tensor:
-        """The actions of all agents, int64 ``[M, N]`` or ``[M, N, 3]``, of those of the learner, ``[M]`` or ``[M, 3]``.
+        """The actions of all agents, int64 ``[M, N]`` or ``[M, N, parts]``, of those of the learner, without N.
 
         ``observation`` is float32 ``[M, N, D]``, ``mask`` bool ``[M, N, A]``.
         """

@@ -14,7 +14,7 @@ from paramarket_env.interface.actions import MaskStyle, checked_actions, client_
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.infos import info_columns
 from paramarket_env.interface.render import History, Window, as_text, draw
-from paramarket_env.market.engine import StepRecord
+from paramarket_env.market.orders import StepRecord
 from paramarket_env.market.snapshot import snapshot
 from paramarket_env.market.state import MarketState
 
@@ -113,7 +113,7 @@ class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  #
         )
 
     def _action_tensor(self, actions: dict[str, Any]) -> torch.Tensor:
-        """The actions as int64 ``[1, N]`` or ``[1, N, 3]``; agents that are gone hold."""
+        """The actions as int64 ``[1, N]`` or ``[1, N, parts]``; agents that are gone hold."""
         unknown = sorted(set(actions) - set(self.possible_agents))
         missing = [agent for agent in self.agents if actions.get(agent) is None]
         if unknown or missing:

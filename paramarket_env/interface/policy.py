@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from paramarket_env.config import Disclosure
 from paramarket_env.interface.actions import Actions
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.observations import ObservationLayout
@@ -18,7 +19,9 @@ class Policy(Protocol):
     """Plays one seat in B markets at once, on what an RL agent sees."""
 
     def act(self, observation: Tensor, mask: Tensor) -> Tensor:
-        """The actions, int64 ``[B]`` (``verb``) or ``[B, 3]`` (``round``), on float32 ``[B, D]`` and bool ``[B, A]``.
+        """The actions, int64 ``[B]`` (``verb``) or ``[B, 2 + S]`` (``round``).
+
+        ``observation`` float32 ``[B, D]``, ``mask`` bool ``[B, A]``; S is the number of asks of a seller.
 
         An observation with ``time_left`` = 1 begins an episode: a policy with a memory clears that row of it.
         """
@@ -32,7 +35,17 @@ class Seat:
     actions: Actions
     max_cycles: int
     prices: Tensor
-    """float64 ``[L]``: the prices that can be asked, in units of reward."""
+    """float64 ``[L]``: the prices that can be asked, or bid, in units of reward."""
+    mechanism: str
+    """How orders become trades."""
+    disclosure: Disclosure
+    """What sellers are told."""
+    value_range: tuple[float, float]
+    """The least and the largest that any agent's value per nat can be."""
+    train_cost: float
+    """Reward lost by a training pass."""
+    rivalry: float
+    """Reward lost for each nat that the other agents gain on average."""
     keys: Tensor
     """int64 ``[B]``: one stream of random numbers for each market; written anew, in place, when an episode begins."""
 
@@ -44,4 +57,16 @@ def seat_of(batch: MarketBatch, keys: Tensor) -> Seat:
     """The seat of one agent in every market of a batch; ``keys`` int64 ``[M]`` from ``seeding.stream``."""
     economy = batch.config.economy
     levels = torch.tensor(economy.ask_levels, dtype=torch.float64, device=batch.engine.device)
-    return Seat(batch.layout, batch.actions, batch.config.max_cycles, levels * economy.tick, keys)
+    lows, highs = zip(*batch.config.value_ranges, strict=True)
+    return Seat(
+        layout=batch.layout,
+        actions=batch.actions,
+        max_cycles=batch.config.max_cycles,
+        prices=levels * economy.tick,
+        mechanism=economy.mechanism,
+        disclosure=economy.disclosure,
+        value_range=(min(lows), max(highs)),
+        train_cost=economy.train_cost,
+        rivalry=economy.rivalry,
+        keys=keys,
+    )

@@ -16,7 +16,8 @@ from matplotlib.patches import FancyArrowPatch
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from paramarket_env.market.engine import Engine, StepRecord
+    from paramarket_env.market.engine import Engine
+    from paramarket_env.market.orders import StepRecord
 
 VERBS = {"train": "#a9c7e8", "buy": "#e07b39", "ask": "#7fb77e", "refused": "#c0392b", "hold": "#eeeeee"}
 
@@ -42,7 +43,8 @@ class Frame:
     cycle: int
     losses: list[float]
     balances: list[int]
-    asks: list[int]
+    asks: list[list[int]]
+    """Of each agent one for all, or one for each other agent."""
     verbs: list[str]
     """What each agent did in the step before; the most important where it did several things."""
 
@@ -117,7 +119,7 @@ def as_text(history: History) -> str:
     frame = history.frames[-1]
     lines = [f"cycle {frame.cycle}", f"{'agent':<12}{'did':<9}{'loss':>8}{'balance':>10}{'ask':>10}"]
     for row, agent in enumerate(history.agents):
-        ask = "withheld" if frame.asks[row] < 0 else str(frame.asks[row])
+        ask = "/".join("withheld" if price < 0 else str(price) for price in frame.asks[row])
         lines.append(f"{agent:<12}{frame.verbs[row]:<9}{frame.losses[row]:>8.4f}{frame.balances[row]:>10}{ask:>10}")
     lines += [
         f"{history.agents[trade.buyer]} bought {trade.good} from {history.agents[trade.seller]} for "

@@ -52,7 +52,7 @@ class ParaMarketVecEnv(VecEnv):
         return self._look()
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Take the actions of all rows, int64 ``[M * N]`` (``verb``) or ``[M * N, 3]`` (``round``).
+        """Take the actions of all rows, int64 ``[M * N]`` (``verb``) or ``[M * N, 2 + S]`` (``round``, S asks).
 
         Raises ``ValueError`` for one outside the space. One that is not legal now does nothing.
         """

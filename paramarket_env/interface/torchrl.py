@@ -25,7 +25,7 @@ class ParaMarketTorchRLEnv(EnvBase):  # type: ignore[misc]  # TorchRL need not b
     |---------------------------|-------------------------------------------|---------|
     | `agents, observation`     | `[M, N, D]`                               | float32 |
     | `agents, action_mask`     | `[M, N, A]`, flat in both action modes    | bool    |
-    | `agents, action`          | `[M, N]` (`verb`), `[M, N, 3]` (`round`)  | int64   |
+    | `agents, action`          | `[M, N]` (`verb`), `[M, N, 2+S]` (`round`)| int64   |
     | `agents, reward`          | `[M, N, 1]`                               | float32 |
     | `done` and its two causes | `[M, 1]`                                  | bool    |
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from paramarket_env.config import BrokerConfig
 from paramarket_env.learning.alignment import identity, inverse, permute, weight_matching
+from paramarket_env.learning.bounds import LINE, gain_bounds, loss_gradients, measure_lines
 from paramarket_env.learning.data import Dataset
 from paramarket_env.learning.evaluation import groups_at_once
 from paramarket_env.learning.memory import chunk_elements
@@ -37,9 +38,16 @@ class Broker:
     """
 
     def __init__(
-        self, config: BrokerConfig, network: Network, dataset: Dataset, agents: int, device: torch.device
+        self,
+        config: BrokerConfig,
+        network: Network,
+        dataset: Dataset,
+        agents: int,
+        device: torch.device,
+        *,
+        measures_lines: bool,
     ) -> None:
-        self.config, self.network, self.dataset = config, network, dataset
+        self.config, self.network, self.dataset, self.measures_lines = config, network, dataset, measures_lines
         goods = parameter_sets(config.parameter_sets, network)
         self.set_names = tuple(goods)
         self.masks = torch.stack(list(goods.values())).to(device)
@@ -51,6 +59,9 @@ class Broker:
         slots = torch.arange(agents - 1, device=device)
         self.sellers = slots + (slots >= torch.arange(agents, device=device).unsqueeze(1))
         """int64 ``[N, N-1]``: the agent in each slot of each buyer."""
+        buyers = torch.arange(agents, device=device).unsqueeze(1)
+        self.slot_at_seller = buyers - (buyers > self.sellers).long()
+        """int64 ``[N, N-1]``: the slot that each buyer has in turn among the others of that agent."""
 
     def no_quotes(self, markets: int) -> Quotes:
         """Quotes of markets in which nothing has been tried."""
@@ -59,6 +70,9 @@ class Broker:
             loss=torch.full(shape, torch.inf, dtype=torch.float64, device=self.masks.device),
             weight=torch.zeros(shape, dtype=torch.float32, device=self.masks.device),
             permutations=identity(self.network, self.masks.device).expand(*shape[:3], -1).clone(),
+            lines=torch.zeros(
+                *shape, len(LINE) if self.measures_lines else 0, dtype=torch.float64, device=self.masks.device
+            ),
         )
 
     def seller_of(self, offers: Tensor) -> Tensor:
@@ -82,24 +96,28 @@ class Broker:
         for markets in concerned.split(several) if len(concerned) else ():
             groups = group(self.network, self.dataset, state.parameters[markets], state.deal.validation[markets])
             loss[markets] = torch.where(changed[markets], own_losses(self.network, groups), loss[markets])
-            alive = state.alive[markets] & loss[markets].isfinite()
-            self._quote(state, markets, groups, alive, pending[markets])
+            own = loss[markets].masked_fill(~state.alive[markets], torch.nan)
+            self._quote(state, markets, groups, own, pending[markets])
         alive = state.alive & loss.isfinite()
         both_alive = alive.unsqueeze(2) & alive[:, self.sellers]
         state.quotes.loss.masked_fill_(~both_alive.unsqueeze(-1), torch.inf)
         state.changed &= ~market_open.unsqueeze(1)
         return loss
 
-    def _quote(self, state: MarketState, markets: Tensor, groups: Groups, alive: Tensor, pending: Tensor) -> None:
-        """Quote the living couples of which one is ``pending``; ``alive`` and ``pending`` are bool ``[m, N]``."""
+    def _quote(self, state: MarketState, markets: Tensor, groups: Groups, own: Tensor, pending: Tensor) -> None:
+        """Quote the living couples of which one is ``pending`` (bool ``[m, N]``).
+
+        ``own`` float64 ``[m, N]``: the losses of the networks; not finite for one that does not live.
+        """
+        alive = own.isfinite()
         both_alive = alive.unsqueeze(2) & alive.unsqueeze(1)
         either_pending = pending.unsqueeze(2) | pending.unsqueeze(1)
         couples = (both_alive & either_pending).triu(1).nonzero()
         several = max(1, 2 * chunk_elements(alive.device) // parameter_count(self.network))
         for some in couples.split(several) if len(couples) else ():
-            self._quote_couples(state, markets, groups, some)
+            self._quote_couples(state, markets, groups, own, some)
 
-    def _quote_couples(self, state: MarketState, markets: Tensor, groups: Groups, couples: Tensor) -> None:
+    def _quote_couples(self, state: MarketState, markets: Tensor, groups: Groups, own: Tensor, couples: Tensor) -> None:
         """Align the two of each couple, int64 ``[C, 3]`` (group, first, second), and try each as the other's seller."""
         row, first, second = couples.unbind(1)
         # Among the first's sellers the second has the slot before its number, as the first is none of them.
@@ -116,6 +134,45 @@ class Broker:
         state.quotes.loss[place] = best.values
         state.quotes.weight[place] = self.merge_weights[best.indices]
         state.quotes.permutations[place] = both_orders
+        if self.measures_lines:
+            gains = own[pairs.group, buyer][:, None, None] - loss
+            state.quotes.lines[place] = self._measure(groups, pairs, state.deal.validation[markets], gains)
+
+    def _measure(self, groups: Groups, pairs: Pairs, validation: Tensor, gains: Tensor) -> Tensor:
+        """Lines between pairs, ``[Q, K, 4]``; ``validation`` int64 ``[m, n]``, ``gains`` ``[Q, K, weights]``."""
+        agents = groups.parameters.shape[1]
+        # A buyer's gradient is the same towards all sellers.
+        buyers, which = (pairs.group * agents + pairs.buyer).unique(return_inverse=True)
+        mine = groups.parameters.flatten(0, 1)[buyers]
+        gradient = loss_gradients(self.network, self.dataset, mine, validation[buyers // agents])
+        theirs = permute(self.network, groups.parameters[pairs.group, pairs.seller], pairs.permutations)
+        return measure_lines(gradient[which], theirs - mine[which], self.masks, gains, self.merge_weights)
+
+    def to_sellers(self, of_offers: Tensor) -> Tensor:
+        """What is known of buyers' offers by seller, each other agent and parameter set: ``[M, N, offers, ...]``.
+
+        The shape stays the same.
+        """
+        by_slot: Tensor = of_offers.unflatten(2, (-1, len(self.masks)))
+        return by_slot[:, self.sellers, self.slot_at_seller].flatten(2, 3)
+
+    def bounds(self, state: MarketState) -> Tensor:
+        """The lower and the upper bound on every buyer's quoted gains, in nats: float64 ``[M, N, offers, 2]``.
+
+        Curvatures that are not given are the extremes of all lines that are quoted in the market.
+        """
+        slope, squared, least, most = state.quotes.lines.unbind(-1)
+        unquoted = ~state.quotes.loss.isfinite()
+        smoothness = most.masked_fill(unquoted, -torch.inf).amax((1, 2, 3), keepdim=True)
+        convexity = least.masked_fill(unquoted, torch.inf).amin((1, 2, 3), keepdim=True)
+        if self.config.smoothness is not None:
+            smoothness = torch.full_like(smoothness, self.config.smoothness)
+        if self.config.convexity is not None:
+            convexity = torch.full_like(convexity, self.config.convexity)
+        # Between networks that are all alike there is no curvature to be measured, and no gain.
+        smoothness, convexity = (found.where(found.isfinite(), 0.0) for found in (smoothness, convexity))
+        bounds = gain_bounds(slope, squared, self.merge_weights.double(), smoothness, convexity)
+        return bounds.flatten(2, 3)
 
     def _try(self, groups: Groups, pairs: Pairs) -> Tensor:
         """The loss of every merge of couples, first as pairs one way round, then the other: ``[2 C, K, weights]``."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
 from functools import cache
 from numbers import Integral
 
@@ -12,8 +11,8 @@ import torch
 from torch import Tensor
 
 from paramarket_env.config import MarketConfig, require
-from paramarket_env.economics.clearing import REFUSALS, WITHHELD, Trades, posted_price
-from paramarket_env.economics.ledger import open_accounts, receipts, settle
+from paramarket_env.economics.clearing import REFUSALS
+from paramarket_env.economics.values import draw_values
 from paramarket_env.learning.data import load_dataset
 from paramarket_env.learning.endowments import Deal, deal, require_minibatches
 from paramarket_env.learning.evaluation import losses_and_accuracies
@@ -22,53 +21,11 @@ from paramarket_env.learning.networks import build_network, initial_parameters, 
 from paramarket_env.learning.training import build_optimizer, shuffled, train
 from paramarket_env.market.broker import Broker
 from paramarket_env.market.capacity import require_room
+from paramarket_env.market.exchange import Exchange
+from paramarket_env.market.orders import Orders, StepRecord
 from paramarket_env.market.snapshot import snapshot
 from paramarket_env.market.state import MarketState, tree_map, write_rows
-from paramarket_env.seeding import as_seeds, stream
-
-
-@dataclass(frozen=True)
-class Orders:
-    """What every agent wants in one step, ``[M, N]`` each."""
-
-    train: Tensor
-    """bool."""
-    offer: Tensor
-    """int64: the offer to buy, or -1."""
-    ask: Tensor
-    """int64: the ask level to post (the number of levels withholds), or -1 to leave it."""
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """What happened in one step, ``[M, N]`` each, ``truncated`` ``[M]``."""
-
-    trained: Tensor
-    """bool."""
-    asked: Tensor
-    """bool: posted an ask."""
-    offer: Tensor
-    """int64: the offer bought, or -1."""
-    seller: Tensor
-    """int64: the agent bought from, or -1."""
-    weight: Tensor
-    """float32: the merge weight of the purchase, 0 where none."""
-    quoted: Tensor
-    """float64: the gain that was quoted for the purchase, in nats, 0 where none."""
-    paid: Tensor
-    """int64, ticks."""
-    received: Tensor
-    """int64, ticks."""
-    refusal: Tensor
-    """int64: index into ``REFUSALS``, or -1."""
-    gain: Tensor
-    """float64: fall of the validation loss in the step, by purchase and training, in nats."""
-    reward: Tensor
-    """float64."""
-    terminated: Tensor
-    """bool: the agent's loss, or a parameter, stopped being finite in this step."""
-    truncated: Tensor
-    """bool ``[M]``: the episode has reached ``max_cycles``."""
+from paramarket_env.seeding import as_seeds, stream, uniform
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -106,10 +63,12 @@ class Engine:
         self.dataset = load_dataset(config.data.dataset, config.data.data_dir).to(self.device)
         self.network = build_network(config.network, self.dataset.features, self.dataset.classes)
         self.optimizer = build_optimizer(config.training)
-        self.broker = Broker(config.broker, self.network, self.dataset, config.agents, self.device)
+        bounded = config.economy.disclosure == "bounds"
+        self.broker = Broker(
+            config.broker, self.network, self.dataset, config.agents, self.device, measures_lines=bounded
+        )
         self.offers = (config.agents - 1) * len(self.broker.masks)
-        self._prices = torch.tensor([*config.economy.ask_levels, WITHHELD], device=self.device)
-        self.values = torch.tensor(config.values_per_nat, dtype=torch.float64, device=self.device)
+        self.exchange = Exchange(config, self.broker, self.device)
         # An endowment that cannot be is refused now, not at some later episode, and so are too many markets.
         self.one = self._fresh(as_seeds(0, 1, self.device))
         """The state of one market, for its shapes."""
@@ -120,8 +79,8 @@ class Engine:
 
     @property
     def asks(self) -> Tensor:
-        """Posted prices in ticks, int64 ``[M, N]``; ``WITHHELD`` where there is none."""
-        return self._prices[self.state.ask]
+        """Posted prices in ticks, int64 ``[M, N, S]``; ``WITHHELD`` where there is none."""
+        return self.exchange.asks(self.state)
 
     @property
     def market_open(self) -> Tensor:
@@ -139,16 +98,23 @@ class Engine:
         return self.broker.gains(self.state).masked_fill(~self.market_open[:, None, None], -torch.inf)
 
     @property
-    def offer_prices(self) -> Tensor:
-        """The seller's ask for each offer in ticks, int64 ``[M, N, offers]``; ``WITHHELD`` where there is none."""
-        return self.asks[:, self.broker.sellers].repeat_interleave(len(self.broker.masks), dim=2)
+    def values(self) -> Tensor:
+        """What each offer is worth to the buyer in units of reward, kappa times the gain, float64 ``[M, N, offers]``.
+
+        -inf where nothing is quoted or the market is closed.
+        """
+        gains = self.gains
+        return torch.where(gains.isfinite(), gains * self.state.value.unsqueeze(2), -torch.inf)
 
     @property
-    def legal_offers(self) -> Tensor:
-        """bool ``[M, N, offers]``: the purchases that would clear in the coming step."""
-        prices = self.offer_prices
-        affordable = (prices != WITHHELD) & (prices <= self.state.balance.unsqueeze(2))
-        return affordable & self.gains.isfinite()
+    def offer_prices(self) -> Tensor:
+        """The seller's ask for each offer in ticks, int64 ``[M, N, offers]``; ``WITHHELD`` where there is none."""
+        return self.exchange.offer_prices(self.state)
+
+    @property
+    def legal_purchases(self) -> Tensor:
+        """bool ``[M, N, offers, bids]``: what would clear in the coming step, as far as the buyer can know."""
+        return self.exchange.legal_purchases(self.state, self.gains)
 
     # --- life of a market ------------------------------------------------------------------------------------------
 
@@ -161,6 +127,8 @@ class Engine:
         config, shape = self.config, (len(seeds), self.config.agents)
         agents = torch.arange(config.agents, device=self.device)
         parameters = initial_parameters(self.network, stream(seeds[:, None], "network", agents))
+        shares = uniform(stream(seeds[:, None], "value", agents), 1).squeeze(-1)
+        others = config.agents - 1
 
         def zeros(*extra: int, dtype: torch.dtype = torch.int64) -> Tensor:
             return torch.zeros(*shape, *extra, dtype=dtype, device=self.device)
@@ -172,15 +140,18 @@ class Engine:
             parameters=parameters,
             optimizer=self.optimizer.fresh(parameters),
             passes=zeros(),
-            balance=open_accounts(*shape, config.economy.budget, self.device),
-            ask=zeros() + config.economy.initial_ask,
+            balance=torch.tensor([config.budgets] * len(seeds), device=self.device),
+            fees=torch.zeros_like(seeds),
+            value=draw_values(config.economy.value_distribution, config.value_ranges, shares),
+            ask=zeros(self.exchange.ask_slots) + config.economy.initial_ask,
             alive=~zeros(dtype=torch.bool),
             loss=zeros(dtype=torch.float64),
             gain=zeros(dtype=torch.float64),
             bought=zeros(),
             sold=zeros(),
             earned=zeros(),
-            sold_now=zeros(),
+            sales=zeros(others, dtype=torch.bool),
+            declined=zeros(others, dtype=torch.bool),
             last_price=zeros(),
             since_purchase=zeros(),
             refusals=zeros(len(REFUSALS)),
@@ -212,24 +183,25 @@ class Engine:
         Orders that are not legal are refused and counted; those of terminated agents are ignored.
         """
         state = self.state
-        alive = state.alive.clone()
-        trades = self._clear(orders, alive)
+        alive, market_open, gains = state.alive.clone(), self.market_open, self.broker.gains(state)
+        trades = self.exchange.clear(state, orders, gains, market_open)
         bought = trades.seller >= 0
-        quoted = self._of_offers(self.broker.gains(state), orders.offer, bought)
+        quoted = self._of_offers(gains, orders.offer, bought)
         weight = self._of_offers(state.quotes.weight.flatten(2), orders.offer, bought)
         self._merge(orders.offer, bought)
-        received = self._settle(trades)
+        received = self.exchange.settle(state, trades, market_open)
         trained = orders.train & alive
         self._train(trained)
-        asked = (orders.ask >= 0) & alive
+        asked = (orders.ask >= 0) & alive.unsqueeze(2)
         state.ask = torch.where(asked, orders.ask, state.ask)
         state.cycle += 1
         gain, terminated = self._evaluate(bought | trained)
         return StepRecord(
             trained=trained,
-            asked=asked,
+            asked=asked.any(2),
             offer=torch.where(bought, orders.offer, -1),
             seller=trades.seller,
+            bid=torch.where(bought, self.exchange.bids(orders), 0),
             weight=weight,
             quoted=quoted,
             paid=trades.price,
@@ -240,15 +212,6 @@ class Engine:
             terminated=terminated,
             truncated=state.cycle >= self.config.max_cycles,
         )
-
-    def _clear(self, orders: Orders, alive: Tensor) -> Trades:
-        offer = torch.where(alive, orders.offer, -1)
-        quoted = self.broker.gains(self.state).gather(2, offer.clamp_min(0).unsqueeze(2)).squeeze(2).isfinite()
-        wanted = self.broker.seller_of(offer)
-        trades = posted_price(wanted, quoted, self.asks, self.state.balance, self.market_open)
-        causes = torch.arange(len(REFUSALS), device=self.device)
-        self.state.refusals += trades.refusal.unsqueeze(2) == causes
-        return trades
 
     @staticmethod
     def _of_offers(values: Tensor, offer: Tensor, bought: Tensor) -> Tensor:
@@ -269,20 +232,6 @@ class Engine:
         state.parameters = merged
         for tensor in state.optimizer.values():
             tensor[market, buyer] = 0
-
-    def _settle(self, trades: Trades) -> Tensor:
-        """Move the money and book the sales; what each agent received, int64 ``[M, N]``."""
-        state = self.state
-        bought = (trades.seller >= 0).long()
-        state.balance = settle(state.balance, trades.seller, trades.price)
-        received = receipts(trades.seller, trades.price)
-        state.sold_now = receipts(trades.seller, bought)
-        state.last_price = torch.where(state.sold_now > 0, self.asks, state.last_price)
-        state.sold += state.sold_now
-        state.earned += received
-        state.bought += bought
-        state.since_purchase = torch.where(bought > 0, 0, state.since_purchase + 1)
-        return received
 
     def _train(self, trained: Tensor) -> None:
         state = self.state
@@ -329,7 +278,7 @@ class Engine:
         terminated = ~loss.isfinite()
         state.loss = torch.where(terminated, before.clamp_min(math.log(self.dataset.classes)), loss)
         state.alive &= ~terminated
-        state.ask = torch.where(state.alive, state.ask, len(self.config.economy.ask_levels))
+        state.ask = torch.where(state.alive.unsqueeze(2), state.ask, len(self.config.economy.ask_levels))
         state.gain = before - state.loss
         return state.gain, terminated
 
@@ -337,7 +286,7 @@ class Engine:
         economy = self.config.economy
         rivals_gain = (gain.sum(1, keepdim=True) - gain) / (self.config.agents - 1)
         # In float64: an int64 times a Python float would be rounded to float32, and whole ticks would be lost.
-        reward = self.values * gain + income.double() * economy.tick
+        reward = self.state.value * gain + income.double() * economy.tick
         reward = reward - trained.double() * economy.train_cost - rivals_gain * economy.rivalry
         return torch.where(alive, reward, 0.0)
 

@@ -27,6 +27,9 @@ class Quotes:
     """float32 ``[M, N, N-1, K]``: the merge weight that gave it."""
     permutations: Tensor
     """int64 ``[M, N, N-1, H]``: the seller's hidden units in the buyer's order."""
+    lines: Tensor
+    """float64 ``[M, N, N-1, K, 4]``: slope, length and curvatures of the line between buyer and seller (see
+    ``learning.bounds``); ``[M, N, N-1, K, 0]`` where no bounds are disclosed."""
 
 
 @dataclass
@@ -45,8 +48,13 @@ class MarketState:
     """int64: training passes taken."""
     balance: Tensor
     """int64, ticks."""
+    fees: Tensor
+    """int64 ``[M]``: the broker's account, ticks."""
+    value: Tensor
+    """float64: kappa, what a nat of validation loss is worth to the agent."""
     ask: Tensor
-    """int64: index of the posted ask level; the number of levels: withheld."""
+    """int64 ``[M, N, S]``: index of the posted ask level; the number of levels: withheld. S is 1, or N-1 if each of the
+    other agents has its own."""
     alive: Tensor
     """bool: not terminated."""
     loss: Tensor
@@ -59,10 +67,12 @@ class MarketState:
     """int64: sales in the episode."""
     earned: Tensor
     """int64: ticks received in the episode."""
-    sold_now: Tensor
-    """int64: sales in the last step."""
+    sales: Tensor
+    """bool ``[M, N, N-1]``: which of the other agents bought from the agent in the last step."""
+    declined: Tensor
+    """bool ``[M, N, N-1]``: which of them could have in an open market, at the agent's ask, and did not."""
     last_price: Tensor
-    """int64: ticks that the agent's parameters last sold at; 0 before the first sale."""
+    """int64: ticks that the agent's parameters last sold at, on average over its buyers; 0 before the first sale."""
     since_purchase: Tensor
     """int64: steps since the agent's last purchase, or since the start."""
     refusals: Tensor

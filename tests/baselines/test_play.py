@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from baselines.federated import average
-from baselines.play import PAPER_ARMS, RULE_ARMS, Arm, play
+from baselines.play import PAPER_ARMS, RULE_ARMS, Arm, closed, play
 from baselines.rules import POLICIES
 from paramarket_env.scenarios import digits
 from tests.helpers import new_engine, orders, priced_market, tiny_market
@@ -60,7 +60,7 @@ def test_rounds_end_with_a_trade_and_no_training() -> None:
 
 
 def test_a_closed_market_has_no_trades() -> None:
-    assert len(play(tiny_market(), Arm("greedy", ("greedy",), "closed"), SEEDS, "cpu").trades) == 0
+    assert len(play(tiny_market(), Arm("greedy", ("greedy",), closed), SEEDS, "cpu").trades) == 0
 
 
 def test_averaging_leaves_out_an_agent_that_is_gone() -> None:

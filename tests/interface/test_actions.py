@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -10,33 +12,41 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from paramarket_env.interface.actions import Actions, RoundActions, VerbActions, build_actions, client_mask
+from paramarket_env.economics.clearing import MECHANISMS, REFUSALS
+from paramarket_env.interface.actions import Actions, Choices, RoundActions, VerbActions, build_actions, client_mask
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.parallel import ParaMarketEnv
-from paramarket_env.market.engine import Orders
-from tests.helpers import frozen, priced_market, random_action
+from paramarket_env.market.orders import Orders, no_orders
+from tests import plain
+from tests.helpers import CPU, frozen, orders, priced_market, random_action
 
 MODES = ("verb", "round")
-OFFERS, LEVELS = 4, 3
+POSTED = Choices(offers=4, bids=1, ask_slots=1, levels=3)
+AUCTION = Choices(offers=2, bids=3, ask_slots=1, levels=4)
+PERSONAL = Choices(offers=3, bids=1, ask_slots=2, levels=2)
+BOTH = Choices(offers=2, bids=2, ask_slots=3, levels=2)
+OF = pytest.mark.parametrize("of", [POSTED, AUCTION, PERSONAL, BOTH], ids=["posted", "auction", "personal", "both"])
 
 
-def said(train: bool, offer: int, ask: int) -> Orders:
-    return Orders(torch.tensor([train]), torch.tensor([offer]), torch.tensor([ask]))
+def said(train: bool, offer: int, bid: int, ask: tuple[int, ...]) -> Orders:
+    return Orders(torch.tensor([train]), torch.tensor([offer]), torch.tensor([bid]), torch.tensor([ask]))
 
 
-def parts(orders: Orders) -> tuple[bool, int, int]:
-    return bool(orders.train), int(orders.offer), int(orders.ask)
+def parts(orders: Orders) -> tuple[bool, int, int, tuple[int, ...]]:
+    return bool(orders.train), int(orders.offer), int(orders.bid), tuple(orders.ask[0].tolist())
 
 
-def every_action(mode: Any) -> Tensor:
+def every_action(mode: Any, of: Choices = POSTED) -> Tensor:
     if mode == "verb":
-        return torch.arange(2 + OFFERS + LEVELS)
-    return torch.cartesian_prod(torch.arange(2), torch.arange(1 + OFFERS), torch.arange(1 + LEVELS))
+        return torch.arange(2 + of.offers * of.bids + of.ask_slots * of.levels)
+    asks = [torch.arange(1 + of.levels)] * of.ask_slots
+    return torch.cartesian_prod(torch.arange(2), torch.arange(1 + of.offers * of.bids), *asks)
 
 
-def played(mode: Any, **changes: Any) -> MarketBatch:
-    batch = MarketBatch(priced_market(action_mode=mode, budget=20, max_cycles=8, **changes), markets=3, device="cpu")
-    batch.reset(torch.arange(3))
+def played(mode: Any, markets: int = 3, **changes: Any) -> MarketBatch:
+    config = priced_market(**{"action_mode": mode, "budget": 20, "max_cycles": 8} | changes)
+    batch = MarketBatch(config, markets, device="cpu")
+    batch.reset(torch.arange(markets))
     return batch
 
 
@@ -48,44 +58,70 @@ def some_actions(batch: MarketBatch, rng: np.random.Generator) -> Tensor:
 # --- the two encodings ----------------------------------------------------------------------------------------------
 
 
+@OF
 @pytest.mark.parametrize("mode", MODES)
-def test_encoding_what_an_action_decodes_to_gives_the_action(mode: Any) -> None:
-    actions, numbers = build_actions(mode, OFFERS, LEVELS), every_action(mode)
+def test_encoding_what_an_action_decodes_to_gives_the_action(mode: Any, of: Choices) -> None:
+    actions, numbers = build_actions(mode, of), every_action(mode, of)
     assert torch.equal(actions.encode(actions.decode(numbers)), numbers)
 
 
+@OF
 @pytest.mark.parametrize("mode", MODES)
-def test_different_actions_say_different_orders_and_all_are_in_the_space(mode: Any) -> None:
-    actions, numbers = build_actions(mode, OFFERS, LEVELS), every_action(mode)
+def test_different_actions_say_different_orders_and_all_are_in_the_space(mode: Any, of: Choices) -> None:
+    actions, numbers = build_actions(mode, of), every_action(mode, of)
     decoded = actions.decode(numbers)
-    orders = set(zip(decoded.train.tolist(), decoded.offer.tolist(), decoded.ask.tolist(), strict=True))
+    columns = (decoded.train.tolist(), decoded.offer.tolist(), decoded.bid.tolist(), map(tuple, decoded.ask.tolist()))
+    different = set(zip(*columns, strict=True))
     space = actions.space()
     size = int(space.n) if isinstance(space, spaces.Discrete) else int(np.prod(space.nvec))
-    assert len(orders) == len(numbers) == size
+    assert len(different) == len(numbers) == size
     assert all(space.contains(number.numpy().astype(space.dtype)) for number in numbers)
+    assert decoded.ask.shape == (len(numbers), of.ask_slots)
+    for column, high in ((decoded.offer, of.offers), (decoded.ask, of.levels)):
+        assert (int(column.min()), int(column.max())) == (-1, high - 1)
+    assert (int(decoded.bid.min()), int(decoded.bid.max())) == (0, of.bids - 1)
 
 
 @pytest.mark.parametrize(
-    ("action", "expected"),
+    ("of", "action", "expected"),
     [
-        (0, (False, -1, -1)),
-        (1, (True, -1, -1)),
-        (2, (False, 0, -1)),
-        (5, (False, 3, -1)),
-        (6, (False, -1, 0)),
-        (8, (False, -1, 2)),
+        (POSTED, 0, (False, -1, 0, (-1,))),
+        (POSTED, 1, (True, -1, 0, (-1,))),
+        (POSTED, 2, (False, 0, 0, (-1,))),
+        (POSTED, 5, (False, 3, 0, (-1,))),
+        (POSTED, 6, (False, -1, 0, (0,))),
+        (POSTED, 8, (False, -1, 0, (2,))),
+        (AUCTION, 2, (False, 0, 0, (-1,))),  # two offers, each at three bids
+        (AUCTION, 4, (False, 0, 2, (-1,))),
+        (AUCTION, 5, (False, 1, 0, (-1,))),
+        (AUCTION, 8, (False, -1, 0, (0,))),
+        (PERSONAL, 5, (False, -1, 0, (0, -1))),  # two levels for the first, then for the second
+        (PERSONAL, 8, (False, -1, 0, (-1, 1))),
     ],
 )
-def test_a_verb_is_to_hold_to_train_an_offer_or_an_ask_in_this_order(action: int, expected: tuple[Any, ...]) -> None:
-    assert parts(VerbActions(OFFERS, LEVELS).decode(torch.tensor([action]))) == expected
+def test_a_verb_is_to_hold_to_train_an_offer_or_an_ask_in_this_order(
+    of: Choices, action: int, expected: tuple[Any, ...]
+) -> None:
+    assert parts(VerbActions(of).decode(torch.tensor([action]))) == expected
 
 
 @pytest.mark.parametrize(
-    ("action", "expected"),
-    [((0, 0, 0), (False, -1, -1)), ((1, 4, 3), (True, 3, 2)), ((0, 1, 0), (False, 0, -1)), ((0, 0, 1), (False, -1, 0))],
+    ("of", "action", "expected"),
+    [
+        (POSTED, (0, 0, 0), (False, -1, 0, (-1,))),
+        (POSTED, (1, 4, 3), (True, 3, 0, (2,))),
+        (POSTED, (0, 1, 0), (False, 0, 0, (-1,))),
+        (POSTED, (0, 0, 1), (False, -1, 0, (0,))),
+        (AUCTION, (1, 6, 0), (True, 1, 2, (-1,))),
+        (AUCTION, (0, 2, 4), (False, 0, 1, (3,))),
+        (PERSONAL, (0, 3, 0, 2), (False, 2, 0, (-1, 1))),
+        (PERSONAL, (1, 0, 1, 2), (True, -1, 0, (0, 1))),
+    ],
 )
-def test_a_round_is_to_train_an_offer_and_an_ask_at_once(action: tuple[int, ...], expected: tuple[Any, ...]) -> None:
-    assert parts(RoundActions(OFFERS, LEVELS).decode(torch.tensor([action]))) == expected
+def test_a_round_is_to_train_an_offer_and_an_ask_at_once(
+    of: Choices, action: tuple[int, ...], expected: tuple[Any, ...]
+) -> None:
+    assert parts(RoundActions(of).decode(torch.tensor([action]))) == expected
 
 
 @pytest.mark.parametrize(
@@ -102,48 +138,74 @@ def test_a_round_is_to_train_an_offer_and_an_ask_at_once(action: tuple[int, ...]
 def test_of_several_orders_a_verb_says_the_purchase_else_the_ask_else_the_training(
     orders: tuple[bool, int, int], expected: tuple[bool, int, int]
 ) -> None:
-    actions = VerbActions(OFFERS, LEVELS)
-    assert parts(actions.decode(actions.encode(said(*orders)))) == expected
+    (train, offer, ask), (does, buys, posts) = orders, expected
+    verbs, bids = VerbActions(POSTED), VerbActions(AUCTION)
+    assert parts(verbs.decode(verbs.encode(said(train, offer, 0, (ask,))))) == (does, buys, 0, (posts,))
+    bid = 2 if buys >= 0 else 0
+    assert parts(bids.decode(bids.encode(said(train, offer, bid, (ask,))))) == (does, buys, bid, (posts,))
 
 
-def test_a_round_says_all_orders() -> None:
-    actions = RoundActions(OFFERS, LEVELS)
-    for train in (False, True):
-        for offer in range(-1, OFFERS):
-            for ask in range(-1, LEVELS):
-                assert parts(actions.decode(actions.encode(said(train, offer, ask)))) == (train, offer, ask)
+@pytest.mark.parametrize(("asks", "expected"), [((1, 0), (1, -1)), ((-1, 0), (-1, 0)), ((1, -1), (1, -1))])
+def test_of_several_asks_a_verb_says_the_first(asks: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    verbs = VerbActions(PERSONAL)
+    assert parts(verbs.decode(verbs.encode(said(True, -1, 0, asks)))) == (False, -1, 0, expected)
 
 
+@OF
+def test_a_round_says_all_orders(of: Choices) -> None:
+    actions = RoundActions(of)
+    purchases = [(-1, 0), *product(range(of.offers), range(of.bids))]
+    asks = product(range(-1, of.levels), repeat=of.ask_slots)
+    for train, purchase, ask in product((False, True), purchases, asks):
+        assert parts(actions.decode(actions.encode(said(train, *purchase, ask)))) == (train, *purchase, ask)
+
+
+@OF
 @pytest.mark.parametrize("mode", MODES)
-def test_any_batch_shape_is_decoded(mode: Any) -> None:
-    actions, numbers = build_actions(mode, OFFERS, LEVELS), every_action(mode)[:8]
-    nested = actions.decode(numbers.view(2, 4, *numbers.shape[1:]))
-    assert nested.offer.shape == (2, 4)
-    assert torch.equal(nested.offer.flatten(), actions.decode(numbers).offer)
+def test_the_bid_of_who_buys_nothing_is_not_said(mode: Any, of: Choices) -> None:
+    actions = build_actions(mode, of)
+    asks = (0,) * of.ask_slots
+    assert torch.equal(*(actions.encode(said(False, -1, bid, asks)) for bid in (0, of.bids)))
+
+
+@OF
+@pytest.mark.parametrize("mode", MODES)
+def test_any_batch_shape_is_decoded(mode: Any, of: Choices) -> None:
+    actions, numbers = build_actions(mode, of), every_action(mode, of)[-8:]
+    nested, flat = actions.decode(numbers.view(2, 4, *numbers.shape[1:])), actions.decode(numbers)
+    assert (nested.offer.shape, nested.ask.shape) == ((2, 4), (2, 4, of.ask_slots))
+    for name in ("train", "offer", "bid"):
+        assert torch.equal(getattr(nested, name).flatten(), getattr(flat, name)), name
+    assert torch.equal(nested.ask.flatten(0, 1), flat.ask)
+    assert torch.equal(actions.encode(nested), numbers.view(2, 4, *numbers.shape[1:]))
 
 
 @pytest.mark.parametrize(
-    ("mode", "action", "allowed"),
+    ("mode", "of", "action", "allowed"),
     [
-        ("verb", -1, "from 0 to 8"),
-        ("verb", 9, "from 0 to 8"),
-        ("round", [2, 0, 0], r"below \[2, 5, 4\]"),
-        ("round", [0, 5, 0], r"below \[2, 5, 4\]"),
-        ("round", [0, 0, 4], r"below \[2, 5, 4\]"),
-        ("round", [0, -1, 0], r"below \[2, 5, 4\]"),
+        ("verb", POSTED, -1, "from 0 to 8"),
+        ("verb", POSTED, 9, "from 0 to 8"),
+        ("verb", AUCTION, 12, "from 0 to 11"),
+        ("verb", PERSONAL, 9, "from 0 to 8"),
+        ("round", POSTED, [2, 0, 0], r"below \[2, 5, 4\]"),
+        ("round", POSTED, [0, 5, 0], r"below \[2, 5, 4\]"),
+        ("round", POSTED, [0, 0, 4], r"below \[2, 5, 4\]"),
+        ("round", POSTED, [0, -1, 0], r"below \[2, 5, 4\]"),
+        ("round", AUCTION, [0, 7, 0], r"below \[2, 7, 5\]"),
+        ("round", PERSONAL, [0, 0, 0, 3], r"below \[2, 4, 3, 3\]"),
     ],
 )
 def test_an_action_outside_the_space_is_refused_with_its_place_and_what_is_allowed(
-    mode: Any, action: Any, allowed: str
+    mode: Any, of: Choices, action: Any, allowed: str
 ) -> None:
-    fine = every_action(mode)[0].tolist()
+    fine = every_action(mode, of)[0].tolist()
     with pytest.raises(ValueError, match=rf"index \[0, 1\].*{allowed}"):
-        build_actions(mode, OFFERS, LEVELS).decode(torch.tensor([[fine, action, fine]]))
+        build_actions(mode, of).decode(torch.tensor([[fine, action, fine]]))
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_best_action_has_the_highest_score_of_each_choice(mode: Any) -> None:
-    actions = build_actions(mode, OFFERS, LEVELS)
+    actions = build_actions(mode, POSTED)
     scores = torch.zeros(2, actions.mask_size)
     if mode == "verb":
         scores[0, 7], scores[1, 1] = 1.0, 1.0
@@ -159,7 +221,7 @@ def test_the_best_action_has_the_highest_score_of_each_choice(mode: Any) -> None
 @pytest.mark.parametrize("mode", MODES)
 def test_a_batch_refuses_a_bad_action_before_anything_changes(mode: Any) -> None:
     batch = played(mode)
-    good = batch.actions.encode(Orders(torch.ones(3, 3, dtype=torch.bool), *torch.full((2, 3, 3), -1)))
+    good = batch.actions.encode(orders(batch.engine, train=(0, 1, 2)))
     before = frozen(batch.engine.state)
     bad = good.clone()
     bad[2, 1] = batch.actions.mask_size
@@ -176,50 +238,95 @@ def test_a_batch_refuses_a_bad_action_before_anything_changes(mode: Any) -> None
 # --- masks ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_verb_mask_is_hold_train_the_legal_offers_and_all_asks() -> None:
-    actions, legal = VerbActions(OFFERS, LEVELS), torch.tensor([[True, False, False, True]])
+def test_a_verb_mask_is_hold_train_the_legal_purchases_and_all_asks() -> None:
+    actions, legal = VerbActions(POSTED), torch.tensor([[[True], [False], [False], [True]]])
     mask = actions.mask(legal)
     assert mask.int().tolist() == [[1, 1, 1, 0, 0, 1, 1, 1, 1]]
-    assert torch.equal(actions.legal_offers(mask), legal)
+    assert torch.equal(actions.legal_purchases(mask), legal)
 
 
 def test_a_round_mask_is_training_buying_and_asking_one_behind_the_other() -> None:
-    actions, legal = RoundActions(OFFERS, LEVELS), torch.tensor([[True, False, False, True]])
+    actions, legal = RoundActions(POSTED), torch.tensor([[[True], [False], [False], [True]]])
     mask = actions.mask(legal)
     assert mask.int().tolist() == [[*(1, 1), *(1, 1, 0, 0, 1), *(1, 1, 1, 1)]]
-    assert torch.equal(actions.legal_offers(mask), legal)
+    assert torch.equal(actions.legal_purchases(mask), legal)
 
 
+@OF
 @pytest.mark.parametrize("mode", MODES)
-def test_to_hold_is_always_legal(mode: Any) -> None:
-    actions: Actions = build_actions(mode, OFFERS, LEVELS)
-    mask = actions.mask(torch.zeros(2, 3, OFFERS, dtype=torch.bool))
+def test_a_mask_forbids_the_actions_whose_purchase_is_not_legal_and_no_other(mode: Any, of: Choices) -> None:
+    actions, numbers = build_actions(mode, of), every_action(mode, of)
+    legal = torch.rand(of.offers, of.bids, generator=torch.Generator().manual_seed(0)) < 0.5
+    mask = actions.mask(legal)
+    assert mask.shape == (actions.mask_size,)
+    assert torch.equal(actions.legal_purchases(mask), legal)
+    decoded = actions.decode(numbers)
+    expected = (decoded.offer < 0) | legal[decoded.offer.clamp_min(0), decoded.bid]
+    starts = [sum(actions.choices[:part]) for part in range(len(actions.choices))]
+    chosen = numbers.view(len(numbers), -1) + torch.tensor(starts)
+    assert torch.equal(mask[chosen].all(1), expected)
+    assert 0 < int(expected.sum()) < len(numbers)
+
+
+@OF
+@pytest.mark.parametrize("mode", MODES)
+def test_to_hold_is_always_legal(mode: Any, of: Choices) -> None:
+    actions: Actions = build_actions(mode, of)
+    mask = actions.mask(torch.zeros(2, 3, of.offers, of.bids, dtype=torch.bool))
     assert mask.shape == (2, 3, actions.mask_size)
     scores = torch.zeros(mask.shape).masked_fill(~mask, -1.0)
     held = actions.decode(actions.best(scores))
     assert not bool(held.train.any() | (held.offer >= 0).any() | (held.ask >= 0).any())
 
 
-@pytest.mark.parametrize("changes", [{}, {"opens_at": 1, "trade_every": 2}, {"parameter_sets": "layers"}])
+# What the mask may allow although it is refused then, as what the others asked or bid is not seen.
+UNFORESEEN = {"double-auction": "underbid", "second-price": "outbid"}
+MARKETS: list[dict[str, Any]] = [{}, {"opens_at": 1, "trade_every": 2}, {"parameter_sets": "layers"}]
+
+
+@pytest.mark.parametrize("changes", MARKETS, ids=str)
 @pytest.mark.parametrize("mode", MODES)
-def test_a_purchase_is_refused_exactly_where_the_mask_forbids_it(mode: Any, changes: dict[str, Any]) -> None:
-    batch, rng = played(mode, **changes), np.random.default_rng(0)
-    seen = set()
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_a_purchase_is_refused_exactly_where_the_mask_forbids_it(
+    mechanism: str, mode: Any, changes: dict[str, Any]
+) -> None:
+    markets = 9
+    batch = played(mode, markets, mechanism=mechanism, budget=30, max_cycles=14, **changes)
+    rng = np.random.default_rng(0)
+    seen: set[Any] = set()
     batch.engine.state.parameters[2, 1] = torch.nan
-    train = torch.zeros(3, 3, dtype=torch.bool)
+    train = torch.zeros(markets, 3, dtype=torch.bool)
     train[2, 1] = True  # and so it leaves
-    batch.engine.step(Orders(train, *torch.full((2, 3, 3), -1)))
-    for _ in range(7):
+    batch.engine.step(replace(no_orders(markets, 3, batch.engine.exchange.ask_slots, CPU), train=train))
+    for _ in range(13):
         chosen = some_actions(batch, rng)
         orders, alive = batch.actions.decode(chosen), batch.engine.state.alive.clone()
-        legal = batch.actions.legal_offers(batch.mask())
-        allowed = legal.gather(2, orders.offer.clamp_min(0)[..., None]).squeeze(2)
+        legal = batch.actions.legal_purchases(batch.mask())
+        market, agent = torch.meshgrid(torch.arange(markets), torch.arange(3), indexing="ij")
+        allowed = legal[market, agent, orders.offer.clamp_min(0), orders.bid]
         record = batch.step(chosen).record
         wanted = (orders.offer >= 0) & alive
-        assert torch.equal(record.refusal >= 0, wanted & ~allowed)
-        assert torch.equal(record.seller >= 0, wanted & allowed)
-        seen |= set(record.refusal.flatten().tolist()) | {bool((record.seller >= 0).any())}
-    assert {True, -1, 3} <= seen
+        unforeseen = record.refusal == (REFUSALS.index(UNFORESEEN[mechanism]) if mechanism in UNFORESEEN else 99)
+        assert torch.equal((record.refusal >= 0) & ~unforeseen, wanted & ~allowed)
+        assert torch.equal(record.seller >= 0, wanted & allowed & ~unforeseen)
+        names = (REFUSALS[code] for code in record.refusal.flatten().tolist() if code >= 0)
+        seen |= {*names, bool((record.seller >= 0).any())}
+    assert {True, "unaffordable"} <= seen
+    assert (UNFORESEEN.get(mechanism) in seen) == (mechanism in UNFORESEEN)
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_what_is_said_in_a_round_is_what_the_engine_does(mechanism: str) -> None:
+    """Bids and asks reach the offers and the buyers that they name."""
+    batch, twin = (played("round", mechanism=mechanism, budget=1000) for _ in range(2))
+    slots = batch.engine.exchange.ask_slots
+    asks = {0: [2, 1][:slots], 2: [0, 3][:slots]}
+    bid = {0: 3, 1: 1} if mechanism in plain.BIDS else {}
+    chosen = orders(batch.engine, train=(1,), buy={0: 1, 1: 0}, ask=asks, bid=bid)
+    record = batch.step(batch.actions.encode(chosen)).record
+    twin.engine.step(chosen)
+    assert int((record.seller >= 0).sum()) == 6
+    assert frozen(batch.engine.state) == frozen(twin.engine.state)
 
 
 @pytest.mark.parametrize("style", ["tuple", "flat"])

@@ -71,7 +71,7 @@ def test_the_endings_are_of_the_old_episode() -> None:
     torch.testing.assert_close(layout.unpack(ending.observation)["loss"].squeeze(-1).double(), loss, rtol=1e-6, atol=0)
     torch.testing.assert_close(torch.from_numpy(ending.infos["gain"]), advance.record.gain)
     assert ending.mask.shape == markets.mask.shape
-    assert not bool(markets.batch.actions.legal_offers(ending.mask).any())  # the market is closed
+    assert not bool(markets.batch.actions.legal_purchases(ending.mask).any())  # the market is closed
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,7 +13,8 @@ from paramarket_env.config import BrokerConfig, DataConfig, MarketConfig, Networ
 from paramarket_env.learning.data import Dataset
 from paramarket_env.learning.networks import MLP, initial_parameters, split
 from paramarket_env.learning.training import OptimizerState, build_optimizer, shuffled, train
-from paramarket_env.market.engine import Engine, Orders
+from paramarket_env.market.engine import Engine
+from paramarket_env.market.orders import no_orders
 from paramarket_env.seeding import as_seeds, stream
 
 SIZES = torch.tensor([23, 17, 10])
@@ -185,7 +188,7 @@ def test_the_engines_steps_equal_the_plain_markets(config: TrainingConfig, local
         trains = torch.tensor([[agent in trainers for agent in range(3)]] * 2)
         for market, plain in enumerate(plains):
             plain.step(buyers, reference.coming_passes(engine, market, trainers))
-        record = engine.step(Orders(train=trains, offer=offer, ask=none))
+        record = engine.step(replace(no_orders(2, 3, 1, engine.device), train=trains, offer=offer))
         assert (record.seller >= 0).sum() == 2 * len(buyers)
         for market, plain in enumerate(plains):
             assert_same(engine, plain, market)

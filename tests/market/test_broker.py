@@ -139,7 +139,7 @@ def test_networks_that_are_alike_are_quoted_no_gain_at_all() -> None:
     other_order = torch.tensor([3, 1, 0, 2, 7, 6, 5, 4, 5, 4, 3, 0, 1, 2]).expand(6, -1)
     engine.overwrite(torch.stack([one, permute(engine.network, one, other_order)], dim=1))
     assert bool((engine.gains == 0).all())
-    assert bool(engine.legal_offers.all())
+    assert bool(engine.legal_purchases.all())
 
 
 def test_offers_are_numbered_seller_by_seller_and_set_by_set() -> None:
@@ -220,14 +220,14 @@ def test_purchases_clear_from_the_opening_on_every_so_many_cycles(monkeypatch: p
     was_open, bought, quoted = [], [], []
     for _ in range(9):
         was_open.append(bool(engine.market_open))
-        assert bool(engine.legal_offers.any()) == bool(engine.gains.isfinite().any()) == was_open[-1]
+        assert bool(engine.legal_purchases.any()) == bool(engine.gains.isfinite().any()) == was_open[-1]
         quoted.append(bool(calls))
         calls.clear()
         record = engine.step(orders(engine, buy={0: 0}, train=(1,)))
         bought.append(record.seller[0, 0] >= 0)
     expected = [cycle in (4, 7) for cycle in range(9)]  # not at 1, three cycles before the opening
     assert was_open == bought == quoted == expected
-    assert engine.state.refusals[0].tolist() == [[7, 0, 0, 0], [0, 0, 0, 0]]
+    assert engine.state.refusals[0].tolist() == [[7, 0, 0, 0, 0, 0], [0] * 6]
 
 
 def test_networks_that_changed_while_the_market_was_closed_are_quoted_when_it_opens() -> None:
@@ -256,7 +256,7 @@ def test_a_merge_that_is_not_finite_is_never_quoted() -> None:
     engine.overwrite(overflowing(engine))
     assert bool(engine.state.alive.all())
     assert not bool(engine.gains.isfinite().any())
-    assert not bool(engine.legal_offers.any())
+    assert not bool(engine.legal_purchases.any())
     before = engine.state.parameters.clone()
     record = engine.step(orders(engine, buy={0: 0, 1: 0}))
     assert record.refusal.tolist() == [[1, 1]]

@@ -17,10 +17,12 @@ from tests.helpers import leaves, new_engine, tiny_market
 ROOT = Path(__file__).parents[2]
 PEAK = """
 import pathlib, sys
+from dataclasses import replace
 import psutil, torch
 torch.set_num_threads(1)
 from paramarket_env.market.capacity import required_bytes
-from paramarket_env.market.engine import Engine, Orders
+from paramarket_env.market.engine import Engine
+from paramarket_env.market.orders import no_orders
 from paramarket_env.scenarios import scenario
 
 def play(engine, steps):
@@ -28,7 +30,7 @@ def play(engine, steps):
     engine.reset(some)
     everyone = torch.ones(engine.markets, 2, dtype=torch.bool)
     for _ in range(steps):
-        engine.step(Orders(everyone, everyone.long() - 1, everyone.long() - 2))
+        engine.step(replace(no_orders(engine.markets, 2, 1, engine.device), train=everyone, offer=everyone.long() - 1))
     engine.reset(some[::2], some[::2])
 
 markets = int(sys.argv[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 import torch
 
 from paramarket_env import paramarket_v0
-from paramarket_env.market.engine import Engine, Orders
+from paramarket_env.market.engine import Engine
+from paramarket_env.market.orders import no_orders
 from paramarket_env.market.snapshot import snapshot
 from paramarket_env.market.state import tree_map
 from tests.helpers import leaves, priced_market, random_orders, tiny_market
@@ -22,8 +24,11 @@ CONFIGS = pytest.mark.parametrize(
         {},
         {"optimizer": "adam", "lr": 0.01, "parameter_sets": "layers"},
         {"endowment": "dirichlet", "parameter_sets": "prefixes", "momentum": 0.5, "hidden": (8, 6)},
+        {"mechanism": "personal", "disclosure": "bounds", "parameter_sets": "layers", "broker_fee": 0.1},
+        {"mechanism": "double-auction", "disclosure": "none", "budget": (60, 0, 30)},
+        {"mechanism": "second-price", "value_distribution": "log-uniform", "value_per_nat_high": 2.0},
     ],
-    ids=["sgd", "adam", "dirichlet"],
+    ids=["sgd", "adam", "dirichlet", "personal", "double-auction", "second-price"],
 )
 
 
@@ -45,7 +50,7 @@ def test_a_market_is_the_same_on_a_gpu(changes: dict[str, Any]) -> None:
                 engine.reset(torch.tensor([7], device=engine.device), torch.tensor([1], device=engine.device))
         orders = random_orders(here, rng)
         record = here.step(orders)
-        other = there.step(Orders(*(getattr(orders, name).cuda() for name in ("train", "offer", "ask"))))
+        other = there.step(tree_map(lambda part: part.cuda(), orders))
         for name, column in vars(record).items():
             torch.testing.assert_close(getattr(other, name).cpu(), column, rtol=1e-3, atol=1e-4, msg=name)
     for (name, mine), (_, theirs) in zip(leaves(here.state), leaves(there.state), strict=True):
@@ -60,7 +65,7 @@ def test_a_copy_on_a_gpu_goes_on_alike() -> None:
     saved = snapshot(engine.state)
     on_cpu = tree_map(lambda tensor: tensor.cpu(), saved)
     everyone = torch.ones(3, 3, dtype=torch.bool, device="cuda")
-    orders = Orders(everyone, everyone.long() - 2, everyone.long() - 2)
+    orders = replace(no_orders(3, 3, 1, engine.device), train=everyone)
     after = engine.step(orders).gain
     engine.state = saved
     torch.testing.assert_close(engine.step(orders).gain, after)

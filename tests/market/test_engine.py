@@ -10,12 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from paramarket_env.economics.clearing import REFUSALS, WITHHELD
+from paramarket_env.economics.clearing import MECHANISMS, REFUSALS, WITHHELD
 from paramarket_env.learning.networks import split
-from paramarket_env.market.engine import Engine, StepRecord
+from paramarket_env.market.engine import Engine
+from paramarket_env.market.orders import StepRecord
+from paramarket_env.market.snapshot import snapshot
 from tests.helpers import frozen, leaves, module_loss, new_engine, orders, priced_market, random_orders, tiny_market
 
 CAUSE = {name: code for code, name in enumerate(REFUSALS)}
+
+
+RICH = 2**60 + 1  # a float64 cannot hold it
 
 
 def losses(engine: Engine) -> list[float]:
@@ -45,7 +50,7 @@ def test_a_seller_sells_to_several_in_one_step() -> None:
     assert record.paid.tolist() == [[10, 10, 0]]
     assert record.received.tolist() == [[0, 0, 20]]
     assert engine.state.balance.tolist() == [[50, 50, 80]]
-    assert engine.state.sold_now.tolist() == [[0, 0, 2]]
+    assert engine.state.sales.int().tolist() == [[[0, 0], [0, 0], [1, 1]]]
 
 
 def test_the_price_is_the_ask_seen_before_the_step() -> None:
@@ -53,7 +58,7 @@ def test_the_price_is_the_ask_seen_before_the_step() -> None:
     record = engine.step(orders(engine, buy={0: 0}, ask={1: 3}))
     assert record.paid.tolist() == [[10, 0, 0]]
     assert engine.state.last_price.tolist() == [[0, 10, 0]]
-    assert engine.asks.tolist() == [[10, 60, 10]]
+    assert engine.asks.tolist() == [[[10], [60], [10]]]
     assert engine.step(orders(engine, buy={2: 1})).paid.tolist() == [[0, 0, 60]]
 
 
@@ -61,7 +66,7 @@ def test_an_offer_withdrawn_in_the_same_step_still_sells() -> None:
     engine = new_engine(priced_market())
     withheld = len(engine.config.economy.ask_levels)
     assert engine.step(orders(engine, buy={0: 0}, ask={1: withheld})).seller.tolist() == [[1, -1, -1]]
-    assert engine.asks.tolist() == [[10, WITHHELD, 10]]
+    assert engine.asks.tolist() == [[[10], [WITHHELD], [10]]]
 
 
 def test_money_received_in_a_step_cannot_be_spent_in_it() -> None:
@@ -72,29 +77,132 @@ def test_money_received_in_a_step_cannot_be_spent_in_it() -> None:
     assert engine.state.balance.tolist() == [[0, 15, 10]]
 
 
+MECHANISM_OF = {"underbid": "double-auction", "outbid": "second-price"}
+
+
 @pytest.mark.parametrize("cause", REFUSALS)
 def test_a_refused_purchase_changes_nothing_but_its_count(cause: str) -> None:
-    engine = new_engine(priced_market(opens_at=1 if cause == "closed" else 0))
+    mechanism = MECHANISM_OF.get(cause, "posted")
+    engine = new_engine(priced_market(mechanism=mechanism, opens_at=1 if cause == "closed" else 0))
     if cause == "unquoted":
         engine.state.quotes.loss[0, 0, 0] = torch.inf
     if cause == "withheld":
         engine.state.ask[0, 1] = len(engine.config.economy.ask_levels)
     if cause == "unaffordable":
         engine.state.balance[0, 0] = 9
-    before, parameters = frozen(engine.state), engine.state.parameters.clone()
-    record = engine.step(orders(engine, buy={0: 0}))
-    after = frozen(engine.state)
+    rival = {2: 1} if cause == "outbid" else {}  # wants the same of agent 1, and bids more
+    bought, bid = {0: 0} | rival, {0: 0 if cause == "underbid" else 1, 2: 2}
+    twin = Engine(engine.config, 1, "cpu")
+    twin.state = snapshot(engine.state)
+    record, twins = engine.step(orders(engine, buy=bought, bid=bid)), twin.step(orders(twin, buy=rival, bid=bid))
+    counts = [[int(name == cause) for name in REFUSALS], [0] * 6, [0] * 6]
     assert record.refusal.tolist() == [[CAUSE[cause], -1, -1]]
-    assert engine.state.refusals[0].tolist() == [[int(name == cause) for name in REFUSALS], [0] * 4, [0] * 4]
-    assert torch.equal(engine.state.parameters, parameters)
-    changed = {name for name in before if before[name] != after[name]}
-    time = {"cycle", "since_purchase", "refusals"}
-    # Closed markets are not quoted before the step, and then they are.
-    assert changed <= time | ({f"quotes.{name}" for name in ("loss", "weight", "permutations")} | {"changed"})
-    if cause != "closed":
-        assert changed == time
-    assert record.reward.tolist() == [[0.0] * 3]
-    assert record.weight.tolist() == [[0.0] * 3]
+    assert engine.state.refusals[0].tolist() == counts
+    twin.state.refusals = torch.tensor([counts])
+    if cause == "outbid":  # by a rival that pays no more for it; and to be outbid is not to decline
+        twin.state.declined[0, 1, 0] = False
+    assert frozen(engine.state) == frozen(twin.state)
+    for name in ("offer", "seller", "bid", "weight", "quoted", "paid", "gain", "reward"):
+        assert torch.equal(getattr(record, name), getattr(twins, name)), name
+        assert float(getattr(record, name)[0, 0]) <= 0, name
+
+
+def test_accounts_open_with_each_agents_budget_in_whole_ticks_and_the_brokers_with_nothing() -> None:
+    state = new_engine(priced_market(budget=(RICH, 0, 7)), [0, 1]).state
+    assert state.balance.dtype == state.fees.dtype == torch.int64
+    assert state.balance.tolist() == [[RICH, 0, 7]] * 2
+    assert new_engine(priced_market(budget=RICH, max_cycles=2)).state.balance.tolist() == [[RICH] * 3]
+    assert state.fees.tolist() == [0, 0]
+
+
+def test_the_broker_keeps_its_fee_of_each_price_and_the_seller_is_paid_the_rest() -> None:
+    engine = new_engine(priced_market(broker_fee=0.25))
+    record = engine.step(orders(engine, buy={0: 1, 1: 1}))
+    assert record.paid.tolist() == [[10, 10, 0]]
+    assert record.received.tolist() == [[0, 0, 16]]  # a quarter of 10 is 2.5, of which the broker keeps 2, twice
+    assert engine.state.fees.tolist() == [4]
+    assert engine.state.balance.tolist() == [[50, 50, 76]]
+    assert engine.state.earned.tolist() == [[0, 0, 16]]
+    assert engine.state.last_price.tolist() == [[0, 0, 10]]
+    assert record.reward[0, 2].item() == pytest.approx(0.016)
+    engine.step(orders(engine, buy={2: 0}))
+    assert engine.state.fees.tolist() == [6]
+
+
+def test_each_buyer_pays_the_ask_for_it_alone() -> None:
+    engine = new_engine(priced_market(mechanism="personal"))
+    engine.step(orders(engine, ask={2: [0, 3], 0: [-1, 2]}))
+    assert engine.asks.tolist() == [[[10, 25], [10, 10], [0, 60]]]
+    assert engine.offer_prices.tolist() == [[[10, 0], [10, 60], [25, 10]]]
+    record = engine.step(orders(engine, buy={0: 1, 1: 1, 2: 0}, ask={2: [4, -1]}))
+    assert record.paid.tolist() == [[0, 60, 25]]
+    assert record.received.tolist() == [[25, 0, 60]]
+    assert engine.asks[0, 2].tolist() == [WITHHELD, 60]
+    assert record.asked.tolist() == [[False, False, True]]
+
+
+def test_a_price_by_which_an_agent_sold_is_the_average_over_its_buyers_in_whole_ticks() -> None:
+    engine = new_engine(priced_market(mechanism="personal", ask_levels=(0, 10, 25)))
+    engine.step(orders(engine, ask={2: [1, 2]}))
+    engine.step(orders(engine, buy={0: 1, 1: 1}))
+    assert engine.state.last_price.tolist() == [[0, 0, 17]]
+    assert engine.state.sold.tolist() == [[0, 0, 2]]
+
+
+def test_in_a_double_auction_the_price_is_between_ask_and_bid() -> None:
+    engine = new_engine(priced_market(mechanism="double-auction", auction_k=0.5))
+    record = engine.step(orders(engine, buy={0: 0, 1: 0, 2: 0}, bid={0: 2, 1: 1, 2: 0}))
+    assert record.paid.tolist() == [[17, 10, 0]]
+    assert record.bid.tolist() == [[25, 10, 0]]
+    assert record.refusal.tolist() == [[-1, -1, CAUSE["underbid"]]]
+
+
+def test_in_a_second_price_auction_the_winner_pays_what_the_loser_bid() -> None:
+    engine = new_engine(priced_market(mechanism="second-price"))
+    record = engine.step(orders(engine, buy={0: 1, 1: 1}, bid={0: 2, 1: 3}))
+    assert record.paid.tolist() == [[0, 25, 0]]
+    assert record.bid.tolist() == [[0, 60, 0]]
+    assert record.refusal.tolist() == [[CAUSE["outbid"], -1, -1]]
+
+
+def test_of_equal_bids_each_agent_wins_in_some_step_of_some_market() -> None:
+    engine = new_engine(priced_market(mechanism="second-price", ask_levels=(0,), initial_ask=0), range(8))
+    winners = [engine.step(orders(engine, buy={0: 1, 1: 1})).seller[:, :2] >= 0 for _ in range(4)]
+    assert all(bool((won.sum(1) == 1).all()) for won in winners)
+    share = torch.stack(winners).double()
+    assert bool(((share.mean(0) > 0) & (share.mean(0) < 1)).any())  # from step to step
+    assert bool(((share.mean(1) > 0) & (share.mean(1) < 1)).any())  # from market to market
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_a_seller_learns_which_buyer_bought_and_which_declined(mechanism: str) -> None:
+    engine = new_engine(priced_market(mechanism=mechanism, max_cycles=9))
+    engine.step(orders(engine, buy={0: 1}, bid={0: 1}))
+    assert engine.state.sales.int().tolist() == [[[0, 0], [0, 0], [1, 0]]]
+    assert engine.state.declined.int().tolist() == [[[1, 1], [1, 1], [0, 1]]]
+
+
+def test_nobody_declines_what_is_not_for_sale_to_it_in_an_open_market() -> None:
+    closed = new_engine(priced_market(opens_at=1))
+    closed.step(orders(closed))
+    assert not bool(closed.state.declined.any())
+    engine = new_engine(priced_market(mechanism="personal"))
+    engine.step(orders(engine, ask={1: [4, -1]}))
+    engine.state.parameters[0, 2] = torch.nan
+    engine.step(orders(engine, train=(2,)))
+    assert engine.state.declined.int().tolist() == [[[1, 1], [0, 1], [1, 1]]]  # agent 2 could have, before it left
+    engine.step(orders(engine))
+    assert engine.state.declined.int().tolist() == [[[1, 0], [0, 0], [0, 0]]]
+
+
+def test_to_bid_too_little_is_to_decline_and_to_be_outbid_is_not() -> None:
+    under = new_engine(priced_market(mechanism="double-auction"))
+    under.step(orders(under, buy={0: 0}, bid={0: 0}))
+    assert under.state.declined[0, 1].tolist() == [True, True]
+    over = new_engine(priced_market(mechanism="second-price"))
+    over.step(orders(over, buy={0: 0, 2: 1}, bid={0: 1, 2: 2}))
+    assert over.state.sales[0, 1].tolist() == [False, True]
+    assert over.state.declined[0, 1].tolist() == [False, False]
 
 
 @pytest.mark.parametrize("optimizer", [{"momentum": 0.9}, {"optimizer": "adam", "lr": 0.01}])
@@ -137,7 +245,8 @@ def test_to_hold_changes_nothing_but_the_time() -> None:
     before = frozen(engine.state)
     record = engine.step(orders(engine))
     after = frozen(engine.state)
-    assert {name for name in before if before[name] != after[name]} == {"cycle", "since_purchase"}
+    assert {name for name in before if before[name] != after[name]} == {"cycle", "since_purchase", "declined"}
+    assert bool(engine.state.declined.all())
     assert record.reward.tolist() == [[0.0, 0.0]]
 
 
@@ -170,7 +279,7 @@ def test_the_books_count_purchases_sales_and_the_time_since_the_last_one() -> No
     assert state.bought.tolist() == [[2, 1, 0]]
     assert state.sold.tolist() == [[0, 1, 2]]
     assert state.earned.tolist() == [[0, 10, 20]]
-    assert state.sold_now.tolist() == [[0, 0, 0]]
+    assert not bool(state.sales.any())
     assert state.since_purchase.tolist() == [[1, 1, 3]]
     assert state.balance.tolist() == [[40, 60, 80]]
 
@@ -185,6 +294,15 @@ def test_a_record_names_offer_seller_weight_and_money_of_each_purchase() -> None
     assert record.paid.tolist() == [[0, 0, 10]]
     assert record.received.tolist() == [[10, 0, 0]]
     assert record.asked.tolist() == [[True, False, False]]
+    assert record.bid.tolist() == [[0, 0, 0]]
+
+
+def test_a_record_tells_the_gain_that_was_quoted_and_the_gain_that_came_of_it() -> None:
+    engine = new_engine(priced_market(parameter_sets="layers"))
+    quoted = engine.gains[0, 2, 1].item()
+    record = engine.step(orders(engine, buy={2: 1}))
+    assert record.quoted.tolist() == [[0.0, 0.0, quoted]]
+    assert record.gain[0, 2].item() == pytest.approx(quoted, abs=1e-6)
 
 
 def test_overwriting_gives_fresh_optimizers_new_losses_and_new_quotes() -> None:
@@ -209,7 +327,7 @@ def expected_rewards(engine: Engine, record: StepRecord, before: list[float]) ->
     economy, after = engine.config.economy, engine.state.loss[0].tolist()
     gains = [first - last for first, last in zip(before, after, strict=True)]
     rewards = []
-    for agent, kappa in enumerate(engine.config.values_per_nat):
+    for agent, kappa in enumerate(engine.state.value[0].tolist()):
         money = int(record.received[0, agent]) - int(record.paid[0, agent])
         others = [gain for other, gain in enumerate(gains) if other != agent]
         cost = economy.train_cost * bool(record.trained[0, agent])
@@ -243,7 +361,7 @@ def test_rewards_add_up_to_the_fall_of_the_loss_and_the_change_of_the_balance(se
     first_loss, first_balance = engine.state.loss.clone(), engine.state.balance.clone()
     rewards = torch.stack([engine.step(random_orders(engine, rng)).reward for _ in range(6)])
     fall, income = first_loss - engine.state.loss, engine.state.balance - first_balance
-    expected = engine.values * fall + engine.config.economy.tick * income.double()
+    expected = engine.state.value * fall + engine.config.economy.tick * income.double()
     assert bool(income.any())
     assert int(engine.state.refusals.sum()) > 0
     torch.testing.assert_close(rewards.sum(0), expected, rtol=0, atol=1e-12)
@@ -257,7 +375,7 @@ def test_an_episode_is_truncated_after_max_cycles_and_not_before() -> None:
     truncated = [engine.step(orders(engine)).truncated.tolist() for _ in range(3)]
     assert truncated == [[False, False], [False, False], [True, True]]
     assert engine.market_open.tolist() == [False, False]
-    assert not bool(engine.legal_offers.any())
+    assert not bool(engine.legal_purchases.any())
 
 
 def diverged() -> tuple[Engine, StepRecord, list[float]]:
@@ -318,7 +436,7 @@ def test_a_learning_rate_without_measure_terminates_its_agent() -> None:
 
 def test_the_offers_of_a_terminated_agent_are_withdrawn() -> None:
     engine, _, _ = diverged()
-    assert engine.legal_offers[0].tolist() == [[False, True], [False, False], [True, False]]
+    assert engine.legal_purchases[0, :, :, 0].tolist() == [[False, True], [False, False], [True, False]]
     assert engine.gains[0].isfinite().tolist() == [[False, True], [False, False], [True, False]]
     record = engine.step(orders(engine, buy={0: 0, 2: 1}))
     assert record.refusal.tolist() == [[CAUSE["unquoted"], -1, CAUSE["unquoted"]]]
@@ -330,7 +448,7 @@ def test_the_orders_of_a_terminated_agent_are_ignored_and_its_rewards_are_zero()
     record = engine.step(orders(engine, train=(0, 1), buy={1: 0}, ask={1: 3}))
     for name, tensor in before.items():
         assert torch.equal(getattr(engine.state, name)[:, 1], tensor), name
-    assert engine.state.refusals[0, 1].tolist() == [0, 0, 0, 0]
+    assert not bool(engine.state.refusals[0, 1].any())
     assert not bool(record.trained[0, 1] | record.asked[0, 1] | record.terminated[0, 1])
     assert float(record.reward[0, 1]) == 0.0
 
@@ -371,4 +489,4 @@ def test_a_network_that_diverged_counts_as_a_guess_or_as_it_was_and_is_not_for_s
     assert record.terminated.tolist() == [[True, False]]
     assert float(record.reward[0, 0]) == pytest.approx(before - after)
     assert float(engine.state.loss[0, 0]) == pytest.approx(after)
-    assert engine.asks.tolist() == [[WITHHELD, 0]]
+    assert engine.asks.tolist() == [[[WITHHELD], [0]]]

@@ -47,6 +47,7 @@ def test_an_engine_needs_a_market(markets: Any) -> None:
     [
         ({"dataset": "numbers"}, r"dataset 'numbers'.*digits"),
         ({"endowment": "fair"}, r"endowment 'fair'.*complementary, dirichlet, iid"),
+        ({"mechanism": "barter"}, r"mechanism 'barter'.*double-auction, personal, posted, second-price"),
         ({"optimizer": "lion"}, r"optimizer 'lion'.*adam, sgd"),
         ({"architecture": "transformer"}, r"architecture 'transformer'.*mlp"),
         ({"parameter_sets": "halves"}, r"parameter set rule 'halves'.*full, layers, prefixes"),

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from paramarket_env.config import MarketConfig
 from paramarket_env.market import engine as engine_module
-from paramarket_env.market.engine import Engine, Orders
+from paramarket_env.market.engine import Engine
+from paramarket_env.market.orders import Orders
 from paramarket_env.market.snapshot import fork
+from paramarket_env.market.state import tree_map
 from tests.helpers import frozen, new_engine, orders, priced_market, random_orders
 
 SEEDS = [11, 3, 7, 5, 2, 13, 1]
@@ -27,7 +29,7 @@ ENDOWMENTS: list[dict[str, Any]] = [
 
 def row_of(chosen: Orders, market: int) -> Orders:
     """The orders of one market alone."""
-    return Orders(*(part[market : market + 1] for part in (chosen.train, chosen.offer, chosen.ask)))
+    return tree_map(lambda part: part[market : market + 1], chosen)
 
 
 def side_by_side(config: MarketConfig, steps: int) -> Iterator[tuple[Engine, Engine]]:

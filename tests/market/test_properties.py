@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import floor
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from paramarket_env.economics.clearing import REFUSALS, WITHHELD
-from paramarket_env.market.engine import Engine, Orders
+from paramarket_env.economics.clearing import MECHANISMS, REFUSALS, WITHHELD
+from paramarket_env.market.engine import Engine
+from paramarket_env.market.orders import Orders
+from tests import plain
 from tests.helpers import frozen, module_loss, priced_market, shared_engine
 
-FEW = settings(max_examples=12)
+FEW = settings(max_examples=24)
 SET_RULES = st.sampled_from(["full", "layers"])
 
 
 @st.composite
 def games(draw: st.DrawFn) -> tuple[Engine, list[Orders]]:
-    """Two or three markets of three agents just reset, and any orders for some steps."""
-    markets = draw(st.integers(2, 3))
-    opens_at = draw(st.integers(0, 1))
-    engine = shared_engine(priced_market(parameter_sets=draw(SET_RULES), opens_at=opens_at), markets)
+    """Two or three markets of three agents just reset, of any mechanism, and any orders for some steps."""
+    markets, mechanism = draw(st.integers(2, 3)), draw(st.sampled_from(sorted(MECHANISMS)))
+    config = priced_market(
+        mechanism=mechanism,
+        parameter_sets=draw(SET_RULES),
+        opens_at=draw(st.integers(0, 1)),
+        broker_fee=draw(st.sampled_from([0.0, 0.3])),
+        copies=draw(st.integers(1, 2)) if mechanism == "second-price" else 1,
+    )
+    engine = shared_engine(config, markets)
     engine.reset(torch.tensor(draw(st.lists(st.integers(0, 2**63 - 1), min_size=markets, max_size=markets))))
     engine.state.balance = integers(draw, (markets, 3), 0, 70)
+    engine.state.ask = integers(draw, tuple(engine.state.ask.shape), 0, 4)
     count = draw(st.integers(1, 4))
     return engine, [any_orders(draw, engine) for _ in range(count)]
 
@@ -39,21 +51,37 @@ def any_orders(draw: st.DrawFn, engine: Engine) -> Orders:
     return Orders(
         train=integers(draw, shape, 0, 1).bool(),
         offer=integers(draw, shape, -1, engine.offers - 1),
-        ask=integers(draw, shape, -1, levels),
+        bid=integers(draw, shape, 0, levels - 1),
+        ask=integers(draw, (*shape, 2 if engine.config.economy.mechanism == "personal" else 1), -1, levels),
     )
 
 
-def cause_of(engine: Engine, market: int, buyer: int, offer: int) -> str | None:
-    """Why this purchase would be refused now, looked up in the order of the causes."""
-    seller = [agent for agent in range(3) if agent != buyer][offer // len(engine.broker.set_names)]
-    ask = int(engine.asks[market, seller])
-    if not bool(engine.market_open[market]):
-        return "closed"
-    if not bool(engine.state.quotes.loss[market, buyer].flatten()[offer].isfinite()):
-        return "unquoted"
-    if ask == WITHHELD:
-        return "withheld"
-    return "unaffordable" if ask > int(engine.state.balance[market, buyer]) else None
+def plain_orders(engine: Engine, chosen: Orders, market: int) -> list[plain.Order]:
+    """What each agent of a market wants and meets, looked up one by one; no priority is known."""
+    economy, goods = engine.config.economy, len(engine.broker.set_names)
+    state, levels = engine.state, (*economy.ask_levels, WITHHELD)
+    orders = []
+    for buyer in range(3):
+        offer, others = int(chosen.offer[market, buyer]), [agent for agent in range(3) if agent != buyer]
+        seller = others[max(offer, 0) // goods]
+        for_buyer = [agent for agent in range(3) if agent != seller].index(buyer)
+        slot = for_buyer if economy.mechanism == "personal" else 0
+        orders.append(
+            plain.Order(
+                seller=seller if offer >= 0 else -1,
+                good=offer % goods,
+                bid=levels[int(chosen.bid[market, buyer])] if economy.mechanism in plain.BIDS else 0,
+                ask=levels[int(state.ask[market, seller, slot])],
+                quoted=bool(state.quotes.loss[market, buyer].flatten()[offer].isfinite()),
+                balance=int(state.balance[market, buyer]),
+                priority=buyer,
+            )
+        )
+    return orders
+
+
+def is_open(engine: Engine, market: int) -> bool:
+    return engine.config.broker.opens_at <= int(engine.state.cycle[market]) < engine.config.max_cycles
 
 
 @FEW
@@ -62,33 +90,46 @@ def test_money_is_conserved_to_the_tick_and_no_balance_is_ever_negative(game: tu
     engine, steps = game
     total = engine.state.balance.sum(1)
     for chosen in steps:
-        before = engine.state.balance.clone()
+        before, fees = engine.state.balance.clone(), engine.state.fees.clone()
         record = engine.step(chosen)
         balance = engine.state.balance
-        assert balance.dtype == torch.int64
-        assert torch.equal(balance.sum(1), total)
+        assert balance.dtype == engine.state.fees.dtype == torch.int64
+        assert torch.equal(balance.sum(1) + engine.state.fees, total)
         assert torch.equal(balance, before - record.paid + record.received)
+        share = [sum(floor(engine.config.economy.broker_fee * price) for price in row) for row in record.paid.tolist()]
+        assert (engine.state.fees - fees).tolist() == share
         assert int(balance.min()) >= 0
 
 
 @FEW
 @given(games())
-def test_a_purchase_is_refused_for_the_cause_that_holds_before_the_step_and_counted(
+def test_every_order_becomes_what_it_becomes_in_plain_clearing_and_refusals_are_counted(
     game: tuple[Engine, list[Orders]],
 ) -> None:
     engine, steps = game
-    counts = torch.zeros_like(engine.state.refusals)
+    economy, counts = engine.config.economy, torch.zeros_like(engine.state.refusals)
     for chosen in steps:
-        expected = torch.full_like(chosen.offer, -1)
-        for market, buyer in (chosen.offer >= 0).nonzero().tolist():
-            cause = cause_of(engine, market, buyer, int(chosen.offer[market, buyer]))
-            if cause is not None:
-                expected[market, buyer] = REFUSALS.index(cause)
-                counts[market, buyer, expected[market, buyer]] += 1
+        markets = [plain_orders(engine, chosen, market) for market in range(engine.markets)]
+        were_open = [is_open(engine, market) for market in range(engine.markets)]
         record = engine.step(chosen)
-        assert torch.equal(record.refusal, expected)
-        assert torch.equal(record.seller >= 0, (chosen.offer >= 0) & (expected < 0))
+        for market, orders in enumerate(markets):
+            in_turn = with_priority(orders, record.seller[market].tolist())
+            rows = (column[market].tolist() for column in (record.seller, record.paid, record.refusal))
+            for agent, (expected, seller, price, code) in enumerate(
+                zip(plain.cleared(economy, in_turn, were_open[market]), *rows, strict=True)
+            ):
+                refusal = REFUSALS[code] if code >= 0 else None
+                assert plain.Outcome(seller, price, refusal) == expected
+                counts[market, agent] += torch.tensor([cause == refusal for cause in REFUSALS])
         assert torch.equal(engine.state.refusals, counts)
+
+
+def with_priority(orders: list[plain.Order], sellers: list[int]) -> list[plain.Order]:
+    """The orders with priorities by which those win ties that won them."""
+    return [
+        replace(order, priority=agent if seller >= 0 else agent + len(orders))
+        for agent, (order, seller) in enumerate(zip(orders, sellers, strict=True))
+    ]
 
 
 @FEW
@@ -113,10 +154,12 @@ def test_purchases_that_are_taken_out_of_the_orders_change_nothing_if_they_are_r
     engine, steps = game
     twin = Engine(engine.config, engine.markets, "cpu")
     twin.reset(engine.state.seeds)
-    twin.state.balance = engine.state.balance.clone()
+    twin.state.balance, twin.state.ask = engine.state.balance.clone(), engine.state.ask.clone()
     for chosen in steps:
         record = engine.step(chosen)
-        twin.step(Orders(chosen.train, torch.where(record.refusal >= 0, -1, chosen.offer), chosen.ask))
+        # Who was outbid raised the price: its order stays.
+        taken_out = (record.refusal >= 0) & (record.refusal != REFUSALS.index("outbid"))
+        twin.step(replace(chosen, offer=torch.where(taken_out, -1, chosen.offer)))
         twin.state.refusals = engine.state.refusals.clone()
     assert frozen(twin.state) == frozen(engine.state)
 

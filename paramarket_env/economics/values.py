@@ -1,0 +1,26 @@
+"""Private values: what a nat of validation loss is worth to an agent, drawn anew for each episode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from paramarket_env.config import ValueDistribution
+
+QUANTILES: dict[ValueDistribution, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "fixed": lambda share, low, high: low.expand_as(share).clone(),
+    "uniform": lambda share, low, high: low + (high - low) * share,
+    "log-uniform": lambda share, low, high: low * (high / low) ** share,
+}
+"""The value below which a share of all values lies, given the ends of their range."""
+
+
+def draw_values(distribution: ValueDistribution, ranges: tuple[tuple[float, float], ...], shares: Tensor) -> Tensor:
+    """kappa of N agents in M markets, float64 ``[M, N]``, of uniform random ``shares`` ``[M, N]`` within [0, 1).
+
+    ``ranges``: the lower and the upper end for each agent.
+    """
+    low, high = torch.tensor(ranges, dtype=torch.float64, device=shares.device).unbind(1)
+    return QUANTILES[distribution](shares, low, high)

@@ -1,0 +1,95 @@
+"""The exchange: whose orders meet whose asks, what becomes of them, and what the accounts and the public see of it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from paramarket_env.config import MarketConfig
+from paramarket_env.economics.clearing import REFUSALS, WITHHELD, Book, Trades, build_mechanism, clear
+from paramarket_env.economics.ledger import receipts, settle
+from paramarket_env.market.broker import Broker
+from paramarket_env.market.orders import Orders
+from paramarket_env.market.state import MarketState
+from paramarket_env.seeding import bits, stream
+
+
+class Exchange:
+    """Takes the orders of M markets to the mechanism, and its trades to the ledger."""
+
+    def __init__(self, config: MarketConfig, broker: Broker, device: torch.device) -> None:
+        self.config, self.broker = config, broker
+        self.mechanism = build_mechanism(config.economy)
+        self.ask_slots = config.agents - 1 if self.mechanism.personal else 1
+        """S: how many asks a seller has."""
+        self.bid_levels = len(config.economy.ask_levels) if self.mechanism.bids else 1
+        """How many bids a buyer chooses from for each offer: 1 where the mechanism takes none."""
+        self._prices = torch.tensor([*config.economy.ask_levels, WITHHELD], device=device)
+        self._agents = torch.arange(config.agents, device=device)
+        self._slot_at_seller = broker.slot_at_seller if self.mechanism.personal else torch.zeros_like(broker.sellers)
+
+    def asks(self, state: MarketState) -> Tensor:
+        """Posted prices in ticks, int64 ``[M, N, S]``; ``WITHHELD`` where there is none."""
+        return self._prices[state.ask]
+
+    def offer_prices(self, state: MarketState) -> Tensor:
+        """The seller's ask for each offer in ticks, int64 ``[M, N, offers]``; ``WITHHELD`` where there is none."""
+        asks = self.asks(state)[:, self.broker.sellers, self._slot_at_seller]
+        return asks.repeat_interleave(len(self.broker.masks), dim=2)
+
+    def legal_purchases(self, state: MarketState, gains: Tensor) -> Tensor:
+        """bool ``[M, N, offers, bids]``: what would clear, as far as the buyer can know, given the quoted ``gains``."""
+        asks, balance = self.offer_prices(state).unsqueeze(3), state.balance[:, :, None, None]
+        bids = self._prices[: self.bid_levels]
+        against = (asks == WITHHELD) | self.mechanism.unaffordable(bids, asks, balance)
+        if not self.mechanism.sealed:
+            against = against | self.mechanism.underbid(bids, asks)
+        return ~against & gains.isfinite().unsqueeze(3)
+
+    def bids(self, orders: Orders) -> Tensor:
+        """What each agent bids, int64 ``[M, N]``, in ticks; 0 where the mechanism takes no bids."""
+        return self._prices[orders.bid] if self.mechanism.bids else torch.zeros_like(orders.bid)
+
+    def clear(self, state: MarketState, orders: Orders, gains: Tensor, market_open: Tensor) -> Trades:
+        """The trades that the orders of living agents make, given the quoted ``gains``; refusals are counted."""
+        offer = torch.where(state.alive, orders.offer, -1)
+        place = offer.clamp_min(0).unsqueeze(2)
+        turns = bits(stream(state.seeds, "priority", state.cycle), self.config.agents)
+        book = Book(
+            wanted=self.broker.seller_of(offer),
+            good=offer % len(self.broker.masks),
+            bid=self.bids(orders),
+            ask=self.offer_prices(state).gather(2, place).squeeze(2),
+            quoted=gains.gather(2, place).squeeze(2).isfinite(),
+            balance=state.balance,
+            priority=turns.argsort(dim=1),
+            market_open=market_open,
+        )
+        trades = clear(self.mechanism, book)
+        causes = torch.arange(len(REFUSALS), device=turns.device)
+        state.refusals += trades.refusal.unsqueeze(2) == causes
+        return trades
+
+    def _by_seller(self, chosen: Tensor) -> Tensor:
+        """Who chose each agent: int64 ``[M, N]``, the agent that each one chose, or -1 -> bool ``[M, N, N-1]``."""
+        by_buyer = chosen.unsqueeze(1) == self._agents.unsqueeze(1)  # [M, seller, buyer]
+        return by_buyer.gather(2, self.broker.sellers.expand(len(chosen), -1, -1))
+
+    def settle(self, state: MarketState, trades: Trades, market_open: Tensor) -> Tensor:
+        """Move the money and book the sales; what each agent received, int64 ``[M, N]``."""
+        others, bought = self.broker.sellers, trades.seller >= 0
+        done = settle(state.balance, trades.seller, trades.price, self.config.economy.broker_fee)
+        state.balance, state.fees = done.balances, state.fees + done.fees
+        state.sales = self._by_seller(trades.seller)
+        could_buy = (self.asks(state) != WITHHELD) & state.alive[:, others] & market_open[:, None, None]
+        # Who was outbid would have paid the ask.
+        outbid = torch.where(trades.refusal == REFUSALS.index("outbid"), trades.wanted, -1)
+        state.declined = could_buy & ~state.sales & ~self._by_seller(outbid)
+        sold = state.sales.sum(2)
+        average = receipts(trades.seller, trades.price) // sold.clamp_min(1)
+        state.last_price = torch.where(sold > 0, average, state.last_price)
+        state.sold += sold
+        state.earned += done.received
+        state.bought += bought
+        state.since_purchase = torch.where(bought, 0, state.since_purchase + 1)
+        return done.received

@@ -1,0 +1,83 @@
+"""Clearing the plain way: one market, one order after the other, in Python's whole numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from math import floor
+
+from paramarket_env.config import EconomyConfig
+from paramarket_env.economics.clearing import WITHHELD
+
+BIDS = ("double-auction", "second-price")
+"""The mechanisms that take bids."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What one agent wants, and what it meets."""
+
+    seller: int
+    """-1: it wants nothing."""
+    good: int
+    bid: int
+    ask: int
+    quoted: bool
+    balance: int
+    priority: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an order."""
+
+    seller: int = -1
+    price: int = 0
+    refusal: str | None = None
+
+
+def obstacle(mechanism: str, order: Order, market_open: bool) -> str | None:
+    """Why an order is refused whatever the others want."""
+    highest = order.bid if mechanism in BIDS else order.ask
+    if not market_open:
+        return "closed"
+    if not order.quoted:
+        return "unquoted"
+    if order.ask == WITHHELD:
+        return "withheld"
+    if highest > order.balance:
+        return "unaffordable"
+    return "underbid" if highest < order.ask else None
+
+
+def auction(orders: list[Order], copies: int) -> dict[Order, Outcome]:
+    """All copies of one good at the highest bid that lost, or the reserve; of equal bids the lowest priority wins."""
+    ranked = sorted(orders, key=lambda order: (-order.bid, order.priority))
+    losing_bids = [order.bid for order in ranked[copies:]]
+    price = max([ranked[0].ask, *losing_bids])
+    won = {order: Outcome(order.seller, price) for order in ranked[:copies]}
+    return won | {order: Outcome(refusal="outbid") for order in ranked[copies:]}
+
+
+def cleared(economy: EconomyConfig, orders: list[Order], market_open: bool = True) -> list[Outcome]:
+    """What becomes of the orders of one market."""
+    outcomes: dict[Order, Outcome] = {}
+    standing: list[Order] = []
+    for order in orders:
+        cause = obstacle(economy.mechanism, order, market_open) if order.seller >= 0 else None
+        outcomes[order] = Outcome(refusal=cause)
+        if order.seller >= 0 and cause is None:
+            standing.append(order)
+    if economy.mechanism == "second-price":
+        for sold in {(order.seller, order.good) for order in standing}:
+            outcomes |= auction([order for order in standing if (order.seller, order.good) == sold], economy.copies)
+    else:
+        outcomes |= {order: Outcome(order.seller, price_of(economy, order)) for order in standing}
+    return [outcomes[order] for order in orders]
+
+
+def price_of(economy: EconomyConfig, order: Order) -> int:
+    """What an order pays that meets nobody but its seller."""
+    if economy.mechanism == "double-auction":
+        return order.ask + floor(Fraction(economy.auction_k) * (order.bid - order.ask))
+    return order.ask
