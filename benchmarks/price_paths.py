@@ -1,0 +1,64 @@
+"""What one seller asked in one market, cycle by cycle, beside what the buyers would have paid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from paramarket_env.interface.batch import MarketBatch
+from paramarket_env.market.orders import StepRecord
+
+
+class PricePath:
+    """Watches the last seller of the first market of a batch, step by step; all in ticks."""
+
+    def __init__(self) -> None:
+        self.asks: list[float] = []
+        """What stands in the coming step; NaN while withheld."""
+        self.values: list[list[float]] = []
+        """What it is worth to each buyer in that step."""
+        self.sales: list[tuple[int, float]] = []
+        """Cycle and price."""
+
+    def __call__(self, batch: MarketBatch, record: StepRecord | None) -> None:
+        """See ``baselines.play.OnStep``."""
+        engine, seller = batch.engine, batch.config.agents - 1
+        if record is not None:
+            bought = (record.seller[0] == seller).nonzero().flatten().tolist()
+            self.sales += [(len(self.asks) - 1, float(record.paid[0, buyer])) for buyer in bought]
+        ask = int(engine.asks[0, seller, 0])
+        self.asks.append(ask if ask >= 0 else math.nan)
+        worth = engine.broker.to_sellers(engine.values)[0, seller].unflatten(0, (batch.config.agents - 1, -1))
+        self.values.append((worth.amax(1).clamp_min(0) / engine.config.economy.tick).tolist())
+
+
+def draw_paths(paths: Mapping[str, PricePath], title: str, file: Path) -> None:
+    """One panel for each rule: the ask, the buyers' values, and the sales."""
+    columns = math.ceil(len(paths) / 2)
+    figure = Figure(figsize=(4 * columns, 7), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(2, columns, sharex=True, sharey=True, squeeze=False).flatten()
+    for axes, (name, path) in zip(panels, paths.items(), strict=False):
+        # The last row is of the closed market after the end.
+        values = np.asarray(path.values[:-1])
+        for buyer, worth in enumerate(values.T):
+            axes.plot(worth, color="#7a9cc6", linewidth=1, label="worth to a buyer" if buyer == 0 else None)
+        axes.step(range(len(values)), path.asks[:-1], where="mid", color="#c0392b", linewidth=1.5, label="asked")
+        if path.sales:
+            cycles, prices = zip(*path.sales, strict=True)
+            axes.scatter(cycles, prices, s=18, color="#2e7d32", zorder=3, label="sold")
+        axes.set_yscale("symlog", linthresh=10)
+        axes.set_title(name)
+        axes.grid(alpha=0.25)
+    for axes in panels[len(paths) :]:
+        axes.set_axis_off()
+    panels[0].legend(loc="lower right")
+    panels[0].set_ylabel("ticks")
+    figure.supxlabel("cycle")
+    figure.suptitle(title)
+    figure.savefig(file)
