@@ -79,5 +79,5 @@ def cleared(economy: EconomyConfig, orders: list[Order], market_open: bool = Tru
 def price_of(economy: EconomyConfig, order: Order) -> int:
     """What an order pays that meets nobody but its seller."""
     if economy.mechanism == "double-auction":
-        return order.ask + floor(Fraction(economy.auction_k) * (order.bid - order.ask))
+        return order.ask + floor(Fraction(str(economy.auction_k)) * (order.bid - order.ask))
     return order.ask

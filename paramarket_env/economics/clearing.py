@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from paramarket_env.config import EconomyConfig, lookup
+from paramarket_env.economics.ledger import share_of
 
 REFUSALS = ("closed", "unquoted", "withheld", "unaffordable", "underbid", "outbid")
 """Why a purchase is refused, in the order in which the causes are looked for."""
@@ -131,12 +132,7 @@ class DoubleAuction:
 
     def price(self, book: Book, standing: Tensor) -> Tensor:
         """See :meth:`Mechanism.price`."""
-        # Where nothing stands the difference may have any sign, and is not used.
-        difference = torch.where(standing, book.bid - book.ask, 0)
-        share = difference.double() * self.k
-        # A float64 has 53 bits of an int64's 63: it may round up, even to more than an int64 holds.
-        part = torch.where(share < difference.double(), share.floor().long(), difference)
-        return book.ask + torch.minimum(part, difference)
+        return book.ask + share_of(torch.where(standing, book.bid - book.ask, 0), self.k)
 
 
 class SecondPrice:

@@ -20,6 +20,16 @@ class Settlement:
     """int64 ``[M]``: what the broker got."""
 
 
+def share_of(amounts: Tensor, share: float) -> Tensor:
+    """A share within [0, 1] of amounts >= 0, rounded down to whole ticks: int64 like ``amounts``.
+
+    What float64 makes of it stays within [0, amount], and 0.29 of 100 is 29.
+    """
+    part = amounts.double() * share * (1 + 2**-52)
+    # A float64 has 53 bits of an int64's 63: it may round up, even to more than an int64 holds.
+    return torch.where(part < amounts.double(), part.floor().long(), amounts)
+
+
 def receipts(sellers: Tensor, amounts: Tensor) -> Tensor:
     """What each agent receives, int64 ``[M, N]``, when agent i of a market pays ``amounts[i]`` to ``sellers[i]``.
 
@@ -38,7 +48,6 @@ def settle(balances: Tensor, sellers: Tensor, payments: Tensor, fee: float = 0.0
     paid = torch.where(sellers >= 0, payments, 0)
     if bool(((paid < 0) | (paid > balances)).any()):
         raise ValueError("a payment must be within [0, the payer's balance before the step]")
-    # A float64 has 53 bits of an int64's 63: what rounding adds is cut off.
-    kept = torch.minimum((paid.double() * fee).floor().long(), paid)
+    kept = share_of(paid, fee)
     received = receipts(sellers, paid - kept)
     return Settlement(balances - paid + received, received, kept.sum(1))

@@ -71,8 +71,8 @@ def update_belief(belief: Tensor, level: Tensor, sold: Tensor, refused: Tensor, 
     worth_it = bins > level.unsqueeze(-1)
     # Nothing is quite impossible (1e-6), and logarithms do not underflow however many observations there are.
     unlikely, busy = math.log(1e-6), math.log(max(1 - attention, 1e-6))
-    sale = torch.where(worth_it, 0.0, unlikely) * sold.unsqueeze(-1).double()
-    refusal = torch.where(worth_it, busy, 0.0) * refused.unsqueeze(-1).double()
+    sale = (~worth_it).double() * unlikely * sold.unsqueeze(-1)
+    refusal = worth_it.double() * busy * refused.unsqueeze(-1)
     return (belief.log() + (sale + refusal).sum(dim=-2)).softmax(dim=-1)
 
 

@@ -172,7 +172,9 @@ class Broker:
         # Between networks that are all alike there is no curvature to be measured, and no gain.
         smoothness, convexity = (found.where(found.isfinite(), 0.0) for found in (smoothness, convexity))
         bounds = gain_bounds(slope, squared, self.merge_weights.double(), smoothness, convexity)
-        return bounds.flatten(2, 3)
+        # What overflows, of networks that are about to fail, bounds nothing.
+        low, high = bounds.unbind(-1)
+        return torch.stack([low.nan_to_num(-torch.inf), high.nan_to_num(torch.inf)], dim=-1).flatten(2, 3)
 
     def _try(self, groups: Groups, pairs: Pairs) -> Tensor:
         """The loss of every merge of couples, first as pairs one way round, then the other: ``[2 C, K, weights]``."""

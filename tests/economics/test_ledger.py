@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from paramarket_env.economics.ledger import receipts, settle
+from paramarket_env.economics.ledger import receipts, settle, share_of
 
 RICH = 2**60 + 1  # a float64 cannot hold it
 FEES = st.floats(0, 1, exclude_max=True)
@@ -171,3 +171,17 @@ def test_any_overdraft_is_refused_and_moves_nothing(
     with pytest.raises(ValueError, match="payment"):
         settle(balances, sellers, paid)
     assert torch.equal(balances, before)
+
+
+@pytest.mark.parametrize(
+    ("amount", "share", "part"), [(100, 0.29, 29), (100, 0.57, 57), (7, 0.5, 3), (10, 0.3, 3), (0, 0.9, 0)]
+)
+def test_a_share_is_that_of_the_decimal_number_rounded_down(amount: int, share: float, part: int) -> None:
+    assert share_of(torch.tensor([amount]), share).tolist() == [part]
+
+
+@given(st.integers(0, 2**63 - 1), st.floats(0, 1))
+def test_a_share_of_any_amount_is_within_it(amount: int, share: float) -> None:
+    part = int(share_of(torch.tensor(amount), share))
+    assert 0 <= part <= amount
+    assert part == pytest.approx(amount * share, rel=1e-14, abs=1)

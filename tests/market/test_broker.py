@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.learning import trials
 from paramarket_env.learning.alignment import permute, weight_matching
 from paramarket_env.learning.merging import parameter_sets
@@ -249,6 +250,13 @@ def overflowing(engine: Engine) -> Tensor:
     buyer["layer2.weight"].fill_(1e30)
     buyer["layer2.weight"][:, 0] = -1e30
     return networks
+
+
+def test_of_networks_whose_slopes_overflow_no_observation_is_nan() -> None:
+    batch = MarketBatch(tiny_market(disclosure="bounds", merge_grid=(0.5, 1.0)), 1, "cpu")
+    batch.reset(torch.tensor([0]))
+    batch.engine.overwrite(overflowing(batch.engine))
+    assert not bool(batch.observe().isnan().any())
 
 
 def test_a_merge_that_is_not_finite_is_never_quoted() -> None:

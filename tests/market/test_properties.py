@@ -17,14 +17,15 @@ from paramarket_env.market.orders import Orders
 from tests import plain
 from tests.helpers import frozen, module_loss, priced_market, shared_engine
 
-FEW = settings(max_examples=24)
+FEW = settings(max_examples=8)
+EVERY_MECHANISM = pytest.mark.parametrize("mechanism", sorted(MECHANISMS))
 SET_RULES = st.sampled_from(["full", "layers"])
 
 
 @st.composite
-def games(draw: st.DrawFn) -> tuple[Engine, list[Orders]]:
-    """Two or three markets of three agents just reset, of any mechanism, and any orders for some steps."""
-    markets, mechanism = draw(st.integers(2, 3)), draw(st.sampled_from(sorted(MECHANISMS)))
+def games(draw: st.DrawFn, mechanism: str) -> tuple[Engine, list[Orders]]:
+    """Two or three markets of three agents just reset, and any orders for some steps."""
+    markets = draw(st.integers(2, 3))
     config = priced_market(
         mechanism=mechanism,
         parameter_sets=draw(SET_RULES),
@@ -84,10 +85,11 @@ def is_open(engine: Engine, market: int) -> bool:
     return engine.config.broker.opens_at <= int(engine.state.cycle[market]) < engine.config.max_cycles
 
 
+@EVERY_MECHANISM
 @FEW
-@given(games())
-def test_money_is_conserved_to_the_tick_and_no_balance_is_ever_negative(game: tuple[Engine, list[Orders]]) -> None:
-    engine, steps = game
+@given(st.data())
+def test_money_is_conserved_to_the_tick_and_no_balance_is_ever_negative(mechanism: str, data: st.DataObject) -> None:
+    engine, steps = data.draw(games(mechanism))
     total = engine.state.balance.sum(1)
     for chosen in steps:
         before, fees = engine.state.balance.clone(), engine.state.fees.clone()
@@ -101,18 +103,21 @@ def test_money_is_conserved_to_the_tick_and_no_balance_is_ever_negative(game: tu
         assert int(balance.min()) >= 0
 
 
+@EVERY_MECHANISM
 @FEW
-@given(games())
+@given(st.data())
 def test_every_order_becomes_what_it_becomes_in_plain_clearing_and_refusals_are_counted(
-    game: tuple[Engine, list[Orders]],
+    mechanism: str, data: st.DataObject
 ) -> None:
-    engine, steps = game
+    engine, steps = data.draw(games(mechanism))
     economy, counts = engine.config.economy, torch.zeros_like(engine.state.refusals)
     for chosen in steps:
         markets = [plain_orders(engine, chosen, market) for market in range(engine.markets)]
         were_open = [is_open(engine, market) for market in range(engine.markets)]
         record = engine.step(chosen)
         for market, orders in enumerate(markets):
+            buyers = zip(orders, record.seller[market].tolist(), strict=True)
+            assert record.bid[market].tolist() == [order.bid if seller >= 0 else 0 for order, seller in buyers]
             in_turn = with_priority(orders, record.seller[market].tolist())
             rows = (column[market].tolist() for column in (record.seller, record.paid, record.refusal))
             for agent, (expected, seller, price, code) in enumerate(
@@ -132,10 +137,11 @@ def with_priority(orders: list[plain.Order], sellers: list[int]) -> list[plain.O
     ]
 
 
+@EVERY_MECHANISM
 @FEW
-@given(games())
-def test_a_refused_purchase_changes_neither_parameters_nor_balance(game: tuple[Engine, list[Orders]]) -> None:
-    engine, steps = game
+@given(st.data())
+def test_a_refused_purchase_changes_neither_parameters_nor_balance(mechanism: str, data: st.DataObject) -> None:
+    engine, steps = data.draw(games(mechanism))
     for chosen in steps:
         balance, parameters = engine.state.balance.clone(), engine.state.parameters.clone()
         record = engine.step(chosen)
@@ -146,12 +152,13 @@ def test_a_refused_purchase_changes_neither_parameters_nor_balance(game: tuple[E
         assert torch.equal(record.weight[refused], torch.zeros(int(refused.sum())))
 
 
+@EVERY_MECHANISM
 @FEW
-@given(games())
+@given(st.data())
 def test_purchases_that_are_taken_out_of_the_orders_change_nothing_if_they_are_refused(
-    game: tuple[Engine, list[Orders]],
+    mechanism: str, data: st.DataObject
 ) -> None:
-    engine, steps = game
+    engine, steps = data.draw(games(mechanism))
     twin = Engine(engine.config, engine.markets, "cpu")
     twin.reset(engine.state.seeds)
     twin.state.balance, twin.state.ask = engine.state.balance.clone(), engine.state.ask.clone()
@@ -164,10 +171,11 @@ def test_purchases_that_are_taken_out_of_the_orders_change_nothing_if_they_are_r
     assert frozen(twin.state) == frozen(engine.state)
 
 
+@EVERY_MECHANISM
 @FEW
-@given(games())
-def test_the_loss_equals_the_evaluation_of_the_network(game: tuple[Engine, list[Orders]]) -> None:
-    engine, steps = game
+@given(st.data())
+def test_the_loss_equals_the_evaluation_of_the_network(mechanism: str, data: st.DataObject) -> None:
+    engine, steps = data.draw(games(mechanism))
     for chosen in steps:
         before = engine.state.loss.clone()
         record = engine.step(chosen)
