@@ -128,13 +128,13 @@ class Bayesian(PricingRule):
     """
 
     spread, jump = 0.5, 0.01
+    attention = 0.7
+    """The chance that a buyer who could gain buys: at other times it is busy, with another seller or with training."""
     counts_rivals = False
     """Whether a rival's gain is a cost of selling to it: the price at which the virtual value is that cost."""
 
     def __init__(self, seat: Seat) -> None:
         super().__init__(seat)
-        # A buyer that could gain is sometimes busy with another seller, and in verb mode often with training.
-        self.attention = 0.25 if isinstance(seat.actions, VerbActions) else 0.7
         buyers = seat.layout.slices["sold_now"]
         shape = (len(seat.keys), buyers.stop - buyers.start)
         self.prior = uniform_belief(shape, len(seat.prices), seat.keys.device)
