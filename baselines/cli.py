@@ -27,6 +27,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from baselines.evaluation import ESTIMATES_LEGEND, estimates_table, evaluate, summary, write_evaluation
 from baselines.play import PAPER_ARMS, RULE_ARMS, Arm, Episode, play
 from baselines.report import LEGEND, as_table, claim_folder, new_console, per_seed, provenance, summarise, write_run
 from baselines.rules import POLICIES, build_policy, policy_factory
@@ -41,10 +42,13 @@ from paramarket_env.learning.endowments import ENDOWMENTS
 from paramarket_env.learning.merging import PARAMETER_SETS
 from paramarket_env.learning.networks import NETWORKS
 from paramarket_env.learning.training import OPTIMIZERS
-from paramarket_env.market.engine import resolve_device
+from paramarket_env.market.engine import Engine, resolve_device
 from paramarket_env.market.orders import StepRecord
 from paramarket_env.scenarios import SCENARIOS, scenario
 from paramarket_env.seeding import as_seeds
+
+COLUMNS = (TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+"""Of progress bars; the remaining time comes behind them."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,33 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Evaluate:
+    """Play each policy in every seat beside given populations, on the same seeds, and say how good it is."""
+
+    policies: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Policies, such as `patient:7` or `paper+fixed:3`; the others are compared with the first."""
+    scenario: str = "digits"
+    """Where the settings below start from: a name that `paramarket list` shows."""
+    populations: tuple[str, ...] = ("train", "paper", "patient")
+    """Who has all other seats: one policy after the other."""
+    seeds: int = 20
+    """How many seeds for each seat and population."""
+    first_seed: int = 0
+    """The seeds are this one and those that follow it."""
+    out: Path | None = None
+    """Folder of the evaluation; none: a new one under `runs/`."""
+    overwrite: bool = False
+    """Write into `out` although it exists."""
+    device: str = "auto"
+    """`auto` (the GPU where there is one), `cpu` or `cuda`."""
+    config: Annotated[MarketConfig, tyro.conf.arg(name="")] = field(default_factory=MarketConfig)
+
+    def __post_init__(self) -> None:
+        require(self.seeds >= 2, "seeds", self.seeds, "an integer >= 2")
+        require(self.first_seed >= 0, "first_seed", self.first_seed, "an integer >= 0")
+
+
+@dataclass(frozen=True)
 class List:
     """Show the scenarios, the policies and what else can be named."""
 
@@ -84,8 +115,7 @@ def run(options: Run, console: Console) -> None:
     arms = _arms(options)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     device = resolve_device(options.device)
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = options.out or Path("runs") / f"{options.scenario}-{config.action_mode}-{stamp}"
+    folder = options.out or _new_folder(f"{options.scenario}-{config.action_mode}")
     origin = provenance(seeds, device)
     span = "rounds" if config.action_mode == "round" else "cycles"
     title = f"{options.scenario}, {config.action_mode} mode, {config.max_cycles} {span}, {len(seeds)} seeds"
@@ -100,14 +130,49 @@ def run(options: Run, console: Console) -> None:
     claim_folder(folder, overwrite=options.overwrite)
     episodes = _play_all(config, arms, seeds, device, console)
     economy = welfare(episodes, config.economy)
-    summary = summarise(per_seed(episodes).merge(economy, on=["arm", "seed"]))
-    write_run(folder, config, episodes, summary, origin, title)
-    console.print(as_table(summary, title))
+    figures = summarise(per_seed(episodes).merge(economy, on=["arm", "seed"]))
+    write_run(folder, config, episodes, figures, origin, title)
+    console.print(as_table(figures, title))
     console.print(LEGEND, highlight=False)
     if config.economy.ask_levels[-1] > 0:
-        console.print(as_table(summary, "as an economy", WELFARE))
+        console.print(as_table(figures, "as an economy", WELFARE))
         console.print(WELFARE_LEGEND, highlight=False)
     console.print(f"kept in {folder}: config.json, steps.csv, trades.csv, summary.json, curves.png", highlight=False)
+
+
+def judge(options: Evaluate, console: Console) -> None:
+    """Evaluate, print the table, keep the runs."""
+    for what in ("policies", "populations"):
+        names = getattr(options, what)
+        require(0 < len(set(names)) == len(names), what, names, "different names, at least one")
+    config, device = options.config, resolve_device(options.device)
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    folder = options.out or _new_folder(f"evaluate-{options.scenario}-{config.action_mode}")
+    as_seeds(seeds, len(seeds), device)
+    Engine(config, 1, device)  # what the market or the data do not allow is refused before a folder is made
+    for name in (*options.policies, *options.populations):
+        policy_factory(name)
+    claim_folder(folder, overwrite=options.overwrite)
+    tasks = len(options.policies) * len(options.populations) * config.agents
+    with Progress(*COLUMNS, TimeRemainingColumn(), console=console, transient=True) as progress:
+        task = progress.add_task("seats and populations", total=tasks)
+        runs = evaluate(
+            config, options.policies, options.populations, seeds, device, on_task=lambda: progress.advance(task)
+        )
+    estimates, origin = summary(runs), provenance(seeds, device)
+    write_evaluation(folder, config, runs, estimates, {**origin, "populations": options.populations})
+    title = (
+        f"{options.scenario}, {config.action_mode} mode, beside {', '.join(options.populations)}, {len(seeds)} seeds"
+    )
+    console.print(estimates_table(estimates, title))
+    console.print(ESTIMATES_LEGEND, highlight=False)
+    for error in sorted(set(runs.error) - {""}):
+        console.print(f"could not be played: {escape(error)}", highlight=False)
+    console.print(f"kept in {folder}: config.json, runs.csv, summary.json", highlight=False)
+
+
+def _new_folder(name: str) -> Path:
+    return Path("runs") / f"{name}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
 
 
 def _arms(options: Run) -> Sequence[Arm]:
@@ -123,9 +188,8 @@ def _arms(options: Run) -> Sequence[Arm]:
 def _play_all(
     config: MarketConfig, arms: Sequence[Arm], seeds: Sequence[int], device: torch.device, console: Console
 ) -> list[Episode]:
-    columns = (TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     episodes = []
-    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+    with Progress(*COLUMNS, TimeRemainingColumn(), console=console) as progress:
         tasks = [progress.add_task(arm.name, start=False) for arm in arms]
         for arm, task in zip(arms, tasks, strict=True):
             progress.start_task(task)
@@ -161,17 +225,20 @@ def show_names(console: Console) -> None:
         console.print(f"{title}: {', '.join(entries)}", highlight=False)
 
 
-def _parse(arguments: Sequence[str]) -> Run | List:
+def _parse(arguments: Sequence[str]) -> Run | Evaluate | List:
     """The command and its options. The scenario comes first: it gives the defaults of all settings."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--scenario", default="digits")
     name = early.parse_known_args(arguments)[0].scenario
     # The paper's comparison plays in rounds, so that every arm trains equally often.
     default = Run(scenario=name, config=replace(scenario(name), action_mode="round"))
+    judged = Evaluate(scenario=name, config=scenario(name))
     commands: Any = (
-        Annotated[Run, tyro.conf.subcommand("run", default=default)] | Annotated[List, tyro.conf.subcommand("list")]
+        Annotated[Run, tyro.conf.subcommand("run", default=default)]
+        | Annotated[Evaluate, tyro.conf.subcommand("evaluate", default=judged)]
+        | Annotated[List, tyro.conf.subcommand("list")]
     )
-    chosen: Run | List = tyro.cli(
+    chosen: Run | Evaluate | List = tyro.cli(
         commands,
         prog="paramarket",
         description="ParaMarket: networks train, trade and price.",
@@ -188,6 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = _parse(sys.argv[1:] if arguments is None else arguments)
         if isinstance(chosen, Run):
             run(chosen, console)
+        elif isinstance(chosen, Evaluate):
+            judge(chosen, console)
         else:
             show_names(console)
     except (ValueError, OSError, ImportError) as error:

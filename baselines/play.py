@@ -76,14 +76,17 @@ def play(
     seeds: Sequence[int],
     device: str | torch.device = "auto",
     on_step: OnStep | None = None,
+    *,
+    closing_trade: bool = True,
 ) -> Episode:
     """One episode of an arm for every seed.
 
     A round of the paper trains, then trades; a step of ``round`` mode trades, then trains. So in that mode one more
-    step follows in which nobody trains, and every arm is measured after the last round's trade.
+    step follows in which nobody trains, and every arm is measured after the last round's trade; without
+    ``closing_trade`` the episode is as long as the environment's.
     """
-    rounds = config.action_mode == "round"
-    batch, players = _seat(replace(config, max_cycles=config.max_cycles + rounds), arm, seeds, device)
+    closes = closing_trade and config.action_mode == "round"
+    batch, players = _seat(replace(config, max_cycles=config.max_cycles + closes), arm, seeds, device)
     recorder = _Recorder(arm.name, batch, list(seeds))
     watchers = [recorder.add] if on_step is None else [recorder.add, on_step]
     for watch in watchers:
@@ -95,7 +98,7 @@ def play(
             observation, mask = batch.observe(), batch.mask()
         chosen = [player.act(observation[:, i], mask[:, i]) for i, player in enumerate(players)]
         actions = torch.stack(chosen, dim=1)
-        if rounds and cycle == config.max_cycles:
+        if cycle == config.max_cycles:
             actions[..., 0] = 0
         transition = batch.step(actions)
         observation, mask = transition.observation, transition.mask
