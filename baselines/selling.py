@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 
@@ -33,7 +34,7 @@ def cycle_of(fields: Fields, seat: Seat) -> Tensor:
     return ((1 - fields["time_left"].squeeze(-1)) * seat.max_cycles).round().long()
 
 
-class PricingRule:
+class PricingRule(ABC):
     """Posts the level that :meth:`price` names, where it is not posted already; learns before it names one."""
 
     period: int | None = None
@@ -53,12 +54,12 @@ class PricingRule:
         in_turn = (cycle_of(fields, self.seat) % self.patience == 0).unsqueeze(1)
         return torch.where(in_turn & (wanted != posted), wanted, -1)
 
-    def learn(self, fields: Fields) -> None:
+    def learn(self, fields: Fields) -> None:  # noqa: B027  # a rule need not learn
         """Take in the last step, before which the levels ``level_before`` ``[B, S]`` were posted."""
 
+    @abstractmethod
     def price(self, fields: Fields) -> Tensor:
         """The levels that are best now, int64 ``[B, S]``; the number of prices withholds."""
-        raise NotImplementedError
 
     def _posted(self, fields: Fields) -> Tensor:
         """The levels of the asks that stand, int64 ``[B, S]``; the number of prices while withheld."""

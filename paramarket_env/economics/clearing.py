@@ -106,17 +106,11 @@ class Posted:
         return book.ask
 
 
-class DoubleAuction:
-    """The sealed-bid k-double auction (Chatterjee and Samuelson, *Bargaining under incomplete information*, 1983).
+class Auction:
+    """What auctions have in common: a bid is a promise to pay as much, for an ask or a reserve of no more."""
 
-    A bid of at least the ask trades at ask + k (bid - ask), rounded down to whole ticks.
-    """
-
-    bids = sealed = True
+    bids = True
     personal = False
-
-    def __init__(self, k: float) -> None:
-        self.k = k
 
     def unaffordable(self, bid: Tensor, ask: Tensor, balance: Tensor) -> Tensor:
         """See :meth:`Mechanism.unaffordable`."""
@@ -127,34 +121,37 @@ class DoubleAuction:
         return bid < ask
 
     def outbid(self, book: Book, standing: Tensor) -> Tensor:
-        """See :meth:`Mechanism.outbid`."""
+        """See :meth:`Mechanism.outbid`: where there are copies for all, nobody is."""
         return torch.zeros_like(standing)
+
+
+class DoubleAuction(Auction):
+    """The sealed-bid k-double auction (Chatterjee and Samuelson, *Bargaining under incomplete information*, 1983).
+
+    A bid of at least the ask trades at ask + k (bid - ask), rounded down to whole ticks.
+    """
+
+    sealed = True
+
+    def __init__(self, k: float) -> None:
+        self.k = k
 
     def price(self, book: Book, standing: Tensor) -> Tensor:
         """See :meth:`Mechanism.price`."""
         return book.ask + share_of(torch.where(standing, book.bid - book.ask, 0), self.k)
 
 
-class SecondPrice:
+class SecondPrice(Auction):
     """Each good has so many copies; they go to the highest bids of at least the seller's reserve, its ask.
 
     All winners pay the highest bid that lost, or the reserve (Vickrey 1961). As nobody wants more than one copy, to bid
     one's value is a dominant strategy.
     """
 
-    bids = True
-    personal = sealed = False
+    sealed = False
 
     def __init__(self, copies: int) -> None:
         self.copies = copies
-
-    def unaffordable(self, bid: Tensor, ask: Tensor, balance: Tensor) -> Tensor:
-        """See :meth:`Mechanism.unaffordable`."""
-        return bid > balance
-
-    def underbid(self, bid: Tensor, ask: Tensor) -> Tensor:
-        """See :meth:`Mechanism.underbid`."""
-        return bid < ask
 
     def _rivals(self, book: Book, standing: Tensor) -> tuple[Tensor, Tensor]:
         """For each order: which others want the same good, bool ``[M, N, N]``, and how many of them go before it."""
