@@ -6,7 +6,7 @@ import argparse
 import inspect
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,10 +28,12 @@ from rich.progress import (
 from rich.table import Table
 
 from baselines.evaluation import ESTIMATES_LEGEND, estimates_table, evaluate, summary, write_evaluation
+from baselines.learned import save_policy
 from baselines.play import PAPER_ARMS, RULE_ARMS, Arm, Episode, play
 from baselines.report import LEGEND, as_table, claim_folder, new_console, per_seed, provenance, summarise, write_run
 from baselines.rules import POLICIES, build_policy, policy_factory
 from baselines.selling import PRICING
+from baselines.training import learn
 from baselines.welfare import WELFARE, WELFARE_LEGEND, welfare
 from paramarket_env.config import MarketConfig, require
 from paramarket_env.economics.clearing import MECHANISMS
@@ -105,6 +107,29 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Train:
+    """Learn a policy with Stable-Baselines3, all agents sharing it, and keep it where a rule's name can be."""
+
+    scenario: str = "digits"
+    """Where the settings below start from: a name that `paramarket list` shows."""
+    algo: str = "ppo"
+    """`ppo`, `maskable-ppo` (never an illegal action; needs sb3-contrib), `a2c` or `dqn` (verb mode alone)."""
+    timesteps: int = 200_000
+    """Agent-steps to train for."""
+    markets: int = 48
+    """How many markets at once."""
+    seed: int = 0
+    """Of the algorithm and of the markets."""
+    out: Path | None = None
+    """Folder of the policy; none: a new one under `runs/`."""
+    overwrite: bool = False
+    """Write into `out` although it exists."""
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda`: where the markets are. The policy's small network stays on the CPU."""
+    config: Annotated[MarketConfig, tyro.conf.arg(name="")] = field(default_factory=MarketConfig)
+
+
+@dataclass(frozen=True)
 class List:
     """Show the scenarios, the policies and what else can be named."""
 
@@ -171,6 +196,29 @@ def judge(options: Evaluate, console: Console) -> None:
     console.print(f"kept in {folder}: config.json, runs.csv, summary.json", highlight=False)
 
 
+def teach(options: Train, console: Console) -> None:
+    """Train, keep the policy."""
+    device = resolve_device(options.device)
+    folder = options.out or _new_folder(f"{options.algo}-{options.scenario}-{options.config.action_mode}")
+    if folder.exists() and not options.overwrite:
+        claim_folder(folder, overwrite=False)  # refuse before the work, not after
+    columns = (*COLUMNS, TimeRemainingColumn(), TextColumn("return {task.fields[returned]:.2f}"))
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(options.algo, total=options.timesteps, returned=float("nan"))
+
+        def on_rollout(steps: int, returned: float) -> None:
+            progress.update(task, completed=min(steps, options.timesteps), returned=returned)
+
+        lesson = learn(
+            options.config, options.algo, options.timesteps, options.markets, options.seed, device, on_rollout
+        )
+    claim_folder(folder, overwrite=options.overwrite)
+    origin = {"timesteps": options.timesteps, "markets": options.markets, "config": asdict(options.config)}
+    told = lesson.market | origin | provenance([options.seed], device)
+    save_policy(folder, options.algo, lesson.model, lesson.scale, told)
+    console.print(f"kept in {folder}; play it as learned:{folder}", highlight=False)
+
+
 def _new_folder(name: str) -> Path:
     return Path("runs") / f"{name}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
 
@@ -225,7 +273,7 @@ def show_names(console: Console) -> None:
         console.print(f"{title}: {', '.join(entries)}", highlight=False)
 
 
-def _parse(arguments: Sequence[str]) -> Run | Evaluate | List:
+def _parse(arguments: Sequence[str]) -> Run | Evaluate | Train | List:
     """The command and its options. The scenario comes first: it gives the defaults of all settings."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--scenario", default="digits")
@@ -236,9 +284,10 @@ def _parse(arguments: Sequence[str]) -> Run | Evaluate | List:
     commands: Any = (
         Annotated[Run, tyro.conf.subcommand("run", default=default)]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate", default=judged)]
+        | Annotated[Train, tyro.conf.subcommand("train", default=Train(scenario=name, config=scenario(name)))]
         | Annotated[List, tyro.conf.subcommand("list")]
     )
-    chosen: Run | Evaluate | List = tyro.cli(
+    chosen: Run | Evaluate | Train | List = tyro.cli(
         commands,
         prog="paramarket",
         description="ParaMarket: networks train, trade and price.",
@@ -257,6 +306,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run(chosen, console)
         elif isinstance(chosen, Evaluate):
             judge(chosen, console)
+        elif isinstance(chosen, Train):
+            teach(chosen, console)
         else:
             show_names(console)
     except (ValueError, OSError, ImportError) as error:

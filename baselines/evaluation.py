@@ -91,7 +91,8 @@ def evaluate(
         try:
             episode = play(config, Arm(policy, tuple(names)), seeds, device, closing_trade=False)
         except ValueError as error:
-            figures = pd.DataFrame({"seed": list(seeds)}).assign(error=str(error))
+            missing = dict.fromkeys(("return", *MEANS), float("nan"))
+            figures = pd.DataFrame({"seed": list(seeds), **missing, "error": str(error)})
         else:
             figures = _figures(episode, seat, outside)
         tables.append(figures.assign(**task))
@@ -192,10 +193,15 @@ def estimates_table(estimates: dict[str, dict[str, Estimate]], title: str) -> Ta
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
     shown = [name for name in next(iter(estimates.values())) if name != "median"]
-    for name in shown:
-        table.add_column(MEANS.get(name, name), justify="right", no_wrap=True)
-    for policy, row in estimates.items():
-        table.add_row(policy, *(row[name].brief() if name in MEANS else str(row[name]) for name in shown))
+    cells = {
+        name: [row[name].brief() if name in MEANS else str(row[name]) for row in estimates.values()] for name in shown
+    }
+    for name, column in cells.items():
+        label = MEANS.get(name, name)
+        # Where there is little room, names are cut short, not figures.
+        table.add_column(label, justify="right", no_wrap=True, min_width=max(map(len, [label, *column])))
+    for policy, row in zip(estimates, zip(*cells.values(), strict=True), strict=True):
+        table.add_row(policy, *row)
     return table
 
 

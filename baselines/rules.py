@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from baselines.learned import Learned
 from baselines.selling import Fields, PricingRule, cycle_of, pricing_factory
 from paramarket_env.config import lookup, require
 from paramarket_env.interface.policy import Policy, PolicyFactory, Seat
@@ -156,7 +157,10 @@ def policy_factory(name: str) -> PolicyFactory:
     """The policy of that name, such as ``paper``, ``patient:K`` or ``paper+fixed:3``.
 
     ``patient:K`` waits K steps between purchases. Behind a ``+`` comes a pricing rule (``selling.PRICING``).
+    ``learned:FOLDER`` is a policy that ``paramarket train`` has kept there.
     """
+    if name.startswith("learned:"):
+        return partial(Learned, folder=name.removeprefix("learned:"))
     decisions, plus, pricing = name.partition("+")
     rule, colon, argument = decisions.partition(":")
     factory: Callable[..., Policy] = lookup(POLICIES, rule, "policy")

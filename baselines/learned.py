@@ -1,0 +1,119 @@
+"""Policies learned with Stable-Baselines3: kept in a folder, and seated wherever a rule is, as ``learned:FOLDER``.
+
+The folder has ``model.zip`` (the algorithm's own format), ``normaliser.npz`` (mean and variance of the observations
+that it was trained on) and ``policy.json`` (which market it was made for).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import Tensor
+
+from paramarket_env.config import lookup
+from paramarket_env.interface.actions import Actions
+from paramarket_env.interface.observations import ObservationLayout
+from paramarket_env.interface.policy import Seat
+
+MASKABLE = "maskable-ppo"
+
+
+def _maskable_ppo() -> type[BaseAlgorithm]:
+    try:
+        from sb3_contrib import MaskablePPO  # noqa: PLC0415  # an extra
+    except ImportError as error:
+        raise ImportError(f"algo='{MASKABLE}' needs sb3-contrib: pip install sb3-contrib") from error
+    algorithm: type[BaseAlgorithm] = MaskablePPO
+    return algorithm
+
+
+ALGORITHMS: dict[str, Callable[[], type[BaseAlgorithm]]] = {
+    "ppo": lambda: PPO,
+    MASKABLE: _maskable_ppo,
+    "a2c": lambda: A2C,
+    "dqn": lambda: DQN,
+}
+
+
+def algorithm(name: str) -> type[BaseAlgorithm]:
+    """The algorithm of that name; ``ImportError`` that says what to install where it is an extra."""
+    found: type[BaseAlgorithm] = lookup(ALGORITHMS, name, "algorithm")()
+    return found
+
+
+def made_for(layout: ObservationLayout, actions: Actions) -> dict[str, Any]:
+    """What a policy sees and may do, as JSON: two markets with the same can be played by the same policies."""
+    fields = [[field.name, field.size, field.low, field.high] for field in layout.fields]
+    return {"observation": fields, "choices": list(actions.choices)}
+
+
+@dataclass(frozen=True)
+class Normaliser:
+    """How observations are scaled: ``(x - mean) / sqrt(variance)``, clipped; float64 ``[D]`` each."""
+
+    mean: np.ndarray
+    variance: np.ndarray
+    clip: float
+
+    @classmethod
+    def of(cls, env: VecNormalize) -> Normaliser:
+        """That of a training environment, as it is now."""
+        found: Any = env.obs_rms  # of one vector, not of a dictionary of them
+        return cls(found.mean.copy(), found.var + env.epsilon, env.clip_obs)
+
+    def __call__(self, observation: np.ndarray) -> np.ndarray:
+        """Scaled observations, float32 ``[B, D]``."""
+        scaled: np.ndarray = np.clip((observation - self.mean) / np.sqrt(self.variance), -self.clip, self.clip)
+        return scaled.astype(np.float32)
+
+
+def save_policy(folder: Path, name: str, model: BaseAlgorithm, scale: Normaliser, market: dict[str, Any]) -> None:
+    """Keep a policy that the algorithm ``name`` has learned; ``market``: see :func:`made_for`."""
+    model.save(folder / "model.zip")
+    np.savez(folder / "normaliser.npz", mean=scale.mean, variance=scale.variance, clip=scale.clip)
+    (folder / "policy.json").write_text(json.dumps({"algorithm": name, **market}, indent=2) + "\n")
+
+
+class Learned:
+    """A learned policy in a seat: it takes the action that it holds for best.
+
+    Raises ``ValueError`` if there is none in the folder, or if it was made for other observations or actions. Only open
+    folders that you trust: the format of the model is Python's pickle.
+    """
+
+    def __init__(self, seat: Seat, folder: str) -> None:
+        path = Path(folder)
+        if not (path / "policy.json").is_file():
+            raise ValueError(f"policy='learned:{folder}' is not there: {folder!r} has no policy.json")
+        kept = json.loads((path / "policy.json").read_text())
+        _require_same(kept, made_for(seat.layout, seat.actions), folder)
+        self._masks = kept["algorithm"] == MASKABLE
+        self.model: Any = algorithm(kept["algorithm"]).load(path / "model.zip", device="cpu")
+        with np.load(path / "normaliser.npz") as arrays:
+            self.scale = Normaliser(arrays["mean"], arrays["variance"], float(arrays["clip"]))
+
+    def act(self, observation: Tensor, mask: Tensor) -> Tensor:
+        """See :meth:`Policy.act`."""
+        masks = {"action_masks": mask.cpu().numpy()} if self._masks else {}
+        actions, _ = self.model.predict(self.scale(observation.cpu().numpy()), deterministic=True, **masks)
+        return torch.from_numpy(np.asarray(actions, dtype=np.int64)).to(observation.device)
+
+
+def _require_same(kept: dict[str, Any], here: dict[str, Any], folder: str) -> None:
+    for what in ("observation", "choices"):
+        if kept[what] != here[what]:
+            theirs, ours = (
+                [entry for entry in a[what] if entry not in b[what]] for a, b in ((kept, here), (here, kept))
+            )
+            raise ValueError(
+                f"policy='learned:{folder}' was made for another market: its {what} has {theirs}, this one's {ours}"
+            )
