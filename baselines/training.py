@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 from baselines.learned import MASKABLE, Normaliser, algorithm, made_for
+from baselines.rules import policy_factory
 from paramarket_env.config import MarketConfig, require
 from paramarket_env.interface.sb3 import ParaMarketVecEnv
 
@@ -78,6 +79,7 @@ def learn(
     seed: int,
     device: str | torch.device = "auto",
     on_rollout: OnRollout = lambda steps, returned: None,
+    against: Sequence[str] = (),
 ) -> Lesson:
     """Train the algorithm ``name`` for so many agent-steps on so many markets side by side.
 
@@ -87,7 +89,7 @@ def learn(
     kind: Any = algorithm(name)
     require(name != "dqn" or config.action_mode == "verb", "algo", name, "another than dqn in round mode, or verb mode")
     require(timesteps >= 1, "timesteps", timesteps, "an integer >= 1")
-    markets_env = ParaMarketVecEnv(config, markets, device)
+    markets_env = ParaMarketVecEnv(config, markets, device, [policy_factory(name) for name in against])
     env = VecNormalize(VecMonitor(markets_env), gamma=GAMMA)
     settings = SETTINGS[name](config.max_cycles, markets_env.num_envs)
     window = markets_env.num_envs

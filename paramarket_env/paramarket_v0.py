@@ -74,12 +74,13 @@ The same market for other clients; a market's episodes are the same in all of th
 
 | function        | gives                         | who learns                                                     |
 |-----------------|-------------------------------|----------------------------------------------------------------|
-| `sb3_vec_env`   | a Stable-Baselines3 `VecEnv`  | all agents of all markets, one row each, with one policy       |
+| `sb3_vec_env`   | a Stable-Baselines3 `VecEnv`  | all agents of all markets, one row each, or one of each market |
 | `torchrl_env`   | a TorchRL `EnvBase`           | all agents of all markets, a dimension of the group `agents`   |
 | `gym_env`       | a Gymnasium `Env`             | one seat                                                       |
 | `vector_env`    | a Gymnasium `VectorEnv`       | one seat in each of many markets                               |
 
-`sb3_vec_env(scenario="digits", *, markets=1, max_cycles=None, action_mode=None, device="auto")`, and so `torchrl_env`
+`sb3_vec_env(scenario="digits", *, opponents=(), markets=1, max_cycles=None, action_mode=None, device="auto")`, and so,
+without opponents, `torchrl_env`
 
 `vector_env(scenario="digits", *, opponents, seat=0, markets=1, max_cycles=None, action_mode=None, device="auto")`
 
@@ -88,7 +89,9 @@ mask_style="tuple")`
 
 `markets`: how many play side by side; each begins its next episode in the step in which it ends. `seat`: the agent that
 learns. `opponents`: who plays the other seats: a `PolicyFactory` (see `paramarket_env.interface.policy`) for all of
-them, such as `baselines.rules.policy_factory("patient")`, or a list of one for each.
+them, such as `baselines.rules.policy_factory("patient")`, or a list of one for each. In `sb3_vec_env` each of the
+listed policies is a population: it has all seats but the learner's in some of the markets, and the learner's seat
+changes from market to market; without opponents all agents learn.
 
 An agent whose network fails while its market goes on idles until the market's end: its orders are ignored, its reward
 is 0, and its mask only lets it hold. In the `VecEnv` its row is done when it fails and once more with its market,
@@ -101,6 +104,7 @@ neither time truncated. With one learner the episode ends.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +116,7 @@ from paramarket_env.interface.actions import MaskStyle
 from paramarket_env.interface.gym import ParaMarketGymEnv, ParaMarketVectorEnv
 from paramarket_env.interface.opponents import OpponentFactories
 from paramarket_env.interface.parallel import ParaMarketEnv
+from paramarket_env.interface.policy import PolicyFactory
 from paramarket_env.scenarios import scenario as named_scenario
 
 if TYPE_CHECKING:  # imported where they are used: one takes long, the other need not be installed
@@ -191,15 +196,16 @@ def registered_vector_env(num_envs: int, **arguments: Any) -> ParaMarketVectorEn
 def sb3_vec_env(
     scenario: str | MarketConfig = "digits",
     *,
+    opponents: Sequence[PolicyFactory] = (),
     markets: int = 1,
     max_cycles: int | None = None,
     action_mode: ActionMode | None = None,
     device: str | torch.device = "auto",
 ) -> ParaMarketVecEnv:
-    """All agents of many markets as the rows of a Stable-Baselines3 ``VecEnv``; raises as :func:`parallel_env` does."""
+    """The learners of many markets, a row each, as a Stable-Baselines3 ``VecEnv``; raises as :func:`parallel_env`."""
     from paramarket_env.interface.sb3 import ParaMarketVecEnv  # noqa: PLC0415
 
-    return ParaMarketVecEnv(_config(scenario, max_cycles, action_mode), markets, device)
+    return ParaMarketVecEnv(_config(scenario, max_cycles, action_mode), markets, device, opponents)
 
 
 def torchrl_env(

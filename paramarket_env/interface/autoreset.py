@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,9 +46,9 @@ class AutoresetBatch:
     """A ``MarketBatch`` whose markets begin anew, each by itself, in the step in which their episodes end.
 
     A market's episodes are those that it would play alone, through ``ParaMarketEnv.reset()`` after each end.
-    ``learners`` are the agents that the adapter trains (None: all): without any of them alive an episode is over. An
-    agent that is terminated while its market goes on idles until the market's end: its orders are ignored, its reward
-    is 0, and its mask leaves it nothing but to hold.
+    ``learners``, bool ``[M, N]``, are the agents that the adapter trains (None: all): without any of them alive an
+    episode is over. An agent that is terminated while its market goes on idles until the market's end: its orders are
+    ignored, its reward is 0, and its mask leaves it nothing but to hold.
     """
 
     observation: Tensor
@@ -60,11 +60,12 @@ class AutoresetBatch:
         self,
         config: MarketConfig,
         markets: int,
-        learners: Sequence[int] | None = None,
+        learners: Tensor | None = None,
         device: str | torch.device = "auto",
     ) -> None:
         self.batch = MarketBatch(config, markets, device)
-        self._learners = list(range(config.agents) if learners is None else learners)
+        everybody = torch.ones(markets, config.agents, dtype=torch.bool)
+        self._learners = (everybody if learners is None else learners).to(self.batch.engine.device)
 
     def begin(self, seed: int | Iterable[int] | None = None) -> None:
         """Begin new episodes in all markets; for ``seed`` see ``MarketBatch.seeds``."""
@@ -82,7 +83,7 @@ class AutoresetBatch:
         transition = self.batch.step(actions)
         self.observation, self.mask = transition.observation, transition.mask
         alive = self.batch.engine.state.alive.clone()
-        ended = transition.record.truncated | ~alive[:, self._learners].any(dim=1)
+        ended = transition.record.truncated | ~(alive & self._learners).any(dim=1)
         return Advance(transition.record, alive, ended)
 
     def step(self, actions: Tensor) -> tuple[Advance, Ending | None]:

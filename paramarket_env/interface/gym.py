@@ -16,7 +16,7 @@ from paramarket_env.config import MarketConfig, require
 from paramarket_env.interface.actions import MaskStyle, checked_actions
 from paramarket_env.interface.autoreset import Advance, AutoresetBatch, Ending, TwoBuffers
 from paramarket_env.interface.infos import info_columns
-from paramarket_env.interface.opponents import OpponentFactories, Opponents
+from paramarket_env.interface.opponents import OpponentFactories, Opponents, beside_one
 from paramarket_env.interface.parallel import ParaMarketEnv
 
 
@@ -43,7 +43,8 @@ class ParaMarketGymEnv(gymnasium.Env[np.ndarray, Any]):
         mask_style: MaskStyle = "tuple",
     ) -> None:
         self.market = ParaMarketEnv(config, render_mode=render_mode, device=device, mask_style=mask_style)
-        self._opponents = Opponents(self.market.batch, opponents, seat)
+        seating = beside_one(1, config.agents, opponents, seat)
+        self._opponents, self._seat = Opponents(self.market.batch, seating), seat
         self.render_mode = render_mode
         self.agent = self.market.possible_agents[seat]
         self.observation_space = self.market.observation_space(self.agent)
@@ -73,7 +74,7 @@ class ParaMarketGymEnv(gymnasium.Env[np.ndarray, Any]):
 
     def action_masks(self) -> np.ndarray:
         """What is legal now, bool ``[A]``: for ``sb3_contrib``'s ``MaskablePPO``."""
-        return self.market.batch.mask()[0, self._opponents.seat].cpu().numpy()
+        return self.market.batch.mask()[0, self._seat].cpu().numpy()
 
     def render(self) -> Any:
         """The whole market's episode so far, see ``ParaMarketEnv.render``."""
@@ -106,9 +107,10 @@ class ParaMarketVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         seat: int = 0,
         device: str | torch.device = "auto",
     ) -> None:
-        self.markets = AutoresetBatch(config, markets, (seat,), device)
+        seating = beside_one(markets, config.agents, opponents, seat)
+        self.markets = AutoresetBatch(config, markets, seating.learners, device)
         batch = self.markets.batch
-        self._opponents, self._seat = Opponents(batch, opponents, seat), seat
+        self._opponents, self._seat = Opponents(batch, seating), seat
         self.num_envs = markets
         self.single_observation_space = batch.layout.space()
         self.single_action_space = batch.actions.space()

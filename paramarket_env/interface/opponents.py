@@ -1,8 +1,9 @@
-"""One seat learns; given policies play the others."""
+"""Who plays the seats that do not learn."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,42 +16,87 @@ from paramarket_env.seeding import stream
 OpponentFactories = PolicyFactory | Sequence[PolicyFactory]
 """One policy for every other seat, or one for each of them in their order."""
 
+LEARNER = -1
+
+
+@dataclass(frozen=True)
+class Seating:
+    """Who sits where."""
+
+    policies: Sequence[PolicyFactory]
+    seats: Tensor
+    """int64 ``[M, N]``: which of the policies plays the seat; ``LEARNER`` where somebody learns."""
+
+    @property
+    def learners(self) -> Tensor:
+        """Which seats learn, bool ``[M, N]``."""
+        return self.seats == LEARNER
+
+
+def all_learn(markets: int, agents: int) -> Seating:
+    """Nobody else plays."""
+    return Seating((), torch.full((markets, agents), LEARNER))
+
+
+def beside_one(markets: int, agents: int, opponents: OpponentFactories, seat: int) -> Seating:
+    """The learner has the same seat in all markets; for ``opponents`` see :data:`OpponentFactories`."""
+    require(seat in range(agents), "seat", seat, f"an integer from 0 to {agents - 1}")
+    several = list(opponents) if isinstance(opponents, Sequence) else []
+    given = [opponents] * (agents - 1) if callable(opponents) else several
+    fits = len(given) == agents - 1 and all(callable(factory) for factory in given)
+    require(fits, "opponents", opponents, f"a policy factory, or one for each of the {agents - 1} other seats")
+    numbers = [*range(seat), LEARNER, *range(seat, agents - 1)]
+    return Seating(given, torch.tensor(numbers).expand(markets, -1))
+
+
+def beside_populations(markets: int, agents: int, populations: Sequence[PolicyFactory]) -> Seating:
+    """Market m's learner is agent m mod N, and one of the populations has all other seats of the market.
+
+    After every N markets comes the next population.
+    """
+    market = torch.arange(markets)
+    seats = (market // agents % len(populations)).unsqueeze(1).repeat(1, agents)
+    seats[market, market % agents] = LEARNER
+    return Seating(populations, seats)
+
 
 class Opponents:
-    """The policies in all seats of a batch but one, in every market."""
+    """The policies of a seating, in their seats."""
 
-    def __init__(self, batch: MarketBatch, opponents: OpponentFactories, seat: int) -> None:
-        agents = batch.config.agents
-        require(seat in range(agents), "seat", seat, f"an integer from 0 to {agents - 1}")
-        several = list(opponents) if isinstance(opponents, Sequence) else []
-        given = [opponents] * (agents - 1) if callable(opponents) else several
-        fits = len(given) == agents - 1 and all(callable(factory) for factory in given)
-        require(fits, "opponents", opponents, f"a policy factory, or one for each of the {agents - 1} other seats")
-        self._batch, self.seat = batch, seat
-        others = [agent for agent in range(agents) if agent != seat]
-        self._factories = dict(zip(others, given, strict=True))
-        self._keys: dict[int, Tensor] = {}
-        self._policies: dict[int, Policy] = {}
+    def __init__(self, batch: MarketBatch, seating: Seating) -> None:
+        self._batch, self._factories = batch, seating.policies
+        seats = seating.seats.flatten().to(batch.engine.device)
+        self.learners = (seats == LEARNER).nonzero().squeeze(1)
+        """int64 ``[R]``: the seats that learn, as market * N + agent."""
+        self._seats = [(seats == player).nonzero().squeeze(1) for player in range(len(seating.policies))]
+        self._keys: list[Tensor] = []
+        self._policies: list[Policy] = []
 
     def sit_down(self) -> None:
         """New policies in all seats, for the episodes that have just begun."""
-        seeds = self._batch.engine.state.seeds
-        self._keys = {agent: stream(seeds, "policy", agent) for agent in self._factories}
-        self._policies = {
-            agent: factory(seat_of(self._batch, self._keys[agent])) for agent, factory in self._factories.items()
-        }
+        self._keys = [self._streams(seats) for seats in self._seats]
+        pairs = zip(self._factories, self._keys, strict=True)
+        self._policies = [factory(seat_of(self._batch, keys)) for factory, keys in pairs]
 
     def renew(self) -> None:
         """Write the streams of the episodes that have just begun into the seats; in the other markets they stay."""
-        seeds = self._batch.engine.state.seeds
-        for agent, keys in self._keys.items():
-            keys.copy_(stream(seeds, "policy", agent))
+        for keys, seats in zip(self._keys, self._seats, strict=True):
+            keys.copy_(self._streams(seats))
+
+    def _streams(self, seats: Tensor) -> Tensor:
+        agents = self._batch.config.agents
+        return stream(self._batch.engine.state.seeds[seats // agents], "policy", seats % agents)
 
     def join(self, chosen: Tensor, observation: Tensor, mask: Tensor) -> Tensor:
-        """The actions of all agents, int64 ``[M, N]`` or ``[M, N, parts]``, of those of the learner, without N.
+        """The actions of all agents, int64 ``[M, N]`` or ``[M, N, parts]``, of those of the learners, ``[R]`` each.
 
         ``observation`` is float32 ``[M, N, D]``, ``mask`` bool ``[M, N, A]``.
         """
-        columns = {agent: policy.act(observation[:, agent], mask[:, agent]) for agent, policy in self._policies.items()}
-        columns[self.seat] = chosen.to(observation.device)
-        return torch.stack([columns[agent] for agent in range(len(columns))], dim=1)
+        shape = observation.shape[:2]
+        seen, legal = observation.flatten(0, 1), mask.flatten(0, 1)
+        actions = torch.empty((len(seen), *chosen.shape[1:]), dtype=torch.int64, device=seen.device)
+        actions[self.learners] = chosen.to(seen.device)
+        for policy, seats in zip(self._policies, self._seats, strict=True):
+            actions[seats] = policy.act(seen[seats], legal[seats])
+        joint: Tensor = actions.unflatten(0, shape)
+        return joint

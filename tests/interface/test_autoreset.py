@@ -98,7 +98,7 @@ def test_an_agent_that_failed_idles_until_its_market_ends(mode: str) -> None:
 
 
 def test_a_market_without_a_living_learner_ends() -> None:
-    markets = AutoresetBatch(priced_market(), 3, (1,), "cpu")
+    markets = AutoresetBatch(priced_market(), 3, torch.tensor([[False, True, False]] * 3), "cpu")
     markets.begin(3)
     spoil(markets.batch.engine, 0, 1)
     spoil(markets.batch.engine, 2, 0)

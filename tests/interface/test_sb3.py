@@ -12,7 +12,9 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecMonitor
 
+from baselines.rules import policy_factory
 from paramarket_env import paramarket_v0
+from paramarket_env.interface.gym import ParaMarketGymEnv
 from paramarket_env.interface.sb3 import ParaMarketVecEnv
 from tests.helpers import digest, frozen, play_alone, priced_market, scripted, spoil
 
@@ -192,6 +194,56 @@ def test_what_does_not_exist_is_refused() -> None:
     env.set_options({"colour": "red"})
     with pytest.raises(ValueError, match=r"options=.*empty"):
         env.reset()
+
+
+# --- opponents ------------------------------------------------------------------------------------------------------
+
+POPULATIONS = ("random", "paper")  # one draws random numbers, one has a memory
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_beside_populations_every_market_is_a_single_seat_beside_its_opponents(mode: str) -> None:
+    factories = [policy_factory(name) for name in POPULATIONS]
+    env = ParaMarketVecEnv(priced_market(action_mode=mode), 7, "cpu", factories)
+    alone = [
+        ParaMarketGymEnv(priced_market(action_mode=mode), factories[m // 3 % 2], seat=m % 3, device="cpu")
+        for m in range(7)
+    ]
+    env.seed(4)
+    first = np.stack([single.reset(seed=4 + m)[0] for m, single in enumerate(alone)])
+    torch.testing.assert_close(env.reset(), first)
+    rng = np.random.default_rng(0)
+    for _ in range(8):  # episodes end after six
+        actions = np.stack([draw(env, rng) for _ in range(7)])
+        expected = [single.step(action) for single, action in zip(alone, actions, strict=True)]
+        seen, rewards, dones, infos = env.step(actions)
+        torch.testing.assert_close(rewards, np.array([step[1] for step in expected], np.float32), rtol=1e-4, atol=1e-5)
+        for row, (last, _, _, truncated, info) in enumerate(expected):
+            assert dones[row] == truncated
+            if truncated:
+                torch.testing.assert_close(infos[row]["terminal_observation"], last, rtol=1e-4, atol=1e-5)
+                assert infos[row]["TimeLimit.truncated"]
+                assert infos[row]["balance"] == info["balance"]
+            begun = alone[row].reset()[0] if truncated else last
+            torch.testing.assert_close(seen[row], begun, rtol=1e-4, atol=1e-5)
+            assert env.env_method("action_masks", indices=row)[0].tolist() == alone[row].action_masks().tolist()
+
+
+def draw(env: ParaMarketVecEnv, rng: np.random.Generator) -> Any:
+    choices = env.action_space.n if isinstance(env.action_space, gymnasium.spaces.Discrete) else env.action_space.nvec
+    return rng.integers(choices)
+
+
+def test_a_market_ends_when_its_learner_fails_and_not_when_an_opponent_does() -> None:
+    env = ParaMarketVecEnv(priced_market(), 3, "cpu", [policy_factory("train")])
+    env.seed(4)
+    env.reset()
+    spoil(env.markets.batch.engine, 1, 1)  # market 1's learner is agent 1
+    spoil(env.markets.batch.engine, 2, 0)
+    _, _, dones, infos = env.step(all_train(env))
+    assert dones.tolist() == [False, True, False]
+    assert not infos[1]["TimeLimit.truncated"]
+    assert env.markets.batch.engine.state.cycle.tolist() == [1, 0, 1]
 
 
 # --- learners -------------------------------------------------------------------------------------------------------
