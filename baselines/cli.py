@@ -6,11 +6,12 @@ import argparse
 import inspect
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
+import pandas as pd
 import torch
 import tyro
 from rich import box
@@ -28,12 +29,12 @@ from rich.progress import (
 from rich.table import Table
 
 from baselines.evaluation import ESTIMATES_LEGEND, estimates_table, evaluate, summary, write_evaluation
-from baselines.learned import save_policy
+from baselines.learned import algorithm
 from baselines.play import PAPER_ARMS, RULE_ARMS, Arm, Episode, play
 from baselines.report import LEGEND, as_table, claim_folder, new_console, per_seed, provenance, summarise, write_run
 from baselines.rules import POLICIES, build_policy, policy_factory
 from baselines.selling import PRICING
-from baselines.training import learn
+from baselines.training import Plan, learn, tuned
 from baselines.welfare import WELFARE, WELFARE_LEGEND, welfare
 from paramarket_env.config import MarketConfig, require
 from paramarket_env.economics.clearing import MECHANISMS
@@ -108,25 +109,22 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Train:
-    """Learn a policy with Stable-Baselines3, all agents sharing it, and keep it where a rule's name can be."""
+    """Learn a policy with Stable-Baselines3, and keep it where a rule's name can be."""
 
     scenario: str = "digits"
     """Where the settings below start from: a name that `paramarket list` shows."""
-    algo: str = "ppo"
-    """`ppo`, `maskable-ppo` (never an illegal action; needs sb3-contrib), `a2c` or `dqn` (verb mode alone)."""
-    timesteps: int = 200_000
-    """Agent-steps to train for."""
-    markets: int = 48
-    """How many markets at once."""
-    seed: int = 0
-    """Of the algorithm and of the markets."""
     out: Path | None = None
-    """Folder of the policy; none: a new one under `runs/`."""
+    """Folder of the training; none: a new one under `runs/`."""
     overwrite: bool = False
     """Write into `out` although it exists."""
+    resume: bool = False
+    """Go on from the checkpoint in `out`, with the same settings, but for more `timesteps`."""
     device: str = "auto"
     """`auto`, `cpu` or `cuda`: where the markets are. The policy's small network stays on the CPU."""
-    config: Annotated[MarketConfig, tyro.conf.arg(name="")] = field(default_factory=MarketConfig)
+    plan: Annotated[Plan, tyro.conf.arg(name="")] = field(default_factory=lambda: Plan(MarketConfig()))
+
+    def __post_init__(self) -> None:
+        require(not self.resume or self.out is not None, "resume", self.resume, "with out, the folder to go on in")
 
 
 @dataclass(frozen=True)
@@ -198,25 +196,31 @@ def judge(options: Evaluate, console: Console) -> None:
 
 def teach(options: Train, console: Console) -> None:
     """Train, keep the policy."""
-    device = resolve_device(options.device)
-    folder = options.out or _new_folder(f"{options.algo}-{options.scenario}-{options.config.action_mode}")
-    if folder.exists() and not options.overwrite:
-        claim_folder(folder, overwrite=False)  # refuse before the work, not after
+    plan, device = options.plan, resolve_device(options.device)
+    folder = options.out or _new_folder(f"{plan.algo}-{options.scenario}-{plan.config.action_mode}")
+    algorithm(plan.algo)
+    for name in plan.against:
+        policy_factory(name)
+    Engine(plan.config, plan.markets, device)  # what cannot be is refused before a folder is made
+    if not options.resume:
+        claim_folder(folder, overwrite=options.overwrite)
+    among = f"beside {', '.join(plan.against)}" if plan.against else "among themselves"
+    console.print(f"{plan.algo} on {options.scenario}, {plan.config.action_mode} mode, {among}", highlight=False)
     columns = (*COLUMNS, TimeRemainingColumn(), TextColumn("return {task.fields[returned]:.2f}"))
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task(options.algo, total=options.timesteps, returned=float("nan"))
+        task = progress.add_task(plan.algo, total=plan.timesteps, returned=float("nan"))
 
         def on_rollout(steps: int, returned: float) -> None:
-            progress.update(task, completed=min(steps, options.timesteps), returned=returned)
+            progress.update(task, completed=min(steps, plan.timesteps), returned=returned)
 
-        lesson = learn(
-            options.config, options.algo, options.timesteps, options.markets, options.seed, device, on_rollout
-        )
-    claim_folder(folder, overwrite=options.overwrite)
-    origin = {"timesteps": options.timesteps, "markets": options.markets, "config": asdict(options.config)}
-    told = lesson.market | origin | provenance([options.seed], device)
-    save_policy(folder, options.algo, lesson.model, lesson.scale, told)
-    console.print(f"kept in {folder}; play it as learned:{folder}", highlight=False)
+        learn(plan, folder, device, on_rollout, resume=options.resume)
+    scores = pd.read_csv(folder / "evaluations.csv")
+    best = scores.iloc[int(scores["return"].to_numpy().argmax())]
+    console.print(
+        f"best of {len(scores)} evaluations: return {best['return']:.2f} after {best.timesteps:,.0f} steps; "
+        f"kept in {folder}; play it as learned:{folder}",
+        highlight=False,
+    )
 
 
 def _new_folder(name: str) -> Path:
@@ -284,7 +288,7 @@ def _parse(arguments: Sequence[str]) -> Run | Evaluate | Train | List:
     commands: Any = (
         Annotated[Run, tyro.conf.subcommand("run", default=default)]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate", default=judged)]
-        | Annotated[Train, tyro.conf.subcommand("train", default=Train(scenario=name, config=scenario(name)))]
+        | Annotated[Train, tyro.conf.subcommand("train", default=Train(scenario=name, plan=tuned(name)))]
         | Annotated[List, tyro.conf.subcommand("list")]
     )
     chosen: Run | Evaluate | Train | List = tyro.cli(

@@ -26,6 +26,9 @@ from paramarket_env.interface.policy import Seat
 
 MASKABLE = "maskable-ppo"
 
+POLICY_FILES = ("model.zip", "normaliser.npz", "policy.json")
+"""What a folder must have to be played."""
+
 
 def _maskable_ppo() -> type[BaseAlgorithm]:
     try:

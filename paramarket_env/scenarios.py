@@ -84,6 +84,22 @@ def rivals() -> MarketConfig:
     return replace(market, economy=replace(market.economy, rivalry=0.5))
 
 
+def crowd() -> MarketConfig:
+    """Eight firms, priced, with a few samples of a few classes each: whom to buy from, when many sell?
+
+    The samples are dealt unevenly, by a Dirichlet distribution, and nobody's are enough to learn from alone; but what
+    seven others sell has its price driven down by competition.
+    """
+    market = digits_priced()
+    return replace(market, agents=8, data=replace(market.data, endowment="dirichlet", concentration=0.3))
+
+
+def short(market: MarketConfig) -> MarketConfig:
+    """The market in 12 cycles, in which a training pass does four times as much: a horizon that a CPU can learn on."""
+    training = replace(market.training, lr=4 * market.training.lr)
+    return replace(market, max_cycles=12, training=training)
+
+
 def _authors(dataset: str, hidden: tuple[int, ...], scarcity: float, epochs: int, period: int) -> MarketConfig:
     """The authors' two-agent setting with SGD: whole dataset, one pass a round, free trade every round.
 
@@ -126,22 +142,28 @@ def cifar10() -> MarketConfig:
     return _authors("cifar10", (256, 256, 256, 128), scarcity=0.2, epochs=80, period=0)
 
 
+FIRMS = (digits, digits_priced, digits_layers, three_firms, private_values, costly_training, rivals, crowd)
+"""What agents learn on: each has a short form, too."""
+
+AUTHORS = (mnist, fashion, kmnist, emnist, cifar10)
+
+
+def _named(rule: Callable[[], MarketConfig]) -> str:
+    return rule.__name__.replace("_", "-")
+
+
+def _short_form(rule: Callable[[], MarketConfig]) -> Callable[[], MarketConfig]:
+    def shortened() -> MarketConfig:
+        return short(rule())
+
+    shortened.__doc__ = f"As {_named(rule)}, in 12 cycles that do more: for learning on a CPU."
+    return shortened
+
+
 SCENARIOS: dict[str, Callable[[], MarketConfig]] = {
-    rule.__name__.replace("_", "-"): rule
-    for rule in (
-        digits,
-        digits_priced,
-        digits_layers,
-        three_firms,
-        private_values,
-        costly_training,
-        rivals,
-        mnist,
-        fashion,
-        kmnist,
-        emnist,
-        cifar10,
-    )
+    **{_named(rule): rule for rule in FIRMS},
+    **{f"{_named(rule)}-short": _short_form(rule) for rule in FIRMS},
+    **{_named(rule): rule for rule in AUTHORS},
 }
 
 

@@ -18,6 +18,7 @@ from paramarket_env.interface.autoreset import Advance, AutoresetBatch, Ending, 
 from paramarket_env.interface.infos import info_columns
 from paramarket_env.interface.opponents import Opponents, all_learn, beside_populations
 from paramarket_env.interface.policy import PolicyFactory
+from paramarket_env.market.orders import StepRecord
 
 
 class ParaMarketVecEnv(VecEnv):
@@ -39,6 +40,9 @@ class ParaMarketVecEnv(VecEnv):
     that of its first row. Each next episode follows from the last.
     """
 
+    record: StepRecord
+    """What happened to all agents in the last step."""
+
     def __init__(
         self,
         config: MarketConfig,
@@ -52,6 +56,8 @@ class ParaMarketVecEnv(VecEnv):
         self.render_mode = None
         batch = self.markets.batch
         self._opponents = Opponents(batch, seating)
+        self.learners = seating.learners
+        """Which agents are rows, bool ``[M, N]``."""
         rows = len(self._opponents.learners)
         self._rows_of_a_market = rows // markets
         self._observations = TwoBuffers((rows, batch.layout.size), torch.float32)
@@ -82,6 +88,7 @@ class ParaMarketVecEnv(VecEnv):
         if not markets.batch.begun:
             raise RuntimeError("step() before the first reset(): call reset()")
         advance, ending = markets.step(self._opponents.join(self._actions, markets.observation, markets.mask))
+        self.record = advance.record
         rewards = self._learners_of(advance.record.reward).float().cpu().numpy()
         dones = self._learners_of(advance.record.terminated | advance.ended.unsqueeze(1)).cpu().numpy()
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]

@@ -1,4 +1,4 @@
-"""Learned policies: that they learn, are kept, and play wherever a rule does."""
+"""Learned policies: that they are kept, and play wherever a rule does."""
 
 from __future__ import annotations
 
@@ -8,67 +8,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
 
-from baselines.cli import main
-from baselines.learned import ALGORITHMS, Learned, Normaliser, algorithm, save_policy
+from baselines.learned import Learned, Normaliser, algorithm
 from baselines.play import Arm, play
 from baselines.rules import build_policy
-from baselines.training import SETTINGS, Lesson, learn
+from baselines.training import Plan, learn
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.policy import seat_of
-from tests.baselines.test_cli import SMALL
 from tests.baselines.test_rules import seat
-from tests.helpers import priced_market, tiny_market
+from tests.helpers import priced_market
 
 CONFIG = priced_market(max_cycles=4)
 
 
-def taught(config: MarketConfig, name: str, folder: Path, timesteps: int = 1) -> Lesson:
+def taught(config: MarketConfig, name: str, folder: Path) -> BaseAlgorithm:
     """A policy, trained next to not at all, and kept."""
-    lesson = learn(config, name, timesteps, 4, 0, "cpu")
-    folder.mkdir(exist_ok=True)
-    save_policy(folder, name, lesson.model, lesson.scale, lesson.market)
-    return lesson
-
-
-# --- learning -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["ppo", "dqn", "maskable-ppo", "a2c"])
-def test_the_best_action_of_a_single_step_is_found(name: str) -> None:
-    # Nobody's offer is worth anything yet, and to hold gains nothing: to train is the one action that pays.
-    config = tiny_market(max_cycles=1, lr=0.2, opens_at=1, endowment="iid")
-    lesson = learn(config, name, 3000, 16, 0, "cpu")
-    batch = MarketBatch(config, 20, "cpu")
-    seen = batch.reset(torch.arange(1000, 1020))
-    actions, _ = lesson.model.predict(lesson.scale(seen.flatten(0, 1).numpy()), deterministic=True)
-    assert (actions == 1).mean() > 0.9
-
-
-@pytest.mark.parametrize("mode", ["verb", "round"])
-def test_the_same_seed_gives_the_same_policy(mode: str) -> None:
-    config = priced_market(max_cycles=4, action_mode=mode)
-    first, second, other = (learn(config, "ppo", 64, 4, seed, "cpu") for seed in (1, 1, 2))
-    weights = [
-        np.concatenate([p.detach().numpy().ravel() for p in lesson.model.policy.parameters()])
-        for lesson in (first, second, other)
-    ]
-    assert np.array_equal(weights[0], weights[1])
-    assert not np.array_equal(weights[0], weights[2])
-    assert np.array_equal(first.scale.mean, second.scale.mean)
-
-
-def test_returns_are_told_rollout_by_rollout() -> None:
-    told: list[tuple[int, float]] = []
-    learn(CONFIG, "ppo", 1500, 4, 0, "cpu", lambda steps, returned: told.append((steps, returned)))
-    # Eleven episodes of 4 cycles in 4 markets of 3 agents are the first 512 agent-steps and more.
-    assert [steps for steps, _ in told] == [528, 1056, 1584]
-    assert np.isfinite([returned for _, returned in told]).all()
-
-
-def test_every_algorithm_has_settings() -> None:
-    assert set(SETTINGS) == set(ALGORITHMS)
+    return learn(Plan(config, name, timesteps=1, markets=4), folder, "cpu")
 
 
 # --- keeping and playing --------------------------------------------------------------------------------------------
@@ -79,12 +36,14 @@ def test_every_algorithm_has_settings() -> None:
 )
 def test_a_policy_that_was_kept_acts_as_the_model_that_was_trained(name: str, mode: str, tmp_path: Path) -> None:
     config = priced_market(max_cycles=4, action_mode=mode)
-    lesson = taught(config, name, tmp_path)
+    model = taught(config, name, tmp_path)
     batch = MarketBatch(config, 5, "cpu")
     seen, mask = batch.reset(torch.arange(5)), batch.mask()
     player = build_policy(f"learned:{tmp_path}", seat_of(batch, batch.engine.state.seeds))
     masks = {"action_masks": mask[:, 1].numpy()} if name == "maskable-ppo" else {}
-    expected, _ = lesson.model.predict(lesson.scale(seen[:, 1].numpy()), deterministic=True, **masks)
+    env = model.get_vec_normalize_env()
+    assert env is not None
+    expected, _ = model.predict(env.normalize_obs(seen[:, 1].numpy()), deterministic=True, **masks)
     assert np.array_equal(player.act(seen[:, 1], mask[:, 1]).numpy(), expected)
     if name == "maskable-ppo":
         parts = mask[:, 1].split(batch.actions.choices, dim=1)
@@ -121,51 +80,3 @@ def test_an_extra_that_is_missing_is_named_with_the_command(monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "sb3_contrib", None)
     with pytest.raises(ImportError, match="algo='maskable-ppo' needs sb3-contrib: pip install sb3-contrib"):
         algorithm("maskable-ppo")
-
-
-# --- the command ----------------------------------------------------------------------------------------------------
-
-
-def test_the_command_trains_and_keeps_a_policy_that_can_be_evaluated(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    seeds = SMALL.index("--seeds")
-    small = SMALL[:seeds] + SMALL[seeds + 2 :]
-    out = tmp_path / "policy"
-    assert main(["train", "--timesteps", "16", "--markets", "2", *small, "--out", str(out)]) == 0
-    assert f"learned:{out}" in "".join(capsys.readouterr().out.split("\n"))
-    assert {file.name for file in out.iterdir()} == {"model.zip", "normaliser.npz", "policy.json"}
-    judged = [
-        "evaluate",
-        f"learned:{out}",
-        "train",
-        "--populations",
-        "paper",
-        *SMALL,
-        "--out",
-        str(tmp_path / "judged"),
-    ]
-    assert main(judged) == 0
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--algo", "sarsa"], "unknown algorithm 'sarsa': choose from a2c, dqn"),
-        (["--algo", "dqn", "--action-mode", "round"], "algo='dqn' is not allowed"),
-        (["--timesteps", "0"], "timesteps=0 is not allowed"),
-        (["--markets", "0"], "markets=0 is not allowed"),
-    ],
-)
-def test_training_that_cannot_be_is_refused_and_leaves_no_folder(
-    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "policy"
-    assert main(["train", *arguments, "--device", "cpu", "--out", str(out)]) == 2
-    assert message in " ".join(capsys.readouterr().err.split())
-    assert not out.exists()
-
-
-def test_a_folder_that_exists_is_refused_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "--timesteps", "1000000000", "--device", "cpu", "--out", str(tmp_path)]) == 2
-    assert "exists already" in capsys.readouterr().err
