@@ -214,8 +214,7 @@ def teach(options: Train, console: Console) -> None:
         )
     claim_folder(folder, overwrite=options.overwrite)
     origin = {"timesteps": options.timesteps, "markets": options.markets, "config": asdict(options.config)}
-    told = lesson.market | origin | provenance([options.seed], device)
-    save_policy(folder, options.algo, lesson.model, lesson.scale, told)
+    save_policy(folder, lesson.model, origin | provenance([options.seed], device))
     console.print(f"kept in {folder}; play it as learned:{folder}", highlight=False)
 
 

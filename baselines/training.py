@@ -13,7 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
-from baselines.learned import MASKABLE, Normaliser, algorithm, made_for
+from baselines.learned import MASKABLE, Normaliser, algorithm
 from baselines.rules import policy_factory
 from paramarket_env.config import MarketConfig, require
 from paramarket_env.interface.sb3 import ParaMarketVecEnv
@@ -54,8 +54,6 @@ class Lesson:
 
     model: BaseAlgorithm
     scale: Normaliser
-    market: dict[str, Any]
-    """See ``learned.made_for``."""
 
 
 class _Progress(BaseCallback):
@@ -95,5 +93,4 @@ def learn(
     window = markets_env.num_envs
     model = kind("MlpPolicy", env, seed=seed, gamma=GAMMA, device="cpu", stats_window_size=window, **settings)
     model.learn(timesteps, callback=_Progress(on_rollout))
-    batch = markets_env.markets.batch
-    return Lesson(model, Normaliser.of(env), made_for(batch.layout, batch.actions))
+    return Lesson(model, Normaliser.of(env))
