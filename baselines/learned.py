@@ -21,8 +21,10 @@ from torch import Tensor
 
 from paramarket_env.config import lookup
 from paramarket_env.interface.actions import Actions
+from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.observations import ObservationLayout
 from paramarket_env.interface.policy import Seat
+from paramarket_env.interface.sb3 import ParaMarketVecEnv
 
 MASKABLE = "maskable-ppo"
 
@@ -73,17 +75,46 @@ class Normaliser:
         found: Any = env.obs_rms  # of one vector, not of a dictionary of them
         return cls(found.mean.copy(), found.var + env.epsilon, env.clip_obs)
 
+    @classmethod
+    def identity(cls, size: int) -> Normaliser:
+        """The one that leaves observations ``[B, size]`` as they are."""
+        return cls(np.zeros(size), np.ones(size), np.inf)
+
     def __call__(self, observation: np.ndarray) -> np.ndarray:
         """Scaled observations, float32 ``[B, D]``."""
         scaled: np.ndarray = np.clip((observation - self.mean) / np.sqrt(self.variance), -self.clip, self.clip)
         return scaled.astype(np.float32)
 
 
-def save_policy(folder: Path, name: str, model: BaseAlgorithm, scale: Normaliser, market: dict[str, Any]) -> None:
-    """Keep a policy that the algorithm ``name`` has learned; ``market``: see :func:`made_for`."""
-    model.save(folder / "model.zip")
-    np.savez(folder / "normaliser.npz", mean=scale.mean, variance=scale.variance, clip=scale.clip)
-    (folder / "policy.json").write_text(json.dumps({"algorithm": name, **market}, indent=2) + "\n")
+def save_policy(folder: Path | str, model: BaseAlgorithm, told: dict[str, Any] | None = None) -> None:
+    """Keep the policy of a model as it is now, so that ``learned:FOLDER`` plays it; the folder is made if need be.
+
+    The model has learned on a ``ParaMarketVecEnv``, in any wrappers that leave its observations as they are, or in a
+    ``VecNormalize``. ``told``, which must be JSON, is kept in ``policy.json`` too. Raises ``ValueError`` for another
+    environment, and for an algorithm that is not in ``ALGORITHMS``.
+    """
+    # The classes are called as the algorithms are, but for hyphens; and no extra need be imported to tell.
+    names = {name.replace("-", ""): name for name in ALGORITHMS}
+    name = lookup(names, type(model).__name__.lower(), "algorithm")
+    market = _market_of(model)
+    scaled = model.get_vec_normalize_env()
+    size = market.layout.size
+    scale = Normaliser.identity(size) if scaled is None or not scaled.norm_obs else Normaliser.of(scaled)
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    model.save(path / "model.zip")
+    np.savez(path / "normaliser.npz", mean=scale.mean, variance=scale.variance, clip=scale.clip)
+    kept = {"algorithm": name, **made_for(market.layout, market.actions), **(told or {})}
+    (path / "policy.json").write_text(json.dumps(kept, indent=2) + "\n")
+
+
+def _market_of(model: BaseAlgorithm) -> MarketBatch:
+    """The markets that a model has learned on."""
+    env = model.get_env()
+    market = None if env is None else env.unwrapped
+    if not isinstance(market, ParaMarketVecEnv) or model.observation_space.shape != market.observation_space.shape:
+        raise ValueError("model cannot be kept: it must have learned on a ParaMarketVecEnv, its observations unchanged")
+    return market.markets.batch
 
 
 class Learned:

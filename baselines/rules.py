@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from baselines.learned import Learned
+from baselines.plugins import FILE, from_file
 from baselines.selling import Fields, PricingRule, cycle_of, pricing_factory
 from paramarket_env.config import lookup, require
 from paramarket_env.interface.policy import Policy, PolicyFactory, Seat
@@ -157,8 +158,11 @@ def policy_factory(name: str) -> PolicyFactory:
     """The policy of that name, such as ``paper``, ``patient:K`` or ``paper+fixed:3``.
 
     ``patient:K`` waits K steps between purchases. Behind a ``+`` comes a pricing rule (``selling.PRICING``).
-    ``learned:FOLDER`` is a policy that ``paramarket train`` has kept there.
+    ``learned:FOLDER`` is a policy that ``paramarket train`` has kept there. ``file:PATH.py`` is what the function
+    ``policy(seat)`` of that file returns, which is executed: only name files that you trust.
     """
+    if name.startswith(FILE):
+        return from_file(name.removeprefix(FILE), "policy")
     if name.startswith("learned:"):
         return partial(Learned, folder=name.removeprefix("learned:"))
     decisions, plus, pricing = name.partition("+")

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from baselines.plugins import FILE, from_file
 from paramarket_env.config import lookup, require
 from paramarket_env.economics.pricing import (
     bayesian_price,
@@ -341,7 +342,13 @@ PRICING: dict[str, PricingFactory] = {
 
 
 def pricing_factory(name: str) -> PricingFactory:
-    """The pricing rule of that name; ``fixed:L`` posts level L."""
+    """The pricing rule of that name; ``fixed:L`` posts level L.
+
+    ``file:PATH.py`` is what the function ``pricing(seat)`` of that file returns, which is executed: only name files
+    that you trust.
+    """
+    if name.startswith(FILE):
+        return from_file(name.removeprefix(FILE), "pricing")
     rule, colon, level = name.partition(":")
     factory: PricingFactory = lookup(PRICING, rule, "pricing rule")
     if not colon:

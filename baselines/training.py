@@ -21,7 +21,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 from baselines.callbacks import Figures, Judge, OnRollout, Progress
-from baselines.learned import MASKABLE, Normaliser, algorithm, made_for, save_policy
+from baselines.learned import MASKABLE, algorithm, save_policy
 from baselines.report import provenance
 from baselines.rules import policy_factory
 from paramarket_env.config import MarketConfig, require
@@ -121,7 +121,7 @@ def learn(
     model.set_logger(configure(str(folder / "log" / f"from-{model.num_timesteps}"), _formats()))
 
     def keep() -> None:
-        _keep(plan, checkpoint, model, env, markets)
+        _keep(plan, checkpoint, model, env, markets.markets.batch.engine.device)
 
     judge = Judge(plan.config, plan.against, plan.timesteps, folder, keep, device)
     callbacks = CallbackList([Progress(on_rollout), Figures(markets), judge])
@@ -150,12 +150,10 @@ def _continued(kind: Any, markets: ParaMarketVecEnv, checkpoint: Path) -> tuple[
     return env, model
 
 
-def _keep(plan: Plan, checkpoint: Path, model: BaseAlgorithm, env: VecNormalize, markets: ParaMarketVecEnv) -> None:
+def _keep(plan: Plan, checkpoint: Path, model: BaseAlgorithm, env: VecNormalize, device: torch.device) -> None:
     """All that is needed to play the policy, and to go on."""
-    checkpoint.mkdir(exist_ok=True)
-    batch = markets.markets.batch
-    told = {"plan": asdict(plan), "timesteps": model.num_timesteps, **provenance([plan.seed], batch.engine.device)}
-    save_policy(checkpoint, plan.algo, model, Normaliser.of(env), made_for(batch.layout, batch.actions) | told)
+    told = {"plan": asdict(plan), "timesteps": model.num_timesteps, **provenance([plan.seed], device)}
+    save_policy(checkpoint, model, told)
     env.save(str(checkpoint / "normalise.pkl"))
     if isinstance(model, OffPolicyAlgorithm):
         model.save_replay_buffer(checkpoint / "replay.pkl")

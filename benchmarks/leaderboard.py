@@ -1,0 +1,225 @@
+"""The leaderboard: every policy in every seat, over all short scenarios: ``python -m benchmarks.leaderboard``.
+
+Each file of ``benchmarks/entries/`` is a policy: ``NAME.json`` names one that the command line knows (``{"policy":
+"patient:7"}``) or what to train (``{"train": {"algo": "ppo"}}``: settings of ``baselines.training.Plan``), ``NAME.py``
+defines ``policy(seat)``. The command plays what ``benchmarks/results/leaderboard/`` lacks, one JSON file for each
+scenario and policy, and makes the page and the picture of all that is there. What could not be played, or was played in
+another configuration, is a hole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import tyro
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.progress import track
+
+from baselines.evaluation import MEANS, Estimate, evaluate, summary
+from baselines.report import new_console, provenance
+from baselines.training import POPULATIONS, learn, tuned
+from paramarket_env.config import MarketConfig, lookup
+from paramarket_env.market.engine import resolve_device
+from paramarket_env.scenarios import SCENARIOS, scenario
+
+HERE = Path(__file__).parent
+REFERENCE = "train"
+"""The policy that is out of the market: the chance to be better than it is told of the others."""
+CHANCE = f"P(> {REFERENCE})"
+MEASURES = {"mean": "mean return", "IQM": "IQM", CHANCE: CHANCE, **MEANS}
+
+HEAD = f"""# Leaderboard
+
+Made by `python -m benchmarks.leaderboard` of the runs in `leaderboard/`, which name their seeds, versions and
+configuration. Every policy has every seat, while one of {", ".join(POPULATIONS)} has all others, on the same seeds;
+intervals are 95 %, of a bootstrap that is stratified by seat and population. Policies are ordered by the chance of a
+higher return than `{REFERENCE}` has on the same task, over all scenarios; a dash is a hole, and counts as 0.
+
+To submit a policy, add one file to `benchmarks/entries/`: `NAME.py` with a function `policy(seat)` (see
+[docs/examples.md](../../docs/examples.md)), or `NAME.json` with what to train, such as
+`{{"train": {{"algo": "ppo"}}}}`. Run `python -m benchmarks.leaderboard --entries NAME`, and send the file and what was
+stored.
+
+![Mean returns with their intervals, scenario by scenario](leaderboard.png)"""
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Play what is missing, and make the page."""
+
+    entries: tuple[str, ...] = ()
+    """Names of files in the folder of entries, without their endings; none: all."""
+    scenarios: tuple[str, ...] = tuple(name for name in SCENARIOS if name.endswith("-short"))
+    """Names that `paramarket list` shows."""
+    seeds: int = 20
+    """How many, from 0 on, for each seat and population."""
+    folder: Path = HERE / "entries"
+    """Where the entries are."""
+    out: Path = HERE / "results"
+    """Where the runs, the page and the picture go."""
+    policies: Path = Path("runs") / "leaderboard"
+    """Where policies that are trained for it are kept."""
+    again: bool = False
+    """Play also what has been played."""
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda`."""
+
+
+def config_hash(config: MarketConfig) -> str:
+    """Twelve hex digits that stand for a configuration."""
+    return hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def entries(folder: Path) -> dict[str, Path]:
+    """The files that define a policy, by name; the reference comes first."""
+    found = {file.stem: file for file in sorted(folder.iterdir()) if file.suffix in (".json", ".py")}
+    lookup(found, REFERENCE, "entry")
+    return {REFERENCE: found.pop(REFERENCE), **found}
+
+
+def policy_of(file: Path, name: str, options: Leaderboard) -> str:
+    """The name of an entry's policy on the command line, in a scenario; trained now if it has to be."""
+    if file.suffix == ".py":
+        return f"file:{file}"
+    told = json.loads(file.read_text())
+    if "policy" in told:
+        return str(told["policy"])
+    folder = options.policies / name / file.stem
+    if not (folder / "policy.json").is_file():
+        learn(replace(tuned(name), **told["train"]), folder, options.device)
+    return f"learned:{folder}"
+
+
+def play_entry(file: Path, name: str, options: Leaderboard) -> dict[str, Any]:
+    """The runs of one entry in one scenario, as they are stored; the date is left out, so that they can be compared."""
+    config, seeds = scenario(name), range(options.seeds)
+    runs = evaluate(config, [policy_of(file, name, options)], POPULATIONS, seeds, options.device)
+    origin = provenance(seeds, resolve_device(options.device))
+    del origin["date"]
+    rows = json.loads(runs.drop(columns="policy").to_json(orient="records", double_precision=12))
+    return {"entry": file.stem, "scenario": name, "config_hash": config_hash(config), **origin, "runs": rows}
+
+
+def fill(options: Leaderboard) -> None:
+    """Play what the store lacks."""
+    known = entries(options.folder)
+    chosen = [lookup(known, name, "entry") for name in options.entries or known]
+    tasks = [(file, name) for name in options.scenarios for file in chosen]
+    for file, name in track(tasks, "entries and scenarios", console=new_console()):
+        target = options.out / "leaderboard" / name / f"{file.stem}.json"
+        if options.again or not target.is_file():
+            kept = play_entry(file, name, options)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+Board = dict[str, dict[str, Estimate] | str]
+"""The estimates of every entry in a scenario, or why there are none; the best first."""
+
+
+def _stored(file: Path, current: str) -> pd.DataFrame | str:
+    """The runs of an entry, or why there are none."""
+    if not file.is_file():
+        return "not played"
+    kept = json.loads(file.read_text())
+    if kept["config_hash"] != current:
+        return "played in another configuration"
+    runs = pd.DataFrame(kept["runs"]).assign(policy=file.stem)
+    errors = sorted(set(runs.error) - {""})
+    return str(errors[0]) if errors else runs
+
+
+def standings(store: Path, name: str, names: Sequence[str]) -> Board:
+    """The board of one scenario, of what the store has."""
+    found = {entry: _stored(store / name / f"{entry}.json", config_hash(scenario(name))) for entry in names}
+    played = [runs for runs in found.values() if isinstance(runs, pd.DataFrame)]
+    holes = {entry: why for entry, why in found.items() if isinstance(why, str)}
+    if REFERENCE in holes:
+        return dict.fromkeys(names, f"{REFERENCE}: {holes[REFERENCE]}")
+    estimates = summary(pd.concat(played, ignore_index=True))
+    best = sorted(estimates, key=lambda entry: -estimates[entry]["mean"].value)
+    return {**{entry: estimates[entry] for entry in best}, **holes}
+
+
+def page(boards: dict[str, Board]) -> str:
+    """The leaderboard in Markdown: the mean return in all scenarios, then a table for each one."""
+    names = sorted({entry for board in boards.values() for entry in board}, key=lambda entry: -_overall(boards, entry))
+    rows = [
+        [entry, f"{_overall(boards, entry):.2f}", *(_brief(board.get(entry, "")) for board in boards.values())]
+        for entry in names
+    ]
+    parts = [HEAD, _markdown(["policy", CHANCE, *boards], rows)]
+    for name, board in boards.items():
+        rows = [[entry, *_cells(row)] for entry, row in board.items()]
+        parts += [f"## {name}", _markdown(["policy", *MEASURES.values()], rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _overall(boards: dict[str, Board], entry: str) -> float:
+    """The chance to be better than the reference, on average over the scenarios; a hole counts as 0."""
+    rows = [board.get(entry, "") for board in boards.values()]
+    return sum(0.0 if isinstance(row, str) else row[CHANCE].value for row in rows) / len(rows)
+
+
+def _brief(row: dict[str, Estimate] | str) -> str:
+    return "–" if isinstance(row, str) else row["mean"].brief()
+
+
+def _cells(row: dict[str, Estimate] | str) -> list[str]:
+    if isinstance(row, str):
+        return [f"– ({row})", *[""] * (len(MEASURES) - 1)]
+    return [row[measure].brief() if measure in MEANS else str(row[measure]) for measure in MEASURES]
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def draw(boards: dict[str, Board]) -> Figure:
+    """Mean returns with their intervals, a panel for each scenario."""
+    figure = Figure(figsize=(12, 3.2 * -(-len(boards) // 2)), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(-(-len(boards) // 2), 2, squeeze=False).flatten()
+    for panel, (name, board) in zip(panels, boards.items(), strict=False):
+        rows = [(entry, row["mean"]) for entry, row in board.items() if not isinstance(row, str)][::-1]
+        for place, (_, mean) in enumerate(rows):
+            panel.errorbar(
+                mean.value,
+                place,
+                xerr=[[mean.value - mean.low], [mean.high - mean.value]],
+                fmt="o",
+                capsize=3,
+                color="C0",
+            )
+        panel.set_yticks(range(len(rows)), [entry for entry, _ in rows])
+        panel.set_title(name, loc="left", fontsize=10)
+        panel.grid(axis="x", alpha=0.3)
+    for panel in panels[len(boards) :]:
+        panel.axis("off")
+    figure.supxlabel("return of a seat, mean and 95 % interval")
+    return figure
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Play what is missing; make the page and the picture of all that is there."""
+    options = tyro.cli(Leaderboard, args=arguments)
+    for name in options.scenarios:
+        scenario(name)  # an unknown name is refused before anything is played
+    fill(options)
+    names = list(entries(options.folder))
+    boards = {name: standings(options.out / "leaderboard", name, names) for name in options.scenarios}
+    (options.out / "leaderboard.md").write_text(page(boards))
+    draw(boards).savefig(options.out / "leaderboard.png", dpi=100)
+    new_console().print(f"made {options.out / 'leaderboard.md'} and leaderboard.png", highlight=False)
+
+
+if __name__ == "__main__":
+    main()
