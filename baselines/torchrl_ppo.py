@@ -18,13 +18,13 @@ from torch.distributions import Distribution, Independent
 from torch.nn.functional import pad
 
 from baselines.cli import COLUMNS
-from baselines.evaluation import STATISTICS, Estimate, estimate
+from baselines.evaluation import STATISTICS, estimate
 from baselines.play import Arm, play
 from baselines.report import new_console
 from baselines.welfare import returns
 from paramarket_env import paramarket_v0
 from paramarket_env.config import ActionMode, MarketConfig, require
-from paramarket_env.interface.policy import PolicyFactory, Seat
+from paramarket_env.interface.policy import Seat
 from paramarket_env.scenarios import scenario
 
 try:
@@ -38,11 +38,9 @@ except ImportError as error:
 
 GAMMA, LAMBDA = 0.99, 0.95
 EPOCHS, MINIBATCHES = 8, 4
-LEARNING_RATE = 3e-3
-CLIP = 10.0
-"""Standardised observations are cut off here."""
-HELD_OUT = 100
-"""Episodes of the comparison at the end."""
+LEARNING_RATE = 1e-3
+CLIP = 10.0  # of standardised observations
+HELD_OUT = 100  # seeds of the comparison at the end
 
 NewNetwork = Callable[[int, int], nn.Module]
 """A network from float32 ``[..., inputs]`` to ``[..., outputs]``, given the two sizes."""
@@ -60,7 +58,7 @@ class Options:
     """Steps of an episode."""
     markets: int = 16
     """How many markets at once."""
-    iterations: int = 40
+    iterations: int = 120
     """Each plays one episode of every market, then learns from it."""
     seed: int = 0
     """Of the networks, of the draws and of the first episodes."""
@@ -91,7 +89,8 @@ class Standardise(nn.BatchNorm1d):
 def masked(logits: Tensor, mask: Tensor, choices: Sequence[int]) -> Distribution:
     """Of actions, one independent choice for each of their parts; scores and masks are flat, ``[..., A]``."""
     if len(choices) == 1:
-        return MaskedCategorical(logits=logits, mask=mask)
+        one: Distribution = MaskedCategorical(logits=logits, mask=mask)
+        return one
     padded = [
         torch.stack([pad(part, (0, max(choices) - part.shape[-1])) for part in flat.split(choices, -1)], -2)
         for flat in (logits, mask)
@@ -99,7 +98,7 @@ def masked(logits: Tensor, mask: Tensor, choices: Sequence[int]) -> Distribution
     return Independent(MaskedCategorical(logits=padded[0], mask=padded[1]), 1)
 
 
-class Learned:
+class Player:
     """A learned policy in a seat: it takes the legal action that it holds for best."""
 
     def __init__(self, seat: Seat, scores: nn.Module) -> None:
@@ -134,9 +133,8 @@ def new_loss(actor: TensorDictModule, values: nn.Module) -> ClipPPOLoss:
     """PPO's loss over agents; its ``value_estimator`` is the generalised advantage estimate."""
     critic = TensorDictModule(values, [("agents", "observation")], [("agents", "state_value")])
     loss = ClipPPOLoss(actor, critic, entropy_coeff=0.01, critic_coeff=0.5)
-    keys = {"value": "state_value", "sample_log_prob": "action_log_prob"}
-    keys |= {name: name for name in ("action", "reward", "done", "terminated")}
-    loss.set_keys(**{name: ("agents", key) for name, key in keys.items()})
+    loss.set_keys(value=("agents", "state_value"), sample_log_prob=("agents", "action_log_prob"))
+    loss.set_keys(**{name: ("agents", name) for name in ("action", "reward", "done", "terminated")})
     loss.make_value_estimator(ValueEstimators.GAE, gamma=GAMMA, lmbda=LAMBDA, average_gae=True)
     return loss
 
@@ -172,12 +170,13 @@ def learn(
     iterations: int,
     seed: int,
     device: str | torch.device = "auto",
-    on_iteration: Callable[[float], None] = lambda returned: None,
+    on_iteration: Callable[[int, float], None] = lambda iteration, returned: None,
     network: NewNetwork = mlp,
 ) -> nn.Module:
     """The actor's network, from observations float32 ``[..., D]`` to scores of the choices ``[..., A]``.
 
-    ``on_iteration`` is called with an agent's mean return in the iteration's episodes. Seeds torch's global generator.
+    ``on_iteration`` is called with the iteration, from 1, and an agent's mean return in its episodes. Seeds torch's
+    global generator.
     """
     env: EnvBase = paramarket_v0.torchrl_env(config, markets=markets, device=device)
     torch.manual_seed(seed)
@@ -192,40 +191,34 @@ def learn(
     actor = new_actor(scores, batch.actions.choices)
     loss = new_loss(actor, values)
     optimizer = torch.optim.Adam(loss.parameters(), lr=LEARNING_RATE)
-    for _ in range(iterations):
+    for iteration in range(1, iterations + 1):
         with torch.no_grad():
             rollout = env.rollout(config.max_cycles, actor, break_when_any_done=False)
         improve(loss, optimizer, rollout)
         # Not before: the ratio of new to old probabilities takes both on the same scale.
         standardise.show(rollout["agents", "observation"])
-        on_iteration(float(rollout["next", "agents", "reward"].sum(1).mean()))
+        on_iteration(iteration, float(rollout["next", "agents", "reward"].sum(1).mean()))
     return scores
 
 
-def mean_return(config: MarketConfig, policy: str | PolicyFactory, seeds: Sequence[int], device: str) -> Estimate:
-    """Of an agent, with the policy in every seat; the interval is over the seeds."""
-    episode = play(config, Arm("", (policy,)), seeds, device, closing_trade=False)
-    return estimate((returns(episode).groupby("seed").mean().to_numpy(),), STATISTICS["mean"])
-
-
 def run(options: Options, console: Console) -> None:
-    """Train, then print what the policy earns beside random play."""
+    """Train, then print an agent's mean return with the policy, and with random play, in every seat."""
     config = replace(scenario(options.scenario), action_mode=options.action_mode, max_cycles=options.max_cycles)
-    with Progress(*COLUMNS, TimeRemainingColumn(), console=console) as progress:
+    with Progress(*COLUMNS, TimeRemainingColumn(), console=console, transient=True) as progress:
         task = progress.add_task("PPO", total=options.iterations)
 
-        def on_iteration(returned: float) -> None:
-            progress.advance(task)
-            done = int(progress.tasks[task].completed)
-            console.print(f"iteration {done:>4}   return {returned:7.3f}", highlight=False)
+        def on_iteration(iteration: int, returned: float) -> None:
+            progress.update(task, completed=iteration)
+            console.print(f"iteration {iteration:>4}   return {returned:6.3f}", highlight=False)
 
         scores = learn(config, options.markets, options.iterations, options.seed, options.device, on_iteration)
-    # Training began with the seeds before these; its later episodes have seeds that are hashes of those.
-    first = options.seed + options.markets
-    seeds = range(first, first + HELD_OUT)
-    policies: dict[str, str | PolicyFactory] = {"random": "random", "learned": lambda seat: Learned(seat, scores)}
-    for name, policy in policies.items():
-        console.print(f"{name:<8} {mean_return(config, policy, seeds, options.device)}", highlight=False)
+    # Training began with the seeds before these; its later episodes have hashes of those.
+    seeds = range(options.seed + options.markets, options.seed + options.markets + HELD_OUT)
+    console.print(f"mean return on {HELD_OUT} other seeds, [95 % interval]", highlight=False)
+    for arm in (Arm("random", ("random",)), Arm("learned", (lambda seat: Player(seat, scores),))):
+        episode = play(config, arm, seeds, options.device, closing_trade=False)
+        by_seed = returns(episode).groupby("seed").mean().to_numpy()
+        console.print(f"{arm.name:<8} {estimate((by_seed,), STATISTICS['mean'])}", highlight=False)
 
 
 if __name__ == "__main__":

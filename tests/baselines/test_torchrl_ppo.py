@@ -50,23 +50,25 @@ def played(mode: str, steps: int, standardise: Any = None) -> tuple[Any, Any]:
 def test_the_best_action_of_a_single_step_is_found(mode: str) -> None:
     # Nobody's offer is worth anything yet, and to hold gains nothing: to train is the one action that pays.
     config = tiny_market(max_cycles=1, lr=0.2, opens_at=1, endowment="iid", action_mode=mode)
-    scores = ppo.learn(config, 16, 8, 0, "cpu")
-    steps = play(config, Arm("", (lambda seat: ppo.Learned(seat, scores),)), range(100, 120), "cpu").steps
+    scores = ppo.learn(config, 16, 12, 0, "cpu")
+    steps = play(config, Arm("", (lambda seat: ppo.Player(seat, scores),)), range(100, 120), "cpu").steps
     assert steps[steps.cycle == 1].trained.mean() > 0.9
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_same_seed_gives_the_same_policy(mode: str) -> None:
     config = priced_market(max_cycles=4, action_mode=mode)
-    told: list[list[float]] = [[], [], []]
-    first, second, other = (
-        nn.utils.parameters_to_vector(ppo.learn(config, 3, 2, seed, "cpu", returned.append).parameters())
-        for seed, returned in zip((1, 1, 2), told, strict=True)
-    )
+
+    def taught(seed: int) -> tuple[Tensor, list[tuple[int, float]]]:
+        told: list[tuple[int, float]] = []
+        scores = ppo.learn(config, 3, 2, seed, "cpu", lambda *now: told.append(now))
+        return nn.utils.parameters_to_vector(scores.parameters()), told
+
+    (first, told), (second, again), (other, otherwise) = (taught(seed) for seed in (1, 1, 2))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
-    assert told[0] == told[1] != told[2]
-    assert [len(returned) for returned in told] == [2, 2, 2]
+    assert told == again != otherwise
+    assert [iteration for iteration, _ in told] == [1, 2]
 
 
 def test_advantages_are_those_of_a_plain_loop() -> None:
