@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ pytest.importorskip("torchrl")
 from baselines import torchrl_ppo as ppo
 
 MODES = ("verb", "round")
+PAGE = Path(__file__).parents[2] / "docs" / "torchrl.md"
 
 
 class Values(nn.Module):
@@ -144,14 +147,21 @@ def test_a_network_of_ones_own_is_trained() -> None:
     scores = ppo.learn(config, 2, 1, 0, "cpu", network=linear)
     batch = MarketBatch(config, 1, "cpu")
     assert made == [(batch.layout.size, batch.actions.mask_size), (batch.layout.size, 1)]
-    assert isinstance(scores[1], nn.Linear)  # type: ignore[index]
+    assert isinstance(scores, nn.Sequential)
+    assert isinstance(scores[1], nn.Linear)
+
+
+def test_the_code_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (snippet,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    exec(compile(snippet, PAGE.name, "exec"), {})
+    assert capsys.readouterr().out.startswith("agent\n0 ")
 
 
 def test_the_command_compares_with_random_play(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     monkeypatch.setattr(ppo, "HELD_OUT", 3)
     ppo.run(ppo.Options(max_cycles=2, markets=2, iterations=2, device="cpu"), ppo.new_console())
     printed = capsys.readouterr().out.splitlines()
-    assert sum("return" in line for line in printed) == 2
+    assert [line.split()[:2] for line in printed[:2]] == [["iteration", "1"], ["iteration", "2"]]
     assert [line.split()[0] for line in printed[-2:]] == ["random", "learned"]
 
 
