@@ -16,7 +16,7 @@ from baselines.rules import POLICIES, build_policy
 from paramarket_env.config import MarketConfig, require
 from paramarket_env.economics.clearing import REFUSALS, WITHHELD
 from paramarket_env.interface.batch import MarketBatch
-from paramarket_env.interface.policy import Policy, seat_of
+from paramarket_env.interface.policy import Policy, PolicyFactory, seat_of
 from paramarket_env.market.orders import StepRecord
 from paramarket_env.seeding import as_seeds, stream
 
@@ -36,8 +36,8 @@ class Arm:
     """One line of a comparison: who plays, and in which market."""
 
     name: str
-    policies: tuple[str, ...]
-    """One policy for all seats, or one for each."""
+    policies: tuple[str | PolicyFactory, ...]
+    """One policy for all seats, or one for each: its name, or what makes it."""
     market: Callable[[MarketConfig], MarketConfig] | None = None
     """What is different in its market; None: nothing."""
     federated: bool = False
@@ -114,12 +114,12 @@ def _seat(
     count = len(arm.policies)
     allowed = f"one name, or one for each of {config.agents} agents"
     require(count in (1, config.agents), "policies", arm.policies, allowed)
-    names = arm.policies if count > 1 else arm.policies * config.agents
+    policies = arm.policies if count > 1 else arm.policies * config.agents
     batch = MarketBatch(arm.market(config) if arm.market else config, len(seeds), device)
     market_seeds = as_seeds(list(seeds), len(seeds), batch.engine.device)
     batch.reset(market_seeds)
     keys = [stream(market_seeds, "policy", agent) for agent in range(config.agents)]
-    return batch, [build_policy(name, seat_of(batch, key)) for name, key in zip(names, keys, strict=True)]
+    return batch, [build_policy(policy, seat_of(batch, key)) for policy, key in zip(policies, keys, strict=True)]
 
 
 def _lowest_ask(asks: Tensor) -> Tensor:

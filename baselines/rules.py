@@ -180,6 +180,7 @@ def policy_factory(name: str) -> PolicyFactory:
     return lambda seat: factory(seat, seller(seat))
 
 
-def build_policy(name: str, seat: Seat) -> Policy:
-    """The policy of that name in that seat."""
-    return policy_factory(name)(seat)
+def build_policy(policy: str | PolicyFactory, seat: Seat) -> Policy:
+    """The policy in that seat: of that name, or the factory's."""
+    factory = policy_factory(policy) if isinstance(policy, str) else policy
+    return factory(seat)
