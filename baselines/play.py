@@ -16,7 +16,7 @@ from baselines.rules import POLICIES, build_policy
 from paramarket_env.config import MarketConfig, require
 from paramarket_env.economics.clearing import REFUSALS, WITHHELD
 from paramarket_env.interface.batch import MarketBatch
-from paramarket_env.interface.policy import Policy, seat_of
+from paramarket_env.interface.policy import Policy, PolicyFactory, seat_of
 from paramarket_env.market.orders import StepRecord
 from paramarket_env.seeding import as_seeds, stream
 
@@ -36,8 +36,8 @@ class Arm:
     """One line of a comparison: who plays, and in which market."""
 
     name: str
-    policies: tuple[str, ...]
-    """One policy for all seats, or one for each."""
+    policies: tuple[str | PolicyFactory, ...]
+    """One policy for all seats, or one for each: by its name, or as what makes it."""
     market: Callable[[MarketConfig], MarketConfig] | None = None
     """What is different in its market; None: nothing."""
     federated: bool = False

@@ -153,12 +153,14 @@ DEFAULT_PRICING = {"paper": "bayesian", "patient": "bayesian"}
 """The pricing rules of those that have one without being told."""
 
 
-def policy_factory(name: str) -> PolicyFactory:
-    """The policy of that name, such as ``paper``, ``patient:K`` or ``paper+fixed:3``.
+def policy_factory(name: str | PolicyFactory) -> PolicyFactory:
+    """The policy of that name, such as ``paper``, ``patient:K`` or ``paper+fixed:3``; a factory is taken as it is.
 
     ``patient:K`` waits K steps between purchases. Behind a ``+`` comes a pricing rule (``selling.PRICING``).
     ``learned:FOLDER`` is a policy that ``paramarket train`` has kept there.
     """
+    if not isinstance(name, str):
+        return name
     if name.startswith("learned:"):
         return partial(Learned, folder=name.removeprefix("learned:"))
     decisions, plus, pricing = name.partition("+")
@@ -176,6 +178,6 @@ def policy_factory(name: str) -> PolicyFactory:
     return lambda seat: factory(seat, seller(seat))
 
 
-def build_policy(name: str, seat: Seat) -> Policy:
-    """The policy of that name in that seat."""
+def build_policy(name: str | PolicyFactory, seat: Seat) -> Policy:
+    """The policy of that name, or of that factory, in that seat."""
     return policy_factory(name)(seat)
