@@ -76,11 +76,12 @@ The same market for other clients; a market's episodes are the same in all of th
 |-----------------|-------------------------------|----------------------------------------------------------------|
 | `sb3_vec_env`   | a Stable-Baselines3 `VecEnv`  | all agents of all markets, one row each, or one of each market |
 | `torchrl_env`   | a TorchRL `EnvBase`           | all agents of all markets, a dimension of the group `agents`   |
+| `rllib_env`     | an RLlib `MultiAgentEnv`      | all agents of all markets, as `market_3/trader_1`              |
 | `gym_env`       | a Gymnasium `Env`             | one seat                                                       |
 | `vector_env`    | a Gymnasium `VectorEnv`       | one seat in each of many markets                               |
 
 `sb3_vec_env(scenario="digits", *, opponents=(), markets=1, max_cycles=None, action_mode=None, device="auto")`, and so,
-without opponents, `torchrl_env`
+without opponents, `torchrl_env` and `rllib_env`
 
 `vector_env(scenario="digits", *, opponents, seat=0, markets=1, max_cycles=None, action_mode=None, device="auto")`
 
@@ -95,7 +96,8 @@ changes from market to market; without opponents all agents learn.
 
 An agent whose network fails while its market goes on idles until the market's end: its orders are ignored, its reward
 is 0, and its mask only lets it hold. In the `VecEnv` its row is done when it fails and once more with its market,
-neither time truncated. With one learner the episode ends.
+neither time truncated. With one learner the episode ends. In `rllib_env`, where an episode is one of all markets, the
+agent drops out.
 
 ### Version history
 
@@ -119,11 +121,12 @@ from paramarket_env.interface.parallel import ParaMarketEnv
 from paramarket_env.interface.policy import PolicyFactory
 from paramarket_env.scenarios import scenario as named_scenario
 
-if TYPE_CHECKING:  # imported where they are used: one takes long, the other need not be installed
+if TYPE_CHECKING:  # imported where they are used: one takes long, the others need not be installed
+    from paramarket_env.interface.rllib import ParaMarketRLlibEnv
     from paramarket_env.interface.sb3 import ParaMarketVecEnv
     from paramarket_env.interface.torchrl import ParaMarketTorchRLEnv
 
-__all__ = ["env", "gym_env", "parallel_env", "raw_env", "sb3_vec_env", "torchrl_env", "vector_env"]
+__all__ = ["env", "gym_env", "parallel_env", "raw_env", "rllib_env", "sb3_vec_env", "torchrl_env", "vector_env"]
 
 
 def _config(scenario: str | MarketConfig, max_cycles: int | None, action_mode: ActionMode | None) -> MarketConfig:
@@ -223,3 +226,20 @@ def torchrl_env(
     from paramarket_env.interface.torchrl import ParaMarketTorchRLEnv  # noqa: PLC0415
 
     return ParaMarketTorchRLEnv(_config(scenario, max_cycles, action_mode), markets, device)
+
+
+def rllib_env(
+    scenario: str | MarketConfig = "digits",
+    *,
+    markets: int = 1,
+    max_cycles: int | None = None,
+    action_mode: ActionMode | None = None,
+    device: str | torch.device = "auto",
+) -> ParaMarketRLlibEnv:
+    """All agents of many markets as one RLlib environment; raises as :func:`parallel_env` does.
+
+    ``ImportError`` where RLlib is not installed.
+    """
+    from paramarket_env.interface.rllib import ParaMarketRLlibEnv  # noqa: PLC0415
+
+    return ParaMarketRLlibEnv(_config(scenario, max_cycles, action_mode), markets, device)

@@ -36,7 +36,7 @@ def test_pictures_and_files_that_the_readme_names_exist() -> None:
 
 def test_every_argument_is_on_the_page_of_the_environment() -> None:
     page = paramarket_v0.__doc__ or ""
-    for factory in ("parallel_env", "gym_env", "vector_env", "sb3_vec_env", "torchrl_env"):
+    for factory in ("parallel_env", "gym_env", "vector_env", "sb3_vec_env", "torchrl_env", "rllib_env"):
         assert f"`{factory}(" in page or f"`{factory}`" in page
         for name in inspect.signature(getattr(paramarket_v0, factory)).parameters:
             assert f"`{name}`" in page

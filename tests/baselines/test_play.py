@@ -11,7 +11,7 @@ import torch
 
 from baselines.federated import average
 from baselines.play import PAPER_ARMS, RULE_ARMS, Arm, closed, play
-from baselines.rules import POLICIES
+from baselines.rules import POLICIES, policy_factory
 from paramarket_env.scenarios import digits
 from tests.helpers import new_engine, orders, priced_market, tiny_market
 
@@ -112,3 +112,9 @@ def test_trading_improves_performance_as_the_paper_claims() -> None:
         accuracy[arm.name] = steps[steps.cycle == steps.cycle.max()].test_accuracy.mean()
     assert accuracy["market aligned"] > accuracy["out of market"] + 0.1
     assert accuracy["market unaligned"] > accuracy["out of market"] + 0.1
+
+
+def test_an_arm_takes_policies_by_name_or_as_what_makes_them() -> None:
+    config = tiny_market(max_cycles=3)
+    named, made = (play(config, Arm("arm", (policy,)), SEEDS, "cpu") for policy in ("paper", policy_factory("paper")))
+    pd.testing.assert_frame_equal(named.steps, made.steps)

@@ -1,0 +1,109 @@
+"""M markets as one RLlib multi-agent environment: side by side they cost far less than one environment each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from paramarket_env.config import MarketConfig
+from paramarket_env.interface.actions import checked_actions
+from paramarket_env.interface.batch import MarketBatch
+from paramarket_env.interface.infos import info_columns
+from paramarket_env.market.orders import StepRecord
+
+try:
+    from ray.rllib.env.multi_agent_env import MultiAgentEnv
+except ImportError as error:
+    raise ImportError("RLlib is not installed: pip install 'paramarket-env[rllib]'") from error
+
+
+class ParaMarketRLlibEnv(MultiAgentEnv):  # type: ignore[misc]  # RLlib need not be installed
+    """M markets x N agents, named ``market_0/trader_0`` and so on, in one environment.
+
+    **Ends.** All markets play the same number of cycles, so an episode is one episode of all of them, truncated at its
+    end. An agent whose network fails is terminated in that step and drops out; without any agent left the episode is
+    over. The infos of agents that are done have what ``ParaMarketEnv``'s infos have but the mask; others are empty.
+
+    **Seeds.** ``reset(seed=s)`` gives market m the seed ``s * M + m``: RLlib seeds its env runners with numbers that
+    follow each other, and no two of them shall play the same market. Each next episode follows from the last.
+    """
+
+    def __init__(self, config: MarketConfig, markets: int, device: str | torch.device = "auto") -> None:
+        super().__init__()
+        self.batch = MarketBatch(config, markets, device)
+        self.possible_agents = [
+            f"market_{market}/trader_{agent}" for market in range(markets) for agent in range(config.agents)
+        ]
+        self.agents = list(self.possible_agents)
+        self.observation_spaces = dict.fromkeys(self.possible_agents, self.batch.layout.space())
+        self._action_space = self.batch.actions.space()
+        self.action_spaces = dict.fromkeys(self.possible_agents, self._action_space)
+        self._over = True
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
+        """Begin an episode of all markets; float32 ``[D]`` and an empty info for every agent. No options are known."""
+        markets = self.batch.engine.markets
+        first = None if seed is None else seed * markets
+        observation = self.batch.reset(self.batch.seeds(first))
+        self.agents, self._over = list(self.possible_agents), False
+        return self._by_agent(observation), {agent: {} for agent in self.agents}
+
+    def step(
+        self, action_dict: dict[str, Any]
+    ) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
+        """One step of all markets; ``action_dict`` has an action for every agent in ``agents``.
+
+        Raises ``ValueError``, before anything changes, for an action that is missing, outside the space, or of an agent
+        that does not act. One that is not legal now does nothing and is counted.
+        """
+        if self._over:
+            raise RuntimeError("step() after the end of an episode, or before the first reset(): call reset()")
+        transition = self.batch.step(self._action_tensor(action_dict))
+        record, acted = transition.record, self.agents
+        observations, rewards = self._by_agent(transition.observation), self._by_agent(record.reward)
+        terminated = {agent: bool(failed) for agent, failed in self._by_agent(record.terminated).items()}
+        truncated = bool(record.truncated.all())
+        self.agents = [agent for agent in acted if not terminated[agent]]
+        self._over = truncated or not self.agents
+        infos = self._infos(acted if self._over else [agent for agent in acted if terminated[agent]], record)
+        return (
+            observations,
+            {agent: float(reward) for agent, reward in rewards.items()},
+            terminated | {"__all__": not self.agents},
+            # Not agent by agent: RLlib takes an episode whose agents are all done for terminated.
+            {"__all__": truncated},
+            {agent: infos.get(agent, {}) for agent in acted},
+        )
+
+    def _by_agent(self, values: torch.Tensor) -> dict[str, Any]:
+        """What the agents that are left have of ``[M, N, ...]``, as NumPy."""
+        rows = values.flatten(0, 1).cpu().numpy()
+        if len(self.agents) == len(rows):
+            return dict(zip(self.agents, rows, strict=True))
+        left = set(self.agents)
+        return {agent: row for agent, row in zip(self.possible_agents, rows, strict=True) if agent in left}
+
+    def _action_tensor(self, actions: dict[str, Any]) -> torch.Tensor:
+        """The actions int64 ``[M, N]`` or ``[M, N, parts]``; agents that are gone hold."""
+        if actions.keys() != set(self.agents):
+            missing, unknown = sorted(set(self.agents) - set(actions)), sorted(set(actions) - set(self.agents))
+            raise ValueError(f"actions must name every agent that is left: missing {missing}, unknown {unknown}")
+        hold = np.zeros(self._action_space.shape or (), dtype=np.int64)
+        chosen = checked_actions(
+            [actions.get(agent, hold) for agent in self.possible_agents],
+            self._action_space,
+            (len(self.possible_agents),),
+        )
+        shape = (self.batch.engine.markets, self.batch.config.agents, *hold.shape)
+        return torch.from_numpy(chosen.reshape(shape))
+
+    def _infos(self, agents: list[str], record: StepRecord) -> dict[str, dict[str, Any]]:
+        if not agents:
+            return {}
+        columns = {name: column.flatten().tolist() for name, column in info_columns(self.batch.engine, record).items()}
+        rows = {agent: row for row, agent in enumerate(self.possible_agents)}
+        return {agent: {name: column[rows[agent]] for name, column in columns.items()} for agent in agents}
