@@ -27,6 +27,7 @@ HOUSE: dict[str, set[str]] = {
     PACKAGE: {PACKAGE},
     "baselines": {PACKAGE, "baselines"},
     "benchmarks": {PACKAGE, "baselines", "benchmarks"},
+    "examples": {PACKAGE, "baselines"},
 }
 FOLDERS = {*HOUSE, "tests"}
 
