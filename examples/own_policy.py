@@ -26,6 +26,7 @@ class Choosy:
 
     def act(self, observation: Tensor, mask: Tensor) -> Tensor:
         """Actions of one seat in B markets at once; ``observation`` float32 ``[B, D]``, ``mask`` bool ``[B, A]``."""
+        asks = observation.new_full((len(observation), self.seat.actions.of.ask_slots), -1, dtype=torch.int64)
         fields = self.seat.layout.unpack(observation)  # their names: print(env.layout.table())
         gain, offer = fields["offer_gain"].where(fields["offer_legal"] > 0, 0).max(dim=1)
         buys = gain >= 0.25
@@ -34,7 +35,7 @@ class Choosy:
                 train=~buys,
                 offer=torch.where(buys, offer, -1),
                 bid=torch.zeros_like(offer),  # one bid alone is possible where prices are posted
-                ask=torch.full((len(offer), self.seat.actions.of.ask_slots), -1),  # leaves its own price as it is
+                ask=asks,  # -1: leaves its own price as it is
             )
         )
 

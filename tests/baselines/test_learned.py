@@ -45,7 +45,7 @@ def test_a_policy_that_was_kept_acts_as_the_model_that_was_trained(name: str, mo
     model = taught(config, name, tmp_path)
     batch = MarketBatch(config, 5, "cpu")
     seen, mask = batch.reset(torch.arange(5)), batch.mask()
-    player = build_policy(f"learned:{tmp_path}", seat_of(batch, batch.engine.state.seeds))
+    player = build_policy(f"learned:{tmp_path / 'checkpoint'}", seat_of(batch, batch.engine.state.seeds))
     masks = {"action_masks": mask[:, 1].numpy()} if name == "maskable-ppo" else {}
     env = model.get_vec_normalize_env()
     assert env is not None

@@ -58,9 +58,9 @@ def test_the_same_seed_gives_the_same_policy(mode: str, tmp_path: Path) -> None:
 
 def test_returns_are_told_rollout_by_rollout(tmp_path: Path) -> None:
     told: list[tuple[int, float]] = []
-    learn(replace(SHORT, timesteps=5000), tmp_path, "cpu", lambda steps, returned: told.append((steps, returned)))
-    # 43 episodes of 4 cycles in 4 markets of 3 agents are the first 2048 agent-steps and more.
-    assert [steps for steps, _ in told] == [2064, 4128, 6192]
+    learn(replace(SHORT, timesteps=600), tmp_path, "cpu", lambda steps, returned: told.append((steps, returned)))
+    # Six episodes of 4 cycles in 4 markets of 3 agents are the first 256 agent-steps and more.
+    assert [steps for steps, _ in told] == [288, 576, 864]
     assert np.isfinite([returned for _, returned in told]).all()
 
 
@@ -101,14 +101,14 @@ def test_the_best_policy_is_kept_and_the_checkpoint_is_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scored(monkeypatch, [0.1, 0.5, 0.2, 0.3])
-    learn(replace(SHORT, timesteps=6000), tmp_path, "cpu")
+    learn(replace(SHORT, timesteps=600), tmp_path, "cpu")
     steps = [
         json.loads((folder / "policy.json").read_text())["timesteps"] for folder in (tmp_path, tmp_path / "checkpoint")
     ]
-    assert steps == [4128, 6192]
+    assert steps == [576, 864]
     table = pd.read_csv(tmp_path / "evaluations.csv")
     assert table["return"].tolist() == [0.1, 0.5, 0.2, 0.3]
-    assert table.timesteps.tolist() == [2064, 4128, 6192, 6192]
+    assert table.timesteps.tolist() == [288, 576, 864, 864]
 
 
 def test_learning_ends_early_when_it_gets_no_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,6 +127,7 @@ def test_training_goes_on_from_a_checkpoint_and_keeps_a_better_policy_of_before(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = replace(SHORT, algo=name, timesteps=600)
+    monkeypatch.setattr(callbacks, "TIRED", 100)
     scored(monkeypatch, [0.9] * 40)
     first = learn(plan, tmp_path, "cpu")
     best = (tmp_path / "policy.json").read_text()
