@@ -1,0 +1,119 @@
+"""The leaderboard: what is stored, what the page makes of it, and that the same seeds give the same table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from baselines import training
+from benchmarks import leaderboard
+from benchmarks.leaderboard import HERE, Leaderboard, entries, main, page, standings
+from paramarket_env import scenarios
+from paramarket_env.config import MarketConfig
+from tests.helpers import tiny_market
+
+NAMES = ("digits-short", "digits-layers-short")
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scenarios are tiny markets, and training is next to none."""
+    for name, cycles in zip(NAMES, (2, 3), strict=True):
+        monkeypatch.setitem(scenarios.SCENARIOS, name, lambda cycles=cycles: tiny_market(max_cycles=cycles))
+        monkeypatch.setitem(training.TUNED, name, {"timesteps": 1, "markets": 2})
+
+
+def new_entries(folder: Path, **files: Any) -> Path:
+    folder.mkdir()
+    for name, told in {"train": {"policy": "train"}, **files}.items():
+        (folder / f"{name}.json").write_text(json.dumps(told))
+    return folder
+
+
+def made(tmp_path: Path, folder: Path, out: str, *more: str) -> Path:
+    """The folder that the command has filled, with one policy's training of its own."""
+    target = tmp_path / out
+    names = ["--scenarios", *NAMES, "--seeds", "2", "--device", "cpu"]
+    main([*names, "--folder", str(folder), "--out", str(target), "--policies", str(target / "policies"), *more])
+    return target
+
+
+def test_the_same_seeds_give_the_same_table_of_rules_learned_and_own_policies(tmp_path: Path) -> None:
+    folder = new_entries(tmp_path / "entries", hold={"policy": "hold"}, ppo={"train": {"algo": "ppo"}})
+    (folder / "mine.py").write_text("from baselines.rules import Hold as policy\n")
+    first, second = (made(tmp_path, folder, out) for out in ("first", "second"))
+    told = (first / "leaderboard.md").read_text()
+    assert told == (second / "leaderboard.md").read_text()
+    for entry in ("train", "hold", "ppo", "mine"):
+        assert told.count(f"\n| {entry} |") == 3  # over all, and in either scenario
+        for name in NAMES:
+            stored = [json.loads((out / "leaderboard" / name / f"{entry}.json").read_text()) for out in (first, second)]
+            runs = [[{**run, "error": ""} for run in kept.pop("runs")] for kept in stored]
+            assert runs[0] == runs[1]
+            assert stored[0] == stored[1]
+            assert len(runs[0]) == 3 * 2 * 2  # populations, seats, seeds
+    assert "–" not in told.split("## ")[-1]
+    assert (first / "leaderboard.png").stat().st_size > 0
+
+
+def test_what_is_stored_is_not_played_again_unless_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = new_entries(tmp_path / "entries")
+    out = made(tmp_path, folder, "out")
+    played: list[str] = []
+
+    def told(file: Path, name: str, _: Leaderboard) -> dict[str, Any]:
+        played.append(name)
+        stored: dict[str, Any] = json.loads((out / "leaderboard" / name / f"{file.stem}.json").read_text())
+        return stored
+
+    monkeypatch.setattr(leaderboard, "play_entry", told)
+    made(tmp_path, folder, "out")
+    assert played == []
+    made(tmp_path, folder, "out", "--again")
+    assert played == list(NAMES)
+
+
+def test_holes_are_shown_with_their_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"patient": {"policy": "patient"}, "gone": {"policy": "learned:nowhere"}, "late": {"policy": "hold"}}
+    folder = new_entries(tmp_path / "entries", **files)
+    out = made(tmp_path, folder, "out", "--entries", "train", "patient", "gone")
+    board = standings(out / "leaderboard", NAMES[0], list(entries(folder)))
+    assert list(board)[-2:] == ["gone", "late"]
+    assert "is not there" in str(board["gone"])
+    assert board["late"] == "not played"
+    told = page({NAMES[0]: board})
+    assert "| late | – (not played) |" in told
+    monkeypatch.setitem(scenarios.SCENARIOS, NAMES[0], lambda: tiny_market(max_cycles=5))
+    board = standings(out / "leaderboard", NAMES[0], list(entries(folder)))
+    assert board["patient"] == "train: played in another configuration"
+
+
+def test_the_best_comes_first(tmp_path: Path) -> None:
+    folder = new_entries(tmp_path / "entries", hold={"policy": "hold"})
+    out = made(tmp_path, folder, "out")
+    board = standings(out / "leaderboard", NAMES[1], ["hold", "train"])
+    means = [row["mean"].value for row in board.values() if not isinstance(row, str)]
+    assert means == sorted(means, reverse=True)
+    assert len(means) == 2
+
+
+def test_unknown_names_are_refused_before_anything_is_played(tmp_path: Path) -> None:
+    folder = new_entries(tmp_path / "entries")
+    with pytest.raises(ValueError, match="unknown entry 'nobody'"):
+        made(tmp_path, folder, "out", "--entries", "nobody")
+    with pytest.raises(ValueError, match="unknown scenario 'nowhere'"):
+        main(["--scenarios", "nowhere", "--folder", str(folder), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_entry_of_the_repository_can_be_played() -> None:
+    for file in entries(HERE / "entries").values():
+        told = json.loads(file.read_text())
+        assert set(told) in ({"policy"}, {"train"})
+        if "train" in told:
+            training.Plan(MarketConfig(), **told["train"])
