@@ -41,11 +41,13 @@ class Plan:
 
     config: MarketConfig
     algo: str = "ppo"
+    """`ppo`, `maskable-ppo` (never an illegal action; needs sb3-contrib), `a2c` or `dqn` (verb mode alone)."""
     timesteps: int = 200_000
-    """Steps of learning agents."""
+    """Steps of learning agents to train for."""
     markets: int = 48
     """How many markets at once."""
     seed: int = 0
+    """Of the algorithm and of the markets."""
     against: tuple[str, ...] = ()
     """Populations: in each market one agent learns, and one of these policies has all other seats. None: all learn."""
 

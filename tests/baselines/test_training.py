@@ -215,3 +215,10 @@ def test_training_that_cannot_be_is_refused_and_leaves_no_folder(
 def test_a_folder_that_exists_is_refused_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--timesteps", "1000000000", "--device", "cpu", "--out", str(tmp_path)]) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+def test_to_resume_there_must_be_a_folder_with_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "nowhere"
+    assert main(["train", "--resume", "--timesteps", "16", "--markets", "2", "--device", "cpu", "--out", str(out)]) == 2
+    assert "has no checkpoint to resume" in " ".join(capsys.readouterr().err.split())
+    assert not out.exists()
