@@ -103,8 +103,8 @@ def play_entry(file: Path, name: str, options: Leaderboard) -> dict[str, Any]:
     runs = evaluate(config, [policy_of(file, name, options)], POPULATIONS, seeds, options.device)
     origin = provenance(seeds, resolve_device(options.device))
     del origin["date"]
-    rows = json.loads(runs.drop(columns="policy").to_json(orient="records", double_precision=12))
-    return {"entry": file.stem, "scenario": name, "config_hash": config_hash(config), **origin, "runs": rows}
+    table = json.loads(runs.drop(columns="policy").to_json(orient="split", index=False, double_precision=9))
+    return {"entry": file.stem, "scenario": name, "config_hash": config_hash(config), **origin, "runs": table}
 
 
 def fill(options: Leaderboard) -> None:
@@ -117,7 +117,7 @@ def fill(options: Leaderboard) -> None:
         if options.again or not target.is_file():
             kept = play_entry(file, name, options)
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(json.dumps(kept, indent=1) + "\n")
+            target.write_text(json.dumps(kept) + "\n")
 
 
 Board = dict[str, dict[str, Estimate] | str]
@@ -131,7 +131,7 @@ def _stored(file: Path, current: str) -> pd.DataFrame | str:
     kept = json.loads(file.read_text())
     if kept["config_hash"] != current:
         return "played in another configuration"
-    runs = pd.DataFrame(kept["runs"]).assign(policy=file.stem)
+    runs = pd.DataFrame(kept["runs"]["data"], columns=kept["runs"]["columns"]).assign(policy=file.stem)
     errors = sorted(set(runs.error) - {""})
     return str(errors[0]) if errors else runs
 
