@@ -31,7 +31,5 @@ def test_a_scenario_names_a_dataset_and_says_what_it_is(name: str) -> None:
 
 
 def test_unknown_scenarios_list_those_that_exist() -> None:
-    with pytest.raises(
-        ValueError, match="unknown scenario 'x': choose from cifar10, costly-training, "
-    ):
+    with pytest.raises(ValueError, match="unknown scenario 'x': choose from cifar10, costly-training, "):
         scenario("x")
