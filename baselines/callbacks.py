@@ -20,10 +20,10 @@ from paramarket_env.market.orders import StepRecord
 OnRollout = Callable[[int, float], None]
 """Called with the steps taken, and the mean return of the last episodes (NaN before the first end)."""
 
-EVALUATIONS = 20
+EVALUATIONS = 10
 """How often a training is evaluated."""
 
-TIRED = 7
+TIRED = 4
 """Training ends early after so many evaluations without a better one."""
 
 EVALUATION_SEEDS = range(2**41, 2**41 + 16)

@@ -28,7 +28,14 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from baselines.evaluation import ESTIMATES_LEGEND, estimates_table, evaluate, summary, write_evaluation
+from baselines.evaluation import (
+    ESTIMATES_LEGEND,
+    POPULATIONS,
+    estimates_table,
+    evaluate,
+    summary,
+    write_evaluation,
+)
 from baselines.learned import algorithm
 from baselines.play import PAPER_ARMS, RULE_ARMS, Arm, Episode, play
 from baselines.report import LEGEND, as_table, claim_folder, new_console, per_seed, provenance, summarise, write_run
@@ -88,8 +95,8 @@ class Evaluate:
     """Policies, such as `patient:7` or `paper+fixed:3`; the others are compared with the first."""
     scenario: str = "digits"
     """Where the settings below start from: a name that `paramarket list` shows."""
-    populations: tuple[str, ...] = ("train", "paper", "patient")
-    """Who has all other seats: one policy after the other."""
+    populations: tuple[str, ...] = POPULATIONS
+    """Who has all other seats: one policy after the other. `train` learns beside the first three, not the others."""
     seeds: int = 20
     """How many seeds for each seat and population."""
     first_seed: int = 0

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 from rich import box
+from rich.console import Group
 from rich.table import Table
 from scipy import stats
 
@@ -26,8 +27,14 @@ from baselines.rules import policy_factory
 from baselines.welfare import returns
 from paramarket_env.config import MarketConfig, require
 
-MEANS = {"gain": "gain", "test_accuracy": "test acc.", "everyone_gains": "all gain"}
+POPULATIONS = ("train", "paper", "patient", "greedy", "random")
+"""Who has the other seats unless it is told: those that ``paramarket train`` learns beside, and two it never meets."""
+
+MEANS = {"gain": "gain", "surplus": "surplus", "test_accuracy": "test acc.", "everyone_gains": "all gain"}
 """Measures of which the mean is told, besides the statistics of the return, and their labels."""
+
+BESIDE = "beside "
+"""Before a population's name: the mean return beside it."""
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -76,8 +83,9 @@ def evaluate(
     """Play every policy in every seat while a population's policy has all other seats, one batch of seeds each.
 
     One row a run: policy, population, seat, seed, ``return`` of the seat, ``gain`` (that above the return out of the
-    market), ``test_accuracy`` of the seat, ``everyone_gains`` (0 or 1). The figures of a policy that cannot play here
-    are NaN, and ``error`` says why.
+    market), ``surplus`` (what all purchases in the market were worth to their buyers, in units of reward),
+    ``test_accuracy`` of the seat, ``everyone_gains`` (0 or 1). The figures of a policy that cannot play here are NaN,
+    and ``error`` says why.
     """
     require(len(seeds) >= 2, "seeds", len(seeds), "at least 2")
     for name in (*policies, *populations):
@@ -110,6 +118,7 @@ def _figures(episode: Episode, seat: int, outside: pd.Series) -> pd.DataFrame:
         {
             "return": total.xs(seat, level="agent"),
             "gain": gains.xs(seat, level="agent"),
+            "surplus": episode.trades.groupby("seed").value.sum().reindex(last.seed, fill_value=0.0),
             "test_accuracy": last.set_index("seed").test_accuracy,
             "everyone_gains": (gains > 0).groupby("seed").all().astype(float),
             "error": "",
@@ -174,41 +183,53 @@ def _bootstrap(tasks: Samples, statistic: Callable[..., np.ndarray]) -> Estimate
 
 
 def summary(runs: pd.DataFrame) -> dict[str, dict[str, Estimate]]:
-    """The statistics of every policy's returns, its chance to beat the first one, and its other measures' means."""
-    policies = runs.policy.unique().tolist()
+    """The statistics of every policy's returns, its chance to beat the first one, and its means.
+
+    The means are those of the other measures, and those of the return beside each population.
+    """
+    policies, populations = runs.policy.unique().tolist(), runs.population.unique().tolist()
     first = samples(runs, policies[0])
     table = {}
     for policy in policies:
         scores = samples(runs, policy)
         estimates = {name: estimate(scores, statistic) for name, statistic in STATISTICS.items()}
         estimates[f"P(> {policies[0]})"] = improvement(scores, first)
+        for population in populations:
+            beside = samples(runs[runs.population == population], policy)
+            estimates[f"{BESIDE}{population}"] = estimate(beside, STATISTICS["mean"])
         for measure in MEANS:
             estimates[measure] = estimate(samples(runs, policy, measure), STATISTICS["mean"])
         table[policy] = estimates
     return table
 
 
-def estimates_table(estimates: dict[str, dict[str, Estimate]], title: str) -> Table:
-    """The summary for the terminal: every policy in a line, what is missing as a dash."""
+def estimates_table(estimates: dict[str, dict[str, Estimate]], title: str) -> Group:
+    """The summary for the terminal, what is missing as a dash: the return with its intervals, then the means."""
+    names = list(next(iter(estimates.values())))
+    brief = [name for name in names if name.startswith(BESIDE) or name in MEANS]
+    exact = [name for name in names if name not in ("median", *brief)]
+    cells = {policy: [str(row[name]) for name in exact] for policy, row in estimates.items()}
+    means = {policy: [row[name].brief() for name in brief] for policy, row in estimates.items()}
+    labels = [MEANS.get(name, name.removeprefix(BESIDE)) for name in brief]
+    return Group(_table(cells, exact, title), _table(means, labels, "mean return beside each population; other means"))
+
+
+def _table(rows: dict[str, list[str]], labels: Sequence[str], title: str) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
-    shown = [name for name in next(iter(estimates.values())) if name != "median"]
-    cells = {
-        name: [row[name].brief() if name in MEANS else str(row[name]) for row in estimates.values()] for name in shown
-    }
-    for name, column in cells.items():
-        label = MEANS.get(name, name)
+    for label, column in zip(labels, zip(*rows.values(), strict=True), strict=True):
         # Where there is little room, names are cut short, not figures.
         table.add_column(label, justify="right", no_wrap=True, min_width=max(map(len, [label, *column])))
-    for policy, row in zip(estimates, zip(*cells.values(), strict=True), strict=True):
-        table.add_row(policy, *row)
+    for name, cells in rows.items():
+        table.add_row(name, *cells)
     return table
 
 
 ESTIMATES_LEGEND = (
     "mean and interquartile mean of a seat's return, over seats, populations and seeds, [95 % interval] of a bootstrap "
     "stratified by seat and population; P: the chance of a higher return than the first policy's on the same task; "
-    "gain: return above that out of the market; all gain: share of the markets in which every agent has one"
+    "gain: return above that out of the market; surplus: what all purchases in the market were worth to their buyers; "
+    "all gain: share of the markets in which every agent has a gain"
 )
 
 

@@ -18,6 +18,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 from baselines.callbacks import Figures, Judge, OnRollout, Progress
@@ -25,6 +26,7 @@ from baselines.learned import MASKABLE, algorithm, save_policy
 from baselines.report import provenance
 from baselines.rules import policy_factory
 from paramarket_env.config import MarketConfig, require
+from paramarket_env.interface.actions import VerbActions
 from paramarket_env.interface.sb3 import ParaMarketVecEnv
 from paramarket_env.scenarios import scenario
 
@@ -64,7 +66,7 @@ def _on_policy(plan: Plan, rows: int) -> dict[str, Any]:
     cycles = plan.config.max_cycles
     steps = cycles * math.ceil(wanted / (cycles * rows))
     minibatch = next(size for size in range(wanted // 8, steps * rows + 1) if steps * rows % size == 0)
-    return {"n_steps": steps, "batch_size": minibatch, "n_epochs": 8, "learning_rate": falling, "ent_coef": 0.005}
+    return {"n_steps": steps, "batch_size": minibatch, "n_epochs": 8, "learning_rate": falling, "ent_coef": 0.01}
 
 
 def falling(left: float) -> float:
@@ -75,7 +77,7 @@ def falling(left: float) -> float:
 SETTINGS: dict[str, Callable[[Plan, int], dict[str, Any]]] = {
     "ppo": _on_policy,
     MASKABLE: _on_policy,
-    "a2c": lambda plan, rows: {"n_steps": plan.config.max_cycles, "ent_coef": 0.005},
+    "a2c": lambda plan, rows: {"n_steps": plan.config.max_cycles, "ent_coef": 0.01},
     "dqn": lambda plan, rows: {
         "learning_starts": 500,
         "buffer_size": 50_000,
@@ -90,7 +92,8 @@ SETTINGS: dict[str, Callable[[Plan, int], dict[str, Any]]] = {
 """What differs from the algorithms' own defaults, given the plan and the rows of the environment."""
 
 
-POPULATIONS = ("train", "paper", "patient")
+SPARRING = ("train", "paper", "patient")
+"""Whom a policy learns beside unless it is told; an evaluation has others, too."""
 
 TUNED: dict[str, dict[str, Any]] = {}
 """What differs from a plan's own defaults, by scenario."""
@@ -98,7 +101,7 @@ TUNED: dict[str, dict[str, Any]] = {}
 
 def tuned(name: str) -> Plan:
     """The plan for a scenario: one agent learns beside the rules."""
-    return Plan(scenario(name), against=POPULATIONS, **TUNED.get(name, {}))
+    return Plan(scenario(name), against=SPARRING, **TUNED.get(name, {}))
 
 
 def learn(
@@ -141,7 +144,22 @@ def _new(kind: Any, markets: ParaMarketVecEnv, plan: Plan) -> tuple[VecNormalize
     settings = SETTINGS[plan.algo](plan, markets.num_envs)
     window = markets.num_envs
     arguments = {"seed": plan.seed, "gamma": GAMMA, "device": "cpu", "stats_window_size": window}
-    return env, kind("MlpPolicy", env, **arguments, **settings)
+    model = kind("MlpPolicy", env, **arguments, **settings)
+    if isinstance(model, OnPolicyAlgorithm) and isinstance(markets.markets.batch.actions, VerbActions):
+        _make_verbs_even(model, markets.markets.batch.actions)
+    return env, model
+
+
+def _make_verbs_even(model: OnPolicyAlgorithm, actions: VerbActions) -> None:
+    """Begin with a policy to which holding, training, buying and asking are equally likely.
+
+    Most actions are asks. If all were equally likely, hardly any step would be one of training or of buying, and what
+    they are worth would not be found out.
+    """
+    sizes = (1, 1, actions.of.purchases, actions.mask_size - actions.first_ask)
+    scores: Any = model.policy.action_net
+    with torch.no_grad():
+        scores.bias.copy_(torch.cat([torch.full((size,), -math.log(size)) for size in sizes]))
 
 
 def _continued(kind: Any, markets: ParaMarketVecEnv, checkpoint: Path) -> tuple[VecNormalize, BaseAlgorithm]:

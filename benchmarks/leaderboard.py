@@ -5,6 +5,9 @@ Each file of ``benchmarks/entries/`` is a policy: ``NAME.json`` names one that t
 defines ``policy(seat)``. The command plays what ``benchmarks/results/leaderboard/`` lacks, one JSON file for each
 scenario and policy, and makes the page and the picture of all that is there. What could not be played, or was played in
 another configuration, is a hole.
+
+Each policy is judged beside the populations of ``paramarket evaluate`` and beside one that was trained, the entry
+``self-play``, of which ``benchmarks/policies/`` has what it learned in each scenario, so that all meet the same.
 """
 
 from __future__ import annotations
@@ -22,9 +25,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.progress import track
 
-from baselines.evaluation import MEANS, Estimate, evaluate, summary
+from baselines.evaluation import MEANS, POPULATIONS, STATISTICS, Estimate, evaluate, summary
 from baselines.report import new_console, provenance
-from baselines.training import POPULATIONS, learn, tuned
+from baselines.training import SPARRING, learn, tuned
 from paramarket_env.config import MarketConfig, lookup
 from paramarket_env.market.engine import resolve_device
 from paramarket_env.scenarios import SCENARIOS, scenario
@@ -33,14 +36,17 @@ HERE = Path(__file__).parent
 REFERENCE = "train"
 """The policy that is out of the market: the chance to be better than it is told of the others."""
 CHANCE = f"P(> {REFERENCE})"
-MEASURES = {"mean": "mean return", "IQM": "IQM", CHANCE: CHANCE, **MEANS}
+TRAINED = "self-play"
+"""The entry that is a population, too."""
 
 HEAD = f"""# Leaderboard
 
 Made by `python -m benchmarks.leaderboard` of the runs in `leaderboard/`, which name their seeds, versions and
-configuration. Every policy has every seat, while one of {", ".join(POPULATIONS)} has all others, on the same seeds;
-intervals are 95 %, of a bootstrap that is stratified by seat and population. Policies are ordered by the chance of a
-higher return than `{REFERENCE}` has on the same task, over all scenarios; a dash is a hole, and counts as 0.
+configuration. Every policy has every seat, while one of {", ".join((*POPULATIONS, TRAINED))} has all others, on the
+same seeds; intervals are 95 %, of a bootstrap that is stratified by seat and population. Learned policies have learned
+beside {", ".join(SPARRING)}, and meet the other populations for the first time; `{TRAINED}` has learned beside copies
+of itself. Policies are ordered by the chance of a higher return than `{REFERENCE}` has on the same task, over all
+scenarios; a dash is a hole, and counts as 0.
 
 To submit a policy, add one file to `benchmarks/entries/`: `NAME.py` with a function `policy(seat)` (see
 [docs/examples.md](../../docs/examples.md)), or `NAME.json` with what to train, such as
@@ -64,7 +70,7 @@ class Leaderboard:
     """Where the entries are."""
     out: Path = HERE / "results"
     """Where the runs, the page and the picture go."""
-    policies: Path = Path("runs") / "leaderboard"
+    policies: Path = Path("benchmarks") / "policies"
     """Where policies that are trained for it are kept."""
     again: bool = False
     """Play also what has been played."""
@@ -100,10 +106,12 @@ def policy_of(file: Path, name: str, options: Leaderboard) -> str:
 def play_entry(file: Path, name: str, options: Leaderboard) -> dict[str, Any]:
     """The runs of one entry in one scenario, as they are stored; the date is left out, so that they can be compared."""
     config, seeds = scenario(name), range(options.seeds)
-    runs = evaluate(config, [policy_of(file, name, options)], POPULATIONS, seeds, options.device)
+    trained = policy_of(lookup(entries(options.folder), TRAINED, "entry"), name, options)
+    runs = evaluate(config, [policy_of(file, name, options)], (*POPULATIONS, trained), seeds, options.device)
+    runs = runs.replace({"population": {trained: TRAINED}}).drop(columns="policy")
     origin = provenance(seeds, resolve_device(options.device))
     del origin["date"]
-    table = json.loads(runs.drop(columns="policy").to_json(orient="split", index=False, double_precision=9))
+    table = json.loads(runs.to_json(orient="split", index=False, double_precision=9))
     return {"entry": file.stem, "scenario": name, "config_hash": config_hash(config), **origin, "runs": table}
 
 
@@ -119,6 +127,11 @@ def fill(options: Leaderboard) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(json.dumps(kept) + "\n")
 
+
+EXACT = (*STATISTICS, CHANCE)
+"""What is told with its interval."""
+
+LABELS = {"mean": "mean return", **MEANS}
 
 Board = dict[str, dict[str, Estimate] | str]
 """The estimates of every entry in a scenario, or why there are none; the best first."""
@@ -157,8 +170,9 @@ def page(boards: dict[str, Board]) -> str:
     ]
     parts = [HEAD, _markdown(["policy", CHANCE, *boards], rows)]
     for name, board in boards.items():
-        rows = [[entry, *_cells(row)] for entry, row in board.items()]
-        parts += [f"## {name}", _markdown(["policy", *MEASURES.values()], rows)]
+        measures = next((list(row) for row in board.values() if not isinstance(row, str)), [])
+        rows = [[entry, *_cells(row, measures)] for entry, row in board.items()]
+        parts += [f"## {name}", _markdown(["policy", *(LABELS.get(measure, measure) for measure in measures)], rows)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -172,10 +186,10 @@ def _brief(row: dict[str, Estimate] | str) -> str:
     return "–" if isinstance(row, str) else row["mean"].brief()
 
 
-def _cells(row: dict[str, Estimate] | str) -> list[str]:
+def _cells(row: dict[str, Estimate] | str, measures: Sequence[str]) -> list[str]:
     if isinstance(row, str):
-        return [f"– ({row})", *[""] * (len(MEASURES) - 1)]
-    return [row[measure].brief() if measure in MEANS else str(row[measure]) for measure in MEASURES]
+        return [f"– ({row})", *[""] * (len(measures) - 1)]
+    return [str(row[measure]) if measure in EXACT else row[measure].brief() for measure in measures]
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

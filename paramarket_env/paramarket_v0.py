@@ -95,9 +95,13 @@ listed policies is a population: it has all seats but the learner's in some of t
 changes from market to market; without opponents all agents learn.
 
 An agent whose network fails while its market goes on idles until the market's end: its orders are ignored, its reward
-is 0, and its mask only lets it hold. In the `VecEnv` its row is done when it fails and once more with its market,
-neither time truncated. With one learner the episode ends. In `rllib_env`, where an episode is one of all markets, the
-agent drops out.
+is 0, and its mask only lets it hold. In the `VecEnv` its row is done when it fails and once more with its market. With
+one learner the episode ends. In `rllib_env`, where an episode is one of all markets, the agent drops out.
+
+The end after `max_cycles` is a truncation in PettingZoo's and Gymnasium's words. But nothing follows it, agents see the
+time that is left, and no learner ever learns the value of what it sees behind it. So `sb3_vec_env` and `rllib_env` call
+it terminal, as otherwise their libraries' algorithms would add that value to the last reward; do the same in a loop of
+your own.
 
 ### Version history
 

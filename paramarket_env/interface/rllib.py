@@ -22,9 +22,11 @@ except ImportError as error:
 class ParaMarketRLlibEnv(MultiAgentEnv):  # type: ignore[misc]  # RLlib need not be installed
     """M markets x N agents, named ``market_0/trader_0`` and so on, in one environment.
 
-    **Ends.** All markets play the same number of cycles, so an episode is one episode of all of them, truncated at its
-    end. An agent whose network fails is terminated in that step and drops out; without any agent left the episode is
-    over. The infos of agents that are done have what ``ParaMarketEnv``'s infos have but the mask; others are empty.
+    **Ends.** All markets play the same number of cycles, so an episode is one episode of all of them. It ends terminated,
+    not truncated: agents see the time that is left and nothing follows, but RLlib would add the value of what is seen
+    behind the end, which is never learned. An agent whose network fails is terminated in that step and drops out;
+    without any agent left the episode is over. The infos of agents that are done have what ``ParaMarketEnv``'s infos
+    have but the mask; others are empty.
 
     **Seeds.** ``reset(seed=s)`` gives market m the seed ``s * M + m``: RLlib seeds its env runners with numbers that
     follow each other, and no two of them shall play the same market. Each next episode follows from the last.
@@ -66,16 +68,14 @@ class ParaMarketRLlibEnv(MultiAgentEnv):  # type: ignore[misc]  # RLlib need not
         record, acted = transition.record, self.agents
         observations, rewards = self._by_agent(transition.observation), self._by_agent(record.reward)
         terminated = {agent: bool(failed) for agent, failed in self._by_agent(record.terminated).items()}
-        truncated = bool(record.truncated.all())
         self.agents = [agent for agent in acted if not terminated[agent]]
-        self._over = truncated or not self.agents
+        self._over = bool(record.truncated.all()) or not self.agents
         infos = self._infos(acted if self._over else [agent for agent in acted if terminated[agent]], record)
         return (
             observations,
             {agent: float(reward) for agent, reward in rewards.items()},
-            terminated | {"__all__": not self.agents},
-            # Not agent by agent: RLlib takes an episode whose agents are all done for terminated.
-            {"__all__": truncated},
+            terminated | {"__all__": self._over},
+            {"__all__": False},
             {agent: infos.get(agent, {}) for agent in acted},
         )
 

@@ -29,9 +29,12 @@ class ParaMarketVecEnv(VecEnv):
 
     **Ends.** The rows of a market that ends are done together; their infos have ``terminal_observation`` (a copy),
     ``TimeLimit.truncated`` and what ``ParaMarketEnv``'s infos have, and the rows go on with the next episode. An agent
-    whose network fails is done in that step, not truncated. Its row then idles until its market ends (reward 0, a mask
-    that only lets it hold), and is done once more there, again not truncated: nothing is bootstrapped from it.
-    The infos of rows that are not done are empty.
+    whose network fails is done in that step. Its row then idles until its market ends (reward 0, a mask that only lets
+    it hold), and is done once more there. The infos of rows that are not done are empty.
+
+    ``TimeLimit.truncated`` is always false. Where it is true, Stable-Baselines3 adds the value of the last observation
+    to the last reward, as if the episode went on. Here nothing follows, agents see the time that is left, and the value
+    of an observation without any is never learned: it would be an error that feeds on itself.
 
     **Arrays.** Observations and masks lie in two buffers in turn: those handed out are overwritten by the second step
     after.
@@ -111,8 +114,6 @@ class ParaMarketVecEnv(VecEnv):
 
     def _tell_ending(self, infos: list[dict[str, Any]], advance: Advance, ending: Ending) -> None:
         """The infos of the rows of markets that ended."""
-        # No value is bootstrapped from an agent that is gone.
-        truncated = (advance.record.truncated.unsqueeze(1) & advance.alive)[ending.markets].flatten().tolist()
         observation = ending.observation.flatten(0, 1).cpu().numpy()
         columns = {name: column.ravel().tolist() for name, column in ending.infos.items()}
         ended = self._learners_of(advance.ended.unsqueeze(1).expand_as(advance.alive)).nonzero().flatten()
@@ -123,7 +124,7 @@ class ParaMarketVecEnv(VecEnv):
         for row, place in zip(ended.tolist(), places.tolist(), strict=True):
             infos[row] = {
                 "terminal_observation": observation[place],
-                "TimeLimit.truncated": truncated[place],
+                "TimeLimit.truncated": False,
                 **{name: column[place] for name, column in columns.items()},
             }
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from baselines.cli import main
 from baselines.evaluation import (
     HOLE,
+    POPULATIONS,
     STATISTICS,
     Estimate,
     estimate,
@@ -23,6 +24,7 @@ from baselines.evaluation import (
     summary,
 )
 from baselines.play import Arm, play
+from baselines.training import SPARRING
 from baselines.welfare import returns
 from tests.baselines.test_cli import SMALL
 from tests.helpers import priced_market
@@ -55,6 +57,26 @@ def test_a_run_is_the_seats_return_in_an_episode_as_long_as_the_environments(run
     assert row["return"] == pytest.approx(returns(episode)[4, 1])
     last = episode.steps[(episode.steps.cycle == 3) & (episode.steps.seed == 4) & (episode.steps.agent == 1)]
     assert row.test_accuracy == last.test_accuracy.item()
+    trades = episode.trades[episode.trades.seed == 4]
+    assert row.surplus == pytest.approx(trades.value.sum())
+    assert row.surplus > 0
+
+
+def test_without_a_trade_there_is_no_surplus() -> None:
+    alone = evaluate(CONFIG, ["hold"], ["train"], SEEDS, "cpu")
+    assert (alone.surplus == 0).all()
+
+
+def test_the_mean_is_told_beside_each_population_too(runs: pd.DataFrame) -> None:
+    row = summary(runs)["paper"]
+    for population in ("greedy", "patient"):
+        mine = runs[(runs.policy == "paper") & (runs.population == population)]
+        assert row[f"beside {population}"].value == pytest.approx(mine["return"].mean())
+    assert row["mean"].value == pytest.approx((row["beside greedy"].value + row["beside patient"].value) / 2)
+
+
+def test_some_populations_of_an_evaluation_are_new_to_what_was_trained() -> None:
+    assert set(SPARRING) < set(POPULATIONS)
 
 
 def test_a_policy_that_cannot_play_is_a_hole_that_says_why(runs: pd.DataFrame) -> None:

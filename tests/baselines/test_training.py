@@ -12,14 +12,15 @@ import pandas as pd
 import pytest
 import torch
 
-from baselines import callbacks
+from baselines import callbacks, training
 from baselines.cli import main
-from baselines.learned import ALGORITHMS, POLICY_FILES
+from baselines.learned import ALGORITHMS, POLICY_FILES, algorithm
 from baselines.rules import build_policy
 from baselines.training import SETTINGS, TRAINING_SEEDS, TUNED, Plan, learn, tuned
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.policy import seat_of
+from paramarket_env.interface.sb3 import ParaMarketVecEnv
 from paramarket_env.scenarios import SCENARIOS
 from tests.baselines.test_cli import SMALL
 from tests.helpers import priced_market, tiny_market
@@ -43,6 +44,22 @@ def test_the_best_action_of_a_single_step_is_found(name: str, against: tuple[str
     config = tiny_market(max_cycles=1, lr=0.2, opens_at=1, endowment="iid")
     learn(Plan(config, name, 3000, 16, against=against), tmp_path, "cpu")
     assert (acted(config, tmp_path) == 1).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("name", ["ppo", "maskable-ppo", "a2c"])
+def test_learning_begins_with_even_chances_for_every_verb(name: str) -> None:
+    config = priced_market(parameter_sets="layers")
+    plan, markets = Plan(config, name), ParaMarketVecEnv(config, 2, "cpu")
+    _, model = training._new(algorithm(name), markets, plan)
+    chances = np.stack([
+        model.policy.get_distribution(torch.from_numpy(markets.reset())).distribution.probs.detach().numpy()
+        for _ in range(20)
+    ]).mean((0, 1))
+    buy, ask = 2, markets.markets.batch.actions.first_ask
+    verbs = chances[0], chances[1], chances[buy:ask].sum(), chances[ask:].sum()
+    assert ask - buy > 1
+    assert len(chances) - ask > 1
+    assert verbs == pytest.approx([0.25] * 4, abs=0.03)
 
 
 @pytest.mark.parametrize("mode", ["verb", "round"])

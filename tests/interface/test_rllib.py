@@ -64,8 +64,8 @@ def test_episodes_are_those_of_each_market_alone(rllib: Any, mode: str) -> None:
         for market in range(MARKETS):
             if not (gone and market == SPOILED[1]):
                 check_step(alone[market], step, market, told)
-        assert told[2]["__all__"] is False
-        assert told[3] == {"__all__": step == STEPS - 1}
+        assert told[2]["__all__"] is (step == STEPS - 1)
+        assert told[3] == {"__all__": False}
     assert all(info["refused"] >= 0 for info in told[4].values())
 
 
