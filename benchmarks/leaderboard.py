@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -64,8 +65,8 @@ class Leaderboard:
     """Names of files in the folder of entries, without their endings; none: all."""
     scenarios: tuple[str, ...] = tuple(name for name in SCENARIOS if name.endswith("-short"))
     """Names that `paramarket list` shows."""
-    seeds: int = 20
-    """How many, from 0 on, for each seat and population."""
+    runs: int = 40
+    """Of a policy beside each population: in all seats, on the same seeds from 0 on, as many as that takes."""
     folder: Path = HERE / "entries"
     """Where the entries are."""
     out: Path = HERE / "results"
@@ -105,7 +106,8 @@ def policy_of(file: Path, name: str, options: Leaderboard) -> str:
 
 def play_entry(file: Path, name: str, options: Leaderboard) -> dict[str, Any]:
     """The runs of one entry in one scenario, as they are stored; the date is left out, so that they can be compared."""
-    config, seeds = scenario(name), range(options.seeds)
+    config = scenario(name)
+    seeds = range(math.ceil(options.runs / config.agents))
     trained = policy_of(lookup(entries(options.folder), TRAINED, "entry"), name, options)
     runs = evaluate(config, [policy_of(file, name, options)], (*POPULATIONS, trained), seeds, options.device)
     runs = runs.replace({"population": {trained: TRAINED}}).drop(columns="policy")

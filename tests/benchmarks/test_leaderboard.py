@@ -28,7 +28,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def new_entries(folder: Path, **files: Any) -> Path:
     folder.mkdir()
-    for name, told in {"train": {"policy": "train"}, **files}.items():
+    given = {"train": {"policy": "train"}, "self-play": {"train": {"against": []}}, **files}
+    for name, told in given.items():
         (folder / f"{name}.json").write_text(json.dumps(told))
     return folder
 
@@ -36,7 +37,7 @@ def new_entries(folder: Path, **files: Any) -> Path:
 def made(tmp_path: Path, folder: Path, out: str, *more: str) -> Path:
     """The folder that the command has filled, with one policy's training of its own."""
     target = tmp_path / out
-    names = ["--scenarios", *NAMES, "--seeds", "2", "--device", "cpu"]
+    names = ["--scenarios", *NAMES, "--runs", "4", "--device", "cpu"]
     main([*names, "--folder", str(folder), "--out", str(target), "--policies", str(target / "policies"), *more])
     return target
 
@@ -47,12 +48,12 @@ def test_the_same_seeds_give_the_same_table_of_rules_learned_and_own_policies(tm
     first, second = (made(tmp_path, folder, out) for out in ("first", "second"))
     told = (first / "leaderboard.md").read_text()
     assert told == (second / "leaderboard.md").read_text()
-    for entry in ("train", "hold", "ppo", "mine"):
+    for entry in ("train", "self-play", "hold", "ppo", "mine"):
         assert told.count(f"\n| {entry} |") == 3  # over all, and in either scenario
         for name in NAMES:
             stored = [json.loads((out / "leaderboard" / name / f"{entry}.json").read_text()) for out in (first, second)]
             assert stored[0] == stored[1]
-            assert len(stored[0]["runs"]["data"]) == 3 * 2 * 2  # populations, seats, seeds
+            assert len(stored[0]["runs"]["data"]) == 6 * 2 * 2  # populations, seats, seeds
     assert "–" not in told.split("## ")[-1]
     assert (first / "leaderboard.png").stat().st_size > 0
 
@@ -73,7 +74,7 @@ def test_what_is_stored_is_not_played_again_unless_it_is_asked_for(
     made(tmp_path, folder, "out")
     assert played == []
     made(tmp_path, folder, "out", "--again")
-    assert played == list(NAMES)
+    assert played == [name for name in NAMES for _ in ("train", "self-play")]
 
 
 def test_holes_are_shown_with_their_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +82,7 @@ def test_holes_are_shown_with_their_reason(tmp_path: Path, monkeypatch: pytest.M
     folder = new_entries(tmp_path / "entries", **files)
     out = made(tmp_path, folder, "out", "--entries", "train", "patient", "gone")
     board = standings(out / "leaderboard", NAMES[0], list(entries(folder)))
-    assert list(board)[-2:] == ["gone", "late"]
+    assert list(board)[-3:] == ["gone", "late", "self-play"]
     assert "is not there" in str(board["gone"])
     assert board["late"] == "not played"
     told = page({NAMES[0]: board})
