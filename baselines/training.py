@@ -97,7 +97,9 @@ SPARRING = ("train", "paper", "patient")
 
 TUNED: dict[str, dict[str, Any]] = {
     # Three agents, or three parameter sets, take twice as long a step.
-    **dict.fromkeys(("digits-layers-short", "three-firms-short", "costly-training-short"), {"timesteps": 120_000}),
+    "digits-layers-short": {"timesteps": 120_000},
+    "three-firms-short": {"timesteps": 120_000},
+    "costly-training-short": {"timesteps": 120_000},
     # One learner among eight would learn from an eighth of what is computed.
     "crowd-short": {"against": (), "markets": 12, "timesteps": 120_000},
 }

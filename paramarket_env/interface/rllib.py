@@ -22,11 +22,11 @@ except ImportError as error:
 class ParaMarketRLlibEnv(MultiAgentEnv):  # type: ignore[misc]  # RLlib need not be installed
     """M markets x N agents, named ``market_0/trader_0`` and so on, in one environment.
 
-    **Ends.** All markets play the same number of cycles, so an episode is one episode of all of them. It ends terminated,
-    not truncated: agents see the time that is left and nothing follows, but RLlib would add the value of what is seen
-    behind the end, which is never learned. An agent whose network fails is terminated in that step and drops out;
-    without any agent left the episode is over. The infos of agents that are done have what ``ParaMarketEnv``'s infos
-    have but the mask; others are empty.
+    **Ends.** All markets play the same number of cycles, so an episode is one episode of all of them. It ends
+    terminated, not truncated: agents see the time that is left and nothing follows, but RLlib would add the value of
+    what is seen behind the end, which is never learned. An agent whose network fails is terminated in that step and
+    drops out; without any agent left the episode is over. The infos of agents that are done have what
+    ``ParaMarketEnv``'s infos have but the mask; others are empty.
 
     **Seeds.** ``reset(seed=s)`` gives market m the seed ``s * M + m``: RLlib seeds its env runners with numbers that
     follow each other, and no two of them shall play the same market. Each next episode follows from the last.

@@ -49,12 +49,11 @@ def test_the_best_action_of_a_single_step_is_found(name: str, against: tuple[str
 @pytest.mark.parametrize("name", ["ppo", "maskable-ppo", "a2c"])
 def test_learning_begins_with_even_chances_for_every_verb(name: str) -> None:
     config = priced_market(parameter_sets="layers")
-    plan, markets = Plan(config, name), ParaMarketVecEnv(config, 2, "cpu")
+    plan, markets = Plan(config, name), ParaMarketVecEnv(config, 20, "cpu")
     _, model = training._new(algorithm(name), markets, plan)
-    chances = np.stack([
-        model.policy.get_distribution(torch.from_numpy(markets.reset())).distribution.probs.detach().numpy()
-        for _ in range(20)
-    ]).mean((0, 1))
+    policy: Any = model.policy
+    first = policy.get_distribution(torch.from_numpy(markets.reset())).distribution
+    chances = first.probs.detach().numpy().mean(0)
     buy, ask = 2, markets.markets.batch.actions.first_ask
     verbs = chances[0], chances[1], chances[buy:ask].sum(), chances[ask:].sum()
     assert ask - buy > 1
