@@ -210,8 +210,11 @@ def estimates_table(estimates: dict[str, dict[str, Estimate]], title: str) -> Gr
     exact = [name for name in names if name not in ("median", *brief)]
     cells = {policy: [str(row[name]) for name in exact] for policy, row in estimates.items()}
     means = {policy: [row[name].brief() for name in brief] for policy, row in estimates.items()}
+    # The first policy's name would make a wide column of what may be a long path.
+    statistics = [name if name in STATISTICS else "P(> first)" for name in exact]
     labels = [MEANS.get(name, name.removeprefix(BESIDE)) for name in brief]
-    return Group(_table(cells, exact, title), _table(means, labels, "mean return beside each population; other means"))
+    others = "mean return beside each population; other means"
+    return Group(_table(cells, statistics, title), _table(means, labels, others))
 
 
 def _table(rows: dict[str, list[str]], labels: Sequence[str], title: str) -> Table:

@@ -175,7 +175,7 @@ def test_the_command_prints_and_keeps_an_evaluation(tmp_path: Path, capsys: pyte
     chosen = ["train", "patient:1", "paper+bounds", "--populations", "paper", "--out", str(out)]
     assert main(["evaluate", *chosen, *SMALL]) == 0
     printed = capsys.readouterr().out
-    assert "P(> train)" in printed
+    assert "P(> first)" in printed
     assert "could not be played: pricing='bounds' cannot play here" in " ".join(printed.split())
     kept = json.loads((out / "summary.json").read_text())
     assert list(kept["policies"]) == ["train", "patient:1", "paper+bounds"]
