@@ -43,11 +43,11 @@ TRAINED = "self-play"
 HEAD = f"""# Leaderboard
 
 Made by `python -m benchmarks.leaderboard` of the runs in `leaderboard/`, which name their seeds, versions and
-configuration. Every policy has every seat, while one of {", ".join((*POPULATIONS, TRAINED))} has all others, on the
-same seeds; intervals are 95 %, of a bootstrap that is stratified by seat and population. Learned policies have learned
-beside {", ".join(SPARRING)}, and meet the other populations for the first time; `{TRAINED}` has learned beside copies
-of itself. Policies are ordered by the chance of a higher return than `{REFERENCE}` has on the same task, over all
-scenarios; a dash is a hole, and counts as 0.
+configuration. Every policy has every seat, while one of {", ".join((*POPULATIONS, TRAINED))}
+has all others, on the same seeds; intervals are 95 %, of a bootstrap that is stratified by seat and population. Learned
+policies have learned beside {", ".join(SPARRING)}, and meet the other populations for the first time;
+`{TRAINED}`, and in `crowd-short` each of them, has learned beside copies of itself. Policies are ordered by the chance
+of a higher return than `{REFERENCE}` has on the same task, over all scenarios; a dash is a hole, and counts as 0.
 
 To submit a policy, add one file to `benchmarks/entries/`: `NAME.py` with a function `policy(seat)` (see
 [docs/examples.md](../../docs/examples.md)), or `NAME.json` with what to train, such as
@@ -172,7 +172,7 @@ def page(boards: dict[str, Board]) -> str:
     ]
     parts = [HEAD, _markdown(["policy", CHANCE, *boards], rows)]
     for name, board in boards.items():
-        measures = next((list(row) for row in board.values() if not isinstance(row, str)), [])
+        measures = next((list(row) for row in board.values() if not isinstance(row, str)), ["mean"])
         rows = [[entry, *_cells(row, measures)] for entry, row in board.items()]
         parts += [f"## {name}", _markdown(["policy", *(LABELS.get(measure, measure) for measure in measures)], rows)]
     return "\n\n".join(parts) + "\n"

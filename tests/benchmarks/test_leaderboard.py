@@ -90,6 +90,8 @@ def test_holes_are_shown_with_their_reason(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(scenarios.SCENARIOS, NAMES[0], lambda: tiny_market(max_cycles=5))
     board = standings(out / "leaderboard", NAMES[0], list(entries(folder)))
     assert board["patient"] == "train: played in another configuration"
+    lines = page({NAMES[0]: board}).split(f"## {NAMES[0]}")[1].strip().split("\n")
+    assert {line.count("|") for line in lines} == {3}  # a name, and why there is nothing more
 
 
 def test_the_best_comes_first(tmp_path: Path) -> None:
