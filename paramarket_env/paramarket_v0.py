@@ -210,7 +210,7 @@ def sb3_vec_env(
     device: str | torch.device = "auto",
 ) -> ParaMarketVecEnv:
     """The learners of many markets, a row each, as a Stable-Baselines3 ``VecEnv``; raises as :func:`parallel_env`."""
-    from paramarket_env.interface.sb3 import ParaMarketVecEnv  # noqa: PLC0415
+    from paramarket_env.interface.sb3 import ParaMarketVecEnv  # noqa: PLC0415  # slow to import
 
     return ParaMarketVecEnv(_config(scenario, max_cycles, action_mode), markets, device, opponents)
 
@@ -227,7 +227,7 @@ def torchrl_env(
 
     ``ImportError`` where TorchRL is not installed.
     """
-    from paramarket_env.interface.torchrl import ParaMarketTorchRLEnv  # noqa: PLC0415
+    from paramarket_env.interface.torchrl import ParaMarketTorchRLEnv  # noqa: PLC0415  # an extra
 
     return ParaMarketTorchRLEnv(_config(scenario, max_cycles, action_mode), markets, device)
 
@@ -244,6 +244,6 @@ def rllib_env(
 
     ``ImportError`` where RLlib is not installed.
     """
-    from paramarket_env.interface.rllib import ParaMarketRLlibEnv  # noqa: PLC0415
+    from paramarket_env.interface.rllib import ParaMarketRLlibEnv  # noqa: PLC0415  # an extra
 
     return ParaMarketRLlibEnv(_config(scenario, max_cycles, action_mode), markets, device)

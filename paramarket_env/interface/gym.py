@@ -96,7 +96,7 @@ class ParaMarketVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     ``final_obs`` and ``final_info`` are copies.
     """
 
-    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}  # noqa: RUF012
+    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}  # noqa: RUF012  # as Gymnasium has it
 
     def __init__(
         self,
