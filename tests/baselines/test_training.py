@@ -16,7 +16,7 @@ from baselines import callbacks, training
 from baselines.cli import main
 from baselines.learned import ALGORITHMS, POLICY_FILES, algorithm
 from baselines.rules import build_policy
-from baselines.training import SETTINGS, TRAINING_SEEDS, TUNED, Plan, learn, tuned
+from baselines.training import SETTINGS, SPARRING, TRAINING_SEEDS, TUNED, Plan, learn, tuned
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.policy import seat_of
@@ -96,6 +96,11 @@ def test_every_algorithm_has_settings_and_every_tuned_scenario_exists() -> None:
     assert set(SETTINGS) == set(ALGORITHMS)
     assert set(TUNED) <= set(SCENARIOS)
     assert all(isinstance(tuned(name), Plan) for name in SCENARIOS)
+
+
+def test_one_agent_learns_beside_rules_and_in_a_crowd_all_do() -> None:
+    assert tuned("digits-short").against == SPARRING
+    assert tuned("crowd-short").against == ()
 
 
 def test_no_seed_of_training_or_evaluation_is_one_of_reports() -> None:
