@@ -28,7 +28,7 @@ from baselines.welfare import returns
 from paramarket_env.config import MarketConfig, require
 
 POPULATIONS = ("train", "paper", "patient", "greedy", "random")
-"""Who has the other seats unless it is told: those that ``paramarket train`` learns beside, and two it never meets."""
+"""Who has the other seats unless it is told: those that ``paramarket train`` learns beside, and one it never meets."""
 
 MEANS = {"gain": "gain", "surplus": "surplus", "test_accuracy": "test acc.", "everyone_gains": "all gain"}
 """Measures of which the mean is told, besides the statistics of the return, and their labels."""

@@ -92,7 +92,7 @@ SETTINGS: dict[str, Callable[[Plan, int], dict[str, Any]]] = {
 """What differs from the algorithms' own defaults, given the plan and the rows of the environment."""
 
 
-SPARRING = ("train", "paper", "patient")
+SPARRING = ("train", "paper", "patient", "greedy")
 """Whom a policy learns beside unless it is told; an evaluation has others, too."""
 
 TUNED: dict[str, dict[str, Any]] = {
