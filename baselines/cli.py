@@ -18,17 +18,26 @@ from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
     Progress,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
 
-from baselines.evaluation import (
+from baselines.evaluation.play import PAPER_ARMS, RULE_ARMS, Arm, Episode, play
+from baselines.evaluation.report import (
+    COLUMNS,
+    LEGEND,
+    as_table,
+    claim_folder,
+    new_console,
+    per_seed,
+    provenance,
+    summarise,
+    write_run,
+)
+from baselines.evaluation.statistics import (
     ESTIMATES_LEGEND,
     POPULATIONS,
     estimates_table,
@@ -36,29 +45,24 @@ from baselines.evaluation import (
     summary,
     write_evaluation,
 )
-from baselines.learned import algorithm
-from baselines.play import PAPER_ARMS, RULE_ARMS, Arm, Episode, play
-from baselines.report import LEGEND, as_table, claim_folder, new_console, per_seed, provenance, summarise, write_run
-from baselines.rules import POLICIES, build_policy, policy_factory
-from baselines.selling import PRICING
-from baselines.training import Plan, learn, tuned
-from baselines.welfare import WELFARE, WELFARE_LEGEND, welfare
+from baselines.evaluation.welfare import WELFARE, WELFARE_LEGEND, welfare
+from baselines.policies.decisions import POLICIES, build_policy, policy_factory
+from baselines.policies.learned import algorithm
+from baselines.policies.pricing import PRICING
+from baselines.training.sb3 import Plan, learn, tuned
 from paramarket_env.config import MarketConfig, require
 from paramarket_env.economics.clearing import MECHANISMS
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.policy import seat_of
-from paramarket_env.learning.data import DATASETS
-from paramarket_env.learning.endowments import ENDOWMENTS
+from paramarket_env.learning.data.datasets import DATASETS
+from paramarket_env.learning.data.endowments import ENDOWMENTS
 from paramarket_env.learning.merging import PARAMETER_SETS
-from paramarket_env.learning.networks import NETWORKS
+from paramarket_env.learning.networks.mlp import NETWORKS
 from paramarket_env.learning.training import OPTIMIZERS
 from paramarket_env.market.engine import Engine, resolve_device
 from paramarket_env.market.orders import StepRecord
 from paramarket_env.scenarios import SCENARIOS, scenario
 from paramarket_env.seeding import as_seeds
-
-COLUMNS = (TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-"""Of progress bars; the remaining time comes behind them."""
 
 
 @dataclass(frozen=True)

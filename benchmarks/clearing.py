@@ -14,7 +14,7 @@ import tyro
 from rich import box
 from rich.table import Table
 
-from baselines.report import new_console, provenance
+from baselines.evaluation.report import new_console, provenance
 from benchmarks.phases import Phases, phase_seconds
 from paramarket_env.config import MarketConfig, require
 from paramarket_env.economics.clearing import MECHANISMS

@@ -15,7 +15,7 @@ from benchmarks.floor import step_bytes, step_flop
 from benchmarks.phases import phase_seconds
 from benchmarks.reference import coming_passes, plain_market
 from paramarket_env.config import MarketConfig
-from paramarket_env.learning.networks import MLP
+from paramarket_env.learning.networks.mlp import MLP
 from paramarket_env.market.capacity import required_bytes
 from paramarket_env.market.engine import Engine
 from paramarket_env.market.orders import Orders, no_orders

@@ -16,7 +16,8 @@ from torch import Tensor
 from benchmarks.phases import now
 from paramarket_env.config import MarketConfig
 from paramarket_env.learning.merging import PARAMETER_SETS
-from paramarket_env.learning.networks import MLP, parameter_count
+from paramarket_env.learning.networks.mlp import MLP
+from paramarket_env.learning.networks.network import parameter_count
 
 FLOAT32 = 4
 """Bytes."""

@@ -1,10 +1,10 @@
 """The leaderboard: every policy in every seat, over all short scenarios: ``python -m benchmarks.leaderboard``.
 
 Each file of ``benchmarks/entries/`` is a policy: ``NAME.json`` names one that the command line knows (``{"policy":
-"patient:7"}``) or what to train (``{"train": {"algo": "ppo"}}``: settings of ``baselines.training.Plan``), ``NAME.py``
-defines ``policy(seat)``. The command plays what ``benchmarks/results/leaderboard/`` lacks, one JSON file for each
-scenario and policy, and makes the page and the picture of all that is there. What could not be played, or was played in
-another configuration, is a hole.
+"patient:7"}``) or what to train (``{"train": {"algo": "ppo"}}``: settings of ``baselines.training.sb3.Plan``);
+``NAME.py`` defines ``policy(seat)``. The command plays what ``benchmarks/results/leaderboard/`` lacks, one JSON file
+for each scenario and policy, and makes the page and the picture of all that is there. What could not be played, or was
+played in another configuration, is a hole.
 
 Each policy is judged beside the populations of ``paramarket evaluate`` and beside one that was trained, the entry
 ``self-play``, of which ``benchmarks/policies/`` has what it learned in each scenario, so that all meet the same.
@@ -26,9 +26,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.progress import track
 
-from baselines.evaluation import MEANS, POPULATIONS, STATISTICS, Estimate, evaluate, summary
-from baselines.report import new_console, provenance
-from baselines.training import SPARRING, learn, tuned
+from baselines.evaluation.report import new_console, provenance
+from baselines.evaluation.statistics import MEANS, POPULATIONS, STATISTICS, Estimate, evaluate, summary
+from baselines.training.sb3 import SPARRING, learn, tuned
 from paramarket_env.config import MarketConfig, lookup
 from paramarket_env.market.engine import resolve_device
 from paramarket_env.scenarios import SCENARIOS, scenario

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import tyro
 from rich.progress import track
 
-from baselines.play import Arm, play
-from baselines.report import LEGEND, as_table, new_console, per_seed, provenance, summarise
+from baselines.evaluation.play import Arm, play
+from baselines.evaluation.report import LEGEND, as_table, new_console, per_seed, provenance, summarise
 from paramarket_env.market.engine import resolve_device
 from paramarket_env.scenarios import scenario
 

@@ -21,11 +21,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecMonitor
 
-from baselines.report import provenance
+from baselines.evaluation.report import provenance
 from benchmarks.phases import Phases, phase_seconds
 from paramarket_env import paramarket_v0
+from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.config import ActionMode
-from paramarket_env.interface.sb3 import ParaMarketVecEnv
 from paramarket_env.market.engine import Engine, resolve_device
 
 PHASES: Phases = (

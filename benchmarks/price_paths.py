@@ -26,7 +26,7 @@ class PricePath:
         """Cycle and price."""
 
     def __call__(self, batch: MarketBatch, record: StepRecord | None) -> None:
-        """See ``baselines.play.OnStep``."""
+        """See ``baselines.evaluation.play.OnStep``."""
         engine, seller = batch.engine, batch.config.agents - 1
         if record is not None:
             bought = (record.seller[0] == seller).nonzero().flatten().tolist()

@@ -21,9 +21,9 @@ from rich import box
 from rich.progress import Progress
 from rich.table import Table
 
-from baselines.play import Arm, Episode, closed, play
-from baselines.report import as_table, interval, new_console, provenance, summarise
-from baselines.welfare import WELFARE, WELFARE_LEGEND, returns, welfare
+from baselines.evaluation.play import Arm, Episode, closed, play
+from baselines.evaluation.report import as_table, interval, new_console, provenance, summarise
+from baselines.evaluation.welfare import WELFARE, WELFARE_LEGEND, returns, welfare
 from benchmarks.price_paths import PricePath, draw_paths
 from paramarket_env.config import Disclosure, MarketConfig, require
 from paramarket_env.economics.clearing import MECHANISMS

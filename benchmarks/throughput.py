@@ -24,12 +24,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from baselines.report import provenance
+from baselines.evaluation.report import provenance
 from benchmarks.contenders import Contender, Memory, always_open, engine_contender, peak_memory, reference_contender
 from benchmarks.floor import Yardstick
 from benchmarks.phases import NAMES
 from paramarket_env.config import MarketConfig, require
-from paramarket_env.learning.data import load_dataset
+from paramarket_env.learning.data.datasets import load_dataset
 from paramarket_env.market.engine import resolve_device
 from paramarket_env.scenarios import scenario
 

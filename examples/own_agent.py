@@ -10,9 +10,9 @@ from rich.console import Console
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
-from baselines.evaluation import estimates_table, evaluate, summary
-from baselines.learned import save_policy
-from baselines.rules import policy_factory
+from baselines.evaluation.statistics import estimates_table, evaluate, summary
+from baselines.policies.decisions import policy_factory
+from baselines.policies.learned import save_policy
 from paramarket_env import paramarket_v0
 from paramarket_env.scenarios import scenario
 

@@ -10,9 +10,9 @@ import torch
 from rich.console import Console
 from sklearn.datasets import make_classification
 
-from baselines.evaluation import estimates_table, evaluate, summary
+from baselines.evaluation.statistics import estimates_table, evaluate, summary
 from paramarket_env.config import DataConfig, MarketConfig, NetworkConfig
-from paramarket_env.learning.data import DATASETS, Dataset
+from paramarket_env.learning.data.datasets import DATASETS, Dataset
 
 
 def sensors(data_dir: Path | None) -> Dataset:

@@ -8,10 +8,10 @@ what follows is yours, as long as it is made of torch's linear, convolutional an
 from rich.console import Console
 from torch import Tensor, nn
 
-from baselines.evaluation import estimates_table, evaluate, summary
+from baselines.evaluation.statistics import estimates_table, evaluate, summary
 from paramarket_env.config import MarketConfig, NetworkConfig
-from paramarket_env.learning.modules import from_module
-from paramarket_env.learning.networks import NETWORKS
+from paramarket_env.learning.networks.mlp import NETWORKS
+from paramarket_env.learning.networks.modules import from_module
 
 
 class Residual(nn.Module):

@@ -12,8 +12,8 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from baselines.evaluation import estimates_table, evaluate, summary
-from baselines.selling import Fields, PricingRule
+from baselines.evaluation.statistics import estimates_table, evaluate, summary
+from baselines.policies.pricing import Fields, PricingRule
 from paramarket_env.interface.policy import Seat
 from paramarket_env.scenarios import scenario
 

@@ -90,9 +90,9 @@ mask_style="tuple")`
 
 `markets`: how many play side by side; each begins its next episode in the step in which it ends. `seat`: the agent that
 learns. `opponents`: who plays the other seats: a `PolicyFactory` (see `paramarket_env.interface.policy`) for all of
-them, such as `baselines.rules.policy_factory("patient")`, or a list of one for each. In `sb3_vec_env` each of the
-listed policies is a population: it has all seats but the learner's in some of the markets, and the learner's seat
-changes from market to market; without opponents all agents learn.
+them, such as `baselines.policies.decisions.policy_factory("patient")`, or a list of one for each. In `sb3_vec_env` each
+of the listed policies is a population: it has all seats but the learner's in some of the markets, and the learner's
+seat changes from market to market; without opponents all agents learn.
 
 An agent whose network fails while its market goes on idles until the market's end: its orders are ignored, its reward
 is 0, and its mask only lets it hold. In the `VecEnv` its row is done when it fails and once more with its market. With
@@ -117,18 +117,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pettingzoo.utils.conversions import aec_wrapper_fn
 
+from paramarket_env.adapters.gymnasium import ParaMarketGymEnv, ParaMarketVectorEnv
+from paramarket_env.adapters.opponents import OpponentFactories
+from paramarket_env.adapters.pettingzoo import ParaMarketEnv
 from paramarket_env.config import ActionMode, MarketConfig
 from paramarket_env.interface.actions import MaskStyle
-from paramarket_env.interface.gym import ParaMarketGymEnv, ParaMarketVectorEnv
-from paramarket_env.interface.opponents import OpponentFactories
-from paramarket_env.interface.parallel import ParaMarketEnv
 from paramarket_env.interface.policy import PolicyFactory
 from paramarket_env.scenarios import scenario as named_scenario
 
 if TYPE_CHECKING:  # imported where they are used: one takes long, the others need not be installed
-    from paramarket_env.interface.rllib import ParaMarketRLlibEnv
-    from paramarket_env.interface.sb3 import ParaMarketVecEnv
-    from paramarket_env.interface.torchrl import ParaMarketTorchRLEnv
+    from paramarket_env.adapters.rllib import ParaMarketRLlibEnv
+    from paramarket_env.adapters.sb3 import ParaMarketVecEnv
+    from paramarket_env.adapters.torchrl import ParaMarketTorchRLEnv
 
 __all__ = ["env", "gym_env", "parallel_env", "raw_env", "rllib_env", "sb3_vec_env", "torchrl_env", "vector_env"]
 
@@ -210,7 +210,7 @@ def sb3_vec_env(
     device: str | torch.device = "auto",
 ) -> ParaMarketVecEnv:
     """The learners of many markets, a row each, as a Stable-Baselines3 ``VecEnv``; raises as :func:`parallel_env`."""
-    from paramarket_env.interface.sb3 import ParaMarketVecEnv  # noqa: PLC0415  # slow to import
+    from paramarket_env.adapters.sb3 import ParaMarketVecEnv  # noqa: PLC0415  # slow to import
 
     return ParaMarketVecEnv(_config(scenario, max_cycles, action_mode), markets, device, opponents)
 
@@ -227,7 +227,7 @@ def torchrl_env(
 
     ``ImportError`` where TorchRL is not installed.
     """
-    from paramarket_env.interface.torchrl import ParaMarketTorchRLEnv  # noqa: PLC0415  # an extra
+    from paramarket_env.adapters.torchrl import ParaMarketTorchRLEnv  # noqa: PLC0415  # an extra
 
     return ParaMarketTorchRLEnv(_config(scenario, max_cycles, action_mode), markets, device)
 
@@ -244,6 +244,6 @@ def rllib_env(
 
     ``ImportError`` where RLlib is not installed.
     """
-    from paramarket_env.interface.rllib import ParaMarketRLlibEnv  # noqa: PLC0415  # an extra
+    from paramarket_env.adapters.rllib import ParaMarketRLlibEnv  # noqa: PLC0415  # an extra
 
     return ParaMarketRLlibEnv(_config(scenario, max_cycles, action_mode), markets, device)

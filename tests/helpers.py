@@ -13,6 +13,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from paramarket_env.adapters.pettingzoo import ParaMarketEnv
 from paramarket_env.config import (
     BrokerConfig,
     DataConfig,
@@ -21,8 +22,7 @@ from paramarket_env.config import (
     NetworkConfig,
     TrainingConfig,
 )
-from paramarket_env.interface.parallel import ParaMarketEnv
-from paramarket_env.learning.networks import Network
+from paramarket_env.learning.networks.network import Network
 from paramarket_env.market.engine import Engine
 from paramarket_env.market.orders import Orders, no_orders
 from paramarket_env.market.state import MarketState, tree_map

@@ -1,4 +1,4 @@
-"""Arrows point down: which part of the house may import which."""
+"""Arrows point down: which part of the house may import which, from the folders to the modules of a wing."""
 
 from __future__ import annotations
 
@@ -8,28 +8,96 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGE = "paramarket_env"
 
-# Parts of the package, from the bottom to the top, each with the other parts that it may import.
-ALLOWED: dict[str, set[str]] = {
-    "__init__": set(),
-    "config": set(),
-    "seeding": {"config"},
-    "scenarios": {"config"},
-    "learning": {"config", "seeding"},
-    "economics": {"config", "seeding"},
-    "market": {"config", "seeding", "learning", "economics"},
-    "interface": {"config", "seeding", "learning", "economics", "market", "scenarios"},
+# The parts of each package, from the bottom to the top, each with the other parts of it that it may import.
+LAYERS: dict[str, dict[str, set[str]]] = {
+    "": {
+        "paramarket_env": set(),
+        "baselines": {"paramarket_env"},
+        "benchmarks": {"paramarket_env", "baselines"},
+        "examples": {"paramarket_env", "baselines"},
+        "tests": {"paramarket_env", "baselines", "benchmarks", "examples"},
+    },
+    "paramarket_env": {
+        "__init__": set(),
+        "config": set(),
+        "seeding": {"config"},
+        "economics": {"config", "seeding"},
+        "learning": {"config", "seeding"},
+        "scenarios": {"config"},
+        "market": {"config", "seeding", "learning", "economics"},
+        "interface": {"config", "seeding", "learning", "economics", "market"},
+        "adapters": {"config", "seeding", "learning", "economics", "market", "interface"},
+        "paramarket_v0": {"config", "seeding", "learning", "economics", "scenarios", "market", "interface", "adapters"},
+    },
+    "paramarket_env.economics": {
+        "__init__": set(),
+        "ledger": set(),
+        "values": set(),
+        "pricing": set(),
+        "clearing": {"ledger"},
+    },
+    "paramarket_env.learning": {
+        "__init__": set(),
+        "memory": set(),
+        "networks": set(),
+        "data": set(),
+        "alignment": {"networks"},
+        "merging": {"networks"},
+        "training": {"networks", "data"},
+        "evaluation": {"memory", "networks", "data"},
+        "bounds": {"memory", "networks", "data", "training"},
+        "trials": {"memory", "networks", "data", "alignment", "evaluation"},
+    },
+    "paramarket_env.learning.networks": {
+        "__init__": set(),
+        "network": set(),
+        "mlp": {"network"},
+        "modules": {"network", "mlp"},
+    },
+    "paramarket_env.learning.data": {"__init__": set(), "datasets": set(), "endowments": {"datasets"}},
+    "paramarket_env.learning.alignment": {
+        "__init__": set(),
+        "permutations": set(),
+        "weight_matching": {"permutations"},
+    },
+    "paramarket_env.market": {
+        "__init__": set(),
+        "orders": set(),
+        "state": set(),
+        "snapshot": {"state"},
+        "capacity": {"state"},
+        "broker": {"state"},
+        "exchange": {"broker", "orders", "state"},
+        "engine": {"broker", "capacity", "exchange", "orders", "snapshot", "state"},
+    },
+    "paramarket_env.interface": {
+        "__init__": set(),
+        "actions": set(),
+        "observations": set(),
+        "infos": set(),
+        "render": set(),
+        "batch": {"actions", "observations"},
+        "policy": {"actions", "observations", "batch"},
+    },
+    "paramarket_env.adapters": {
+        "__init__": set(),
+        "opponents": set(),
+        "autoreset": set(),
+        "pettingzoo": set(),
+        "gymnasium": {"opponents", "autoreset", "pettingzoo"},
+        "sb3": {"opponents", "autoreset"},
+        "torchrl": {"autoreset"},
+        "rllib": set(),
+    },
+    "baselines": {
+        "__init__": set(),
+        "policies": set(),
+        "evaluation": {"policies"},
+        "training": {"policies", "evaluation"},
+        "cli": {"policies", "evaluation", "training"},
+    },
 }
-ALLOWED["paramarket_v0"] = set(ALLOWED)
-# The folders around it, each with those that it may import.
-HOUSE: dict[str, set[str]] = {
-    PACKAGE: {PACKAGE},
-    "baselines": {PACKAGE, "baselines"},
-    "benchmarks": {PACKAGE, "baselines", "benchmarks"},
-    "examples": {PACKAGE, "baselines"},
-}
-FOLDERS = {*HOUSE, "tests"}
 
 
 def imported(module: str, source: str) -> list[str]:
@@ -47,31 +115,42 @@ def imported(module: str, source: str) -> list[str]:
     return names
 
 
-def part_of(name: str) -> str:
-    """The part of the package that a module's full name is in."""
+def place(name: str) -> list[tuple[str, str]]:
+    """Every package of the house that a full name is in, and the part of that package that it is in."""
     parts = name.split(".")
-    return parts[1] if len(parts) > 1 else "__init__"
+    places = [(".".join(parts[:depth]), part) for depth, part in enumerate(parts)]
+    if name in LAYERS:  # a package by itself is its ``__init__``
+        places.append((name, "__init__"))
+    return [(package, part) for package, part in places if package in LAYERS]
 
 
 def violations(module: str, source: str) -> list[str]:
     """What a module imports although it may not."""
-    folder, part = module.split(".", maxsplit=1)[0], part_of(module)
-    if folder == PACKAGE and part not in ALLOWED:
-        return [f"{module}: no rule says what {part!r} may import"]
+    own = place(module)
+    unknown = [
+        f"{package}: no rule says what {part!r} may import" for package, part in own if part not in LAYERS[package]
+    ]
+    if unknown:
+        return unknown
     found = []
     for name in imported(module, source):
-        target = name.split(".")[0]
-        upwards = target in FOLDERS - HOUSE[folder]
-        if not upwards and target == folder == PACKAGE:
-            upwards = part_of(name) not in ALLOWED[part] | ({part} - {"__init__"})
-        if upwards:
-            found.append(f"{module} imports {name}")
+        theirs = dict(place(name))
+        for package, part in own:
+            target = theirs.get(package)
+            if target is None or (package == "" and target not in LAYERS[""]):
+                break  # of another wing, which the package above has judged, or no part of the house
+            if target == part:
+                continue
+            # A name of a package that is no part of it was imported from its ``__init__``.
+            if (target if target in LAYERS[package] else "__init__") not in LAYERS[package][part]:
+                found.append(f"{module} imports {name}")
+            break
     return found
 
 
 def modules() -> list[tuple[str, Path]]:
     """Every module of the house by its full name; an ``__init__`` keeps that name, so that relative imports resolve."""
-    files = (file for folder in HOUSE for file in sorted((ROOT / folder).rglob("*.py")))
+    files = (file for folder in LAYERS[""] if folder != "tests" for file in sorted((ROOT / folder).rglob("*.py")))
     return [(".".join(file.relative_to(ROOT).with_suffix("").parts), file) for file in files]
 
 
@@ -80,9 +159,25 @@ def test_imports_point_down(module: str, file: Path) -> None:
     assert violations(module, file.read_text(encoding="utf-8")) == []
 
 
-def test_every_module_of_the_package_is_looked_at() -> None:
-    parts = {part_of(module) for module, _ in modules() if module.startswith(PACKAGE)}
-    assert parts == set(ALLOWED)
+def test_the_rules_name_every_part_that_there_is_and_no_other() -> None:
+    there: dict[str, set[str]] = {package: set() for package in LAYERS}
+    for module, _ in modules():
+        for package, part in place(module):
+            there[package].add(part)
+    assert there | {"": there[""] | {"tests"}} == {package: set(parts) for package, parts in LAYERS.items()}
+
+
+def test_every_package_of_several_modules_has_rules() -> None:
+    folders = {".".join(file.parent.relative_to(ROOT).parts) for _, file in modules()}
+    flat = {"benchmarks", "examples", "baselines.policies", "baselines.evaluation", "baselines.training"}
+    assert folders - flat == set(LAYERS) - {""}
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_no_two_parts_may_import_each_other(package: str) -> None:
+    rules = LAYERS[package]
+    order = list(rules)
+    assert all(order.index(below) < order.index(part) for part, allowed in rules.items() for below in allowed)
 
 
 @pytest.mark.parametrize(
@@ -92,28 +187,40 @@ def test_every_module_of_the_package_is_looked_at() -> None:
         ("paramarket_env.config", "import paramarket_env"),
         ("paramarket_env.seeding", "from paramarket_env.learning import data"),
         ("paramarket_env.scenarios", "from paramarket_env.market.engine import Engine"),
-        ("paramarket_env.learning.data", "from paramarket_env.economics.ledger import settle"),
-        ("paramarket_env.learning.data", "import paramarket_env.market.engine"),
-        ("paramarket_env.learning.data", "from ..market import engine"),
-        ("paramarket_env.learning.data", "from .. import market"),
+        ("paramarket_env.learning.memory", "from paramarket_env.economics.ledger import settle"),
+        ("paramarket_env.learning.memory", "import paramarket_env.market.engine"),
+        ("paramarket_env.learning.memory", "from ..market import engine"),
+        ("paramarket_env.learning.memory", "from .. import market"),
         ("paramarket_env.learning.__init__", "from ..market import engine"),
-        ("paramarket_env.learning.data", "from paramarket_env import market"),
-        ("paramarket_env.learning.data", "def late():\n    from paramarket_env.market import engine"),
-        ("paramarket_env.learning.data", "if TYPE_CHECKING:\n    from paramarket_env.market.state import MarketState"),
-        ("paramarket_env.learning.data", "import importlib\nimportlib.import_module('paramarket_env.market')"),
-        ("paramarket_env.economics.ledger", "from paramarket_env.learning.networks import Network"),
+        ("paramarket_env.learning.memory", "from paramarket_env import market"),
+        ("paramarket_env.learning.memory", "def late():\n    from paramarket_env.market import engine"),
+        ("paramarket_env.learning.memory", "if TYPE_CHECKING:\n    from paramarket_env.market import state"),
+        ("paramarket_env.learning.memory", "import importlib\nimportlib.import_module('paramarket_env.market')"),
+        ("paramarket_env.learning.memory", "from paramarket_env.learning.trials import try_merges"),
+        ("paramarket_env.learning.networks.network", "from paramarket_env.learning.networks.mlp import MLP"),
+        ("paramarket_env.learning.networks.network", "from paramarket_env.learning.training import train"),
+        ("paramarket_env.learning.networks.network", "from paramarket_env.learning import data"),
+        ("paramarket_env.economics.ledger", "from paramarket_env.learning.networks.network import Network"),
+        ("paramarket_env.economics.ledger", "from . import clearing"),
+        ("paramarket_env.market.state", "from paramarket_env.market.engine import Engine"),
         ("paramarket_env.market.engine", "from paramarket_env.interface.actions import Actions"),
         ("paramarket_env.market.engine", "from paramarket_env.scenarios import scenario"),
-        ("paramarket_env.interface.parallel", "from paramarket_env.paramarket_v0 import env"),
-        ("paramarket_env.interface.parallel", "from paramarket_env import __version__"),
+        ("paramarket_env.interface.batch", "from paramarket_env.interface.policy import Policy"),
+        ("paramarket_env.interface.batch", "from paramarket_env.adapters.sb3 import ParaMarketVecEnv"),
+        ("paramarket_env.adapters.pettingzoo", "from paramarket_env.paramarket_v0 import env"),
+        ("paramarket_env.adapters.pettingzoo", "from paramarket_env import __version__"),
         ("paramarket_env.__init__", "from . import paramarket_v0"),
         ("paramarket_env.__init__", "from paramarket_env.config import MarketConfig"),
-        ("paramarket_env.paramarket_v0", "from baselines.rules import Hold"),
+        ("paramarket_env.paramarket_v0", "from baselines.policies.decisions import Hold"),
         ("paramarket_env.interface.render", "import benchmarks.throughput"),
         ("paramarket_env.interface.render", "from tests import helpers"),
         ("paramarket_env.newcomer", "import math"),
-        ("baselines.rules", "from benchmarks import leaderboard"),
-        ("baselines.rules", "import tests.helpers"),
+        ("paramarket_env.market.newcomer", "import math"),
+        ("baselines.policies.decisions", "from baselines.evaluation import play"),
+        ("baselines.policies.decisions", "from baselines import cli"),
+        ("baselines.evaluation.play", "from baselines.training.sb3 import learn"),
+        ("baselines.policies.decisions", "from benchmarks import leaderboard"),
+        ("baselines.policies.decisions", "import tests.helpers"),
         ("benchmarks.throughput", "from tests.helpers import tiny_market"),
     ],
 )
@@ -126,13 +233,15 @@ def test_an_import_that_points_up_is_found(module: str, source: str) -> None:
     [
         ("paramarket_env.config", "from __future__ import annotations\nimport math, torch"),
         ("paramarket_env.seeding", "from paramarket_env.config import require"),
-        ("paramarket_env.learning.data", "from . import networks\nfrom ..config import lookup"),
-        ("paramarket_env.learning.data", "import paramarket_environment.market"),
+        ("paramarket_env.learning.training", "from . import networks\nfrom ..config import lookup"),
+        ("paramarket_env.learning.training", "from paramarket_env.learning.data.datasets import Dataset"),
+        ("paramarket_env.learning.networks.mlp", "from . import network"),
+        ("paramarket_env.learning.memory", "import paramarket_environment.market"),
         ("paramarket_env.market.engine", "from paramarket_env.economics import ledger"),
         ("paramarket_env.interface.batch", "from paramarket_env.market.engine import Engine"),
-        ("paramarket_env.paramarket_v0", "from paramarket_env import __init__, interface, scenarios"),
-        ("baselines.play", "from paramarket_env import __version__, paramarket_v0\nfrom baselines.rules import Hold"),
-        ("benchmarks.throughput", "import baselines.play, paramarket_env"),
+        ("paramarket_env.paramarket_v0", "from paramarket_env import adapters, interface, scenarios"),
+        ("baselines.evaluation.play", "from paramarket_env import __version__\nfrom baselines.policies import pricing"),
+        ("benchmarks.throughput", "import baselines.evaluation.play, paramarket_env"),
     ],
 )
 def test_an_import_that_points_down_is_fine(module: str, source: str) -> None:

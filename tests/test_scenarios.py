@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from baselines.play import Arm, play
-from baselines.rules import POLICIES
-from paramarket_env.learning.data import DATASETS
+from baselines.evaluation.play import Arm, play
+from baselines.policies.decisions import POLICIES
+from paramarket_env.learning.data.datasets import DATASETS
 from paramarket_env.scenarios import SCENARIOS, scenario
 
 EMBEDDED = [name for name in SCENARIOS if scenario(name).data.dataset == "digits"]

@@ -14,9 +14,10 @@ import torch
 
 from paramarket_env import seeding
 from paramarket_env.config import DataConfig, TrainingConfig
-from paramarket_env.learning.data import Dataset, load_dataset
-from paramarket_env.learning.endowments import deal
-from paramarket_env.learning.networks import MLP, initial_parameters
+from paramarket_env.learning.data.datasets import Dataset, load_dataset
+from paramarket_env.learning.data.endowments import deal
+from paramarket_env.learning.networks.mlp import MLP
+from paramarket_env.learning.networks.network import initial_parameters
 from paramarket_env.learning.training import SGD, shuffled, train
 from paramarket_env.seeding import as_seeds, bits, fresh_seed, next_seeds, permutation, stream, uniform
 

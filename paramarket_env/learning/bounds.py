@@ -12,9 +12,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from paramarket_env.learning.data import Dataset
+from paramarket_env.learning.data.datasets import Dataset
 from paramarket_env.learning.memory import chunk_elements
-from paramarket_env.learning.networks import Network
+from paramarket_env.learning.networks.network import Network
 from paramarket_env.learning.training import cross_entropy_slope
 
 LINE = ("slope", "squared distance", "least curvature", "most curvature")

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from paramarket_env.learning.data import Dataset
+from paramarket_env.learning.data.datasets import Dataset
 from paramarket_env.learning.memory import chunk_elements
-from paramarket_env.learning.networks import Network
+from paramarket_env.learning.networks.network import Network
 
 
 def stems(network: Network, dataset: Dataset, parameters: Tensor, samples: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from paramarket_env.config import lookup
-from paramarket_env.learning.networks import Network
+from paramarket_env.learning.networks.network import Network
 
 
 def _layers(network: Network) -> list[str]:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from paramarket_env.config import TrainingConfig, lookup
-from paramarket_env.learning.data import Dataset
-from paramarket_env.learning.networks import Gradients, Network
+from paramarket_env.learning.data.datasets import Dataset
+from paramarket_env.learning.networks.network import Gradients, Network
 from paramarket_env.seeding import bits
 
 OptimizerState = dict[str, Tensor]

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from paramarket_env.learning.alignment import permute, stem_order
-from paramarket_env.learning.data import Dataset
+from paramarket_env.learning.alignment.permutations import permute, stem_order
+from paramarket_env.learning.data.datasets import Dataset
 from paramarket_env.learning.evaluation import losses, sample_losses, stems
 from paramarket_env.learning.memory import chunk_elements
-from paramarket_env.learning.networks import Network
+from paramarket_env.learning.networks.network import Network
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from paramarket_env.config import BrokerConfig
-from paramarket_env.learning.alignment import identity, inverse, permute, weight_matching
+from paramarket_env.learning.alignment.permutations import identity, inverse, permute
+from paramarket_env.learning.alignment.weight_matching import weight_matching
 from paramarket_env.learning.bounds import LINE, gain_bounds, loss_gradients, measure_lines
-from paramarket_env.learning.data import Dataset
+from paramarket_env.learning.data.datasets import Dataset
 from paramarket_env.learning.evaluation import groups_at_once
 from paramarket_env.learning.memory import chunk_elements
 from paramarket_env.learning.merging import merge, parameter_sets
-from paramarket_env.learning.networks import Network, parameter_count
+from paramarket_env.learning.networks.network import Network, parameter_count
 from paramarket_env.learning.trials import Groups, Pairs, group, own_losses, try_merges
 from paramarket_env.market.state import MarketState, Quotes
 

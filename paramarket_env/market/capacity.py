@@ -7,9 +7,9 @@ import math
 import psutil
 import torch
 
-from paramarket_env.learning.data import Dataset
+from paramarket_env.learning.data.datasets import Dataset
 from paramarket_env.learning.memory import chunk_elements
-from paramarket_env.learning.networks import Network, parameter_count
+from paramarket_env.learning.networks.network import Network, parameter_count
 from paramarket_env.market.state import MarketState, nbytes
 
 WORDS_PER_CHUNK = 28

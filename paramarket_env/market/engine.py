@@ -13,11 +13,12 @@ from torch import Tensor
 from paramarket_env.config import MarketConfig, require
 from paramarket_env.economics.clearing import REFUSALS
 from paramarket_env.economics.values import draw_values
-from paramarket_env.learning.data import load_dataset
-from paramarket_env.learning.endowments import Deal, deal, require_minibatches
+from paramarket_env.learning.data.datasets import load_dataset
+from paramarket_env.learning.data.endowments import Deal, deal, require_minibatches
 from paramarket_env.learning.evaluation import losses_and_accuracies
 from paramarket_env.learning.memory import chunk_elements
-from paramarket_env.learning.networks import build_network, initial_parameters, parameter_count
+from paramarket_env.learning.networks.mlp import build_network
+from paramarket_env.learning.networks.network import initial_parameters, parameter_count
 from paramarket_env.learning.training import build_optimizer, shuffled, train
 from paramarket_env.market.broker import Broker
 from paramarket_env.market.capacity import require_room

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from paramarket_env.learning.endowments import Deal
+from paramarket_env.learning.data.endowments import Deal
 from paramarket_env.learning.training import OptimizerState
 
 Tree = TypeVar("Tree")

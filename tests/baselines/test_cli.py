@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from baselines.cli import main
-from baselines.rules import POLICIES
+from baselines.policies.decisions import POLICIES
 from paramarket_env.scenarios import SCENARIOS
 
 SMALL = [
@@ -100,7 +100,7 @@ def test_a_missing_extra_is_named_with_its_brackets(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    monkeypatch.setattr("paramarket_env.learning.data.DEFAULT_DATA_DIR", tmp_path)
+    monkeypatch.setattr("paramarket_env.learning.data.datasets.DEFAULT_DATA_DIR", tmp_path)
     assert main(["run", "--scenario", "kmnist"]) == 2
     assert "pip install 'paramarket-env[vision]'" in capsys.readouterr().err
 

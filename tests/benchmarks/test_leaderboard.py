@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from baselines import training
+from baselines.training import sb3
 from benchmarks import leaderboard
 from benchmarks.leaderboard import HERE, Leaderboard, entries, main, page, standings
 from paramarket_env import scenarios
@@ -23,7 +23,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The scenarios are tiny markets, and training is next to none."""
     for name, cycles in zip(NAMES, (2, 3), strict=True):
         monkeypatch.setitem(scenarios.SCENARIOS, name, lambda cycles=cycles: tiny_market(max_cycles=cycles))
-        monkeypatch.setitem(training.TUNED, name, {"timesteps": 1, "markets": 2})
+        monkeypatch.setitem(sb3.TUNED, name, {"timesteps": 1, "markets": 2})
 
 
 def new_entries(folder: Path, **files: Any) -> Path:
@@ -44,7 +44,7 @@ def made(tmp_path: Path, folder: Path, out: str, *more: str) -> Path:
 
 def test_the_same_seeds_give_the_same_table_of_rules_learned_and_own_policies(tmp_path: Path) -> None:
     folder = new_entries(tmp_path / "entries", hold={"policy": "hold"}, ppo={"train": {"algo": "ppo"}})
-    (folder / "mine.py").write_text("from baselines.rules import Hold as policy\n")
+    (folder / "mine.py").write_text("from baselines.policies.decisions import Hold as policy\n")
     first, second = (made(tmp_path, folder, out) for out in ("first", "second"))
     told = (first / "leaderboard.md").read_text()
     assert told == (second / "leaderboard.md").read_text()
@@ -117,4 +117,4 @@ def test_every_entry_of_the_repository_can_be_played() -> None:
         told = json.loads(file.read_text())
         assert set(told) in ({"policy"}, {"train"})
         if "train" in told:
-            training.Plan(MarketConfig(), **told["train"])
+            sb3.Plan(MarketConfig(), **told["train"])

@@ -16,7 +16,7 @@ from benchmarks.floor import Yardstick, step_bytes, step_flop
 from benchmarks.phases import NAMES, Clock, phase_seconds
 from benchmarks.throughput import Throughput, run
 from paramarket_env.config import MarketConfig
-from paramarket_env.learning.networks import MLP
+from paramarket_env.learning.networks.mlp import MLP
 from paramarket_env.market.engine import Engine
 from paramarket_env.scenarios import scenario
 from tests.helpers import tiny_market

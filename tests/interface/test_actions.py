@@ -12,10 +12,10 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from paramarket_env.adapters.pettingzoo import ParaMarketEnv
 from paramarket_env.economics.clearing import MECHANISMS, REFUSALS
 from paramarket_env.interface.actions import Actions, Choices, RoundActions, VerbActions, build_actions, client_mask
 from paramarket_env.interface.batch import MarketBatch
-from paramarket_env.interface.parallel import ParaMarketEnv
 from paramarket_env.market.orders import Orders, no_orders
 from tests import plain
 from tests.helpers import CPU, frozen, orders, priced_market, random_action

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from paramarket_env.adapters.pettingzoo import ParaMarketEnv
 from paramarket_env.config import Disclosure
 from paramarket_env.economics.clearing import MECHANISMS
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.observations import Field, ObservationLayout
-from paramarket_env.interface.parallel import ParaMarketEnv
 from paramarket_env.market.snapshot import snapshot
 from tests.helpers import orders, play, priced_market, random_orders, tiny_market
 

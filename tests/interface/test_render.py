@@ -12,8 +12,8 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from paramarket_env.adapters.pettingzoo import ParaMarketEnv
 from paramarket_env.interface import render
-from paramarket_env.interface.parallel import ParaMarketEnv
 from tests.helpers import play, priced_market, tiny_market
 
 HUMAN_WITHOUT_DISPLAY = "finds no display: use 'rgb_array' or 'ansi'"

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from paramarket_env.learning import bounds
-from paramarket_env.learning.alignment import permute
+from paramarket_env.learning.alignment.permutations import permute
 from paramarket_env.learning.bounds import gain_bounds, loss_gradients, measure_lines
-from paramarket_env.learning.networks import MLP, Network, initial_parameters
+from paramarket_env.learning.networks.mlp import MLP
+from paramarket_env.learning.networks.network import Network, initial_parameters
 from paramarket_env.market.engine import Engine
 from paramarket_env.seeding import permutation, stream
 from tests.helpers import module_loss, new_engine, orders, priced_market, random_orders, tiny_market

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from benchmarks import reference
 from paramarket_env.learning import evaluation
-from paramarket_env.learning.data import Dataset
+from paramarket_env.learning.data.datasets import Dataset
 from paramarket_env.learning.evaluation import losses_and_accuracies as evaluate
-from paramarket_env.learning.networks import MLP, initial_parameters
+from paramarket_env.learning.networks.mlp import MLP
+from paramarket_env.learning.networks.network import initial_parameters
 from paramarket_env.seeding import permutation, stream
 
 NETWORK = MLP((2, 3), 4, (7, 5))

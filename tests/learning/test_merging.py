@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from benchmarks import reference
 from paramarket_env.learning.merging import merge, parameter_sets
-from paramarket_env.learning.networks import MLP, initial_parameters, parameter_count, split
+from paramarket_env.learning.networks.mlp import MLP
+from paramarket_env.learning.networks.network import initial_parameters, parameter_count, split
 from paramarket_env.seeding import stream
 
 NETWORK = MLP((4,), 3, (6, 5))

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from benchmarks import reference
 from paramarket_env.config import BrokerConfig, DataConfig, MarketConfig, NetworkConfig, TrainingConfig
-from paramarket_env.learning.data import Dataset
-from paramarket_env.learning.networks import MLP, initial_parameters, split
+from paramarket_env.learning.data.datasets import Dataset
+from paramarket_env.learning.networks.mlp import MLP
+from paramarket_env.learning.networks.network import initial_parameters, split
 from paramarket_env.learning.training import OptimizerState, build_optimizer, shuffled, train
 from paramarket_env.market.engine import Engine
 from paramarket_env.market.orders import no_orders

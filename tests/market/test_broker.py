@@ -11,9 +11,10 @@ from torch import Tensor
 
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.learning import trials
-from paramarket_env.learning.alignment import permute, weight_matching
+from paramarket_env.learning.alignment.permutations import permute
+from paramarket_env.learning.alignment.weight_matching import weight_matching
 from paramarket_env.learning.merging import parameter_sets
-from paramarket_env.learning.networks import Network, split
+from paramarket_env.learning.networks.network import Network, split
 from paramarket_env.learning.trials import Groups, Pairs, try_merges
 from paramarket_env.market import broker
 from paramarket_env.market.engine import Engine

@@ -46,7 +46,7 @@ print(peak / required_bytes(markets, engine.one, engine.network, engine.dataset)
 LONG = """
 import pathlib
 import torch
-from paramarket_env.interface.autoreset import AutoresetBatch
+from paramarket_env.adapters.autoreset import AutoresetBatch
 from paramarket_env.scenarios import scenario
 
 def peak():

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from paramarket_env.economics.clearing import MECHANISMS, REFUSALS, WITHHELD
-from paramarket_env.learning.networks import split
+from paramarket_env.learning.networks.network import split
 from paramarket_env.market.engine import Engine
 from paramarket_env.market.orders import StepRecord
 from paramarket_env.market.snapshot import snapshot

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from paramarket_env.interface.parallel import ParaMarketEnv
+from paramarket_env.adapters.pettingzoo import ParaMarketEnv
 from paramarket_env.market.engine import Engine
 from paramarket_env.market.snapshot import fork, load, save, snapshot
 from paramarket_env.market.state import MarketState, tree_map, write_rows

@@ -1,0 +1,1 @@
+"""Playing episodes, statistics of runs, welfare, and reports."""

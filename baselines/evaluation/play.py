@@ -1,0 +1,198 @@
+"""Play whole episodes, all seeds side by side as one batch, and keep what happened as tidy tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from baselines.evaluation.federated import average
+from baselines.policies.decisions import POLICIES, build_policy
+from paramarket_env.config import MarketConfig, require
+from paramarket_env.economics.clearing import REFUSALS, WITHHELD
+from paramarket_env.interface.batch import MarketBatch
+from paramarket_env.interface.policy import Policy, PolicyFactory, seat_of
+from paramarket_env.market.orders import StepRecord
+from paramarket_env.seeding import as_seeds, stream
+
+
+def closed(config: MarketConfig) -> MarketConfig:
+    """The market that never opens."""
+    return replace(config, broker=replace(config.broker, opens_at=config.max_cycles))
+
+
+def aligned(config: MarketConfig, *, align: bool = True) -> MarketConfig:
+    """The market whose broker aligns, or does not."""
+    return replace(config, broker=replace(config.broker, align=align))
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One line of a comparison: who plays, and in which market."""
+
+    name: str
+    policies: tuple[str | PolicyFactory, ...]
+    """One policy for all seats, or one for each: its name, or what makes it."""
+    market: Callable[[MarketConfig], MarketConfig] | None = None
+    """What is different in its market; None: nothing."""
+    federated: bool = False
+    """All take the mean of their networks before every step after the first."""
+
+
+PAPER_ARMS = (
+    Arm("out of market", ("train",), closed),
+    Arm("market unaligned", ("paper",), partial(aligned, align=False)),
+    Arm("market aligned", ("paper",), aligned),
+    Arm("fed. averaging", ("train",), closed, federated=True),
+)
+"""The paper's comparison."""
+
+RULE_ARMS = tuple(Arm(name, (name,)) for name in ("train", *(other for other in POLICIES if other != "train")))
+"""Every rule against its like; the first is out of the market."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What one arm did, one row an agent and cycle, or a trade."""
+
+    steps: pd.DataFrame
+    """``best_value``: what the best offer of the coming step is worth to the agent, in units of reward, at least 0."""
+    trades: pd.DataFrame
+    """``value``: what the purchase was worth to the buyer, in units of reward; ``price`` in ticks."""
+
+
+OnStep = Callable[[MarketBatch, StepRecord | None], None]
+"""Called at the start (without a record) and after each step."""
+
+
+def play(
+    config: MarketConfig,
+    arm: Arm,
+    seeds: Sequence[int],
+    device: str | torch.device = "auto",
+    on_step: OnStep | None = None,
+    *,
+    closing_trade: bool = True,
+) -> Episode:
+    """One episode of an arm for every seed.
+
+    A round of the paper trains, then trades; a step of ``round`` mode trades, then trains. So in that mode one more
+    step follows in which nobody trains, and every arm is measured after the last round's trade; without
+    ``closing_trade`` the episode is as long as the environment's.
+    """
+    closes = closing_trade and config.action_mode == "round"
+    batch, players = _seat(replace(config, max_cycles=config.max_cycles + closes), arm, seeds, device)
+    recorder = _Recorder(arm.name, batch, list(seeds))
+    watchers = [recorder.add] if on_step is None else [recorder.add, on_step]
+    for watch in watchers:
+        watch(batch, None)
+    observation, mask = batch.observe(), batch.mask()
+    for cycle in range(batch.config.max_cycles):
+        if arm.federated and cycle > 0:
+            recorder.gained_outside(average(batch.engine))
+            observation, mask = batch.observe(), batch.mask()
+        chosen = [player.act(observation[:, i], mask[:, i]) for i, player in enumerate(players)]
+        actions = torch.stack(chosen, dim=1)
+        if cycle == config.max_cycles:
+            actions[..., 0] = 0
+        transition = batch.step(actions)
+        observation, mask = transition.observation, transition.mask
+        for watch in watchers:
+            watch(batch, transition.record)
+    return recorder.episode()
+
+
+def _seat(
+    config: MarketConfig, arm: Arm, seeds: Sequence[int], device: str | torch.device
+) -> tuple[MarketBatch, list[Policy]]:
+    """The markets of an arm, reset, and its policies in their seats."""
+    count = len(arm.policies)
+    allowed = f"one name, or one for each of {config.agents} agents"
+    require(count in (1, config.agents), "policies", arm.policies, allowed)
+    policies = arm.policies if count > 1 else arm.policies * config.agents
+    batch = MarketBatch(arm.market(config) if arm.market else config, len(seeds), device)
+    market_seeds = as_seeds(list(seeds), len(seeds), batch.engine.device)
+    batch.reset(market_seeds)
+    keys = [stream(market_seeds, "policy", agent) for agent in range(config.agents)]
+    return batch, [build_policy(policy, seat_of(batch, key)) for policy, key in zip(policies, keys, strict=True)]
+
+
+def _lowest_ask(asks: Tensor) -> Tensor:
+    """The lowest of each agent's asks, int64 ``[M, N]``; ``WITHHELD`` if there is none."""
+    lowest = asks.masked_fill(asks == WITHHELD, torch.iinfo(asks.dtype).max).amin(2)
+    return lowest.where((asks != WITHHELD).any(2), WITHHELD)
+
+
+class _Recorder:
+    """Gathers tensors step by step; makes tables of them at the end."""
+
+    def __init__(self, arm: str, batch: MarketBatch, seeds: list[int]) -> None:
+        self.arm, self.batch, self.seeds = arm, batch, seeds
+        self.steps: list[dict[str, np.ndarray]] = []
+        self.trades: list[pd.DataFrame] = []
+        self.outside = torch.zeros_like(batch.engine.state.loss)
+
+    def gained_outside(self, nats: Tensor) -> None:
+        """Count a fall of the losses that no step made, ``[M, N]``, into the next step's reward."""
+        self.outside = self.batch.engine.state.value * nats
+
+    def add(self, batch: MarketBatch, record: StepRecord | None) -> None:
+        """Take down the state at the start or after a step."""
+        state = batch.engine.state
+        test_loss, test_accuracy = batch.engine.test_metrics()
+        columns: dict[str, Tensor] = {
+            "validation_loss": state.loss,
+            "test_loss": test_loss,
+            "test_accuracy": test_accuracy,
+            "balance": state.balance,
+            "ask": _lowest_ask(batch.engine.asks),
+            "sold": state.sold,
+            "refused": state.refusals.sum(-1),
+            **{f"refused_{cause}": state.refusals[..., code] for code, cause in enumerate(REFUSALS)},
+            "alive": state.alive,
+            "value_per_nat": state.value,
+            "best_value": batch.engine.values.amax(2).clamp_min(0),
+            "trained": torch.zeros_like(state.alive) if record is None else record.trained,
+            "paid": torch.zeros_like(state.balance) if record is None else record.paid,
+            "received": torch.zeros_like(state.balance) if record is None else record.received,
+            "reward": torch.zeros_like(state.loss) if record is None else record.reward + self.outside,
+        }
+        self.steps.append({name: column.cpu().numpy().copy() for name, column in columns.items()})
+        if record is not None:
+            self._add_trades(record)
+
+    def _add_trades(self, record: StepRecord) -> None:
+        market, buyer = (record.seller >= 0).nonzero().cpu().unbind(1)
+        goods = self.batch.engine.broker.set_names
+
+        def pick(column: Tensor) -> np.ndarray:
+            picked: np.ndarray = column.cpu()[market, buyer].numpy()
+            return picked
+
+        rows = {
+            "arm": self.arm,
+            "seed": np.asarray(self.seeds)[market.numpy()],
+            "cycle": len(self.steps) - 1,
+            "buyer": buyer.numpy(),
+            "seller": pick(record.seller),
+            "parameter_set": [goods[offer % len(goods)] for offer in pick(record.offer)],
+            "merge_weight": pick(record.weight),
+            "price": pick(record.paid),
+            "quoted_gain": pick(record.quoted),
+            "value": pick(record.quoted * self.batch.engine.state.value),
+        }
+        self.trades.append(pd.DataFrame(rows))
+
+    def episode(self) -> Episode:
+        agents = self.batch.config.agents
+        index = pd.MultiIndex.from_product(
+            [[self.arm], range(len(self.steps)), self.seeds, range(agents)], names=["arm", "cycle", "seed", "agent"]
+        )
+        columns = {name: np.stack([step[name] for step in self.steps]).reshape(-1) for name in self.steps[0]}
+        steps = pd.DataFrame(columns, index=index).reset_index()
+        return Episode(steps, pd.concat(self.trades, ignore_index=True))

@@ -1,0 +1,99 @@
+"""A market as economists judge it: surplus, who gets it, regret, refusals, inequality, and whether everyone gains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from baselines.evaluation.play import Episode
+from paramarket_env.config import EconomyConfig
+from paramarket_env.economics.clearing import REFUSALS
+
+WELFARE = {
+    "efficiency": "effic. %",
+    "sellers_share": "sellers %",
+    "revenue": "revenue",
+    "omniscient_share": "of omn. %",
+    "regret": "regret",
+    "gini": "Gini",
+    "gain": "gain",
+    "gainers": "gainers %",
+}
+"""Columns of the summary: each is a number for every arm and seed. More are kept with a run."""
+
+WELFARE_LEGEND = (
+    "effic.: surplus realised, of what the best offers of all steps were worth to their buyers; sellers: their part of "
+    "it (buyers have the rest, less the broker's fee); revenue: ticks an agent received; of omn.: what was paid, of "
+    "what sellers would have got who know every value; regret: ticks an agent by which the best fixed price would have "
+    "got more from the same offers; Gini: of the balances at the end; gain: return above the first line, paired by "
+    "seed; gainers: agents who have one"
+)
+
+
+def gini(amounts: np.ndarray) -> np.ndarray:
+    """The Gini coefficient of amounts >= 0, ``[..., N]`` -> ``[...]``: 0 if all are equal, 1 - 1/N if one has all."""
+    count = amounts.shape[-1]
+    ranks = 2 * np.arange(1, count + 1) - count - 1
+    total = amounts.sum(-1, dtype=float)
+    weighted = (np.sort(amounts, axis=-1).astype(float) * ranks).sum(-1)
+    return np.where(total > 0, weighted / (count * np.where(total > 0, total, 1)), 0.0)
+
+
+def hindsight_revenue(values: np.ndarray, levels: Sequence[int], tick: float) -> float:
+    """Ticks that the best fixed price would have earned from buyers who each time buy at a price up to their value.
+
+    ``values`` in units of reward, any shape; the price is one of ``levels``, in ticks. Budgets, and what other
+    purchases would have changed, are left out.
+    """
+    prices = np.asarray(levels, dtype=float)
+    sales = (values.reshape(-1, 1) >= prices * tick * (1 - 1e-12)).sum(0)
+    return float((prices * sales).max())
+
+
+def welfare(episodes: Sequence[Episode], economy: EconomyConfig) -> pd.DataFrame:
+    """``WELFARE`` and more for each arm (in order) and seed; gains are above the first arm's returns."""
+    outside = returns(episodes[0])
+    rows = []
+    for episode in episodes:
+        rows += [_of_seed(episode, seed, economy, outside) for seed in episode.steps.seed.unique().tolist()]
+    table: pd.DataFrame = pd.DataFrame(rows)
+    return table
+
+
+def returns(episode: Episode) -> pd.Series:
+    """Each agent's return, by seed and agent."""
+    total: pd.Series = episode.steps.groupby(["seed", "agent"]).reward.sum()
+    return total
+
+
+def _of_seed(episode: Episode, seed: int, economy: EconomyConfig, outside: pd.Series) -> dict[str, object]:
+    steps = episode.steps[episode.steps.seed == seed]
+    trades = episode.trades[episode.trades.seed == seed]
+    last = steps[steps.cycle == steps.cycle.max()]
+    agents, tick = len(last), economy.tick
+    possible, realised = float(steps.best_value.sum()), float(trades.value.sum())
+    paid, received = float(steps.paid.sum()), float(steps.received.sum())
+    best_fixed = hindsight_revenue(steps.best_value.to_numpy(), economy.ask_levels, tick)
+    gain = returns(episode)[seed] - outside[seed]
+    return {
+        "arm": steps.arm.iloc[0],
+        "seed": seed,
+        "efficiency": _percent(realised, possible),
+        "buyers_share": _percent(realised - paid * tick, realised),
+        "sellers_share": _percent(received * tick, realised),
+        "revenue": received / agents,
+        "omniscient_share": _percent(paid * tick, possible),
+        "regret": (best_fixed - paid) / agents,
+        "refused": last.refused.mean(),
+        **{f"refused_{cause}": last[f"refused_{cause}"].mean() for cause in REFUSALS},
+        "gini": float(gini(last.balance.to_numpy())),
+        "gain": float(gain.mean()),
+        "gainers": 100 * float((gain > 0).mean()),
+    }
+
+
+def _percent(part: float, whole: float) -> float:
+    """A share in percent; NaN of nothing."""
+    return 100 * part / whole if whole > 0 else float("nan")

@@ -1,0 +1,1 @@
+"""Who plays: decision rules, pricing rules, learned policies, and policies from files."""

@@ -1,0 +1,153 @@
+"""Policies learned with Stable-Baselines3: kept in a folder, and seated wherever a rule is, as ``learned:FOLDER``.
+
+The folder has ``model.zip`` (the algorithm's own format), ``normaliser.npz`` (mean and variance of the observations
+that it was trained on) and ``policy.json`` (which market it was made for).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import Tensor
+
+from paramarket_env.adapters.sb3 import ParaMarketVecEnv
+from paramarket_env.config import lookup
+from paramarket_env.interface.actions import Actions
+from paramarket_env.interface.batch import MarketBatch
+from paramarket_env.interface.observations import ObservationLayout
+from paramarket_env.interface.policy import Seat
+
+MASKABLE = "maskable-ppo"
+
+POLICY_FILES = ("model.zip", "normaliser.npz", "policy.json")
+"""What a folder must have to be played."""
+
+
+def _maskable_ppo() -> type[BaseAlgorithm]:
+    try:
+        from sb3_contrib import MaskablePPO  # noqa: PLC0415  # an extra
+    except ImportError as error:
+        raise ImportError(f"algo='{MASKABLE}' needs sb3-contrib: pip install sb3-contrib") from error
+    algorithm: type[BaseAlgorithm] = MaskablePPO
+    return algorithm
+
+
+ALGORITHMS: dict[str, Callable[[], type[BaseAlgorithm]]] = {
+    "ppo": lambda: PPO,
+    MASKABLE: _maskable_ppo,
+    "a2c": lambda: A2C,
+    "dqn": lambda: DQN,
+}
+
+
+def algorithm(name: str) -> type[BaseAlgorithm]:
+    """The algorithm of that name; ``ImportError`` that says what to install where it is an extra."""
+    found: type[BaseAlgorithm] = lookup(ALGORITHMS, name, "algorithm")()
+    return found
+
+
+def made_for(layout: ObservationLayout, actions: Actions) -> dict[str, Any]:
+    """What a policy sees and may do, as JSON: two markets with the same can be played by the same policies."""
+    fields = [[field.name, field.size, field.low, field.high] for field in layout.fields]
+    return {"observation": fields, "choices": list(actions.choices)}
+
+
+@dataclass(frozen=True)
+class Normaliser:
+    """How observations are scaled: ``(x - mean) / sqrt(variance)``, clipped; float64 ``[D]`` each."""
+
+    mean: np.ndarray
+    variance: np.ndarray
+    clip: float
+
+    @classmethod
+    def of(cls, env: VecNormalize) -> Normaliser:
+        """That of a training environment, as it is now."""
+        found: Any = env.obs_rms  # of one vector, not of a dictionary of them
+        return cls(found.mean.copy(), found.var + env.epsilon, env.clip_obs)
+
+    @classmethod
+    def identity(cls, size: int) -> Normaliser:
+        """The one that leaves observations ``[B, size]`` as they are."""
+        return cls(np.zeros(size), np.ones(size), np.inf)
+
+    def __call__(self, observation: np.ndarray) -> np.ndarray:
+        """Scaled observations, float32 ``[B, D]``."""
+        scaled: np.ndarray = np.clip((observation - self.mean) / np.sqrt(self.variance), -self.clip, self.clip)
+        return scaled.astype(np.float32)
+
+
+def save_policy(folder: Path | str, model: BaseAlgorithm, told: dict[str, Any] | None = None) -> None:
+    """Keep the policy of a model as it is now, so that ``learned:FOLDER`` plays it; the folder is made if need be.
+
+    The model has learned on a ``ParaMarketVecEnv``, in any wrappers that leave its observations as they are, or in a
+    ``VecNormalize``. ``told``, which must be JSON, is kept in ``policy.json`` too. Raises ``ValueError`` for another
+    environment, and for an algorithm that is not in ``ALGORITHMS``.
+    """
+    # The classes are called as the algorithms are, but for hyphens; and no extra need be imported to tell.
+    names = {name.replace("-", ""): name for name in ALGORITHMS}
+    name = lookup(names, type(model).__name__.lower(), "algorithm")
+    market = _market_of(model)
+    scaled = model.get_vec_normalize_env()
+    size = market.layout.size
+    scale = Normaliser.identity(size) if scaled is None or not scaled.norm_obs else Normaliser.of(scaled)
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    model.save(path / "model.zip")
+    np.savez(path / "normaliser.npz", mean=scale.mean, variance=scale.variance, clip=scale.clip)
+    kept = {"algorithm": name, **made_for(market.layout, market.actions), **(told or {})}
+    (path / "policy.json").write_text(json.dumps(kept, indent=2) + "\n")
+
+
+def _market_of(model: BaseAlgorithm) -> MarketBatch:
+    """The markets that a model has learned on."""
+    env = model.get_env()
+    market = None if env is None else env.unwrapped
+    if not isinstance(market, ParaMarketVecEnv) or model.observation_space.shape != market.observation_space.shape:
+        raise ValueError("model cannot be kept: it must have learned on a ParaMarketVecEnv, its observations unchanged")
+    return market.markets.batch
+
+
+class Learned:
+    """A learned policy in a seat: it takes the action that it holds for best.
+
+    Raises ``ValueError`` if there is none in the folder, or if it was made for other observations or actions. Only open
+    folders that you trust: the format of the model is Python's pickle.
+    """
+
+    def __init__(self, seat: Seat, folder: str) -> None:
+        path = Path(folder)
+        if not (path / "policy.json").is_file():
+            raise ValueError(f"policy='learned:{folder}' is not there: {folder!r} has no policy.json")
+        kept = json.loads((path / "policy.json").read_text())
+        _require_same(kept, made_for(seat.layout, seat.actions), folder)
+        self._masks = kept["algorithm"] == MASKABLE
+        self.model: Any = algorithm(kept["algorithm"]).load(path / "model.zip", device="cpu")
+        with np.load(path / "normaliser.npz") as arrays:
+            self.scale = Normaliser(arrays["mean"], arrays["variance"], float(arrays["clip"]))
+
+    def act(self, observation: Tensor, mask: Tensor) -> Tensor:
+        """See :meth:`Policy.act`."""
+        masks = {"action_masks": mask.cpu().numpy()} if self._masks else {}
+        actions, _ = self.model.predict(self.scale(observation.cpu().numpy()), deterministic=True, **masks)
+        return torch.from_numpy(np.asarray(actions, dtype=np.int64)).to(observation.device)
+
+
+def _require_same(kept: dict[str, Any], here: dict[str, Any], folder: str) -> None:
+    for what in ("observation", "choices"):
+        if kept[what] != here[what]:
+            theirs, ours = (
+                [entry for entry in a[what] if entry not in b[what]] for a, b in ((kept, here), (here, kept))
+            )
+            raise ValueError(
+                f"policy='learned:{folder}' was made for another market: its {what} has {theirs}, this one's {ours}"
+            )

@@ -1,0 +1,149 @@
+"""What happens beside learning: progress, figures of the market for TensorBoard, evaluation that keeps the best."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+
+from baselines.evaluation.statistics import evaluate
+from baselines.policies.learned import POLICY_FILES
+from paramarket_env.adapters.sb3 import ParaMarketVecEnv
+from paramarket_env.config import MarketConfig
+from paramarket_env.market.orders import StepRecord
+
+OnRollout = Callable[[int, float], None]
+"""Called with the steps taken, and the mean return of the last episodes (NaN before the first end)."""
+
+EVALUATIONS = 10
+"""How often a training is evaluated."""
+
+TIRED = 4
+"""Training ends early after so many evaluations without a better one."""
+
+EVALUATION_SEEDS = range(2**41, 2**41 + 16)
+"""Neither trained on nor those of reports."""
+
+
+class Progress(BaseCallback):
+    """Tells how far learning is."""
+
+    def __init__(self, on_rollout: OnRollout) -> None:
+        super().__init__()
+        self._tell = on_rollout
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        returns = [episode["r"] for episode in self.model.ep_info_buffer or ()]
+        self._tell(self.num_timesteps, float(np.mean(returns)) if returns else float("nan"))
+
+
+class Figures(BaseCallback):
+    """Logs what the agents did, an episode's worth of it, on average over a rollout.
+
+    ``trader_0/return`` and so on: of that agent where it learns; ``opponents/return`` of all who do not.
+    """
+
+    def __init__(self, env: ParaMarketVecEnv) -> None:
+        super().__init__()
+        self._env = env
+        self._cycles = env.markets.batch.config.max_cycles
+
+    def _on_rollout_start(self) -> None:
+        self._steps = 0
+        self._sums: dict[str, torch.Tensor] = {}
+
+    def _on_step(self) -> bool:
+        self._steps += 1
+        for name, figure in _figures(self._env.record).items():
+            self._sums[name] = self._sums.get(name, 0) + figure.double()
+        return True
+
+    def _on_rollout_end(self) -> None:
+        learners = self._env.learners
+        groups = {f"trader_{agent}": _column(learners, agent) for agent in range(learners.shape[1])}
+        for group, seats in {**groups, "opponents": ~learners}.items():
+            if bool(seats.any()):
+                means = {name: float(total[seats].mean()) / self._steps for name, total in self._sums.items()}
+                for name, mean in means.items():
+                    self.logger.record_mean(f"{group}/{name}", mean * self._cycles)
+                if means["trades"] > 0:
+                    self.logger.record_mean(f"{group}/price", means["payments"] / means["trades"])
+
+
+def _column(learners: torch.Tensor, agent: int) -> torch.Tensor:
+    """The seats of one agent that learn."""
+    seats = torch.zeros_like(learners)
+    seats[:, agent] = learners[:, agent]
+    return seats
+
+
+def _figures(record: StepRecord) -> dict[str, torch.Tensor]:
+    return {
+        "return": record.reward,
+        "gain": record.gain,
+        "payments": record.paid,
+        "receipts": record.received,
+        "trades": record.seller >= 0,
+        "trainings": record.trained,
+        "refusals": record.refusal >= 0,
+    }
+
+
+class Judge(BaseCallback):
+    """Evaluates the policy now and then, keeps a checkpoint and the best, and ends what gets no better."""
+
+    def __init__(
+        self,
+        config: MarketConfig,
+        populations: Sequence[str],
+        timesteps: int,
+        folder: Path,
+        keep: Callable[[], None],
+        device: str | torch.device,
+    ) -> None:
+        super().__init__()
+        self._config, self._folder, self._keep, self._device = config, folder, keep, device
+        self._name = f"learned:{folder / 'checkpoint'}"
+        self._populations = tuple(populations) or (self._name,)
+        self._every = timesteps / EVALUATIONS
+        self._table = folder / "evaluations.csv"
+        self._due, self._since = 0.0, 0
+        self._scores: list[tuple[int, float]] = []
+
+    def _on_training_start(self) -> None:
+        self._due = self.num_timesteps + self._every
+        if self.num_timesteps > 0:  # resumed
+            self._scores = list(pd.read_csv(self._table).itertuples(index=False, name=None))
+
+    def _on_step(self) -> bool:
+        return self._since < TIRED
+
+    def _on_rollout_end(self) -> None:
+        if self.num_timesteps >= self._due:
+            self._due = self.num_timesteps + self._every
+            self._judge()
+
+    def _on_training_end(self) -> None:
+        if self._since < TIRED:
+            self._judge()
+
+    def _judge(self) -> None:
+        self._keep()
+        runs = evaluate(self._config, [self._name], self._populations, EVALUATION_SEEDS, self._device)
+        score, best = float(runs["return"].mean()), max((old for _, old in self._scores), default=-np.inf)
+        self.logger.record("evaluation/return", score)
+        self._scores.append((self.num_timesteps, score))
+        pd.DataFrame(self._scores, columns=["timesteps", "return"]).to_csv(self._table, index=False)
+        self._since += 1
+        if score > best:
+            self._since = 0
+            for file in POLICY_FILES:
+                shutil.copy(self._folder / "checkpoint" / file, self._folder / file)

@@ -1,0 +1,179 @@
+"""RLlib's PPO on one machine or on a Ray cluster: ``python -m baselines.training.rllib_ppo``.
+
+All agents of all markets share one policy. Env runners play the markets, each on its node; the driver learns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import tyro
+
+try:
+    import ray
+    from ray.cluster_utils import Cluster
+    from ray.rllib.algorithms.ppo import PPOConfig
+    from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+    from ray.tune import register_env
+except ImportError as error:
+    raise ImportError("RLlib is not installed: pip install 'paramarket-env[rllib]'") from error
+
+from baselines.evaluation.play import Arm, play
+from baselines.evaluation.report import interval, new_console
+from baselines.evaluation.welfare import returns
+from baselines.training.rllib_policy import BestAction, SharedPolicy, model_config
+from paramarket_env import paramarket_v0
+from paramarket_env.config import ActionMode, MarketConfig, require
+from paramarket_env.scenarios import scenario
+
+RUNNER = "env_runner"
+"""What a node offers for each env runner that it takes, as a resource of Ray; without such nodes any takes them."""
+POLICY = "trader"
+HELD_OUT = range(1_000_000, 1_000_020)
+"""Seeds on which the policies are compared; those of the training are far from them."""
+LEAN: dict[str, Any] = {"object_store_memory": 150 * 2**20, "include_dashboard": False}
+"""What a node that is started here needs of Ray."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train one policy for all agents with RLlib's PPO, and compare it with random play on held-out seeds."""
+
+    scenario: str = "digits"
+    """A name that `paramarket list` shows."""
+    action_mode: ActionMode = "round"
+    """`verb`: one verb a step. `round`: train, buy and price in one step."""
+    max_cycles: int = 24
+    """Steps of an episode."""
+    iterations: int = 25
+    """Each is one episode of every market, and one update."""
+    runners: int = 1
+    """Env runners."""
+    markets: int = 16
+    """Markets of each env runner."""
+    seed: int = 0
+    """Of PPO and of the markets."""
+    nodes: Literal[1, 2] = 1
+    """2: start a local cluster of two nodes, with the env runners on the second."""
+    address: str | None = None
+    """Of a Ray cluster that is running, `auto` on one of its nodes; none: Ray starts on this machine."""
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "runners", "markets"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "an integer >= 1")
+        require(self.seed >= 0, "seed", self.seed, "an integer >= 0")
+        require(self.nodes == 1 or self.address is None, "nodes", self.nodes, "1 where there is an address")
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What training has made, and where."""
+
+    policy: SharedPolicy
+    learner: str
+    """The id of the node of the learner."""
+    runners: list[str]
+    """Those of the env runners."""
+
+
+@contextmanager
+def connected(options: Options) -> Iterator[None]:
+    """Ray on this machine, on a local cluster of two nodes, or on a cluster that is running."""
+    cluster = None
+    if options.nodes == 2:
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **LEAN})
+        cluster.add_node(num_cpus=options.runners, resources={RUNNER: options.runners}, **LEAN)
+    # Without "local" Ray would join a cluster that happens to run on this machine.
+    address = cluster.address if cluster else options.address or "local"
+    mine = {"num_cpus": options.runners, **LEAN} if address == "local" else {}
+    try:
+        ray.init(address, log_to_driver=False, logging_level="ERROR", **mine)
+        yield
+    finally:
+        ray.shutdown()
+        if cluster:
+            cluster.shutdown()
+
+
+def ppo_config(options: Options, config: MarketConfig) -> PPOConfig:
+    """PPO whose iterations are an episode of every market."""
+    register_env("paramarket", lambda context: paramarket_v0.rllib_env(**context))
+    offered = ray.cluster_resources()
+    slots = offered.get(RUNNER, offered.get("CPU", 0))
+    require(options.runners <= slots, "runners", options.runners, f"at most {slots:g}: the cluster has no more room")
+    steps = config.max_cycles * options.markets * config.agents  # of agents, in an episode of an env runner
+    batch = options.runners * steps
+    spec = RLModuleSpec(module_class=SharedPolicy, model_config=model_config(config, options.seed))
+    return (
+        PPOConfig()
+        .environment("paramarket", env_config={"scenario": config, "markets": options.markets})
+        .env_runners(
+            num_env_runners=options.runners,
+            custom_resources_per_env_runner={RUNNER: 1} if RUNNER in offered else {},
+            # Not complete_episodes: with it RLlib resets to the same seed each time.
+            rollout_fragment_length=steps,
+            sample_timeout_s=None,
+        )
+        .multi_agent(policies={POLICY}, policy_mapping_fn=lambda *_, **__: POLICY, count_steps_by="agent_steps")
+        .rl_module(rl_module_spec=spec)
+        .training(
+            train_batch_size_per_learner=batch,
+            minibatch_size=max(batch // 4, 1),
+            num_epochs=8,
+            lr=1e-3,
+            gamma=0.99,
+            lambda_=0.95,
+            clip_param=0.2,
+            entropy_coeff=0.01,
+            use_kl_loss=False,
+            grad_clip=0.5,
+        )
+        .debugging(seed=options.seed, log_level="ERROR")
+    )
+
+
+def learn(options: Options, config: MarketConfig) -> Lesson:
+    """Train for so many iterations; to be called where Ray is :func:`connected`."""
+    console = new_console()
+    algorithm = ppo_config(options, config).build_algo()
+    try:
+        runners = algorithm.env_runner_group.foreach_env_runner(
+            lambda _: ray.get_runtime_context().get_node_id(), local_env_runner=False
+        )
+        for iteration in range(1, options.iterations + 1):
+            told = algorithm.train()
+            # RLlib adds up the returns of all agents of a policy.
+            mean = told["env_runners"]["module_episode_returns_mean"][POLICY] / (options.markets * config.agents)
+            console.print(
+                f"iteration {iteration}: {told['time_total_s']:.0f} s, mean return {mean:.2f}", highlight=False
+            )
+        return Lesson(algorithm.get_module(POLICY), ray.get_runtime_context().get_node_id(), runners)
+    finally:
+        algorithm.stop()
+
+
+def compare(config: MarketConfig, policy: SharedPolicy) -> dict[str, tuple[float, float | None]]:
+    """The mean return of an agent, and the half-width of its 95 % interval over held-out seeds: random and learned."""
+    arms = Arm("random", ("random",)), Arm("learned", (lambda seat: BestAction(policy, seat),))
+    by_agent = {arm.name: returns(play(config, arm, HELD_OUT, closing_trade=False)) for arm in arms}
+    return {name: interval(rewards.groupby("seed").mean().tolist()) for name, rewards in by_agent.items()}
+
+
+def main() -> None:
+    """Train, compare, print."""
+    options = tyro.cli(Options, description=__doc__)
+    config = replace(scenario(options.scenario), action_mode=options.action_mode, max_cycles=options.max_cycles)
+    with connected(options):
+        lesson = learn(options, config)
+    console = new_console()
+    console.print(f"learner on node {lesson.learner[:8]}", highlight=False)
+    console.print(f"env runners on {', '.join(f'node {node[:8]}' for node in lesson.runners)}", highlight=False)
+    for name, (mean, half) in compare(config, lesson.policy).items():
+        console.print(f"{name}: mean return {mean:.2f} ± {half:.2f}", highlight=False)
+
+
+if __name__ == "__main__":
+    main()

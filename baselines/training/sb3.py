@@ -1,0 +1,213 @@
+"""Learn a policy with Stable-Baselines3: one seat beside given populations, or all agents among themselves.
+
+A folder of training has the best policy so far (see ``learned``), ``evaluations.csv``, ``checkpoint/``, from where
+training goes on (a policy too), and ``log/`` for TensorBoard.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import CallbackList
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
+
+from baselines.evaluation.report import provenance
+from baselines.policies.decisions import policy_factory
+from baselines.policies.learned import MASKABLE, algorithm, save_policy
+from baselines.training.callbacks import Figures, Judge, OnRollout, Progress
+from paramarket_env.adapters.sb3 import ParaMarketVecEnv
+from paramarket_env.config import MarketConfig, require
+from paramarket_env.interface.actions import VerbActions
+from paramarket_env.scenarios import scenario
+
+GAMMA = 1.0
+"""Episodes are short, and their return is what counts."""
+
+TRAINING_SEEDS = 2**40
+"""Training begins with seeds from here on, and goes on with hashes of them: those below are held out."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is learned, where and how. Training goes on only from a checkpoint of the same plan, but for its length."""
+
+    config: MarketConfig
+    algo: str = "ppo"
+    """`ppo`, `maskable-ppo` (never an illegal action; needs sb3-contrib), `a2c` or `dqn` (verb mode alone)."""
+    timesteps: int = 200_000
+    """Steps of learning agents to train for."""
+    markets: int = 48
+    """How many markets at once."""
+    seed: int = 0
+    """Of the algorithm and of the markets."""
+    against: tuple[str, ...] = ()
+    """Populations: in each market one agent learns, and one of these policies has all other seats. None: all learn."""
+
+    def __post_init__(self) -> None:
+        require(self.timesteps >= 1, "timesteps", self.timesteps, "an integer >= 1")
+        require(0 <= self.seed < 2**20, "seed", self.seed, "an integer within [0, 2**20)")
+        verb = self.config.action_mode == "verb"
+        require(self.algo != "dqn" or verb, "algo", self.algo, "another than dqn in round mode, or verb mode")
+
+
+def _on_policy(plan: Plan, rows: int) -> dict[str, Any]:
+    """A rollout is whole episodes of every market, of 2048 steps or more, less if few are trained; minibatches."""
+    wanted = min(2048, max(256, plan.timesteps // 20))
+    cycles = plan.config.max_cycles
+    steps = cycles * math.ceil(wanted / (cycles * rows))
+    minibatch = next(size for size in range(wanted // 8, steps * rows + 1) if steps * rows % size == 0)
+    return {"n_steps": steps, "batch_size": minibatch, "n_epochs": 8, "learning_rate": falling, "ent_coef": 0.01}
+
+
+def falling(left: float) -> float:
+    """The learning rate, given the share of training that is left."""
+    return 1e-3 * max(left, 0.05)
+
+
+SETTINGS: dict[str, Callable[[Plan, int], dict[str, Any]]] = {
+    "ppo": _on_policy,
+    MASKABLE: _on_policy,
+    "a2c": lambda plan, rows: {"n_steps": plan.config.max_cycles, "ent_coef": 0.01},
+    "dqn": lambda plan, rows: {
+        "learning_starts": 500,
+        "buffer_size": 50_000,
+        "batch_size": 128,
+        "train_freq": 1,
+        "gradient_steps": 8,
+        "target_update_interval": 500,
+        "exploration_fraction": 0.5,
+        "learning_rate": 1e-3,
+    },
+}
+"""What differs from the algorithms' own defaults, given the plan and the rows of the environment."""
+
+
+SPARRING = ("train", "paper", "patient", "greedy")
+"""Whom a policy learns beside unless it is told; an evaluation has others, too."""
+
+TUNED: dict[str, dict[str, Any]] = {
+    # Three agents, or three parameter sets, take twice as long a step.
+    "digits-layers-short": {"timesteps": 120_000},
+    "three-firms-short": {"timesteps": 120_000},
+    "costly-training-short": {"timesteps": 120_000},
+    # One learner among eight would learn from an eighth of what is computed.
+    "crowd-short": {"against": (), "markets": 12, "timesteps": 120_000},
+}
+"""What differs from one agent learning beside ``SPARRING``, with a plan's own defaults, by scenario."""
+
+
+def tuned(name: str) -> Plan:
+    """The plan for a scenario."""
+    return Plan(scenario(name), **{"against": SPARRING, **TUNED.get(name, {})})
+
+
+def learn(
+    plan: Plan,
+    folder: Path,
+    device: str | torch.device = "auto",
+    on_rollout: OnRollout = lambda steps, returned: None,
+    *,
+    resume: bool = False,
+) -> BaseAlgorithm:
+    """Train into the folder; the model as it was at the end.
+
+    Raises ``ValueError`` for what the market or the algorithm do not allow, or to resume another plan,
+    ``FileNotFoundError`` if there is nothing to resume, ``ImportError`` for an extra that is not installed.
+    """
+    kind, checkpoint = algorithm(plan.algo), folder / "checkpoint"
+    if resume:
+        _require_same(plan, checkpoint)
+    markets = ParaMarketVecEnv(plan.config, plan.markets, device, [policy_factory(name) for name in plan.against])
+    env, model = _continued(kind, markets, checkpoint) if resume else _new(kind, markets, plan)
+    markets.seed(TRAINING_SEEDS + plan.seed * 2**20 + model.num_timesteps)
+    model.set_logger(configure(str(folder / "log" / f"from-{model.num_timesteps}"), _formats()))
+
+    def keep() -> None:
+        _keep(plan, checkpoint, model, env, markets.markets.batch.engine.device)
+
+    judge = Judge(plan.config, plan.against, plan.timesteps, folder, keep, device)
+    callbacks = CallbackList([Progress(on_rollout), Figures(markets), judge])
+    left = plan.timesteps - model.num_timesteps
+    try:
+        if left > 0:
+            model.learn(left, callback=callbacks, reset_num_timesteps=False)
+    finally:
+        model.logger.close()
+    return model
+
+
+def _new(kind: Any, markets: ParaMarketVecEnv, plan: Plan) -> tuple[VecNormalize, BaseAlgorithm]:
+    env = VecNormalize(VecMonitor(markets), gamma=GAMMA)
+    settings = SETTINGS[plan.algo](plan, markets.num_envs)
+    window = markets.num_envs
+    arguments = {"seed": plan.seed, "gamma": GAMMA, "device": "cpu", "stats_window_size": window}
+    model = kind("MlpPolicy", env, **arguments, **settings)
+    if isinstance(model, OnPolicyAlgorithm) and isinstance(markets.markets.batch.actions, VerbActions):
+        _make_verbs_even(model, markets.markets.batch.actions)
+    return env, model
+
+
+def _make_verbs_even(model: OnPolicyAlgorithm, actions: VerbActions) -> None:
+    """Begin with a policy to which holding, training, buying and asking are equally likely.
+
+    Most actions are asks. If all were equally likely, hardly any step would be one of training or of buying, and what
+    they are worth would not be found out.
+    """
+    sizes = (1, 1, actions.of.purchases, actions.mask_size - actions.first_ask)
+    scores: Any = model.policy.action_net
+    with torch.no_grad():
+        scores.bias.copy_(torch.cat([torch.full((size,), -math.log(size)) for size in sizes]))
+
+
+def _continued(kind: Any, markets: ParaMarketVecEnv, checkpoint: Path) -> tuple[VecNormalize, BaseAlgorithm]:
+    env = VecNormalize.load(str(checkpoint / "normalise.pkl"), VecMonitor(markets))
+    model: BaseAlgorithm = kind.load(checkpoint / "model.zip", env=env, device="cpu")
+    if isinstance(model, OffPolicyAlgorithm):
+        model.load_replay_buffer(checkpoint / "replay.pkl")
+    return env, model
+
+
+def _keep(plan: Plan, checkpoint: Path, model: BaseAlgorithm, env: VecNormalize, device: torch.device) -> None:
+    """All that is needed to play the policy, and to go on."""
+    told = {"plan": asdict(plan), "timesteps": model.num_timesteps, **provenance([plan.seed], device)}
+    save_policy(checkpoint, model, told)
+    env.save(str(checkpoint / "normalise.pkl"))
+    if isinstance(model, OffPolicyAlgorithm):
+        model.save_replay_buffer(checkpoint / "replay.pkl")
+
+
+def _require_same(plan: Plan, checkpoint: Path) -> None:
+    """Refuse to go on with another plan than that of the checkpoint."""
+    if not (checkpoint / "policy.json").is_file():
+        raise FileNotFoundError(f"out={str(checkpoint.parent)!r} has no checkpoint to resume")
+    kept = json.loads((checkpoint / "policy.json").read_text())["plan"]
+    here = json.loads(json.dumps(asdict(plan)))
+    for name, now, then in _differences(here, kept):
+        require(name == "timesteps", name, now, f"{then!r}, as in the checkpoint in {str(checkpoint)!r}")
+
+
+def _differences(here: Any, there: Any, name: str = "") -> Sequence[tuple[str, Any, Any]]:
+    if isinstance(here, dict) and isinstance(there, dict):
+        keys = sorted({*here, *there})
+        pairs = [(f"{name}.{key}".lstrip("."), here.get(key), there.get(key)) for key in keys]
+        return [found for field, now, then in pairs for found in _differences(now, then, field)]
+    return [] if here == there else [(name, here, there)]
+
+
+def _formats() -> list[str]:
+    """TensorBoard's where it is installed."""
+    try:
+        import tensorboard  # noqa: F401, PLC0415  # an extra
+    except ImportError:
+        return ["csv"]
+    return ["csv", "tensorboard"]

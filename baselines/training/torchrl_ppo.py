@@ -1,0 +1,224 @@
+"""TorchRL's PPO learns to trade: ``python -m baselines.training.torchrl_ppo``.
+
+One actor and one critic for all agents of all markets, which play against each other. Every iteration plays one episode
+of every market and learns from it; at the end the policy is compared with random play on seeds it has not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import tyro
+from rich.console import Console
+from rich.progress import Progress, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent
+from torch.nn.functional import pad
+
+from baselines.evaluation.play import Arm, play
+from baselines.evaluation.report import COLUMNS, new_console
+from baselines.evaluation.statistics import STATISTICS, estimate
+from baselines.evaluation.welfare import returns
+from paramarket_env import paramarket_v0
+from paramarket_env.config import ActionMode, MarketConfig, require
+from paramarket_env.interface.policy import Seat
+from paramarket_env.scenarios import scenario
+
+try:
+    from tensordict import TensorDictBase
+    from tensordict.nn import InteractionType, TensorDictModule
+    from torchrl.envs import EnvBase
+    from torchrl.modules import MaskedCategorical, ProbabilisticActor
+    from torchrl.objectives import ClipPPOLoss, ValueEstimators
+except ImportError as error:
+    raise ImportError("TorchRL is not installed: pip install 'paramarket-env[torchrl]'") from error
+
+GAMMA, LAMBDA = 0.99, 0.95
+EPOCHS, MINIBATCHES = 8, 4
+LEARNING_RATE = 1e-3
+CLIP = 10.0  # of standardised observations
+HELD_OUT = 100  # seeds of the comparison at the end
+
+NewNetwork = Callable[[int, int], nn.Module]
+"""A network from float32 ``[..., inputs]`` to ``[..., outputs]``, given the two sizes."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train a policy with TorchRL's PPO, and compare it with random play."""
+
+    scenario: str = "digits"
+    """A name that `paramarket list` shows."""
+    action_mode: ActionMode = "round"
+    """All decisions in one step, or one verb a step."""
+    max_cycles: int = 12
+    """Steps of an episode."""
+    markets: int = 16
+    """How many markets at once."""
+    iterations: int = 120
+    """Each plays one episode of every market, then learns from it."""
+    seed: int = 0
+    """Of the networks, of the draws and of the first episodes."""
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda`: where the markets and the networks are."""
+
+    def __post_init__(self) -> None:
+        require(self.iterations >= 1, "iterations", self.iterations, "an integer >= 1")
+
+
+class Standardise(nn.BatchNorm1d):
+    """Observations by the mean and variance of all rollouts so far, as their ranges differ by orders of magnitude."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size, affine=False, momentum=None)
+        self.eval()
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Of the same shape, float32 ``[..., D]``."""
+        return super().forward(observation.flatten(0, -2)).view_as(observation).clamp(-CLIP, CLIP)
+
+    def show(self, observation: Tensor) -> None:
+        """Take a rollout's observations into account."""
+        self.train()(observation)
+        self.eval()
+
+
+def masked(logits: Tensor, mask: Tensor, choices: Sequence[int]) -> Distribution:
+    """Of actions, one independent choice for each of their parts; scores and masks are flat, ``[..., A]``."""
+    if len(choices) == 1:
+        one: Distribution = MaskedCategorical(logits=logits, mask=mask)
+        return one
+    padded = [
+        torch.stack([pad(part, (0, max(choices) - part.shape[-1])) for part in flat.split(choices, -1)], -2)
+        for flat in (logits, mask)
+    ]
+    return Independent(MaskedCategorical(logits=padded[0], mask=padded[1]), 1)
+
+
+class Player:
+    """A learned policy in a seat: it takes the legal action that it holds for best."""
+
+    def __init__(self, seat: Seat, scores: nn.Module) -> None:
+        self.seat, self.scores = seat, scores
+
+    @torch.no_grad()
+    def act(self, observation: Tensor, mask: Tensor) -> Tensor:
+        """See ``Policy.act``."""
+        return self.seat.actions.best(self.scores(observation).masked_fill(~mask, -torch.inf))
+
+
+def mlp(inputs: int, outputs: int) -> nn.Module:
+    """Two hidden layers of 64."""
+    return nn.Sequential(nn.Linear(inputs, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, outputs))
+
+
+def new_actor(scores: nn.Module, choices: Sequence[int]) -> TensorDictModule:
+    """The actor that draws actions by the network's scores ``[..., A]``; ``choices``: of each part of an action."""
+    return ProbabilisticActor(
+        TensorDictModule(scores, [("agents", "observation")], [("agents", "logits")]),
+        in_keys={"logits": ("agents", "logits"), "mask": ("agents", "action_mask")},
+        out_keys=[("agents", "action")],
+        distribution_class=masked,
+        distribution_kwargs={"choices": choices},
+        default_interaction_type=InteractionType.RANDOM,  # TorchRL's own is the best action
+        return_log_prob=True,
+        log_prob_key=("agents", "action_log_prob"),
+    )
+
+
+def new_loss(actor: TensorDictModule, values: nn.Module) -> ClipPPOLoss:
+    """PPO's loss over agents; its ``value_estimator`` is the generalised advantage estimate."""
+    critic = TensorDictModule(values, [("agents", "observation")], [("agents", "state_value")])
+    loss = ClipPPOLoss(actor, critic, entropy_coeff=0.01, critic_coeff=0.5)
+    loss.set_keys(value=("agents", "state_value"), sample_log_prob=("agents", "action_log_prob"))
+    loss.set_keys(**{name: ("agents", name) for name in ("action", "reward", "done", "terminated")})
+    loss.make_value_estimator(ValueEstimators.GAE, gamma=GAMMA, lmbda=LAMBDA, average_gae=True)
+    return loss
+
+
+def tell_ends(rollout: TensorDictBase) -> None:
+    """Give each agent its market's end ``[M, T, N, 1]``, as TorchRL wants an end for each reward.
+
+    Truncated counts as terminated: the observation has the time left, and after the end there is nothing to gain.
+    """
+    after = rollout["next"]
+    ends = after["done"].unsqueeze(-2).expand_as(after["agents", "reward"])
+    after["agents", "done"], after["agents", "terminated"] = ends, ends
+
+
+def improve(loss: ClipPPOLoss, optimizer: torch.optim.Optimizer, rollout: TensorDictBase) -> None:
+    """PPO's epochs over a rollout ``[M, T]``."""
+    tell_ends(rollout)
+    with torch.no_grad():
+        loss.value_estimator(rollout)
+    steps = rollout.reshape(-1)
+    for _ in range(EPOCHS):
+        for rows in torch.randperm(len(steps), device=steps.device).chunk(MINIBATCHES):
+            parts = loss(steps[rows])
+            optimizer.zero_grad()
+            sum(parts[f"loss_{name}"] for name in ("objective", "critic", "entropy")).backward()
+            nn.utils.clip_grad_norm_(loss.parameters(), 0.5)
+            optimizer.step()
+
+
+def learn(
+    config: MarketConfig,
+    markets: int,
+    iterations: int,
+    seed: int,
+    device: str | torch.device = "auto",
+    on_iteration: Callable[[int, float], None] = lambda iteration, returned: None,
+    network: NewNetwork = mlp,
+) -> nn.Module:
+    """The actor's network, from observations float32 ``[..., D]`` to scores of the choices ``[..., A]``.
+
+    ``on_iteration`` is called with the iteration, from 1, and an agent's mean return in its episodes. Seeds torch's
+    global generator.
+    """
+    env: EnvBase = paramarket_v0.torchrl_env(config, markets=markets, device=device)
+    torch.manual_seed(seed)
+    env.set_seed(seed)
+    batch = env.markets.batch
+    standardise = Standardise(batch.layout.size)
+    scores, values = (
+        nn.Sequential(standardise, network(batch.layout.size, outputs)).to(env.device)
+        for outputs in (batch.actions.mask_size, 1)
+    )
+    standardise.show(env.rollout(config.max_cycles, break_when_any_done=False)["agents", "observation"])
+    actor = new_actor(scores, batch.actions.choices)
+    loss = new_loss(actor, values)
+    optimizer = torch.optim.Adam(loss.parameters(), lr=LEARNING_RATE)
+    for iteration in range(1, iterations + 1):
+        with torch.no_grad():
+            rollout = env.rollout(config.max_cycles, actor, break_when_any_done=False)
+        improve(loss, optimizer, rollout)
+        # Not before: the ratio of new to old probabilities takes both on the same scale.
+        standardise.show(rollout["agents", "observation"])
+        on_iteration(iteration, float(rollout["next", "agents", "reward"].sum(1).mean()))
+    return scores
+
+
+def run(options: Options, console: Console) -> None:
+    """Train, then print an agent's mean return with the policy, and with random play, in every seat."""
+    config = replace(scenario(options.scenario), action_mode=options.action_mode, max_cycles=options.max_cycles)
+    with Progress(*COLUMNS, TimeRemainingColumn(), console=console, transient=True) as progress:
+        task = progress.add_task("PPO", total=options.iterations)
+
+        def on_iteration(iteration: int, returned: float) -> None:
+            progress.update(task, completed=iteration)
+            console.print(f"iteration {iteration:>4}   return {returned:6.3f}", highlight=False)
+
+        scores = learn(config, options.markets, options.iterations, options.seed, options.device, on_iteration)
+    # Training began with the seeds before these; its later episodes have hashes of those.
+    seeds = range(options.seed + options.markets, options.seed + options.markets + HELD_OUT)
+    console.print(f"mean return on {HELD_OUT} other seeds, [95 % interval]", highlight=False)
+    for arm in (Arm("random", ("random",)), Arm("learned", (lambda seat: Player(seat, scores),))):
+        episode = play(config, arm, seeds, options.device, closing_trade=False)
+        by_seed = returns(episode).groupby("seed").mean().to_numpy()
+        console.print(f"{arm.name:<8} {estimate((by_seed,), STATISTICS['mean'])}", highlight=False)
+
+
+if __name__ == "__main__":
+    run(tyro.cli(Options, description=__doc__), new_console())

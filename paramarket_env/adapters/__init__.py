@@ -1,0 +1,1 @@
+"""The market for RL libraries: PettingZoo, Gymnasium, Stable-Baselines3, TorchRL and RLlib."""

@@ -1,0 +1,190 @@
+"""One learning seat as a Gymnasium environment, single or vectorised; given policies play the other seats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from torch import Tensor
+
+from paramarket_env.adapters.autoreset import Advance, AutoresetBatch, Ending, TwoBuffers
+from paramarket_env.adapters.opponents import OpponentFactories, Opponents, beside_one
+from paramarket_env.adapters.pettingzoo import ParaMarketEnv
+from paramarket_env.config import MarketConfig, require
+from paramarket_env.interface.actions import MaskStyle, checked_actions
+from paramarket_env.interface.infos import info_columns
+
+
+def _require_no_options(options: dict[str, Any] | None) -> None:
+    require(not options, "options", options, "None or empty")
+
+
+class ParaMarketGymEnv(gymnasium.Env[np.ndarray, Any]):
+    """The market as one of its agents sees it: ``ParaMarketEnv`` with policies in the other seats.
+
+    The episode is truncated after ``max_cycles``, and terminated when the learner's network fails.
+    """
+
+    metadata = ParaMarketEnv.metadata
+
+    def __init__(
+        self,
+        config: MarketConfig,
+        opponents: OpponentFactories,
+        *,
+        seat: int = 0,
+        render_mode: str | None = None,
+        device: str | torch.device = "auto",
+        mask_style: MaskStyle = "tuple",
+    ) -> None:
+        self.market = ParaMarketEnv(config, render_mode=render_mode, device=device, mask_style=mask_style)
+        seating = beside_one(1, config.agents, opponents, seat)
+        self._opponents, self._seat = Opponents(self.market.batch, seating), seat
+        self.render_mode = render_mode
+        self.agent = self.market.possible_agents[seat]
+        self.observation_space = self.market.observation_space(self.agent)
+        self.action_space = self.market.action_space(self.agent)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode, as ``ParaMarketEnv.reset`` does, with new policies in the other seats."""
+        _require_no_options(options)
+        observations, infos = self.market.reset(seed=seed)
+        super().reset(seed=None if seed is None else int(seed))
+        self._opponents.sit_down()
+        return observations[self.agent], infos[self.agent]
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """One step of the market; raises ``ValueError``, before anything changes, for an action outside the space."""
+        if self.agent not in self.market.agents:
+            raise RuntimeError("step() after the end of an episode, or before the first reset(): call reset()")
+        batch = self.market.batch
+        chosen = torch.from_numpy(checked_actions(action, self.action_space)).unsqueeze(0)
+        joint = self._opponents.join(chosen, batch.observe(), batch.mask())[0].cpu().numpy()
+        actions = dict(zip(self.market.possible_agents, joint, strict=True))
+        observations, rewards, terminated, truncated, infos = self.market.step(actions)
+        agent = self.agent
+        return observations[agent], rewards[agent], terminated[agent], truncated[agent], infos[agent]
+
+    def action_masks(self) -> np.ndarray:
+        """What is legal now, bool ``[A]``: for ``sb3_contrib``'s ``MaskablePPO``."""
+        return self.market.batch.mask()[0, self._seat].cpu().numpy()
+
+    def render(self) -> Any:
+        """The whole market's episode so far, see ``ParaMarketEnv.render``."""
+        return self.market.render()
+
+    def close(self) -> None:
+        """Close the window, if there is one."""
+        self.market.close()
+
+
+class ParaMarketVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+    """One learning seat in each of M markets, which begin anew in the step in which they end (``SAME_STEP``).
+
+    A market's episodes are those of a ``ParaMarketGymEnv`` that is reset after each end. Policies with a memory keep
+    their place from one episode to the next: they see by ``time_left`` = 1 that one begins. ``info["action_mask"]`` is
+    int8 ``[M, A]``, flat in both action modes; the rest of the infos is as in ``ParaMarketEnv``, ``[M]`` each.
+
+    Observations and masks lie in two buffers in turn: those handed out are overwritten by the second step after.
+    ``final_obs`` and ``final_info`` are copies.
+    """
+
+    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}  # noqa: RUF012  # as Gymnasium has it
+
+    def __init__(
+        self,
+        config: MarketConfig,
+        markets: int,
+        opponents: OpponentFactories,
+        *,
+        seat: int = 0,
+        device: str | torch.device = "auto",
+    ) -> None:
+        seating = beside_one(markets, config.agents, opponents, seat)
+        self.markets = AutoresetBatch(config, markets, seating.learners, device)
+        batch = self.markets.batch
+        self._opponents, self._seat = Opponents(batch, seating), seat
+        self.num_envs = markets
+        self.single_observation_space = batch.layout.space()
+        self.single_action_space = batch.actions.space()
+        self.observation_space = batch_space(self.single_observation_space, markets)
+        self.action_space = batch_space(self.single_action_space, markets)
+        self._observations = TwoBuffers((markets, batch.layout.size), torch.float32)
+        self._masks = TwoBuffers((markets, batch.actions.mask_size), torch.int8)
+
+    def reset(
+        self, *, seed: int | Iterable[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """New episodes in all markets, with new policies in the other seats.
+
+        ``seed``: one for each market, or ``seed, seed + 1, ...`` from a single one. No ``options`` are known.
+        """
+        _require_no_options(options)
+        self.markets.begin(seed)
+        self._opponents.sit_down()
+        columns = info_columns(self.markets.batch.engine, None)
+        return self._look(), _with_flags(self._infos(columns), np.ones(self.num_envs, dtype=np.bool_))
+
+    def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """One step of all markets: observations, rewards float64, terminations and truncations, ``[M]`` each, infos.
+
+        Raises ``ValueError``, before anything changes, for an action outside the space.
+        """
+        chosen = torch.from_numpy(checked_actions(actions, self.single_action_space, (self.num_envs,)))
+        markets = self.markets
+        if not markets.batch.begun:
+            raise RuntimeError("step() before the first reset(): call reset()")
+        advance, ending = markets.step(self._opponents.join(chosen, markets.observation, markets.mask))
+        if ending is not None:
+            self._opponents.renew()
+        record = advance.record
+        reward, terminated = (part[:, self._seat].cpu().numpy() for part in (record.reward, record.terminated))
+        return self._look(), reward, terminated, record.truncated.cpu().numpy(), self._step_infos(advance, ending)
+
+    def _look(self) -> np.ndarray:
+        """The learner's observations into the buffer whose turn it is."""
+        return self._observations.write(self.markets.observation[:, self._seat])
+
+    def _infos(self, columns: dict[str, Tensor]) -> dict[str, Any]:
+        """The learner's infos, ``[M]`` each, of those of all agents, with its mask."""
+        # Copies, as the engine goes on writing in its own.
+        infos: dict[str, Any] = {name: column[:, self._seat].cpu().numpy().copy() for name, column in columns.items()}
+        infos["action_mask"] = self._masks.write(self.markets.mask[:, self._seat])
+        return infos
+
+    def _step_infos(self, advance: Advance, ending: Ending | None) -> dict[str, Any]:
+        """The infos of a step; those of markets that began anew are of the new episode, as at a reset."""
+        engine, everywhere = self.markets.batch.engine, np.ones(self.num_envs, dtype=np.bool_)
+        columns = info_columns(engine, advance.record)
+        if ending is None:
+            return _with_flags(self._infos(columns), everywhere)
+        began = advance.ended.unsqueeze(1)
+        blank = info_columns(engine, None)
+        columns = {name: torch.where(began, blank[name], column) for name, column in columns.items()}
+        ended = advance.ended.cpu().numpy()
+        return _with_flags(self._infos(columns), everywhere) | _with_flags(self._final(ending, ended), ended)
+
+    def _final(self, ending: Ending, ended: np.ndarray) -> dict[str, Any]:
+        """``final_obs`` and ``final_info`` as ``SyncVectorEnv`` lays them out: None or 0 where no episode ended."""
+        seen = np.full(self.num_envs, None, dtype=object)
+        for row, last in zip(np.flatnonzero(ended), ending.observation[:, self._seat].cpu().numpy(), strict=True):
+            seen[row] = last
+        learner = {name: column[:, self._seat] for name, column in ending.infos.items()}
+        learner["action_mask"] = ending.mask[:, self._seat].cpu().numpy().astype(np.int8)
+        info: dict[str, Any] = {}
+        for name, column in learner.items():
+            info[name] = np.zeros((self.num_envs, *column.shape[1:]), dtype=column.dtype)
+            info[name][ended] = column
+        return {"final_obs": seen, "final_info": _with_flags(info, ended)}
+
+
+def _with_flags(infos: dict[str, Any], rows: np.ndarray) -> dict[str, Any]:
+    """The infos, each with a bool ``[M]`` under ``_name`` that says which markets it tells of, as Gymnasium has it."""
+    return infos | {f"_{name}": rows.copy() for name in infos}

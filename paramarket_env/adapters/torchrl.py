@@ -1,0 +1,101 @@
+"""M markets as a TorchRL environment: natively batched, the agents a dimension of the group ``agents``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from paramarket_env.adapters.autoreset import AutoresetBatch
+from paramarket_env.config import MarketConfig
+
+try:
+    from tensordict import TensorDict, TensorDictBase
+    from torchrl.data import Bounded, Categorical, Composite, MultiCategorical, TensorSpec, Unbounded
+    from torchrl.envs import EnvBase
+except ImportError as error:
+    raise ImportError("TorchRL is not installed: pip install 'paramarket-env[torchrl]'") from error
+
+
+class ParaMarketTorchRLEnv(EnvBase):  # type: ignore[misc]  # TorchRL need not be installed
+    """M markets, ``batch_size`` ``[M]``, on the engine's device; nothing is copied to NumPy.
+
+    | key                       | shape                                     | dtype   |
+    |---------------------------|-------------------------------------------|---------|
+    | `agents, observation`     | `[M, N, D]`                               | float32 |
+    | `agents, action_mask`     | `[M, N, A]`, flat in both action modes    | bool    |
+    | `agents, action`          | `[M, N]` (`verb`), `[M, N, 2+S]` (`round`)| int64   |
+    | `agents, reward`          | `[M, N, 1]`                               | float32 |
+    | `done` and its two causes | `[M, 1]`                                  | bool    |
+
+    ``truncated``: out of cycles. ``terminated``: the networks of all agents have failed. An agent whose network fails
+    alone idles until its market ends: its orders are ignored, its reward is 0, and its mask only lets it hold.
+
+    TorchRL resets what is done itself (``rollout(break_when_any_done=False)``, collectors), with a partial ``_reset``;
+    each next episode follows from the market's last. ``set_seed(s)`` gives market m the seed ``s + m`` at the next
+    ``reset()``. Tensors are new at every step, as TorchRL keeps those that it was handed.
+
+    For a policy's masked distribution take ``agents, action_mask``; for random actions that are legal add the transform
+    ``ActionMask(("agents", "action"), ("agents", "action_mask"))``.
+    """
+
+    def __init__(self, config: MarketConfig, markets: int, device: str | torch.device = "auto") -> None:
+        self.markets = AutoresetBatch(config, markets, device=device)
+        self.group_map = {"agents": [f"trader_{agent}" for agent in range(config.agents)]}
+        self._next_seed: int | None = None
+        super().__init__(device=self.markets.batch.engine.device, batch_size=[markets])
+        self._make_specs(config)
+
+    def _make_specs(self, config: MarketConfig) -> None:
+        batch, agents = self.markets.batch, (*self.batch_size, config.agents)
+        bounds = (batch.layout.low, batch.layout.high)
+        low, high = (torch.from_numpy(bound).to(self.device).expand(*agents, -1) for bound in bounds)
+        self.observation_spec = self._group(
+            observation=Bounded(low, high, dtype=torch.float32, device=self.device),
+            action_mask=self._flags(*agents, batch.actions.mask_size),
+        )
+        self.action_spec = self._group(action=self._action_spec(agents))
+        self.reward_spec = self._group(reward=Unbounded((*agents, 1), dtype=torch.float32, device=self.device))
+        ends = {name: self._flags(*self.batch_size, 1) for name in ("done", "terminated", "truncated")}
+        self.done_spec = Composite(ends, shape=self.batch_size, device=self.device)
+
+    def _group(self, **parts: TensorSpec) -> Composite:
+        agents = Composite(parts, shape=(*self.batch_size, len(self.group_map["agents"])), device=self.device)
+        return Composite({"agents": agents}, shape=self.batch_size, device=self.device)
+
+    def _flags(self, *shape: int) -> Categorical:
+        return Categorical(2, shape=shape, dtype=torch.bool, device=self.device)
+
+    def _action_spec(self, agents: tuple[int, ...]) -> TensorSpec:
+        choices = self.markets.batch.actions.choices
+        if len(choices) == 1:
+            return Categorical(choices[0], shape=agents, dtype=torch.int64, device=self.device)
+        return MultiCategorical(choices, shape=(*agents, len(choices)), dtype=torch.int64, device=self.device)
+
+    def _set_seed(self, seed: int | None) -> None:
+        self._next_seed = seed
+
+    def _reset(self, tensordict: TensorDictBase | None = None, **_: Any) -> TensorDictBase:
+        chosen = None if tensordict is None else tensordict.get("_reset", None)
+        if chosen is None or not self.markets.batch.begun:
+            self.markets.begin(self._next_seed)
+            self._next_seed = None
+        elif bool(chosen.any()):
+            self.markets.begin_next(chosen.flatten().nonzero().squeeze(1))
+        going_on = torch.zeros(*self.batch_size, 1, dtype=torch.bool, device=self.device)
+        return self._told({}, going_on, going_on)
+
+    def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
+        advance = self.markets.advance(tensordict["agents", "action"])
+        truncated = advance.record.truncated.unsqueeze(1)
+        terminated = ~advance.alive.any(dim=1, keepdim=True)
+        reward = advance.record.reward.float().unsqueeze(2)
+        return self._told({"reward": reward}, terminated, truncated)
+
+    def _told(self, rewards: dict[str, Tensor], terminated: Tensor, truncated: Tensor) -> TensorDictBase:
+        """What TorchRL gets to see of the present state."""
+        seen = {"observation": self.markets.observation, "action_mask": self.markets.mask}
+        group = TensorDict(seen | rewards, batch_size=self.markets.mask.shape[:2], device=self.device)
+        ends = {"done": terminated | truncated, "terminated": terminated.clone(), "truncated": truncated.clone()}
+        return TensorDict({"agents": group, **ends}, batch_size=self.batch_size, device=self.device)

@@ -1,0 +1,1 @@
+"""Bringing the hidden units of one network into the order of another's."""

@@ -1,0 +1,1 @@
+"""Datasets, and who holds which samples."""

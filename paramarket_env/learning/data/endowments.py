@@ -1,0 +1,181 @@
+"""Who holds which samples: the three splits, and the rules that deal the training split to the agents.
+
+An endowment rule says which training samples belong to which agent; agents may hold the same sample (in the paper's
+setting they do), but no sample is in two splits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.special import gammaincinv
+from torch import Tensor
+
+from paramarket_env.config import DataConfig, lookup
+from paramarket_env.learning.data.datasets import Dataset
+from paramarket_env.seeding import permutation, stream, uniform
+
+DIRICHLET_DRAWS = 100
+
+
+@dataclass(frozen=True)
+class Deal:
+    """Indices into the dataset, int64, for M markets of N agents."""
+
+    endowments: Tensor
+    """``[M, N, T]``: each agent's training samples, then -1."""
+    sizes: Tensor
+    """``[M, N]``: how many samples each agent has."""
+    validation: Tensor
+    """``[M, V]``: the broker's."""
+    test: Tensor
+    """``[M, E]``: for reports."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What an endowment rule deals from: the training split of each market."""
+
+    labels: Tensor
+    """``[M, T]``, in the random order of the split."""
+    classes: int
+    agents: int
+    seeds: Tensor
+    """``[M]``."""
+    fewest: int
+    """Every agent needs at least so many samples: one minibatch."""
+    config: DataConfig
+
+
+def _rank_in_class(labels: Tensor, classes: int) -> Tensor:
+    """The place of each sample among those of its class, int64 ``[m, T]``; random, since the pool's order is."""
+    by_class = labels.argsort(dim=-1, stable=True)
+    counts = _class_counts(labels, classes)
+    starts = (counts.cumsum(-1) - counts).gather(-1, labels)
+    return torch.empty_like(by_class).scatter_(-1, by_class, _positions(labels).expand_as(by_class)) - starts
+
+
+def _positions(labels: Tensor) -> Tensor:
+    return torch.arange(labels.shape[-1], device=labels.device)
+
+
+def _class_counts(labels: Tensor, classes: int) -> Tensor:
+    zeros = labels.new_zeros(*labels.shape[:-1], classes)
+    return zeros.scatter_add_(-1, labels, torch.ones_like(labels))
+
+
+def complementary(pool: Pool) -> Tensor:
+    """The authors': agent i keeps the share ``scarcity`` of its block of classes and has all the rest."""
+    if pool.agents > pool.classes:
+        raise ValueError(f"agents={pool.agents} is not allowed: complementary has {pool.classes} classes to divide")
+    labels = pool.labels
+    kept = (_class_counts(labels, pool.classes) * pool.config.scarcity).round().long().gather(-1, labels)
+    spared = _rank_in_class(labels, pool.classes) < kept
+    block_of_class = torch.arange(pool.classes, device=labels.device) * pool.agents // pool.classes
+    short = block_of_class[labels].unsqueeze(1) == torch.arange(pool.agents, device=labels.device)[:, None]
+    return ~short | spared.unsqueeze(1)
+
+
+def iid(pool: Pool) -> Tensor:
+    """Equal parts of the shuffled samples, one for each agent."""
+    owner = _positions(pool.labels) % pool.agents
+    agents = torch.arange(pool.agents, device=pool.labels.device)
+    return (owner == agents[:, None]).expand(len(pool.labels), -1, -1)
+
+
+def dirichlet(pool: Pool) -> Tensor:
+    """Each class divided in proportions drawn from Dirichlet(concentration) (Hsu et al. 2019).
+
+    As is usual in federated learning, a market is dealt again until every agent has enough samples.
+    """
+    markets = len(pool.labels)
+    owner = torch.full_like(pool.labels, -1)
+    waiting = torch.arange(markets, device=pool.labels.device)
+    for draw in range(DIRICHLET_DRAWS):
+        owner[waiting] = _dirichlet_owners(pool, waiting, draw)
+        sizes = _class_counts(owner, pool.agents)
+        waiting = (sizes.min(dim=-1).values < pool.fewest).nonzero().squeeze(-1)
+        if len(waiting) == 0:
+            break
+    agents = torch.arange(pool.agents, device=owner.device)
+    return owner.unsqueeze(1) == agents[:, None]
+
+
+def _dirichlet_owners(pool: Pool, markets: Tensor, draw: int) -> Tensor:
+    """The owner of each sample of these markets, int64 ``[m, T]``, in one draw."""
+    labels, seeds = pool.labels[markets], pool.seeds[markets]
+    quantiles = uniform(stream(seeds, "dirichlet", draw), pool.classes * pool.agents)
+    # A Dirichlet vector is a normalised vector of gammas; a gamma is its inverse distribution function of a uniform.
+    gammas = torch.from_numpy(np.asarray(gammaincinv(pool.config.concentration, quantiles.cpu().numpy())))
+    shares = (gammas.to(labels.device) + 1e-300).view(-1, pool.classes, pool.agents)
+    ends = shares.cumsum(-1) / shares.sum(-1, keepdim=True)
+    place = (_rank_in_class(labels, pool.classes) + 0.5) / _class_counts(labels, pool.classes).gather(-1, labels)
+    ends = ends.gather(1, labels.unsqueeze(-1).expand(-1, -1, pool.agents))
+    return (place.unsqueeze(-1) > ends[..., :-1]).sum(-1)
+
+
+ENDOWMENTS: dict[str, Callable[[Pool], Tensor]] = {
+    "complementary": complementary,
+    "dirichlet": dirichlet,
+    "iid": iid,
+}
+"""A rule returns bool ``[M, N, T]``: whether an agent holds a sample of the pool."""
+
+
+def deal(config: DataConfig, dataset: Dataset, agents: int, seeds: Tensor, batch_size: int) -> Deal:
+    """Split the dataset and deal the training samples, each market by its own seed (int64 ``[M]``).
+
+    Raises ``ValueError`` where a split asks for more samples than there are, or an agent would have none.
+    """
+    rule = lookup(ENDOWMENTS, config.endowment, "endowment")
+    train, validation, test = _splits(config, dataset, seeds)
+    pool = Pool(dataset.labels[train], dataset.classes, agents, seeds, batch_size, config)
+    held = rule(pool)
+    sizes = held.sum(-1)
+    packed = (~held).to(torch.int8).argsort(dim=-1, stable=True)
+    endowments = train.unsqueeze(1).expand_as(held).gather(-1, packed)
+    endowments[_positions(endowments) >= sizes.unsqueeze(-1)] = -1
+    result = Deal(endowments, sizes, validation, test)
+    require_minibatches(result, 1)
+    return result
+
+
+def require_minibatches(dealt: Deal, batch_size: int) -> None:
+    """Raise ``ValueError``, naming the agent, if one has fewer samples than a minibatch."""
+    short = (dealt.sizes < batch_size).nonzero()
+    if len(short):
+        market, agent = short[0].tolist()
+        raise ValueError(
+            f"training.batch_size={batch_size} is not allowed: it must be at most the samples of each agent, and "
+            f"trader_{agent} has {int(dealt.sizes[market, agent])}"
+        )
+
+
+def _splits(config: DataConfig, dataset: Dataset, seeds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Indices of the training, validation and test samples, ``[M, ...]`` each."""
+    total = len(dataset.labels)
+    drawn = permutation(stream(seeds, "split"), total - dataset.official_test)
+    if dataset.official_test:
+        first = total - dataset.official_test
+        tests = first + permutation(stream(seeds, "test split"), dataset.official_test)
+        test = _take(tests, "data.test_samples", config.test_samples)
+    else:
+        count = config.test_samples if config.test_samples is not None else drawn.shape[1] // 5
+        test = _take(drawn.flip(-1), "data.test_samples", count)
+        drawn = drawn[:, : drawn.shape[1] - count]
+    if config.protocol == "authors":
+        validation = test
+    else:
+        validation = _take(drawn, "data.validation_samples", config.validation_samples)
+        drawn = drawn[:, validation.shape[1] :]
+    return _take(drawn, "data.train_samples", config.train_samples), validation, test
+
+
+def _take(samples: Tensor, field: str, count: int | None) -> Tensor:
+    left = samples.shape[1]
+    if count is not None and count > left:
+        raise ValueError(f"{field}={count} is not allowed: it must be at most the {left} samples that are left for it")
+    return samples if count is None else samples[:, :count]

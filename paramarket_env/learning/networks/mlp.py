@@ -1,0 +1,97 @@
+"""The multilayer perceptron, written batched."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from paramarket_env.config import NetworkConfig, lookup
+from paramarket_env.learning.networks.network import Gradients, Network, ParameterSpec, Slope, split
+
+
+class MLP:
+    """Linear layers with ReLU between them, written batched; torch's default initialisation.
+
+    The paper's network for vectors is ``hidden=(h, h, h, h // 2)``.
+    """
+
+    def __init__(self, features: tuple[int, ...], classes: int, hidden: tuple[int, ...]) -> None:
+        self.widths = (math.prod(features), *hidden, classes)
+        specs = []
+        for layer, (inputs, outputs) in enumerate(pairwise(self.widths)):
+            units_in = f"hidden{layer}" if layer > 0 else None
+            units_out = f"hidden{layer + 1}" if layer < len(hidden) else None
+            # nn.Linear draws weight and bias alike from U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
+            bound = 1 / math.sqrt(inputs)
+            name = f"layer{layer + 1}"
+            specs.append(ParameterSpec(f"{name}.weight", (outputs, inputs), name, (units_out, units_in), bound))
+            specs.append(ParameterSpec(f"{name}.bias", (outputs,), name, (units_out,), bound))
+        self.parameters = tuple(specs)
+        self.stem_size = specs[0].size + specs[1].size
+
+    def stem(self, parameters: Tensor, inputs: Tensor) -> Tensor:
+        """See :meth:`Network.stem`."""
+        groups, same, _ = parameters.shape
+        width = self.widths[1]
+        weight, bias = parameters[..., : self.stem_size].split([self.stem_size - width, width], dim=-1)
+        samples = inputs.flatten(2)
+        # The networks of a group share their samples: their first layers are one wide layer.
+        weight = weight.reshape(groups, same * width, samples.shape[2])
+        wide = torch.baddbmm(bias.reshape(groups, same * width, 1), weight, samples.mT)
+        return wide.view(groups, same, width, samples.shape[1])
+
+    def head(self, parameters: Tensor, stem: Tensor) -> Tensor:
+        """See :meth:`Network.head`."""
+        hidden = stem.flatten(0, 1)
+        for layer, (weight, bias) in enumerate(self._layers(parameters.flatten(0, 1), first=1)):
+            hidden = torch.baddbmm(bias, weight, hidden.relu() if layer == 0 else hidden.relu_())
+        return hidden.view(*stem.shape[:2], *hidden.shape[1:])
+
+    def gradients(self, parameters: Tensor, inputs: Tensor, slope: Slope) -> Gradients:
+        """See :meth:`Network.gradients`. Backpropagation written out: autograd takes half as long again."""
+        layers = self._layers(parameters)
+        entering, out = [], inputs.flatten(2).mT
+        for layer, (weight, bias) in enumerate(layers):
+            entering.append(out if layer == 0 else out.relu_())
+            out = torch.baddbmm(bias, weight, entering[-1])
+        back = slope(out)
+        parts: list[Tensor] = []
+        for layer in reversed(range(len(layers))):
+            parts = [torch.bmm(back, entering[layer].mT).flatten(1), back.sum(2), *parts]
+            if layer > 0:
+                back = torch.bmm(layers[layer][0].mT, back)
+                back = torch.ops.aten.threshold_backward(back, entering[layer], 0)
+        return parts
+
+    def _layers(self, parameters: Tensor, first: int = 0) -> list[tuple[Tensor, Tensor]]:
+        """Weights ``[R, outputs, inputs]`` and biases ``[R, outputs, 1]`` from layer ``first`` on, as views."""
+        shapes = [spec.shape for spec in self.parameters[2 * first :]]
+        parts = parameters.split([math.prod(shape) for shape in shapes], dim=-1)
+        tensors = [part.view(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
+        return [(weight, bias.unsqueeze(-1)) for weight, bias in zip(tensors[::2], tensors[1::2], strict=True)]
+
+    def module(self, parameters: Tensor) -> nn.Module:
+        """See :meth:`Network.module`."""
+        layers: list[nn.Module] = [nn.Flatten()]
+        weights, biases = (list(split(self, parameters.detach().clone()).values())[kind::2] for kind in (0, 1))
+        for weight, bias in zip(weights, biases, strict=True):
+            linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+            linear.weight, linear.bias = nn.Parameter(weight), nn.Parameter(bias)
+            layers += [linear, nn.ReLU()]
+        return nn.Sequential(*layers[:-1])
+
+
+NetworkFactory = Callable[[tuple[int, ...], int, tuple[int, ...]], Network]
+
+
+NETWORKS: dict[str, NetworkFactory] = {"mlp": MLP}
+
+
+def build_network(config: NetworkConfig, features: tuple[int, ...], classes: int) -> Network:
+    """The network of a configuration for samples of shape ``features`` and so many classes."""
+    factory: NetworkFactory = lookup(NETWORKS, config.architecture, "network architecture")
+    return factory(features, classes, config.hidden)

@@ -1,0 +1,142 @@
+"""Networks out of ordinary modules: any ``nn.Sequential`` that begins with an ``nn.Linear`` plays in a market.
+
+The protocol of ``networks.Network`` by ``torch.func``: slower than a network that is written batched, and as easy as
+writing the module.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vjp, vmap
+
+from paramarket_env.config import require
+from paramarket_env.learning.networks.mlp import NetworkFactory
+from paramarket_env.learning.networks.network import Gradients, ParameterSpec, Slope, split
+
+ModuleFactory = Callable[[tuple[int, ...], int, tuple[int, ...]], nn.Sequential]
+"""The module for samples of shape ``features`` and so many classes, with ``hidden`` of the configuration."""
+
+Permutations = Mapping[str, tuple[str | None, ...]]
+"""For tensors by name, such as ``0.weight``: which permutation of hidden units acts on each axis, None where none."""
+
+
+def from_module(build: ModuleFactory, permutations: Permutations | None = None) -> NetworkFactory:
+    """An entry of ``NETWORKS``: the network of a market, made of a module. Without permutations nothing is aligned.
+
+    To permute the units of all axes that bear a name, alike, must not change what the module computes. What cannot play
+    is refused when the market is made: see :class:`ModuleNetwork`.
+    """
+
+    def network(features: tuple[int, ...], classes: int, hidden: tuple[int, ...]) -> ModuleNetwork:
+        with torch.device("meta"):  # shapes alone: nothing is drawn from torch's own generator
+            module = build(features, classes, hidden)
+        return ModuleNetwork(module, features, classes, permutations or {})
+
+    return network
+
+
+class ModuleNetwork:
+    """A module as a market's network, played in ``eval`` mode; its children are the layers that can be sold.
+
+    The first child, or the second behind an ``nn.Flatten``, is the stem. Initial values are torch's defaults for linear
+    and convolutional layers and for layer and group normalisation. Raises ``ValueError`` for a module that begins with
+    another layer, has buffers, a tensor twice, or parameters of layers besides, or does not return ``classes`` logits;
+    and for permutations of tensors that it does not have or with another number of axes.
+    """
+
+    def __init__(
+        self, module: nn.Sequential, features: tuple[int, ...], classes: int, permutations: Permutations
+    ) -> None:
+        require(type(module) is nn.Sequential, "network", type(module).__name__, "an nn.Sequential")
+        self._module = copy.deepcopy(module).to("meta").eval()
+        children = list(self._module._modules.items())
+        flat = bool(children) and isinstance(children[0][1], nn.Flatten)
+        first, rest = children[: flat + 1], children[flat + 1 :]
+        self._check(features, classes, first[-1][1] if first else None)
+        self.parameters = self._specs(permutations)
+        stem = [spec for spec in self.parameters if spec.layer == first[-1][0]]
+        self.stem_size = sum(spec.size for spec in stem)
+        self._stem = partial(_call, nn.Sequential(OrderedDict(first)), stem)
+        self._head = partial(_call, nn.Sequential(OrderedDict(rest)), self.parameters[len(stem) :])
+        self._whole = partial(_call, self._module, self.parameters)
+
+    def _check(self, features: tuple[int, ...], classes: int, first: nn.Module | None) -> None:
+        """Raise ``ValueError`` for what cannot play."""
+        linear = isinstance(first, nn.Linear) and first.in_features == math.prod(features)
+        allowed = f"an nn.Linear of {math.prod(features)} inputs, or nn.Flatten and then that"
+        require(linear, "network's first layer", first, allowed)
+        flat = len(features) == 1 or isinstance(self._module[0], nn.Flatten)
+        require(flat, "network's first layer", first, f"behind nn.Flatten, for samples of shape {features}")
+        buffers = [name for name, _ in self._module.named_buffers()]
+        require(not buffers, "network's buffers", buffers, "none: a network is its parameters")
+        names = [name for name, _ in self._module.named_parameters(remove_duplicate=False)]
+        once = len(names) == len(list(self._module.parameters()))
+        require(once, "network's parameters", names, "different tensors")
+        shape = tuple(self._module(torch.empty(2, *features, device="meta")).shape)
+        require(shape == (2, classes), "network's output for 2 samples", shape, f"of shape {(2, classes)}")
+
+    def _specs(self, permutations: Permutations) -> tuple[ParameterSpec, ...]:
+        tensors = dict(self._module.named_parameters())
+        unknown = sorted(set(permutations) - set(tensors))
+        require(not unknown, "permutations of", unknown, f"of {', '.join(tensors)}")
+        specs = []
+        for name, tensor in tensors.items():
+            acting = permutations.get(name, (None,) * tensor.dim())
+            require(
+                len(acting) == tensor.dim(), f"permutations of {name}", acting, f"{tensor.dim()}, one for each axis"
+            )
+            owner, _, kind = name.rpartition(".")
+            bound, centre = _initial(self._module.get_submodule(owner), kind, name)
+            specs.append(ParameterSpec(name, tuple(tensor.shape), name.split(".")[0], acting, bound, centre))
+        sizes = {(acting, size) for spec in specs for acting, size in zip(spec.permutations, spec.shape, strict=True)}
+        named = [acting for acting, _ in sizes if acting is not None]
+        require(len(set(named)) == len(named), "permutations", dict(permutations), "of axes of one size for each name")
+        return tuple(specs)
+
+    def stem(self, parameters: Tensor, inputs: Tensor) -> Tensor:
+        """See :meth:`Network.stem`."""
+        stems: Tensor = vmap(vmap(self._stem, (0, None)))(parameters[..., : self.stem_size], inputs)
+        return stems.mT.contiguous()
+
+    def head(self, parameters: Tensor, stem: Tensor) -> Tensor:
+        """See :meth:`Network.head`."""
+        logits: Tensor = vmap(vmap(self._head))(parameters, stem.mT)
+        return logits.mT.contiguous()
+
+    def gradients(self, parameters: Tensor, inputs: Tensor, slope: Slope) -> Gradients:
+        """See :meth:`Network.gradients`."""
+        # The networks do not touch each other, so that the gradient of all is that of each.
+        logits, pullback, *_ = vjp(lambda vectors: vmap(self._whole)(vectors, inputs), parameters)
+        (gradient,) = pullback(slope(logits.mT.contiguous()).mT)
+        parts: Gradients = gradient.split([spec.size for spec in self.parameters], dim=1)
+        return parts
+
+    def module(self, parameters: Tensor) -> nn.Module:
+        """See :meth:`Network.module`."""
+        module = copy.deepcopy(self._module).train()
+        module.load_state_dict(split(self, parameters.detach().clone()), assign=True)
+        return module
+
+
+def _call(module: nn.Module, specs: Sequence[ParameterSpec], parameters: Tensor, inputs: Tensor) -> Tensor:
+    """A part of the network for one vector of its parameters, and one batch of inputs."""
+    parts = parameters.split([spec.size for spec in specs])
+    tensors = {spec.name: part.view(spec.shape) for spec, part in zip(specs, parts, strict=True)}
+    result: Tensor = functional_call(module, tensors, (inputs,))
+    return result
+
+
+def _initial(owner: nn.Module, kind: str, name: str) -> tuple[float, float]:
+    """Bound and centre of the initial values of a layer's ``weight`` or ``bias``, as torch draws them."""
+    if isinstance(owner, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return 1 / math.sqrt(owner.weight[0].numel()), 0.0
+    known = isinstance(owner, nn.LayerNorm | nn.GroupNorm)
+    require(known, f"owner of {name}", type(owner).__name__, "Linear, Conv1d to Conv3d, LayerNorm or GroupNorm")
+    return 0.0, float(kind == "weight")

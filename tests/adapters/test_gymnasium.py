@@ -1,0 +1,300 @@
+"""One learning seat as a Gymnasium environment, single and vectorised."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env as gymnasium_check
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers.vector import DictInfoToList, RecordEpisodeStatistics
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_checker import check_env as stable_baselines_check
+from torch import Tensor
+
+import paramarket_env
+from baselines.policies.decisions import policy_factory
+from paramarket_env import paramarket_v0
+from paramarket_env.adapters.gymnasium import ParaMarketGymEnv, ParaMarketVectorEnv
+from paramarket_env.interface.policy import Seat
+from tests.helpers import digest, frozen, priced_market, scripted, spoil
+
+MODES = ("verb", "round")
+SEEDS = (5, 11, 2)
+SEAT = 1
+OPPONENTS = (policy_factory("random"), policy_factory("paper"))  # one draws random numbers, one has a memory
+
+
+def new_env(mode: str = "verb", opponents: Any = OPPONENTS, seat: int = SEAT, **settings: Any) -> ParaMarketGymEnv:
+    return ParaMarketGymEnv(priced_market(action_mode=mode), opponents, seat=seat, device="cpu", **settings)
+
+
+def new_vector(mode: str = "verb", markets: int = 3, opponents: Any = OPPONENTS, **changes: Any) -> ParaMarketVectorEnv:
+    return ParaMarketVectorEnv(priced_market(action_mode=mode, **changes), markets, opponents, seat=SEAT, device="cpu")
+
+
+# --- single ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:render_mode='human' finds no display:UserWarning")
+@pytest.mark.parametrize("mode", MODES)
+def test_the_checks_of_gymnasium_and_stable_baselines_pass(mode: str) -> None:
+    env = gymnasium.make(
+        "paramarket/ParaMarket-v0",
+        scenario=priced_market(action_mode=mode),
+        opponents=policy_factory("patient"),
+        render_mode="ansi",
+        device="cpu",
+    )
+    gymnasium_check(env.unwrapped)
+    stable_baselines_check(env.unwrapped)
+
+
+def test_the_other_seats_are_played_by_their_policies() -> None:
+    heard: dict[int, list[Tensor]] = {}
+
+    class Told:
+        def __init__(self, place: int, seat: Seat) -> None:
+            self.place, self.seat = place, seat
+
+        def act(self, observation: Tensor, mask: Tensor) -> Tensor:
+            heard.setdefault(self.place, []).append(observation)
+            return torch.full((len(observation),), self.place)
+
+    env = new_env(opponents=[partial(Told, 0), partial(Told, 1)], seat=1)
+    first, _ = env.reset(seed=3)
+    state = env.market.state()
+    env.step(1)
+    assert np.array_equal(first, state[1])
+    assert np.array_equal(torch.cat([heard[0][0], heard[1][0]]).numpy(), state[[0, 2]])
+    assert env.market.batch.engine.state.passes.tolist() == [[0, 1, 1]]  # trader_0 was told to hold
+
+
+def test_it_is_the_parallel_environment_with_policies_in_it() -> None:
+    env, market = new_env(opponents=policy_factory("train")), paramarket_v0.parallel_env(priced_market(), device="cpu")
+    observation, info = env.reset(seed=3)
+    observations, infos = market.reset(seed=3)
+    assert digest([observation, info]) == digest([observations["trader_1"], infos["trader_1"]])
+    assert np.array_equal(env.action_masks(), info["action_mask"].astype(bool))
+    ended = False
+    while not ended:
+        returned = env.step(1)
+        expected = market.step(dict.fromkeys(market.possible_agents, 1))
+        assert digest(list(returned)) == digest([part["trader_1"] for part in expected])
+        ended = returned[3]
+    with pytest.raises(RuntimeError, match="call reset"):
+        env.step(1)
+
+
+def test_masks_come_in_the_style_that_was_asked_for() -> None:
+    parts = new_env("round").reset()[1]["action_mask"]
+    flat = new_env("round", mask_style="flat").reset()[1]["action_mask"]
+    assert [len(part) for part in parts] == [2, 3, 6]
+    assert flat.shape == (11,)
+
+
+def test_it_draws_the_whole_market() -> None:
+    env = new_env(render_mode="ansi")
+    env.reset(seed=1)
+    env.step(1)
+    assert "trader_2" in env.render()
+    env.close()
+
+
+def test_the_learners_failure_ends_the_episode() -> None:
+    env = new_env(opponents=policy_factory("train"))
+    env.reset(seed=1)
+    spoil(env.market.batch.engine, 0, SEAT)
+    _, reward, terminated, truncated, _ = env.step(1)
+    assert (terminated, truncated, np.isfinite(reward)) == (True, False, True)
+    with pytest.raises(RuntimeError, match="call reset"):
+        env.step(1)
+    env.reset()
+    spoil(env.market.batch.engine, 0, 0)
+    assert env.step(1)[2:4] == (False, False)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_maskable_ppo_learns_in_it(mode: str) -> None:
+    sb3_contrib = pytest.importorskip("sb3_contrib")
+    model = sb3_contrib.MaskablePPO("MlpPolicy", new_env(mode), n_steps=12, batch_size=12, n_epochs=1, device="cpu")
+    model.learn(12)
+    assert model.num_timesteps == 12
+
+
+# --- vectorised -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_it_plays_as_gymnasiums_own_vector_of_single_environments(mode: str) -> None:
+    """Episodes, ends, infos and their layout, with one market that is out of step after its learner has failed."""
+    makers: list[Callable[[], ParaMarketGymEnv]] = [partial(new_env, mode, mask_style="flat")] * 3
+    singles = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+    vector = new_vector(mode)
+    actions = scripted(priced_market(action_mode=mode), 14, 3, (2, 1))[:, :, SEAT]
+    same(vector.reset(seed=list(SEEDS)), singles.reset(seed=list(SEEDS)))
+    ends = set()
+    for step, chosen in enumerate(actions):
+        if step == 2:
+            spoil(vector.markets.batch.engine, 1, SEAT)
+            spoil(singles.envs[1].unwrapped.market.batch.engine, 0, SEAT)  # type: ignore[attr-defined]
+        told = vector.step(chosen)
+        same(told, singles.step(chosen))
+        ends |= {(step, market) for market in np.flatnonzero(told[2] | told[3])}
+    assert ends == {(2, 1), (5, 0), (5, 2), (8, 1), (11, 0), (11, 2)}
+
+
+def same(one: Any, other: Any) -> None:
+    """Nested returns are equal, to rounding; arrays of objects where they are not None."""
+    assert type(one) is type(other)
+    if isinstance(one, dict):
+        assert set(one) == set(other)
+        for key, part in one.items():
+            same(part, other[key])
+    elif isinstance(one, tuple):
+        for part, counterpart in zip(one, other, strict=True):
+            same(part, counterpart)
+    elif one is not None and one.dtype == object:
+        assert [part is None for part in one] == [part is None for part in other]
+        for part, counterpart in zip(one, other, strict=True):
+            same(part, counterpart)
+    elif one is not None:
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_spaces_and_metadata_are_complete() -> None:
+    vector = new_vector("round")
+    assert vector.num_envs == 3
+    assert vector.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+    assert vector.action_space.shape == (3, 3)
+    assert vector.observation_space.shape == (3, *vector.single_observation_space.shape)  # type: ignore[misc]
+    observation, infos = vector.reset(seed=0)
+    assert vector.observation_space.contains(observation)
+    assert (infos["action_mask"].dtype, infos["action_mask"].shape) == (np.int8, (3, 11))
+    assert np.array_equal(infos["action_mask"], vector.markets.mask[:, SEAT].numpy().astype(np.int8))
+
+
+def test_observations_and_masks_lie_in_two_buffers_in_turn() -> None:
+    vector = new_vector()
+    observation, infos = vector.reset()
+    seen, masks = [observation], [infos["action_mask"]]
+    for _ in range(3):
+        observation, *_, infos = vector.step(np.ones(3, int))
+        seen.append(observation)
+        masks.append(infos["action_mask"])
+    for arrays in (seen, masks):
+        assert np.shares_memory(arrays[0], arrays[2])
+        assert np.shares_memory(arrays[1], arrays[3])
+        assert not np.shares_memory(arrays[0], arrays[1])
+
+
+def test_what_is_told_of_a_step_outlives_the_next() -> None:
+    vector = new_vector(opponents=policy_factory("train"), max_cycles=3, budget=5)  # too little for any purchase
+    told = [vector.reset(seed=0)[1]]
+    before = [told_digest(told[0])]
+    for _ in range(5):
+        told.append(vector.step(np.full(3, 2))[4])
+        before.append(told_digest(told[-1]))
+    assert told[1]["refused"].tolist() == [1] * 3
+    assert "final_info" in told[3]
+    assert [told_digest(infos) for infos in told] == before
+
+
+def told_digest(infos: dict[str, Any]) -> str:
+    """A hash of infos but for the mask, which lies in a buffer."""
+    return digest({**infos, "final_obs": list(infos.get("final_obs", ())), "action_mask": 0})
+
+
+def test_gymnasiums_wrappers_take_it() -> None:
+    vector = DictInfoToList(RecordEpisodeStatistics(new_vector()))
+    vector.reset(seed=0)
+    rewards = np.zeros(3)
+    for _ in range(6):
+        _, reward, _, _, infos = vector.step(np.ones(3, int))
+        rewards += reward
+    assert [info["episode"]["l"] for info in infos] == [6] * 3
+    assert [info["episode"]["r"] for info in infos] == pytest.approx(rewards.tolist())
+    assert all(info["final_info"]["trained"] and not info["trained"] for info in infos)
+
+
+def test_new_policies_sit_down_at_each_reset_and_keep_their_seats_between() -> None:
+    seats: list[Seat] = []
+
+    def factory(seat: Seat) -> Any:
+        seats.append(seat)
+        return policy_factory("random")(seat)
+
+    vector = new_vector(opponents=factory, max_cycles=2)
+    vector.reset(seed=0)
+    assert len(seats) == 2
+    before = seats[0].keys.clone()
+    for _ in range(2):
+        vector.step(np.ones(3, int))
+    assert len(seats) == 2
+    assert not bool((seats[0].keys == before).any())
+    vector.reset(seed=0)
+    assert len(seats) == 4
+    assert torch.equal(seats[2].keys, before)
+
+
+@pytest.mark.parametrize("actions", [np.ones(2, int), np.ones((3, 1), int), np.ones(3), [1, 1, 99], "train", None])
+def test_actions_outside_the_space_are_refused_before_anything_changes(actions: Any) -> None:
+    vector = new_vector()
+    vector.reset()
+    before = frozen(vector.markets.batch.engine.state)
+    with pytest.raises(ValueError, match=r"(?s)action=.* is not allowed: it must be in Discrete.*\(3,\)"):
+        vector.step(actions)
+    assert frozen(vector.markets.batch.engine.state) == before
+
+
+@pytest.mark.parametrize("make", [new_env, new_vector])
+def test_what_does_not_exist_is_refused(make: Callable[..., Any]) -> None:
+    with pytest.raises(ValueError, match=r"(?s)opponents=.*one for each of the 2 other seats"):
+        make(opponents=[policy_factory("hold")])
+    with pytest.raises(ValueError, match=r"opponents='hold'.*policy factory"):
+        make(opponents="hold")
+    with pytest.raises(ValueError, match=r"opponents=3 .*policy factory"):
+        make(opponents=3)
+    env = make()
+    with pytest.raises(RuntimeError, match="call reset"):
+        env.step(1 if make is new_env else np.ones(3, int))
+    with pytest.raises(ValueError, match=r"options=.*None or empty"):
+        env.reset(options={"reset_mask": np.array([True, False, False])})
+    with pytest.raises(ValueError, match="seed=-1"):
+        env.reset(seed=-1)
+
+
+@pytest.mark.parametrize("seat", [-1, 3, 0.5, None])
+def test_a_seat_that_does_not_exist_is_refused(seat: Any) -> None:
+    with pytest.raises(ValueError, match=f"seat={seat}.*from 0 to 2"):
+        new_env(seat=seat)
+
+
+# --- by name --------------------------------------------------------------------------------------------------------
+
+
+def test_gymnasium_makes_both_by_name() -> None:
+    settings: dict[str, Any] = {"scenario": "three-firms", "opponents": policy_factory("patient"), "device": "cpu"}
+    single = gymnasium.make("paramarket/ParaMarket-v0", seat=2, max_cycles=3, **settings)
+    vector = gymnasium.make_vec("paramarket/ParaMarket-v0", num_envs=4, action_mode="round", **settings)
+    assert isinstance(single.unwrapped, ParaMarketGymEnv)
+    assert single.unwrapped.agent == "trader_2"
+    assert isinstance(vector, ParaMarketVectorEnv)
+    assert (vector.num_envs, vector.single_action_space.shape) == (4, (3,))
+
+
+def test_a_second_import_leaves_the_registry_as_it_is() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        importlib.reload(paramarket_env)
+
+
+def test_ppo_learns_in_the_single_environment() -> None:
+    PPO("MlpPolicy", new_env("round"), n_steps=12, batch_size=12, n_epochs=1, device="cpu").learn(12)

@@ -1,0 +1,256 @@
+"""What every rule does: step by step on markets that are played, and on observations made by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from baselines.policies.decisions import POLICIES, build_policy
+from paramarket_env.config import MarketConfig
+from paramarket_env.interface.batch import MarketBatch
+from paramarket_env.interface.policy import Policy, Seat, seat_of
+from paramarket_env.market.orders import Orders
+from paramarket_env.seeding import stream
+from tests.helpers import priced_market, tiny_market
+
+
+def spell(orders: Orders) -> str:
+    """One agent's orders as letters: t train, b<offer>@<bid> buy (@0 is left out), a<level> ask, . nothing."""
+    train, offer, bid = bool(orders.train), int(orders.offer), int(orders.bid)
+    buys = (f"b{offer}" + (f"@{bid}" if bid else "")) if offer >= 0 else ""
+    asks = "".join(f"a{level}" for level in orders.ask.flatten().tolist() if level >= 0)
+    return ("t" if train else "") + buys + asks or "."
+
+
+def trace(name: str, config: MarketConfig, seed: int = 0) -> list[str]:
+    """A whole episode of a rule against its like: one line of letters an agent."""
+    batch = MarketBatch(config, 1, "cpu")
+    batch.reset(torch.tensor([seed]))
+    players = [
+        build_policy(name, seat_of(batch, stream(torch.tensor([seed]), "policy", agent)))
+        for agent in range(config.agents)
+    ]
+    lines: list[list[str]] = [[] for _ in players]
+    for _ in range(config.max_cycles):
+        observation, mask = batch.observe(), batch.mask()
+        actions = [player.act(observation[:, i], mask[:, i]) for i, player in enumerate(players)]
+        for line, action in zip(lines, actions, strict=True):
+            line.append(spell(batch.actions.decode(action)))
+        batch.step(torch.stack(actions, dim=1))
+    return [" ".join(line) for line in lines]
+
+
+# The markets and seeds are such that no decision hangs on rounding: the traces are the same if the initial parameters
+# are disturbed by 1e-6 of their size.
+GOLDEN_VERB = {
+    "hold": [
+        ". . . . . . . . . . . .",
+        ". . . . . . . . . . . .",
+    ],
+    "train": [
+        "t t t t t t t t t t t t",
+        "t t t t t t t t t t t t",
+    ],
+    "random": [
+        "t . a0 a2 . . a0 . a3 . . a0",
+        "t t a3 t t a2 t a1 b0 . a2 a0",
+    ],
+    "greedy": [
+        "t b0 b0 b0 b0 t b0 t b0 t b0 b0",
+        "b0 t t b0 t b0 t b0 t b0 t b0",
+    ],
+    "paper": [
+        "a2 t b0 t b0 t b0 t b0 t b0 b0",
+        "b0 t t t b0 t b0 t b0 t b0 t",
+    ],
+    "patient": [
+        "a2 t t t t t t t b0 t t b0",
+        "a2 t t t t t t t b0 t t b0",
+    ],
+}
+GOLDEN_ROUND = {
+    "hold": [
+        ". . . . . . . .",
+        ". . . . . . . .",
+        ". . . . . . . .",
+    ],
+    "train": [
+        "t t t t t t t t",
+        "t t t t t t t t",
+        "t t t t t t t t",
+    ],
+    "random": [
+        "ta2 ta3 b0a2 ta0 tb1a2 a0 ta3 tb1a2",
+        "tb0a4 ta1 a4 b0a4 b0a1 b0a1 a3 ta4",
+        "a4 tb0a1 tb1a2 b0a3 tb0a4 tb0a1 b1a0 t",
+    ],
+    "greedy": [
+        "tb1 tb0 tb0 tb0 tb1 tb0 t t",
+        "tb1 t tb1 tb1 tb1 tb1 tb1 tb1",
+        "t tb1 tb1 tb1 tb1 tb1 tb1 tb1",
+    ],
+    "paper": [
+        "tb1a3 t ta2 tb0 tb1a1 t ta2 t",
+        "tb1a3 t ta2 t tb1a3 t tb0a2 tb1",
+        "ta3 t ta2 tb1 tb1 tb0a3 t tb1a2",
+    ],
+    "patient": [
+        "ta3 t ta2 t ta1 t t tb0",
+        "ta3 t ta2 t ta1 t t tb1",
+        "ta3 t ta2 t ta1 t t tb1",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_golden_trace_with_one_verb_a_step(name: str) -> None:
+    config = tiny_market(max_cycles=12, merge_grid=(0.5, 0.8), ask_levels=(0, 20, 80), initial_ask=1)
+    assert trace(name, config, seed=3) == GOLDEN_VERB[name]
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_golden_trace_in_rounds(name: str) -> None:
+    assert trace(name, priced_market(action_mode="round", max_cycles=8)) == GOLDEN_ROUND[name]
+
+
+def seat(config: MarketConfig, rows: int = 1) -> Seat:
+    return seat_of(MarketBatch(config, rows, "cpu"), stream(torch.arange(rows), "policy", 0))
+
+
+def see(seat: Seat, rows: int = 1, **fields: Any) -> tuple[Tensor, Tensor]:
+    """An observation and mask in which the named fields have these values and the others are 0."""
+    values = {field.name: torch.zeros(rows, field.size) for field in seat.layout.fields}
+    for name, value in fields.items():
+        values[name] = torch.as_tensor(value, dtype=torch.float32).expand(rows, -1).clone()
+    legal = (values["offer_legal"] > 0).unsqueeze(2).expand(-1, -1, seat.actions.of.bids)
+    return seat.layout.pack(values), seat.actions.mask(legal)
+
+
+def wants(policy: Policy, seat: Seat, **fields: Any) -> str:
+    return spell(seat.actions.decode(policy.act(*see(seat, **fields))))
+
+
+OFFERS = {
+    "offer_legal": [1, 1],
+    "value_per_nat": [2],
+    "time_left": [0.5],
+    "offer_price": [0.05, 0.01],
+    "selling": [1],
+    "ask": [0.06],  # optimal for the belief at the start, so that nobody re-prices
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "gains", "expected"),
+    [
+        ("greedy", [0.30, 0.20], "tb0"),  # the largest gain
+        ("greedy", [0.02, 0.01], "tb0"),  # whatever it costs
+        ("greedy", [-0.1, -0.2], "t"),  # but never a loss
+        ("paper", [0.30, 0.29], "tb1"),  # 0.60 - 0.05 < 0.58 - 0.01
+        ("paper", [0.02, 0.001], "t"),  # worth less than their prices
+        ("train", [0.30, 0.20], "t"),
+        ("hold", [0.30, 0.20], "."),
+    ],
+)
+def test_what_is_bought_follows_from_gains_values_and_prices(name: str, gains: list[float], expected: str) -> None:
+    chair = seat(priced_market(action_mode="round"))
+    assert wants(build_policy(name, chair), chair, offer_gain=gains, **OFFERS) == expected
+
+
+def test_an_offer_that_is_not_legal_is_not_bought() -> None:
+    chair = seat(priced_market(action_mode="round"))
+    fields = OFFERS | {"offer_legal": [0, 1]}
+    assert wants(build_policy("greedy", chair), chair, offer_gain=[0.5, 0.1], **fields) == "tb1"
+
+
+@pytest.mark.parametrize("mechanism", ["double-auction", "second-price"])
+@pytest.mark.parametrize(
+    ("name", "gains", "expected"),
+    [
+        ("greedy", [0.30, 0.20], "tb0@3"),  # the most that it can bid
+        ("paper", [0.014, 0.012], "tb0@2"),  # worth 28 and 24 ticks: the highest bid up to the value, 25
+        ("paper", [0.005, 0.0129], "tb1@2"),
+        ("paper", [0.0049, 0.001], "tb0"),  # worth less than 10 ticks, for which it bids nothing
+        ("paper", [-0.1, 0.0], "t"),
+    ],
+)
+def test_where_bids_are_taken_the_papers_rule_bids_the_value(
+    mechanism: str, name: str, gains: list[float], expected: str
+) -> None:
+    chair = seat(priced_market(action_mode="round", mechanism=mechanism))
+    free = {"offer_price": [0, 0]} if mechanism == "second-price" else {}
+    fields = {key: value for key, value in OFFERS.items() if key != "offer_price"} | free
+    assert wants(build_policy(name, chair), chair, offer_gain=gains, **fields) == expected
+
+
+def test_the_papers_rule_does_not_bid_below_a_reserve_that_it_sees() -> None:
+    chair = seat(priced_market(action_mode="round", mechanism="second-price"))
+    fields = OFFERS | {"offer_price": [0.03, 0.01]}  # and they are worth 28 and 26 ticks
+    assert wants(build_policy("paper", chair), chair, offer_gain=[0.014, 0.013], **fields) == "tb1@2"
+
+
+def test_a_highest_bid_is_one_that_is_legal() -> None:
+    chair = seat(priced_market(action_mode="round", mechanism="second-price"))
+    observation, _ = see(chair, offer_gain=[0.5, 0.5], **{key: OFFERS[key] for key in OFFERS if key != "offer_price"})
+    legal = torch.tensor([[[False] * 4, [True, True, False, False]]])
+    for name in ("greedy", "paper"):
+        action = build_policy(name, chair).act(observation, chair.actions.mask(legal))
+        assert spell(chair.actions.decode(action)) == "tb1@1"
+
+
+@pytest.mark.parametrize(
+    ("since", "left", "expected"),
+    [(2, 4, "t"), (3, 4, "tb0"), (4, 4, "tb0"), (0, 2, "t"), (0, 1, "tb0")],  # the last step is for buying
+)
+def test_the_patient_rule_waits_for_its_steps_but_not_beyond_the_end(since: int, left: int, expected: str) -> None:
+    config = priced_market(action_mode="round")
+    chair = seat(config)
+    fields = OFFERS | {"since_purchase": [since / config.max_cycles], "time_left": [left / config.max_cycles]}
+    assert wants(build_policy("patient:3", chair), chair, offer_gain=[0.5, 0.1], **fields) == expected
+
+
+def test_random_draws_every_legal_action_and_no_other() -> None:
+    rows = 600
+    chair = seat(priced_market(), rows)
+    legal = torch.tensor([1, 0])
+    action = build_policy("random", chair).act(*see(chair, rows, offer_legal=legal, time_left=[0.5]))
+    counts = action.bincount(minlength=chair.actions.mask_size)
+    assert counts[3] == 0  # hold, train, offer 0, offer 1, ...
+    allowed = counts[[index for index in range(len(counts)) if index != 3]]
+    assert allowed.min() > 0.6 * rows / len(allowed)
+
+
+def test_a_random_seat_acts_alike_alone_and_beside_others() -> None:
+    config = priced_market(action_mode="round")
+    crowd, alone = seat(config, 5), seat(config, 1)
+    alone = replace(alone, keys=crowd.keys[3:4])
+    acts = build_policy("random", crowd).act(*see(crowd, 5, time_left=[0.5]))
+    assert torch.equal(build_policy("random", alone).act(*see(alone, 1, time_left=[0.5])), acts[3:4])
+
+
+@pytest.mark.parametrize("name", ["nobody", "train:3", "patient:", "patient:x", "patient:-1", "nobody+fixed:1"])
+def test_names_that_are_no_policies_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"hold, paper|patient:K"):
+        build_policy(name, seat(tiny_market()))
+
+
+def test_a_random_policy_has_no_pricing_rule_beside_it() -> None:
+    with pytest.raises(ValueError, match=r"policy='random\+fixed' is not allowed: it must be 'random' by itself"):
+        build_policy("random+fixed", seat(tiny_market()))
+
+
+@pytest.mark.parametrize(("name", "expected"), [("paper+fixed:2", "tb0a2"), ("train+fixed:0", "ta0"), ("hold", ".")])
+def test_a_pricing_rule_behind_a_plus_sets_the_asks(name: str, expected: str) -> None:
+    chair = seat(priced_market(action_mode="round"))
+    assert wants(build_policy(name, chair), chair, offer_gain=[0.5, 0.1], **OFFERS) == expected
+
+
+def test_a_pricing_rule_asks_of_each_buyer_where_prices_are_personal() -> None:
+    chair = seat(priced_market(action_mode="round", mechanism="personal"))
+    fields = OFFERS | {"selling": [1, 0], "ask": [0.025, 0.0]}
+    assert wants(build_policy("train+fixed:2", chair), chair, offer_gain=[0, 0], **fields) == "ta2"
+    assert wants(build_policy("train+fixed:1", chair), chair, offer_gain=[0, 0], **fields) == "ta1a1"

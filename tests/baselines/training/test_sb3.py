@@ -1,0 +1,245 @@
+"""Learning: that it finds what is best, keeps it, and goes on only from where it was."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from baselines.cli import main
+from baselines.policies.decisions import build_policy
+from baselines.policies.learned import ALGORITHMS, POLICY_FILES, algorithm
+from baselines.training import callbacks, sb3
+from baselines.training.sb3 import SETTINGS, SPARRING, TRAINING_SEEDS, TUNED, Plan, learn, tuned
+from paramarket_env.adapters.sb3 import ParaMarketVecEnv
+from paramarket_env.config import MarketConfig
+from paramarket_env.interface.batch import MarketBatch
+from paramarket_env.interface.policy import seat_of
+from paramarket_env.scenarios import SCENARIOS
+from tests.baselines.test_cli import SMALL
+from tests.helpers import priced_market, tiny_market
+
+CONFIG = priced_market(max_cycles=4)
+SHORT = Plan(CONFIG, timesteps=64, markets=4)
+
+
+def acted(config: MarketConfig, folder: Path) -> torch.Tensor:
+    """What the policy in the folder does first in 20 markets, in seat 0."""
+    batch = MarketBatch(config, 20, "cpu")
+    seen = batch.reset(torch.arange(1000, 1020))
+    player = build_policy(f"learned:{folder}", seat_of(batch, batch.engine.state.seeds))
+    return player.act(seen[:, 0], batch.mask()[:, 0])
+
+
+@pytest.mark.parametrize("against", [(), ("hold",)])
+@pytest.mark.parametrize("name", ["ppo", "dqn", "maskable-ppo", "a2c"])
+def test_the_best_action_of_a_single_step_is_found(name: str, against: tuple[str, ...], tmp_path: Path) -> None:
+    # Nobody's offer is worth anything yet, and to hold gains nothing: to train is the one action that pays.
+    config = tiny_market(max_cycles=1, lr=0.2, opens_at=1, endowment="iid")
+    learn(Plan(config, name, 3000, 16, against=against), tmp_path, "cpu")
+    assert (acted(config, tmp_path) == 1).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("name", ["ppo", "maskable-ppo", "a2c"])
+def test_learning_begins_with_even_chances_for_every_verb(name: str) -> None:
+    config = priced_market(parameter_sets="layers")
+    plan, markets = Plan(config, name), ParaMarketVecEnv(config, 20, "cpu")
+    _, model = sb3._new(algorithm(name), markets, plan)
+    policy: Any = model.policy
+    first = policy.get_distribution(torch.from_numpy(markets.reset())).distribution
+    chances = first.probs.detach().numpy().mean(0)
+    buy, ask = 2, markets.markets.batch.actions.first_ask
+    verbs = chances[0], chances[1], chances[buy:ask].sum(), chances[ask:].sum()
+    assert ask - buy > 1
+    assert len(chances) - ask > 1
+    assert verbs == pytest.approx([0.25] * 4, abs=0.03)
+
+
+@pytest.mark.parametrize("mode", ["verb", "round"])
+def test_the_same_seed_gives_the_same_policy(mode: str, tmp_path: Path) -> None:
+    plan = replace(SHORT, config=replace(CONFIG, action_mode=mode), against=("random",))
+    weights = []
+    for run, seed in enumerate((1, 1, 2)):
+        model = learn(replace(plan, seed=seed), tmp_path / str(run), "cpu")
+        weights.append(np.concatenate([p.detach().numpy().ravel() for p in model.policy.parameters()]))
+    assert np.array_equal(weights[0], weights[1])
+    assert not np.array_equal(weights[0], weights[2])
+
+
+def test_returns_are_told_rollout_by_rollout(tmp_path: Path) -> None:
+    told: list[tuple[int, float]] = []
+    learn(replace(SHORT, timesteps=600), tmp_path, "cpu", lambda steps, returned: told.append((steps, returned)))
+    # Six episodes of 4 cycles in 4 markets of 3 agents are the first 256 agent-steps and more.
+    assert [steps for steps, _ in told] == [288, 576, 864]
+    assert np.isfinite([returned for _, returned in told]).all()
+
+
+def test_what_agents_do_is_logged(tmp_path: Path) -> None:
+    learn(replace(SHORT, config=priced_market(max_cycles=4), against=("train",)), tmp_path, "cpu")
+    figures = pd.read_csv(tmp_path / "log" / "from-0" / "progress.csv").iloc[0]
+    assert figures["opponents/trainings"] == 4
+    assert figures["opponents/trades"] == figures["opponents/refusals"] == 0
+    # Per episode of four steps: each one is at most one training, one trade or one refusal.
+    for agent in ("trader_0", "trader_1", "trader_2"):
+        done = sum(figures[f"{agent}/{name}"] for name in ("trainings", "trades", "refusals"))
+        assert 0 < done <= 4
+        assert np.isfinite(figures[[f"{agent}/{name}" for name in ("return", "gain", "payments", "receipts")]]).all()
+
+
+def test_every_algorithm_has_settings_and_every_tuned_scenario_exists() -> None:
+    assert set(SETTINGS) == set(ALGORITHMS)
+    assert set(TUNED) <= set(SCENARIOS)
+    assert all(isinstance(tuned(name), Plan) for name in SCENARIOS)
+
+
+def test_one_agent_learns_beside_rules_and_in_a_crowd_all_do() -> None:
+    assert tuned("digits-short").against == SPARRING
+    assert tuned("crowd-short").against == ()
+
+
+def test_no_seed_of_training_or_evaluation_is_one_of_reports() -> None:
+    assert min(TRAINING_SEEDS, *callbacks.EVALUATION_SEEDS) >= 2**40
+    # 2 ** 20 seeds of training, each with room for 2 ** 20 steps and rows.
+    assert min(callbacks.EVALUATION_SEEDS) >= TRAINING_SEEDS + 2**40
+
+
+# --- the best is kept -----------------------------------------------------------------------------------------------
+
+
+def scored(monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> None:
+    """Evaluations give these scores, one after the other."""
+    left = iter(scores)
+    monkeypatch.setattr(callbacks, "evaluate", lambda *_: pd.DataFrame({"return": [next(left)]}))
+
+
+def test_the_best_policy_is_kept_and_the_checkpoint_is_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored(monkeypatch, [0.1, 0.5, 0.2, 0.3])
+    learn(replace(SHORT, timesteps=600), tmp_path, "cpu")
+    steps = [
+        json.loads((folder / "policy.json").read_text())["timesteps"] for folder in (tmp_path, tmp_path / "checkpoint")
+    ]
+    assert steps == [576, 864]
+    table = pd.read_csv(tmp_path / "evaluations.csv")
+    assert table["return"].tolist() == [0.1, 0.5, 0.2, 0.3]
+    assert table.timesteps.tolist() == [288, 576, 864, 864]
+
+
+def test_learning_ends_early_when_it_gets_no_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callbacks, "TIRED", 2)
+    scored(monkeypatch, [0.1, 0.5, 0.2, 0.3])
+    model = learn(replace(SHORT, timesteps=20_000), tmp_path, "cpu")
+    assert model.num_timesteps < 20_000
+    assert len(pd.read_csv(tmp_path / "evaluations.csv")) == 4
+
+
+# --- going on -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ppo", "dqn"])
+def test_training_goes_on_from_a_checkpoint_and_keeps_a_better_policy_of_before(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = replace(SHORT, algo=name, timesteps=600)
+    monkeypatch.setattr(callbacks, "TIRED", 100)
+    scored(monkeypatch, [0.9] * 40)
+    first = learn(plan, tmp_path, "cpu")
+    best = (tmp_path / "policy.json").read_text()
+    scored(monkeypatch, [0.5] * 40)
+    longer = learn(replace(plan, timesteps=first.num_timesteps + 600), tmp_path, "cpu", resume=True)
+    assert longer.num_timesteps >= first.num_timesteps + 600
+    assert (tmp_path / "policy.json").read_text() == best
+    assert json.loads((tmp_path / "checkpoint" / "policy.json").read_text())["timesteps"] == longer.num_timesteps
+    if name == "dqn":
+        assert longer.replay_buffer.pos > first.replay_buffer.pos  # type: ignore[attr-defined]
+
+
+def test_nothing_is_left_to_learn_after_all_steps(tmp_path: Path) -> None:
+    first = learn(SHORT, tmp_path, "cpu")
+    files = {file: (tmp_path / file).read_bytes() for file in POLICY_FILES}
+    again = learn(SHORT, tmp_path, "cpu", resume=True)
+    assert again.num_timesteps == first.num_timesteps
+    assert files == {file: (tmp_path / file).read_bytes() for file in POLICY_FILES}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"config": replace(CONFIG, max_cycles=5)}, r"config.max_cycles=5 is not allowed: it must be 4, as in the"),
+        ({"algo": "a2c"}, "algo='a2c' is not allowed: it must be 'ppo'"),
+        ({"against": ("train",)}, r"against=\['train'\] is not allowed: it must be \[\]"),
+        ({"markets": 5}, "markets=5 is not allowed"),
+    ],
+)
+def test_training_goes_on_with_the_same_plan_only(changes: Any, message: str, tmp_path: Path) -> None:
+    learn(SHORT, tmp_path, "cpu")
+    with pytest.raises(ValueError, match=message):
+        learn(replace(SHORT, timesteps=9000, **changes), tmp_path, "cpu", resume=True)
+
+
+def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="has no checkpoint to resume"):
+        learn(SHORT, tmp_path, "cpu", resume=True)
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+def test_the_command_trains_and_keeps_a_policy_that_can_be_evaluated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seeds = SMALL.index("--seeds")
+    small = SMALL[:seeds] + SMALL[seeds + 2 :]
+    out = tmp_path / "policy"
+    assert main(["train", "--timesteps", "16", "--markets", "2", *small, "--out", str(out)]) == 0
+    assert f"learned:{out}" in "".join(capsys.readouterr().out.split("\n"))
+    assert {file.name for file in out.iterdir()} == {*POLICY_FILES, "evaluations.csv", "checkpoint", "log"}
+    judged = [
+        "evaluate",
+        f"learned:{out}",
+        "train",
+        "--populations",
+        "paper",
+        *SMALL,
+        "--out",
+        str(tmp_path / "judged"),
+    ]
+    assert main(judged) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--algo", "sarsa"], "unknown algorithm 'sarsa': choose from a2c, dqn"),
+        (["--algo", "dqn", "--action-mode", "round"], "algo='dqn' is not allowed"),
+        (["--timesteps", "0"], "timesteps=0 is not allowed"),
+        (["--markets", "0"], "markets=0 is not allowed"),
+        (["--against", "nobody"], "unknown policy 'nobody'"),
+    ],
+)
+def test_training_that_cannot_be_is_refused_and_leaves_no_folder(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "policy"
+    assert main(["train", *arguments, "--device", "cpu", "--out", str(out)]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not out.exists()
+
+
+def test_a_folder_that_exists_is_refused_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--timesteps", "1000000000", "--device", "cpu", "--out", str(tmp_path)]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_to_resume_there_must_be_a_folder_with_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "nowhere"
+    assert main(["train", "--resume", "--timesteps", "16", "--markets", "2", "--device", "cpu", "--out", str(out)]) == 2
+    assert "has no checkpoint to resume" in " ".join(capsys.readouterr().err.split())
+    assert not out.exists()

@@ -1,0 +1,170 @@
+"""TorchRL's PPO: that it learns, by the estimates that it should, and plays wherever a rule does."""
+
+from __future__ import annotations
+
+import re
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from baselines.evaluation.play import Arm, play
+from paramarket_env import paramarket_v0
+from paramarket_env.interface.batch import MarketBatch
+from tests.helpers import priced_market, tiny_market
+
+pytest.importorskip("torchrl")
+
+from baselines.training import torchrl_ppo as ppo
+
+MODES = ("verb", "round")
+PAGE = Path(__file__).parents[3] / "docs" / "torchrl.md"
+
+
+class Values(nn.Module):
+    """A critic that is easy to follow: the sum of what an agent sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.1))
+
+    def forward(self, observation: Tensor) -> Tensor:
+        return self.scale * observation.sum(-1, keepdim=True)
+
+
+def played(mode: str, steps: int, standardise: Any = None) -> tuple[Any, Any]:
+    """A rollout of random scores in a market of six cycles, and the loss for it."""
+    env = paramarket_v0.torchrl_env(priced_market(action_mode=mode), markets=4, device="cpu")
+    env.set_seed(0)
+    torch.manual_seed(0)
+    actions = env.markets.batch.actions
+    scores = nn.Sequential(standardise or nn.Identity(), ppo.mlp(env.markets.batch.layout.size, actions.mask_size))
+    actor = ppo.new_actor(scores, actions.choices)
+    with torch.no_grad():
+        rollout = env.rollout(steps, actor, break_when_any_done=False)
+    return rollout, ppo.new_loss(actor, Values())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_best_action_of_a_single_step_is_found(mode: str) -> None:
+    # Nobody's offer is worth anything yet, and to hold gains nothing: to train is the one action that pays.
+    config = tiny_market(max_cycles=1, lr=0.2, opens_at=1, endowment="iid", action_mode=mode)
+    scores = ppo.learn(config, 16, 12, 0, "cpu")
+    steps = play(config, Arm("", (lambda seat: ppo.Player(seat, scores),)), range(100, 120), "cpu").steps
+    assert steps[steps.cycle == 1].trained.mean() > 0.9
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_same_seed_gives_the_same_policy(mode: str) -> None:
+    config = priced_market(max_cycles=4, action_mode=mode)
+
+    def taught(seed: int) -> tuple[Tensor, list[tuple[int, float]]]:
+        told: list[tuple[int, float]] = []
+        scores = ppo.learn(config, 3, 2, seed, "cpu", lambda *now: told.append(now))
+        return nn.utils.parameters_to_vector(scores.parameters()), told
+
+    (first, told), (second, again), (other, otherwise) = (taught(seed) for seed in (1, 1, 2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+    assert told == again != otherwise
+    assert [iteration for iteration, _ in told] == [1, 2]
+
+
+def test_advantages_are_those_of_a_plain_loop() -> None:
+    rollout, loss = played("verb", 10)  # an episode, and four steps of the next
+    rollout["next", "done"][2, 3] = True  # that of one market ends early
+    ppo.tell_ends(rollout)
+    loss.value_estimator(rollout)
+    found = rollout["value_target"] - rollout["agents", "state_value"]
+    values, after = (part["agents", "observation"].sum(-1).double() * 0.1 for part in (rollout, rollout["next"]))
+    reward, done = rollout["next", "agents", "reward"].double(), rollout["next", "done"]
+    expected = torch.zeros(4, 10, 3, dtype=torch.float64)
+    for market, agent in product(range(4), range(3)):
+        advantage = 0.0
+        for step in reversed(range(10)):
+            going_on = 0.0 if done[market, step] else 1.0
+            now = float(reward[market, step, agent] + going_on * ppo.GAMMA * after[market, step, agent])
+            now -= float(values[market, step, agent])
+            advantage = now + going_on * ppo.GAMMA * ppo.LAMBDA * advantage
+            expected[market, step, agent] = advantage
+    torch.testing.assert_close(found.squeeze(-1).double(), expected, rtol=1e-4, atol=1e-5)
+    standardised = (expected - expected.mean()) / expected.std()
+    torch.testing.assert_close(rollout["advantage"].squeeze(-1).double(), standardised, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_actions_are_drawn_among_legal_ones_by_their_probabilities(mode: str) -> None:
+    rollout, loss = played(mode, 6)
+    logits, mask, actions = (rollout["agents", name] for name in ("logits", "action_mask", "action"))
+    choices = MarketBatch(priced_market(action_mode=mode), 1, "cpu").actions.choices
+    parts = zip(
+        logits.masked_fill(~mask, -torch.inf).split(choices, -1),
+        actions.reshape(*mask.shape[:-1], len(choices)).unbind(-1),
+        strict=True,
+    )
+    expected = sum(part.log_softmax(-1).gather(-1, chosen.unsqueeze(-1)).squeeze(-1) for part, chosen in parts)
+    torch.testing.assert_close(rollout["agents", "action_log_prob"], expected)
+    assert not bool(mask.all())
+    assert len(actions.flatten(0, 2).unique(dim=0)) > 5  # drawn, not the best one each time
+    ppo.tell_ends(rollout)
+    loss.value_estimator(rollout)
+    told = loss(rollout.reshape(-1))
+    assert float(told["mean_ratio"]) == pytest.approx(1, abs=1e-5)
+    told["loss_entropy"].backward()
+    assert all(bool(p.grad.isfinite().all()) for p in loss.actor_network_params.parameters() if p.grad is not None)
+
+
+def test_observations_are_scaled_by_all_that_was_shown() -> None:
+    standardise = ppo.Standardise(2)
+    for mean in (0.0, 2.0):
+        standardise.show(torch.tensor([[[mean - 1.0, 50.0]], [[mean + 1.0, 50.0]]]))
+    scaled = standardise(torch.tensor([[[1.0, 50.0]], [[1.0 + 2**0.5, 51.0]]]))
+    np.testing.assert_allclose(scaled.numpy(), [[[0, 0]], [[1, ppo.CLIP]]], atol=1e-3)
+
+
+def test_the_loss_takes_the_scale_of_the_last_rollout() -> None:
+    standardise = ppo.Standardise(paramarket_v0.parallel_env(priced_market(), device="cpu").layout.size)
+    rollout, loss = played("verb", 6, standardise)
+    ppo.tell_ends(rollout)
+    loss.value_estimator(rollout)
+    assert float(loss(rollout.reshape(-1))["mean_ratio"]) == pytest.approx(1, abs=1e-5)
+    standardise.show(rollout["agents", "observation"])
+    assert float(loss(rollout.reshape(-1))["max_ratio"]) > 1.01
+
+
+def test_a_network_of_ones_own_is_trained() -> None:
+    made: list[tuple[int, int]] = []
+
+    def linear(inputs: int, outputs: int) -> nn.Module:
+        made.append((inputs, outputs))
+        return nn.Linear(inputs, outputs)
+
+    config = priced_market(max_cycles=2)
+    scores = ppo.learn(config, 2, 1, 0, "cpu", network=linear)
+    batch = MarketBatch(config, 1, "cpu")
+    assert made == [(batch.layout.size, batch.actions.mask_size), (batch.layout.size, 1)]
+    assert isinstance(scores, nn.Sequential)
+    assert isinstance(scores[1], nn.Linear)
+
+
+def test_the_code_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (snippet,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    exec(compile(snippet, PAGE.name, "exec"), {})
+    assert capsys.readouterr().out.startswith("agent\n0 ")
+
+
+def test_the_command_compares_with_random_play(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.setattr(ppo, "HELD_OUT", 3)
+    ppo.run(ppo.Options(max_cycles=2, markets=2, iterations=2, device="cpu"), ppo.new_console())
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in printed[:2]] == [["iteration", "1"], ["iteration", "2"]]
+    assert [line.split()[0] for line in printed[-2:]] == ["random", "learned"]
+
+
+def test_what_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match="iterations=0 is not allowed"):
+        ppo.Options(iterations=0)

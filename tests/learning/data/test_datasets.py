@@ -1,0 +1,282 @@
+"""Datasets: what comes embedded, and what is read from files in their true format."""
+
+from __future__ import annotations
+
+import gzip
+import pickle
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from paramarket_env.learning.data import datasets as data
+from paramarket_env.learning.data.datasets import DATASETS, Dataset, load_dataset, read_idx
+
+MNIST_FILES = [
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+]
+EMNIST_FILES = [
+    name.replace("t10k", "emnist-balanced-test").replace("train-", "emnist-balanced-train-") for name in MNIST_FILES
+]
+
+
+@pytest.fixture(autouse=True)
+def _forget_datasets() -> Iterator[None]:
+    load_dataset.cache_clear()
+    yield
+    load_dataset.cache_clear()
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    """The IDX format: two zeros, 8 for unsigned bytes, the number of dimensions, each dimension, the bytes."""
+    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.astype(np.uint8).tobytes()
+
+
+def write(path: Path, content: bytes) -> Path:
+    """Gzipped if the name says so."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+def draw_images(train: int = 6, test: int = 4) -> list[np.ndarray]:
+    """Training images and labels, test images and labels."""
+    numbers = np.random.default_rng(0)
+    return [
+        numbers.integers(0, 256, shape, dtype=np.uint8) if len(shape) == 3 else numbers.integers(0, 10, shape)
+        for shape in ((train, 5, 3), (train,), (test, 5, 3), (test,))
+    ]
+
+
+def write_family(folder: Path, names: list[str], suffix: str = "") -> list[np.ndarray]:
+    arrays = draw_images()
+    for name, array in zip(names, arrays, strict=True):
+        write(folder / (name + suffix), idx_bytes(array))
+    return arrays
+
+
+def assert_holds(dataset: Dataset, arrays: list[np.ndarray], *, transposed: bool = False) -> None:
+    images, labels = np.concatenate(arrays[::2]), np.concatenate(arrays[1::2])
+    expected = (images.astype(np.float64) / 255 - 0.1307) / 0.3081
+    expected = expected.transpose(0, 2, 1) if transposed else expected
+    torch.testing.assert_close(dataset.inputs, torch.tensor(expected, dtype=torch.float32), rtol=0, atol=1e-6)
+    assert dataset.labels.tolist() == labels.tolist()
+    assert dataset.labels.dtype == torch.int64
+    assert dataset.official_test == len(arrays[3])
+    assert dataset.features == expected.shape[1:]
+
+
+def hide_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("torchvision", "torchvision.datasets"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+# --- IDX files --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("shape", [(7,), (4, 5, 3), (0,), (2, 1, 1)])
+def test_idx_files_are_read_plain_and_gzipped(tmp_path: Path, suffix: str, shape: tuple[int, ...]) -> None:
+    array = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+    read = read_idx(write(tmp_path / f"some-ubyte{suffix}", idx_bytes(array)))
+    assert read.dtype == np.uint8
+    assert read.shape == shape
+    np.testing.assert_array_equal(read, array)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("content", [b"", b"\x00", b"\x00\x00\x0d\x01\x00\x00\x00\x00", b"<html>not found</html>"])
+def test_files_of_another_format_are_refused_by_name(tmp_path: Path, suffix: str, content: bytes) -> None:
+    path = write(tmp_path / f"some-ubyte{suffix}", content)
+    with pytest.raises(ValueError, match=rf"some-ubyte{suffix} is not an IDX file .*begins with {content[:4].hex()}"):
+        read_idx(path)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("bytes_left", [15, 16, 16 + 59])
+def test_files_that_are_cut_short_are_refused_by_name(tmp_path: Path, suffix: str, bytes_left: int) -> None:
+    content = idx_bytes(np.zeros((4, 5, 3), dtype=np.uint8))
+    path = write(tmp_path / f"some-ubyte{suffix}", content[:bytes_left])
+    with pytest.raises(ValueError, match=rf"some-ubyte{suffix} is cut short"):
+        read_idx(path)
+
+
+def test_a_gzipped_file_whose_download_broke_off_is_refused_by_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "some-ubyte.gz", idx_bytes(draw_images()[0]))
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"some-ubyte.gz"):
+        read_idx(path)
+
+
+def test_a_gz_name_on_what_is_not_gzipped_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "some-ubyte.gz"
+    path.write_bytes(idx_bytes(draw_images()[0]))
+    with pytest.raises(ValueError, match=r"some-ubyte.gz"):
+        read_idx(path)
+
+
+# --- MNIST and its family ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "kmnist"])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_folder_of_files_is_a_dataset(tmp_path: Path, name: str, suffix: str) -> None:
+    arrays = write_family(tmp_path, MNIST_FILES, suffix)
+    dataset = load_dataset(name, str(tmp_path))
+    assert_holds(dataset, arrays)
+    assert dataset.classes == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST"), ("kmnist", "KMNIST")]
+)
+def test_torchvisions_folders_are_read_without_torchvision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, folder: str
+) -> None:
+    hide_torchvision(monkeypatch)
+    arrays = write_family(tmp_path / folder / "raw", MNIST_FILES)
+    assert_holds(load_dataset(name, str(tmp_path)), arrays)
+
+
+@pytest.mark.parametrize("folder", ["", "EMNIST/raw"])
+def test_emnist_is_turned_upright(tmp_path: Path, folder: str) -> None:
+    arrays = write_family(tmp_path / folder, EMNIST_FILES)
+    dataset = load_dataset("emnist", str(tmp_path))
+    assert_holds(dataset, arrays, transposed=True)
+    assert dataset.classes == 47
+
+
+def test_the_files_that_are_missing_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hide_torchvision(monkeypatch)
+    write_family(tmp_path, MNIST_FILES, ".gz")
+    for name in MNIST_FILES[1:3]:
+        (tmp_path / f"{name}.gz").unlink()
+    with pytest.raises(FileNotFoundError, match=f"lacks {MNIST_FILES[1]}, {MNIST_FILES[2]}") as caught:
+        load_dataset("fashion_mnist", str(tmp_path))
+    assert str(tmp_path) in str(caught.value)
+    assert MNIST_FILES[0] not in str(caught.value)
+
+
+def test_images_and_labels_of_another_number_are_refused(tmp_path: Path) -> None:
+    write_family(tmp_path, MNIST_FILES)
+    write(tmp_path / MNIST_FILES[1], idx_bytes(np.zeros(5, dtype=np.uint8)))
+    with pytest.raises(ValueError, match=r"train"):
+        load_dataset("mnist", str(tmp_path))
+
+
+def test_a_folder_below_home_can_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    arrays = write_family(tmp_path / "mine", MNIST_FILES)
+    assert_holds(load_dataset("mnist", "~/mine"), arrays)
+
+
+# --- downloads --------------------------------------------------------------------------------------------------------
+
+
+def fake_torchvision(monkeypatch: pytest.MonkeyPatch, family: str, files: list[str]) -> list[dict[str, Any]]:
+    """A torchvision whose downloads write small files; what they were called with."""
+    calls: list[dict[str, Any]] = []
+
+    def download(root: str, **options: Any) -> None:
+        calls.append(options)
+        write_family(Path(root) / family / "raw", files)
+
+    datasets = ModuleType("torchvision.datasets")
+    datasets.__dict__[family] = download
+    package = ModuleType("torchvision")
+    package.__dict__["datasets"] = datasets
+    monkeypatch.setitem(sys.modules, "torchvision", package)
+    monkeypatch.setitem(sys.modules, "torchvision.datasets", datasets)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "files", "options"),
+    [
+        ("kmnist", "KMNIST", MNIST_FILES, {}),
+        ("emnist", "EMNIST", EMNIST_FILES, {"split": "balanced"}),
+    ],
+)
+def test_without_a_folder_files_are_downloaded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, family: str, files: list[str], options: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(data, "DEFAULT_DATA_DIR", tmp_path)
+    calls = fake_torchvision(monkeypatch, family, files)
+    for _ in range(2):
+        assert_holds(load_dataset(name), draw_images(), transposed=name == "emnist")
+        load_dataset.cache_clear()
+    assert calls == [{"train": train, "download": True, **options} for train in (True, False)]
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "kmnist", "emnist", "cifar10"])
+def test_a_download_without_torchvision_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(data, "DEFAULT_DATA_DIR", tmp_path)
+    hide_torchvision(monkeypatch)
+    with pytest.raises(ImportError, match=r"pip install 'paramarket-env\[vision\]'"):
+        load_dataset(name)
+
+
+# --- the others -------------------------------------------------------------------------------------------------------
+
+
+def test_digits_come_with_scikit_learn() -> None:
+    digits = load_dataset("digits")
+    assert digits.inputs.shape == (1797, 64)
+    assert digits.inputs.dtype == torch.float32
+    assert digits.inputs.min() == 0
+    assert digits.inputs.max() == 1
+    assert digits.features == (64,)
+    assert (digits.labels.bincount() > 170).tolist() == [True] * 10
+    assert (digits.classes, digits.official_test) == (10, 0)
+
+
+def test_a_dataset_is_read_once() -> None:
+    assert load_dataset("digits") is load_dataset("digits")
+
+
+def test_an_unknown_dataset_is_refused_with_those_that_exist() -> None:
+    with pytest.raises(ValueError, match=r"unknown dataset 'imagenet'") as caught:
+        load_dataset("imagenet")
+    assert all(name in str(caught.value) for name in DATASETS)
+
+
+def write_cifar10(folder: Path) -> tuple[np.ndarray, list[int]]:
+    """Two pictures in each of the six files of the true format: rows of 3 x 32 x 32 bytes, pickled with labels."""
+    pictures = np.random.default_rng(0).integers(0, 256, (12, 3072), dtype=np.uint8)
+    labels = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8]
+    names = [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"]
+    for number, name in enumerate(names):
+        two = slice(2 * number, 2 * number + 2)
+        write(folder / name, pickle.dumps({"data": pictures[two], "labels": labels[two]}, protocol=2))
+    write(folder / "batches.meta", pickle.dumps({"label_names": list("abcdefghij")}, protocol=2))
+    return pictures, labels
+
+
+def test_cifar10_is_read_from_torchvisions_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cifar = pytest.importorskip("torchvision.datasets.cifar")
+    monkeypatch.setattr(cifar, "check_integrity", lambda path, _md5=None: Path(path).is_file())
+    pictures, labels = write_cifar10(tmp_path / "cifar-10-batches-py")
+    dataset = load_dataset("cifar10", str(tmp_path))
+    assert (dataset.features, dataset.classes, dataset.official_test) == ((3, 32, 32), 10, 2)
+    assert dataset.labels.tolist() == labels
+    mean, deviation = np.array([0.4914, 0.4822, 0.4465]), np.array([0.2470, 0.2435, 0.2616])
+    pixels = pictures.reshape(12, 3, 32, 32) / 255
+    expected = torch.tensor((pixels - mean[:, None, None]) / deviation[:, None, None], dtype=torch.float32)
+    torch.testing.assert_close(dataset.inputs, expected, rtol=0, atol=1e-6)
+
+
+def test_a_folder_without_cifar10_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("torchvision")
+    with pytest.raises(FileNotFoundError, match=r"lacks cifar-10-batches-py") as caught:
+        load_dataset("cifar10", str(tmp_path))
+    assert str(tmp_path) in str(caught.value)
