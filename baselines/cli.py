@@ -25,6 +25,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from baselines.evaluation import statistics
 from baselines.evaluation.play import PAPER_ARMS, RULE_ARMS, Arm, Episode, play
 from baselines.evaluation.report import (
     COLUMNS,
@@ -41,7 +42,6 @@ from baselines.evaluation.statistics import (
     ESTIMATES_LEGEND,
     POPULATIONS,
     estimates_table,
-    evaluate,
     summary,
     write_evaluation,
 )
@@ -174,7 +174,7 @@ def run(options: Run, console: Console) -> None:
     console.print(f"kept in {folder}: config.json, steps.csv, trades.csv, summary.json, curves.png", highlight=False)
 
 
-def judge(options: Evaluate, console: Console) -> None:
+def evaluate(options: Evaluate, console: Console) -> None:
     """Evaluate, print the table, keep the runs."""
     for what in ("policies", "populations"):
         names = getattr(options, what)
@@ -190,7 +190,7 @@ def judge(options: Evaluate, console: Console) -> None:
     tasks = len(options.policies) * len(options.populations) * config.agents
     with Progress(*COLUMNS, TimeRemainingColumn(), console=console, transient=True) as progress:
         task = progress.add_task("seats and populations", total=tasks)
-        runs = evaluate(
+        runs = statistics.evaluate(
             config, options.policies, options.populations, seeds, device, on_task=lambda: progress.advance(task)
         )
     estimates, origin = summary(runs), provenance(seeds, device)
@@ -205,14 +205,14 @@ def judge(options: Evaluate, console: Console) -> None:
     console.print(f"kept in {folder}: config.json, runs.csv, summary.json", highlight=False)
 
 
-def teach(options: Train, console: Console) -> None:
+def train(options: Train, console: Console) -> None:
     """Train, keep the policy."""
     plan, device = options.plan, resolve_device(options.device)
     folder = options.out or _new_folder(f"{plan.algo}-{options.scenario}-{plan.config.action_mode}")
     algorithm(plan.algo)
     for name in plan.against:
         policy_factory(name)
-    Engine(plan.config, plan.markets, device)  # what cannot be is refused before a folder is made
+    Engine(plan.config, plan.num_markets, device)  # what cannot be is refused before a folder is made
     if not options.resume:
         claim_folder(folder, overwrite=options.overwrite)
     among = f"beside {', '.join(plan.against)}" if plan.against else "among themselves"
@@ -264,7 +264,7 @@ def _play_all(
     return episodes
 
 
-def show_names(console: Console) -> None:
+def list_names(console: Console) -> None:
     """Everything that can be named, with the first line of what it says of itself."""
     documented: dict[str, Mapping[str, object]] = {
         "scenarios": SCENARIOS,
@@ -320,11 +320,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(chosen, Run):
             run(chosen, console)
         elif isinstance(chosen, Evaluate):
-            judge(chosen, console)
+            evaluate(chosen, console)
         elif isinstance(chosen, Train):
-            teach(chosen, console)
+            train(chosen, console)
         else:
-            show_names(console)
+            list_names(console)
     except (ValueError, OSError, ImportError) as error:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         return 2

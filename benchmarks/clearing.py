@@ -35,7 +35,7 @@ PHASES: Phases = (
 class Clearing:
     """Time a step, and the clearing in it, with each mechanism."""
 
-    markets: int = 1024
+    num_markets: int = 1024
     """M."""
     agents: int = 8
     """N."""
@@ -50,7 +50,7 @@ class Clearing:
 
 def any_orders(engine: Engine, generator: torch.Generator) -> Orders:
     """Everybody trains, wants some offer at some bid, and posts some level."""
-    shape = (engine.markets, engine.config.agents)
+    shape = (engine.num_markets, engine.config.agents)
 
     def draw(high: int, *extra: int) -> torch.Tensor:
         return torch.randint(high, (*shape, *extra), generator=generator).to(engine.device)
@@ -66,8 +66,8 @@ def any_orders(engine: Engine, generator: torch.Generator) -> Orders:
 
 def measure(config: MarketConfig, options: Clearing) -> dict[str, float]:
     """Median seconds of each phase of a step."""
-    engine = Engine(config, options.markets, options.device)
-    engine.reset(as_seeds(0, options.markets, engine.device))
+    engine = Engine(config, options.num_markets, options.device)
+    engine.reset(as_seeds(0, options.num_markets, engine.device))
     generator = torch.Generator().manual_seed(0)
     runs = []
     for _ in range(1 + options.steps):
@@ -81,7 +81,7 @@ def main() -> None:
     options = tyro.cli(Clearing)
     base = replace(scenario("private-values"), agents=options.agents, action_mode="round")
     console = new_console()
-    table = Table(title=f"{options.markets} markets of {options.agents} agents, ms of a step", box=box.SIMPLE_HEAD)
+    table = Table(title=f"{options.num_markets} markets of {options.agents} agents, ms of a step", box=box.SIMPLE_HEAD)
     for label in ("", "step", "clear", "settle", "merge", "clear and settle"):
         table.add_column(label, justify="right" if label else "left")
     for mechanism in MECHANISMS:
@@ -91,7 +91,7 @@ def main() -> None:
         figures = (step, seconds["clear"], seconds["settle"], seconds["merge"])
         table.add_row(mechanism, *(f"{1000 * figure:.1f}" for figure in figures), f"{100 * share:.2f} %")
     console.print(table)
-    origin = provenance(range(options.markets), resolve_device(options.device))
+    origin = provenance(range(options.num_markets), resolve_device(options.device))
     console.print(f"{origin['device']}, torch {origin['versions']['torch']}", highlight=False)
 
 

@@ -11,9 +11,9 @@ from multiprocessing import get_context
 
 import torch
 
-from benchmarks.floor import step_bytes, step_flop
 from benchmarks.phases import phase_seconds
 from benchmarks.reference import coming_passes, plain_market
+from benchmarks.roofline import step_bytes, step_flop
 from paramarket_env.config import MarketConfig
 from paramarket_env.learning.networks.mlp import MLP
 from paramarket_env.market.capacity import required_bytes
@@ -37,7 +37,7 @@ class Contender:
     name: str
     """What tells it from those beside it."""
     config: MarketConfig
-    markets: int
+    num_markets: int
     goods: int
     """Parameter sets for sale."""
     flop: dict[str, int]
@@ -64,27 +64,27 @@ class Contender:
         return by_duration[(len(by_duration) - 1) // 2]
 
 
-def new_engine(config: MarketConfig, markets: int, device: torch.device) -> Engine:
+def new_engine(config: MarketConfig, num_markets: int, device: torch.device) -> Engine:
     """So many markets at cycle 0, of the seeds 0, 1, ..."""
-    engine = Engine(config, markets, device)
-    engine.reset(as_seeds(0, markets, engine.device))
+    engine = Engine(config, num_markets, device)
+    engine.reset(as_seeds(0, num_markets, engine.device))
     return engine
 
 
 def all_train(engine: Engine) -> Orders:
     """Every agent trains; nobody buys or posts an ask."""
-    nothing = no_orders(engine.markets, engine.config.agents, engine.exchange.ask_slots, engine.device)
+    nothing = no_orders(engine.num_markets, engine.config.agents, engine.exchange.ask_slots, engine.device)
     return replace(nothing, train=torch.ones_like(nothing.train))
 
 
 def _contender(name: str, engine: Engine, step: Callable[[], None], losses: Callable[[], list[float]]) -> Contender:
-    network, dealt = engine.network, engine.state.deal
+    network, partition = engine.network, engine.state.partition
     assert isinstance(network, MLP)
-    work = (engine.config, network, dealt.sizes.cpu(), dealt.validation.shape[1])
+    work = (engine.config, network, partition.sizes.cpu(), partition.validation.shape[1])
     return Contender(
         name=name,
         config=engine.config,
-        markets=engine.markets,
+        num_markets=engine.num_markets,
         goods=len(engine.broker.masks),
         flop=step_flop(*work),
         unshared_flop=sum(step_flop(*work, shared=False).values()),
@@ -95,9 +95,9 @@ def _contender(name: str, engine: Engine, step: Callable[[], None], losses: Call
     )
 
 
-def engine_contender(name: str, config: MarketConfig, markets: int, device: torch.device) -> Contender:
+def engine_contender(name: str, config: MarketConfig, num_markets: int, device: torch.device) -> Contender:
     """The engine with so many markets."""
-    engine = new_engine(config, markets, device)
+    engine = new_engine(config, num_markets, device)
     orders = all_train(engine)
 
     def step() -> None:

@@ -28,7 +28,7 @@ from rich.progress import track
 
 from baselines.evaluation.report import new_console, provenance
 from baselines.evaluation.statistics import MEANS, POPULATIONS, STATISTICS, Estimate, evaluate, summary
-from baselines.training.sb3 import SPARRING, learn, tuned
+from baselines.training.sb3 import TRAINING_OPPONENTS, learn, tuned
 from paramarket_env.config import MarketConfig, lookup
 from paramarket_env.market.engine import resolve_device
 from paramarket_env.scenarios import SCENARIOS, scenario
@@ -45,7 +45,7 @@ HEAD = f"""# Leaderboard
 Made by `python -m benchmarks.leaderboard` of the runs in `leaderboard/`, which name their seeds, versions and
 configuration. Every policy has every seat, while one of {", ".join((*POPULATIONS, TRAINED))}
 has all others, on the same seeds; intervals are 95 %, of a bootstrap that is stratified by seat and population. Learned
-policies have learned beside {", ".join(SPARRING)}, and meet the other populations for the first time;
+policies have learned beside {", ".join(TRAINING_OPPONENTS)}, and meet the other populations for the first time;
 `{TRAINED}`, and in `crowd-short` each of them, has learned beside copies of itself. Policies are ordered by the chance
 of a higher return than `{REFERENCE}` has on the same task, over all scenarios; a dash is a hole, and counts as 0.
 
@@ -95,12 +95,12 @@ def policy_of(file: Path, name: str, options: Leaderboard) -> str:
     """The name of an entry's policy on the command line, in a scenario; trained now if it has to be."""
     if file.suffix == ".py":
         return f"file:{file}"
-    told = json.loads(file.read_text())
-    if "policy" in told:
-        return str(told["policy"])
+    entry = json.loads(file.read_text())
+    if "policy" in entry:
+        return str(entry["policy"])
     folder = options.policies / name / file.stem
     if not (folder / "policy.json").is_file():
-        learn(replace(tuned(name), **told["train"]), folder, options.device)
+        learn(replace(tuned(name), **entry["train"]), folder, options.device)
     return f"learned:{folder}"
 
 

@@ -47,7 +47,7 @@ class Training:
     """Train once in each."""
     timesteps: int = 200_000
     """Agent-steps to train for."""
-    markets: int = 64
+    num_markets: int = 64
     """How many markets at once."""
     seed: int = 0
     """Of PPO and of the markets."""
@@ -74,9 +74,9 @@ class Returns(BaseCallback):
 def train(options: Training, mode: ActionMode) -> tuple[dict[str, float], list[float]]:
     """Seconds of each phase, and the mean return of an agent in each rollout, which is an episode of all markets."""
     markets = paramarket_v0.sb3_vec_env(
-        options.scenario, markets=options.markets, action_mode=mode, device=options.device
+        options.scenario, num_markets=options.num_markets, action_mode=mode, device=options.device
     )
-    batch, rows, returns = markets.markets.batch, markets.num_envs, Returns()
+    batch, rows, returns = markets.market_batch, markets.num_envs, Returns()
     cycles = batch.config.max_cycles
     model = PPO(
         "MlpPolicy",
@@ -88,7 +88,7 @@ def train(options: Training, mode: ActionMode) -> tuple[dict[str, float], list[f
         stats_window_size=rows,
         device="cpu",
     )
-    seconds = phase_seconds(lambda: model.learn(options.timesteps, returns), batch.engine.device, PHASES)
+    seconds = phase_seconds(lambda: model.learn(options.timesteps, returns), batch.device, PHASES)
     return seconds, returns.means
 
 

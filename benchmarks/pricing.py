@@ -101,23 +101,25 @@ def contest(config: MarketConfig, seeds: Sequence[int], device: str, progress: P
         return played
 
     everyone, paths, rows = [episode(OUTSIDE)], {}, []
-    for rule, told in together.items():
+    for rule, disclosure in together.items():
         paths[rule] = PricePath()
-        everyone.append(episode(Arm(rule, (f"paper+{rule}",), partial(with_rules, disclosure=told)), paths[rule]))
+        everyone.append(episode(Arm(rule, (f"paper+{rule}",), partial(with_rules, disclosure=disclosure)), paths[rule]))
     for mechanism in others:
         market = partial(with_rules, disclosure="none", mechanism=mechanism)
         everyone.append(episode(Arm(mechanism, (f"paper+{PAPER}",), market)))
-    for rule, told in alone.items():
+    for rule, disclosure in alone.items():
         seats = (f"paper+{rule}", *(f"paper+{PAPER}",) * (agents - 1))
-        rows.append(_of_seat(episode(Arm(rule, seats, partial(with_rules, disclosure=told))), everyone[0]))
+        rows.append(_of_seat(episode(Arm(rule, seats, partial(with_rules, disclosure=disclosure))), everyone[0]))
     return Contest(agents, pd.concat(rows, ignore_index=True), everyone, paths)
 
 
 def _of_seat(episode: Episode, outside: Episode) -> pd.DataFrame:
-    """Revenue and gain of the first seat, by seed."""
+    """Revenue and advantage of the first seat, by seed."""
     first = episode.steps[episode.steps.agent == 0]
-    gain = (returns(episode) - returns(outside)).xs(0, level="agent")
-    frame: pd.DataFrame = pd.DataFrame({"revenue": first.groupby("seed").received.sum(), "gain": gain}).reset_index()
+    advantage = (returns(episode) - returns(outside)).xs(0, level="agent")
+    frame: pd.DataFrame = pd.DataFrame(
+        {"revenue": first.groupby("seed").received.sum(), "advantage": advantage}
+    ).reset_index()
     frame["arm"] = episode.steps.arm.iloc[0]
     return frame
 
@@ -136,19 +138,19 @@ def best_fixed(alone: pd.DataFrame) -> str:
 def alone_table(contest: Contest, levels: Sequence[int]) -> Table:
     """What the one seat earned by each rule, among Bayesian sellers."""
     by_rule = contest.alone.pivot_table(index="seed", columns="arm", values="revenue")
-    gains = contest.alone.pivot_table(index="seed", columns="arm", values="gain")
+    advantages = contest.alone.pivot_table(index="seed", columns="arm", values="advantage")
     median, best = median_fixed(contest.alone), best_fixed(contest.alone)
     fixed = {"median revenue": median, "middle level": _middle(levels), "best": best}
     named = {f"fixed, {what}: {levels[int(rule.partition(':')[2])]}": rule for what, rule in fixed.items()}
     title = f"{contest.agents} agents, one seller by the rule, the others Bayesian"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for label in ("", "revenue", f"{PAPER} earns more", "of omniscient's %", "gain"):
+    for label in ("", "revenue", f"{PAPER} earns more", "of omniscient's %", "advantage"):
         table.add_column(label, justify="left" if not label else "right")
     top = by_rule["omniscient"].mean()
     for label, rule in (named | {rule: rule for rule in RULES}).items():
         more = by_rule[PAPER] - by_rule[rule]
         share = f"{100 * by_rule[rule].mean() / top:.0f}"
-        table.add_row(label, _figure(by_rule[rule]), _figure(more), share, _figure(gains[rule], 2))
+        table.add_row(label, _figure(by_rule[rule]), _figure(more), share, _figure(advantages[rule], 2))
     return table
 
 
@@ -165,18 +167,18 @@ def verdict(contest: Contest, config: MarketConfig) -> str:
     """Whether both sides are better off than out of the market where all are Bayesian sellers, and by how much."""
     economy = welfare(contest.everyone, config.economy)
     mine = economy[economy.arm == PAPER]
-    (gain, half), (buyers, _), (revenue, _) = (
-        interval(mine[name].tolist()) for name in ("gain", "buyers_share", "revenue")
+    (advantage, half), (buyers, _), (revenue, _) = (
+        interval(mine[name].tolist()) for name in ("advantage", "buyers_share", "revenue")
     )
     played = _by_name(contest.everyone, PAPER)
     outside, inside = returns(contest.everyone[0]), returns(played)
     better, everyone = float((inside > outside).mean()), float((inside > outside).groupby("seed").all().mean())
-    viable = gain - (half or 0.0) > 0 and buyers > 0 and revenue > 0
+    viable = advantage - (half or 0.0) > 0 and buyers > 0 and revenue > 0
     return (
-        f"{contest.agents} agents: pricing is {'' if viable else 'NOT '}viable. An agent's return is {gain:.2f} ± "
+        f"{contest.agents} agents: pricing is {'' if viable else 'NOT '}viable. An agent's return is {advantage:.2f} ± "
         f"{half:.2f} above that out of the market ({outside.mean():.2f}); of the surplus buyers keep {buyers:.0f} %, "
-        f"and a seller earns {revenue:.0f} ticks. {100 * better:.0f} % of the agents gain, in {100 * everyone:.0f} % "
-        f"of the markets every one does. The gains that an agent bought add up to "
+        f"and a seller earns {revenue:.0f} ticks. {100 * better:.0f} % of the agents are better off, in "
+        f"{100 * everyone:.0f} % of the markets all are. The gains that an agent bought add up to "
         f"{played.trades.quoted_gain.sum() / len(inside):.1f} nats; at the end its loss is "
         f"{_last_loss(contest.everyone[0]) - _last_loss(played):.2f} nats below that out of the market."
     )
@@ -199,10 +201,10 @@ def rivalry_table(seeds: Sequence[int], device: str) -> Table:
     table = Table(
         title="rivals, one seller by the rule", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
-    for label in ("", "revenue", "gain"):
+    for label in ("", "revenue", "advantage"):
         table.add_column(label, justify="left" if not label else "right")
     for rule, rows in found.groupby("arm", sort=False):
-        table.add_row(str(rule), _figure(rows.revenue), _figure(rows.gain, 2))
+        table.add_row(str(rule), _figure(rows.revenue), _figure(rows.advantage, 2))
     return table
 
 
@@ -231,7 +233,7 @@ def main() -> None:
         kept[f"{agents} agents"] = {"everyone": summary, "alone": alone, "config": asdict(config)}
     console.print(rivalry_table(seeds, options.device))
     console.print(
-        WELFARE_LEGEND, "revenue, alone: of the one seat; gain: its return above that out of the market", sep="; "
+        WELFARE_LEGEND, "revenue, alone: of the one seat; advantage: its return above that out of the market", sep="; "
     )
     console.print(f"{kept['device']}, torch {kept['versions']['torch']}, seeds {seeds}", highlight=False)
     (options.out / "pricing.json").write_text(json.dumps(kept, indent=2) + "\n")

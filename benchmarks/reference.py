@@ -229,7 +229,7 @@ def make_optimizer_of(config: TrainingConfig) -> MakeOptimizer:
 def plain_market(engine: Engine, market: int) -> PlainMarket:
     """A market of an engine as a plain one: the same networks, data and settings, and no quotes but new ones."""
     dataset, config = engine.dataset, engine.config
-    validation = engine.state.deal.validation[market]
+    validation = engine.state.partition.validation[market]
     modules = [engine.network.module(vector) for vector in engine.state.parameters[market]]
     return PlainMarket(
         networks=[module for module in modules if isinstance(module, nn.Sequential)],
@@ -247,6 +247,6 @@ def coming_passes(engine: Engine, market: int, agents: Sequence[int]) -> dict[in
     state, orders = engine.state, {}
     for agent in agents:
         key = stream(state.seeds[market], "shuffle", agent, state.passes[market, agent]).view(1)
-        sizes = state.deal.sizes[market, agent].view(1)
-        orders[agent] = shuffled(state.deal.endowments[market, agent].view(1, -1), sizes, key)[0]
+        sizes = state.partition.sizes[market, agent].view(1)
+        orders[agent] = shuffled(state.partition.endowments[market, agent].view(1, -1), sizes, key)[0]
     return orders

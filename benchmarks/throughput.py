@@ -26,8 +26,8 @@ from rich.table import Table
 
 from baselines.evaluation.report import provenance
 from benchmarks.contenders import Contender, Memory, always_open, engine_contender, peak_memory, reference_contender
-from benchmarks.floor import Yardstick
 from benchmarks.phases import NAMES
+from benchmarks.roofline import Yardstick
 from paramarket_env.config import MarketConfig, require
 from paramarket_env.learning.data.datasets import load_dataset
 from paramarket_env.market.engine import resolve_device
@@ -39,13 +39,13 @@ SCALED_MARKETS = 16
 
 @dataclass(frozen=True)
 class Throughput:
-    """Measure the engine beside the plain reference and the floor."""
+    """Measure the engine beside the plain reference and the roofline."""
 
     device: str = "auto"
     """`auto` (the GPU where there is one), `cpu` or `cuda`; the reference always runs on the CPU."""
     data_dir: str | None = None
     """Folder with the files of Fashion-MNIST; none: torchvision's download. Without the files it is left out."""
-    markets: tuple[int, ...] | None = None
+    num_markets: tuple[int, ...] | None = None
     """How many markets of digits; none: 1 16 64 256 1024, on a GPU 4096 too."""
     fashion_markets: tuple[int, ...] = (1,)
     """How many markets of Fashion-MNIST."""
@@ -67,10 +67,10 @@ class Throughput:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one contender's steps took, and what they would take at the floor. A step is one of all its markets."""
+    """What one contender's steps took, and what they would take at the roofline. A step is one of all its markets."""
 
     name: str
-    markets: int
+    num_markets: int
     agents: int
     goods: int
     seconds: float
@@ -83,7 +83,7 @@ class Measured:
     unshared_flop: int
     """With the tries of each buyer counted for itself, although two that trade whole networks share theirs."""
     bytes: dict[str, int]
-    floor_seconds: float
+    roofline_seconds: float
     memory: Memory | None = None
     """Of a process that does nothing else (None: not measured)."""
 
@@ -95,7 +95,7 @@ class Measured:
     @property
     def agent_steps(self) -> int:
         """Agents that train in a step."""
-        return self.markets * self.agents
+        return self.num_markets * self.agents
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def measured(contender: Contender, yardstick: Yardstick) -> Measured:
     phases = contender.phases
     return Measured(
         name=contender.name,
-        markets=contender.markets,
+        num_markets=contender.num_markets,
         agents=contender.config.agents,
         goods=contender.goods,
         seconds=sum(phases.values()),
@@ -140,7 +140,7 @@ def measured(contender: Contender, yardstick: Yardstick) -> Measured:
         flop=contender.flop,
         unshared_flop=contender.unshared_flop,
         bytes=contender.moved,
-        floor_seconds=yardstick.floor(sum(contender.flop.values()), sum(contender.moved.values())),
+        roofline_seconds=yardstick.roofline(sum(contender.flop.values()), sum(contender.moved.values())),
     )
 
 
@@ -168,7 +168,7 @@ def as_json(series: Series) -> dict[str, Any]:
         | {
             "agent_steps_per_second": 1000 / row.milliseconds,
             "times_first": first.milliseconds / row.milliseconds,
-            "times_floor": row.seconds / row.floor_seconds,
+            "times_floor": row.seconds / row.roofline_seconds,
         }
         for row in series.rows
     ]
@@ -193,11 +193,11 @@ def variants(options: Throughput, config: MarketConfig) -> dict[str, dict[str, M
 
 
 def as_table(series: Series, title: str, header: str = "") -> Table:
-    """The figures for the terminal; steps, their phases and the floor's in milliseconds for each agent."""
+    """The figures for the terminal; steps, their phases and the roofline's in milliseconds for each agent."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     with_memory = any(row.memory is not None for row in series.rows)
     table.add_column(header, no_wrap=True)
-    for label in ("agent-steps/s", "× first", "÷ floor", *["MiB", "est."] * with_memory, "ms", *NAMES):
+    for label in ("agent-steps/s", "× first", "÷ roofline", *["MiB", "est."] * with_memory, "ms", *NAMES):
         table.add_column(label, justify="right", no_wrap=True)
     for row, figures in zip(series.rows, as_json(series)["rows"], strict=True):
         cells = [_figure(figures[name]) for name in ("agent_steps_per_second", "times_first", "times_floor")]
@@ -209,7 +209,9 @@ def as_table(series: Series, title: str, header: str = "") -> Table:
     last = series.rows[-1]
     share = 1000 / last.agent_steps
     parts = [_figure(share * last.flop[name] / series.product_rate) if name in last.flop else "" for name in NAMES]
-    table.add_row(f"floor, {last.name}", *[""] * (3 + 2 * with_memory), _figure(share * last.floor_seconds), *parts)
+    table.add_row(
+        f"roofline, {last.name}", *[""] * (3 + 2 * with_memory), _figure(share * last.roofline_seconds), *parts
+    )
     return table
 
 
@@ -221,7 +223,7 @@ def _figure(value: float) -> str:
 
 
 def legend(series: Series) -> str:
-    """What the floor is made of, and what else the table of a series with the reference does not say."""
+    """What the roofline is made of, and what else the table of a series with the reference does not say."""
     row = series.rows[-1]
     million = {phase: flop / row.agent_steps / 1e6 for phase, flop in row.flop.items()}
     mega = {what: moved / row.agent_steps / 1e6 for what, moved in row.bytes.items()}
@@ -238,7 +240,7 @@ def legend(series: Series) -> str:
     )
     return "\n".join(
         (
-            "ms: for each agent's step; the floor is the larger of the two (they can overlap):",
+            "ms: for each agent's step; the roofline is the larger of the two (they can overlap):",
             f"- {_parts(million, 'MFLOP')} at a large product's {_figure(rate / 1e9)} GFLOP/s: {arithmetic} ms; "
             f"if no try were shared, {_figure(unshared / 1e6)} MFLOP: {row.name} ÷ {_figure(alone_ratio)}",
             f"- {_parts(mega, 'MB')} at a large copy's {_figure(bandwidth / 1e9)} GB/s: {moving} ms, "
@@ -264,7 +266,7 @@ def draw(digits: Series, scaling: dict[str, Series], title: str) -> Figure:
     panels = figure.subplots(1, 1 + len(scaling), sharey=True, squeeze=False)[0]
     reference, *engines = digits.rows
     panels[0].axhline(reference.milliseconds, color="tab:red", label="reference")
-    _draw_costs(panels[0], replace(digits, rows=engines), [str(row.markets) for row in engines])
+    _draw_costs(panels[0], replace(digits, rows=engines), [str(row.num_markets) for row in engines])
     panels[0].set_xlabel("markets")
     for axes, (what, series) in zip(panels[1:], scaling.items(), strict=True):
         _draw_costs(axes, series, [row.name for row in series.rows])
@@ -276,7 +278,7 @@ def draw(digits: Series, scaling: dict[str, Series], title: str) -> Figure:
 
 
 def _draw_costs(axes: Axes, series: Series, labels: Sequence[str]) -> None:
-    """What was measured, and the floor; numbers on a logarithmic axis, other labels side by side."""
+    """What was measured, and the roofline; numbers on a logarithmic axis, other labels side by side."""
     numbers = all(label.isdigit() for label in labels)
     places = [int(label) for label in labels] if numbers else range(len(labels))
     axes.set_yscale("log")
@@ -285,8 +287,8 @@ def _draw_costs(axes: Axes, series: Series, labels: Sequence[str]) -> None:
     axes.set_xticks(places, labels)
     axes.minorticks_off()
     axes.plot(places, [row.milliseconds for row in series.rows], "o-", label="engine")
-    floors = [1000 * row.floor_seconds / row.agent_steps for row in series.rows]
-    axes.plot(places, floors, "k--", label="floor")
+    floors = [1000 * row.roofline_seconds / row.agent_steps for row in series.rows]
+    axes.plot(places, floors, "k--", label="roofline")
     axes.grid(alpha=0.25)
 
 
@@ -300,7 +302,7 @@ def run(options: Throughput, console: Console) -> dict[str, Any]:
     versions = f"{origin['device']}, torch {origin['versions']['torch']}"
     console.print(versions, highlight=False)
 
-    markets = options.markets or MARKETS[device.type]
+    markets = options.num_markets or MARKETS[device.type]
     digits = against_reference(always_open(scenario("digits")), markets, options.repeats, device, console)
     fashion = measure_fashion(options, device, console)
     for title, series in (("digits", digits), ("fashion", fashion)):

@@ -25,7 +25,7 @@ def main() -> None:
     rules = ["train", "paper", "patient"]
     opponents = [policy_factory(name) for name in rules]
     # Each opponent is met from both seats: 2 x 3 markets, or a multiple.
-    env = VecNormalize(VecMonitor(paramarket_v0.sb3_vec_env(MARKET, markets=24, opponents=opponents, device="cpu")))
+    env = VecNormalize(VecMonitor(paramarket_v0.sb3_vec_env(MARKET, num_markets=24, opponents=opponents, device="cpu")))
     network = {"net_arch": {"pi": [64], "vf": [64, 64]}}
     model = PPO("MlpPolicy", env, 1e-3, n_steps=12, batch_size=144, policy_kwargs=network, seed=0, device="cpu")
     model.learn(4_000)

@@ -26,7 +26,7 @@ class Choosy:
 
     def act(self, observation: Tensor, mask: Tensor) -> Tensor:
         """Actions of one seat in B markets at once; ``observation`` float32 ``[B, D]``, ``mask`` bool ``[B, A]``."""
-        asks = observation.new_full((len(observation), self.seat.actions.of.ask_slots), -1, dtype=torch.int64)
+        asks = observation.new_full((len(observation), self.seat.actions.choices.ask_slots), -1, dtype=torch.int64)
         fields = self.seat.layout.unpack(observation)  # their names: print(env.layout.table())
         gain, offer = fields["offer_gain"].where(fields["offer_legal"] > 0, 0).max(dim=1)
         buys = gain >= 0.25

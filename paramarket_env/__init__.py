@@ -17,6 +17,4 @@ if hasattr(pettingzoo, "register") and _ID not in pettingzoo.parallel_registry:
 
 # Gymnasium warns of a name that is registered again.
 if _SEAT_ID not in gymnasium.registry:
-    gymnasium.register(
-        _SEAT_ID, entry_point=f"{_MODULE}:gym_env", vector_entry_point=f"{_MODULE}:registered_vector_env"
-    )
+    gymnasium.register(_SEAT_ID, entry_point=f"{_MODULE}:gym_env", vector_entry_point=f"{_MODULE}:vector_env")

@@ -14,12 +14,12 @@ from typing import Any, Literal
 
 ActionMode = Literal["verb", "round"]
 Protocol = Literal["clean", "authors"]
-ValueDistribution = Literal["fixed", "uniform", "log-uniform"]
+KappaDistribution = Literal["fixed", "uniform", "log-uniform"]
 Disclosure = Literal["none", "transactions", "bounds", "full"]
 
 INT64_MAX = 2**63 - 1
 
-VALUE_HIGH = 100.0
+KAPPA_MAX = 100.0
 """Upper end of values per nat: one for all, so that the bound of an observation tells nothing of another's value."""
 
 
@@ -58,7 +58,7 @@ class DataConfig:
     data_dir: str | None = None
     """Folder with the files of the dataset (the digits need none); None: torchvision's download."""
     train_samples: int | None = 1000
-    """Training samples, dealt to the agents by ``endowment``; None: all that are left."""
+    """Training samples, divided among the agents by ``endowment``; None: all that are left."""
     validation_samples: int | None = 400
     """The broker's samples, for quotes and rewards (under ``authors`` they are the test set instead)."""
     test_samples: int | None = 397
@@ -184,11 +184,11 @@ class EconomyConfig:
     """``double-auction``: where between the ask (0) and the bid (1) the price lies."""
     copies: int = 1
     """``second-price``: how many copies of each good are for sale in a step."""
-    value_distribution: ValueDistribution = "fixed"
+    kappa_distribution: KappaDistribution = "fixed"
     """How kappa, what a nat of validation loss is worth, is drawn for each agent and episode."""
-    value_per_nat: float | tuple[float, ...] = 1.0
+    kappa: float | tuple[float, ...] = 1.0
     """kappa if fixed, otherwise the lower end: one number, or one for each agent."""
-    value_per_nat_high: float | tuple[float, ...] | None = None
+    kappa_high: float | tuple[float, ...] | None = None
     """The upper end of kappa: one number, or one for each agent; None if fixed."""
     train_cost: float = 0.0
     """Reward lost by a training pass."""
@@ -225,18 +225,18 @@ class EconomyConfig:
         require(whole, "economy.budget", self.budget, "an integer >= 0, or a tuple of such integers")
 
     def _check_values(self) -> None:
-        kind, high = self.value_distribution, self.value_per_nat_high
+        kind, high = self.kappa_distribution, self.kappa_high
         known = kind in ("fixed", "uniform", "log-uniform")
-        require(known, "economy.value_distribution", kind, "'fixed', 'uniform' or 'log-uniform'")
+        require(known, "economy.kappa_distribution", kind, "'fixed', 'uniform' or 'log-uniform'")
         fits = (high is None) == (kind == "fixed")
-        require(fits, "economy.value_per_nat_high", high, "None if the values are fixed, and otherwise their upper end")
+        require(fits, "economy.kappa_high", high, "None if the values are fixed, and otherwise their upper end")
         lowest = "a number > 0" if kind == "log-uniform" else "a number >= 0"
-        allowed = f"{lowest} and at most {VALUE_HIGH:g}, or a tuple of such numbers"
-        for name in ("value_per_nat", "value_per_nat_high"):
+        allowed = f"{lowest} and at most {KAPPA_MAX:g}, or a tuple of such numbers"
+        for name in ("kappa", "kappa_high"):
             values = _each(getattr(self, name))
-            in_range = len(values) > 0 and all(_is_real(value, 0.0, VALUE_HIGH) for value in values)
+            in_range = len(values) > 0 and all(_is_real(value, 0.0, KAPPA_MAX) for value in values)
             positive = kind != "log-uniform" or all(value > 0 for value in values)
-            absent = name == "value_per_nat_high" and high is None
+            absent = name == "kappa_high" and high is None
             require(absent or (in_range and positive), f"economy.{name}", getattr(self, name), allowed)
 
 
@@ -260,12 +260,12 @@ class MarketConfig:
         require(_is_int(self.agents, 2), "agents", self.agents, "an integer >= 2")
         require(_is_int(self.max_cycles, 1), "max_cycles", self.max_cycles, "an integer >= 1")
         require(self.action_mode in ("verb", "round"), "action_mode", self.action_mode, "'verb' or 'round'")
-        for name in ("value_per_nat", "value_per_nat_high", "budget"):
+        for name in ("kappa", "kappa_high", "budget"):
             value = getattr(self.economy, name)
             one_each = not isinstance(value, tuple) or len(value) == self.agents
             require(one_each, f"economy.{name}", value, f"one number, or one for each of the {self.agents} agents")
-        ordered = all(low <= high for low, high in self.value_ranges)
-        require(ordered, "economy.value_per_nat_high", self.economy.value_per_nat_high, "at least value_per_nat")
+        ordered = all(low <= high for low, high in self.kappa_ranges)
+        require(ordered, "economy.kappa_high", self.economy.kappa_high, "at least kappa")
         # All that an agent earns in an episode is counted, and the same money can come round in every cycle.
         money = sum(self.budgets) * self.max_cycles
         require(money <= INT64_MAX, "economy.budget", self.economy.budget, "at most 2**63 - 1 ticks, in all cycles")
@@ -276,10 +276,10 @@ class MarketConfig:
         return self._for_each_agent(self.economy.budget)
 
     @property
-    def value_ranges(self) -> tuple[tuple[float, float], ...]:
+    def kappa_ranges(self) -> tuple[tuple[float, float], ...]:
         """The lower and the upper end of every agent's kappa."""
-        lows = self._for_each_agent(self.economy.value_per_nat)
-        highs = self.economy.value_per_nat_high
+        lows = self._for_each_agent(self.economy.kappa)
+        highs = self.economy.kappa_high
         return tuple(zip(lows, lows if highs is None else self._for_each_agent(highs), strict=True))
 
     def _for_each_agent(self, value: Any) -> tuple[Any, ...]:

@@ -32,10 +32,10 @@ posted; all networks are evaluated, and every offer is quoted anew.
 
 ### Rewards
 
-    value_per_nat * (loss before - loss after) + tick * (received - paid)
+    kappa * (loss before - loss after) + tick * (received - paid)
         - train_cost * trained - rivalry * (mean of the others' falls of loss)
 
-on the broker's validation data. The last two terms are 0 by default. `value_per_nat` is 1 by default; it can be drawn
+on the broker's validation data. The last two terms are 0 by default. `kappa` is 1 by default; it can be drawn
 anew for each agent and episode, and is seen by its owner alone. Of every price the broker keeps the share `broker_fee`.
 An episode is truncated after `max_cycles`. An agent whose loss is no longer finite is terminated, its offers are
 withdrawn, and its last reward counts its network as no better than a uniform guess.
@@ -80,19 +80,19 @@ The same market for other clients; a market's episodes are the same in all of th
 | `gym_env`       | a Gymnasium `Env`             | one seat                                                       |
 | `vector_env`    | a Gymnasium `VectorEnv`       | one seat in each of many markets                               |
 
-`sb3_vec_env(scenario="digits", *, opponents=(), markets=1, max_cycles=None, action_mode=None, device="auto")`, and so,
-without opponents, `torchrl_env` and `rllib_env`
+`sb3_vec_env(scenario="digits", *, opponents=(), num_markets=1, max_cycles=None, action_mode=None, device="auto")`, and
+so, without opponents, `torchrl_env` and `rllib_env`
 
-`vector_env(scenario="digits", *, opponents, seat=0, markets=1, max_cycles=None, action_mode=None, device="auto")`
+`vector_env(scenario="digits", *, opponents, seat=0, num_envs=1, max_cycles=None, action_mode=None, device="auto")`
 
 `gym_env(scenario="digits", *, opponents, seat=0, max_cycles=None, action_mode=None, render_mode=None, device="auto",
 mask_style="tuple")`
 
-`markets`: how many play side by side; each begins its next episode in the step in which it ends. `seat`: the agent that
-learns. `opponents`: who plays the other seats: a `PolicyFactory` (see `paramarket_env.interface.policy`) for all of
-them, such as `baselines.policies.decisions.policy_factory("patient")`, or a list of one for each. In `sb3_vec_env` each
-of the listed policies is a population: it has all seats but the learner's in some of the markets, and the learner's
-seat changes from market to market; without opponents all agents learn.
+`num_markets`, `num_envs`: how many markets play side by side; each begins its next episode in the step in which it
+ends. `seat`: the agent that learns. `opponents`: who plays the other seats: a `PolicyFactory` (see
+`paramarket_env.interface.policy`) for all of them, such as `baselines.policies.decisions.policy_factory("patient")`, or
+a list of one for each. In `sb3_vec_env` each of the listed policies is a population: it has all seats but the learner's
+in some of the markets, and the learner's seat changes from market to market; without opponents all agents learn.
 
 An agent whose network fails while its market goes on idles until the market's end: its orders are ignored, its reward
 is 0, and its mask only lets it hold. In the `VecEnv` its row is done when it fails and once more with its market. With
@@ -185,26 +185,21 @@ def vector_env(
     *,
     opponents: OpponentFactories,
     seat: int = 0,
-    markets: int = 1,
+    num_envs: int = 1,
     max_cycles: int | None = None,
     action_mode: ActionMode | None = None,
     device: str | torch.device = "auto",
 ) -> ParaMarketVectorEnv:
     """One seat in each of many markets as a Gymnasium vector environment; raises as :func:`parallel_env` does."""
     config = _config(scenario, max_cycles, action_mode)
-    return ParaMarketVectorEnv(config, markets, opponents, seat=seat, device=device)
-
-
-def registered_vector_env(num_envs: int, **arguments: Any) -> ParaMarketVectorEnv:
-    """:func:`vector_env` as ``gymnasium.make_vec`` calls it."""
-    return vector_env(markets=num_envs, **arguments)
+    return ParaMarketVectorEnv(config, num_envs, opponents, seat=seat, device=device)
 
 
 def sb3_vec_env(
     scenario: str | MarketConfig = "digits",
     *,
     opponents: Sequence[PolicyFactory] = (),
-    markets: int = 1,
+    num_markets: int = 1,
     max_cycles: int | None = None,
     action_mode: ActionMode | None = None,
     device: str | torch.device = "auto",
@@ -212,13 +207,13 @@ def sb3_vec_env(
     """The learners of many markets, a row each, as a Stable-Baselines3 ``VecEnv``; raises as :func:`parallel_env`."""
     from paramarket_env.adapters.sb3 import ParaMarketVecEnv  # noqa: PLC0415  # slow to import
 
-    return ParaMarketVecEnv(_config(scenario, max_cycles, action_mode), markets, device, opponents)
+    return ParaMarketVecEnv(_config(scenario, max_cycles, action_mode), num_markets, device, opponents)
 
 
 def torchrl_env(
     scenario: str | MarketConfig = "digits",
     *,
-    markets: int = 1,
+    num_markets: int = 1,
     max_cycles: int | None = None,
     action_mode: ActionMode | None = None,
     device: str | torch.device = "auto",
@@ -229,13 +224,13 @@ def torchrl_env(
     """
     from paramarket_env.adapters.torchrl import ParaMarketTorchRLEnv  # noqa: PLC0415  # an extra
 
-    return ParaMarketTorchRLEnv(_config(scenario, max_cycles, action_mode), markets, device)
+    return ParaMarketTorchRLEnv(_config(scenario, max_cycles, action_mode), num_markets, device)
 
 
 def rllib_env(
     scenario: str | MarketConfig = "digits",
     *,
-    markets: int = 1,
+    num_markets: int = 1,
     max_cycles: int | None = None,
     action_mode: ActionMode | None = None,
     device: str | torch.device = "auto",
@@ -246,4 +241,4 @@ def rllib_env(
     """
     from paramarket_env.adapters.rllib import ParaMarketRLlibEnv  # noqa: PLC0415  # an extra
 
-    return ParaMarketRLlibEnv(_config(scenario, max_cycles, action_mode), markets, device)
+    return ParaMarketRLlibEnv(_config(scenario, max_cycles, action_mode), num_markets, device)

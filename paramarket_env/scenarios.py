@@ -58,9 +58,9 @@ def private_values() -> MarketConfig:
         initial_ask=7,
         budget=50_000,
         broker_fee=0.05,
-        value_distribution="log-uniform",
-        value_per_nat=0.5,
-        value_per_nat_high=2.0,
+        kappa_distribution="log-uniform",
+        kappa=0.5,
+        kappa_high=2.0,
         train_cost=0.01,
     )
     return MarketConfig(economy=economy)
@@ -87,7 +87,7 @@ def rivals() -> MarketConfig:
 def crowd() -> MarketConfig:
     """Eight firms, priced, with a few samples of a few classes each: whom to buy from, when many sell?
 
-    The samples are dealt unevenly, by a Dirichlet distribution, and nobody's are enough to learn from alone; but what
+    The samples are divided unevenly, by a Dirichlet distribution, and nobody's are enough to learn from alone; but what
     seven others sell has its price driven down by competition.
     """
     market = digits_priced()

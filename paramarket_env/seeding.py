@@ -48,11 +48,11 @@ def _name_bits(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little", signed=True)
 
 
-def as_seeds(seeds: int | Iterable[int], markets: int, device: torch.device) -> Tensor:
+def as_seeds(seeds: int | Iterable[int], num_markets: int, device: torch.device) -> Tensor:
     """Seeds of ``markets`` markets, int64 ``[M]``: those given, or ``seed, seed + 1, ...`` from a single one."""
-    given = seeds if isinstance(seeds, Iterable) else range(int(seeds), int(seeds) + markets)
+    given = seeds if isinstance(seeds, Iterable) else range(int(seeds), int(seeds) + num_markets)
     first = [index(seed) for seed in given]
-    require(len(first) == markets, "seeds", seeds, f"one seed, or one for each of the {markets} markets")
+    require(len(first) == num_markets, "seeds", seeds, f"one seed, or one for each of the {num_markets} markets")
     for seed in first:
         require(0 <= seed < 2**63, "seed", seed, "an integer within [0, 2**63)")
     return torch.tensor(first, dtype=torch.int64, device=device)

@@ -71,9 +71,9 @@ def new_engine(config: MarketConfig, seeds: Sequence[int] = (0,)) -> Engine:
 
 
 @cache
-def shared_engine(config: MarketConfig, markets: int) -> Engine:
+def shared_engine(config: MarketConfig, num_markets: int) -> Engine:
     """An engine that tests share: reset it before use, and do not change what a reset does not restore."""
-    return Engine(config, markets, "cpu")
+    return Engine(config, num_markets, "cpu")
 
 
 def orders(
@@ -87,7 +87,7 @@ def orders(
 
     Others hold.
     """
-    chosen = tree_map(torch.clone, no_orders(engine.markets, engine.config.agents, engine.exchange.ask_slots, CPU))
+    chosen = tree_map(torch.clone, no_orders(engine.num_markets, engine.config.agents, engine.exchange.ask_slots, CPU))
     chosen.train[:, list(train)] = True
     for column, choices in ((chosen.offer, buy), (chosen.bid, bid), (chosen.ask, ask)):
         for agent, choice in (choices or {}).items():
@@ -97,7 +97,7 @@ def orders(
 
 def random_orders(engine: Engine, rng: np.random.Generator) -> Orders:
     """Orders drawn without regard for what is legal."""
-    shape = (engine.markets, engine.config.agents)
+    shape = (engine.num_markets, engine.config.agents)
     levels = len(engine.config.economy.ask_levels)
     train = torch.from_numpy(rng.random(shape) < 0.5)
     offer = torch.from_numpy(rng.integers(-1, engine.offers, shape))
@@ -124,7 +124,7 @@ def frozen(state: MarketState) -> dict[str, bytes]:
 
 def logits(network: Network, parameters: Tensor, inputs: Tensor) -> Tensor:
     """``[R, G, classes, n]`` of networks ``[R, G, P]`` on inputs ``[R, n, *features]``."""
-    return network.head(parameters[..., network.stem_size :], network.stem(parameters, inputs))
+    return network.body(parameters[..., network.stem_size :], network.stem(parameters, inputs))
 
 
 def module_loss(engine: Engine, parameters: Tensor, samples: Tensor) -> float:
@@ -179,7 +179,7 @@ def digest(value: Any) -> str:
 def episode_digest(env: ParaMarketEnv, seed: int | None, action_seed: int = 0) -> str:
     """A hash of a whole episode of random actions and of the networks at its end."""
     returned = list(play(env, seed, action_seed))
-    return digest([returned, env.batch.engine.state.parameters])
+    return digest([returned, env.market_batch.engine.state.parameters])
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def play_alone(config: MarketConfig, seed: int, actions: np.ndarray, spoiled: in
     rows: list[tuple[Any, ...]] = []
     for step, chosen in enumerate(actions):
         if step == spoiled:
-            spoil(env.batch.engine, 0)
+            spoil(env.market_batch.engine, 0)
         *told, _ = env.step(dict(zip(env.possible_agents, chosen, strict=True)))
         last, reward, terminated, truncated = (np.stack(list(part.values())) for part in told)
         seen = last if env.agents else np.stack(list(env.reset()[0].values()))
@@ -225,11 +225,11 @@ def play_alone(config: MarketConfig, seed: int, actions: np.ndarray, spoiled: in
     return Played(np.stack(list(first.values())), *(np.stack(column) for column in zip(*rows, strict=True)))
 
 
-def scripted(config: MarketConfig, steps: int, markets: int, spoiled: tuple[int, int] | None = None) -> np.ndarray:
+def scripted(config: MarketConfig, steps: int, num_markets: int, spoiled: tuple[int, int] | None = None) -> np.ndarray:
     """Random actions int64 ``[T, M, N, ...]``, legal or not; all train at ``spoiled``: (step, market)."""
     env = ParaMarketEnv(config, device="cpu")
     space, rng = env.action_space("trader_0"), np.random.default_rng(0)
-    size = (steps, markets, config.agents)
+    size = (steps, num_markets, config.agents)
     assert isinstance(space, (spaces.Discrete, spaces.MultiDiscrete))
     if isinstance(space, spaces.Discrete):
         actions, train = rng.integers(0, space.n, size), np.int64(1)

@@ -47,13 +47,13 @@ from tests.helpers import tiny_market
         ("budget", -1),
         ("budget", 2**62),
         ("tick", 0.0),
-        ("value_per_nat", -1.0),
-        ("value_per_nat", float("inf")),
-        ("value_per_nat", (1.0, 1.0, 1.0)),
-        ("value_per_nat", None),
-        ("value_per_nat", ()),
-        ("value_per_nat", (1.0, None)),
-        ("value_per_nat", 100.5),
+        ("kappa", -1.0),
+        ("kappa", float("inf")),
+        ("kappa", (1.0, 1.0, 1.0)),
+        ("kappa", None),
+        ("kappa", ()),
+        ("kappa", (1.0, None)),
+        ("kappa", 100.5),
         ("train_cost", -0.1),
         ("rivalry", float("nan")),
         ("broker_fee", 1.0),
@@ -65,8 +65,8 @@ from tests.helpers import tiny_market
         ("copies", 0),
         ("copies", 1.5),
         ("disclosure", "some"),
-        ("value_distribution", "normal"),
-        ("value_per_nat_high", 2.0),  # of values that are fixed
+        ("kappa_distribution", "normal"),
+        ("kappa_high", 2.0),  # of values that are fixed
         ("budget", (10, 20, 30)),
         ("budget", (10, -1)),
         ("budget", (10, 0.5)),
@@ -87,26 +87,26 @@ def test_an_impossible_value_is_refused(field: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("distribution", "low", "high", "refused"),
     [
-        ("uniform", 1.0, None, "value_per_nat_high"),
-        ("log-uniform", 1.0, None, "value_per_nat_high"),
-        ("fixed", 1.0, 1.0, "value_per_nat_high"),
-        ("uniform", 2.0, 1.0, "value_per_nat_high"),
-        ("uniform", (1.0, 2.0), 1.5, "value_per_nat_high"),
-        ("uniform", 1.0, (2.0, 0.5), "value_per_nat_high"),
-        ("uniform", 1.0, (2.0, 2.0, 2.0), "value_per_nat_high"),
-        ("uniform", 1.0, float("inf"), "value_per_nat_high"),
-        ("uniform", 1.0, float("nan"), "value_per_nat_high"),
-        ("uniform", 1.0, 100.5, "value_per_nat_high"),
-        ("uniform", 0.0, -1.0, "value_per_nat_high"),
-        ("uniform", -1.0, 1.0, "value_per_nat"),
-        ("uniform", None, 1.0, "value_per_nat"),
-        ("log-uniform", 0.0, 1.0, "value_per_nat"),
-        ("log-uniform", (1.0, 0.0), 1.0, "value_per_nat"),
+        ("uniform", 1.0, None, "kappa_high"),
+        ("log-uniform", 1.0, None, "kappa_high"),
+        ("fixed", 1.0, 1.0, "kappa_high"),
+        ("uniform", 2.0, 1.0, "kappa_high"),
+        ("uniform", (1.0, 2.0), 1.5, "kappa_high"),
+        ("uniform", 1.0, (2.0, 0.5), "kappa_high"),
+        ("uniform", 1.0, (2.0, 2.0, 2.0), "kappa_high"),
+        ("uniform", 1.0, float("inf"), "kappa_high"),
+        ("uniform", 1.0, float("nan"), "kappa_high"),
+        ("uniform", 1.0, 100.5, "kappa_high"),
+        ("uniform", 0.0, -1.0, "kappa_high"),
+        ("uniform", -1.0, 1.0, "kappa"),
+        ("uniform", None, 1.0, "kappa"),
+        ("log-uniform", 0.0, 1.0, "kappa"),
+        ("log-uniform", (1.0, 0.0), 1.0, "kappa"),
     ],
 )
 def test_an_impossible_range_of_values_is_refused(distribution: str, low: Any, high: Any, refused: str) -> None:
     with pytest.raises(ValueError, match=rf"economy.{refused}=.* is not allowed: it must be "):
-        tiny_market(value_distribution=distribution, value_per_nat=low, value_per_nat_high=high)
+        tiny_market(kappa_distribution=distribution, kappa=low, kappa_high=high)
 
 
 def test_a_loss_cannot_be_more_convex_than_it_is_smooth() -> None:
@@ -124,7 +124,7 @@ def test_a_loss_cannot_be_more_convex_than_it_is_smooth() -> None:
         ("train_samples", None),
         ("scarcity", 0.0),
         ("hidden", ()),
-        ("value_per_nat", (0.0, 2.0)),
+        ("kappa", (0.0, 2.0)),
         ("ask_levels", (0, 2**62)),
         ("broker_fee", 0.999),
         ("auction_k", 0.0),
@@ -145,14 +145,14 @@ def test_values_at_the_edge_are_accepted(field: str, value: Any) -> None:
     ("distribution", "low", "high"), [("uniform", 0.0, 0.0), ("log-uniform", 1e-6, 100.0), ("uniform", 1.0, (1.0, 2.0))]
 )
 def test_ranges_of_values_at_the_edge_are_accepted(distribution: str, low: Any, high: Any) -> None:
-    tiny_market(value_distribution=distribution, value_per_nat=low, value_per_nat_high=high)
+    tiny_market(kappa_distribution=distribution, kappa=low, kappa_high=high)
 
 
 def test_one_value_serves_all_agents() -> None:
-    assert tiny_market(agents=3, value_per_nat=2.0).value_ranges == ((2.0, 2.0),) * 3
-    assert tiny_market(value_per_nat=(1.0, 3.0)).value_ranges == ((1.0, 1.0), (3.0, 3.0))
-    drawn = tiny_market(value_distribution="uniform", value_per_nat=1.0, value_per_nat_high=(2.0, 3.0))
-    assert drawn.value_ranges == ((1.0, 2.0), (1.0, 3.0))
+    assert tiny_market(agents=3, kappa=2.0).kappa_ranges == ((2.0, 2.0),) * 3
+    assert tiny_market(kappa=(1.0, 3.0)).kappa_ranges == ((1.0, 1.0), (3.0, 3.0))
+    drawn = tiny_market(kappa_distribution="uniform", kappa=1.0, kappa_high=(2.0, 3.0))
+    assert drawn.kappa_ranges == ((1.0, 2.0), (1.0, 3.0))
 
 
 def test_one_budget_serves_all_agents() -> None:

@@ -20,6 +20,8 @@ LAYERS: dict[str, dict[str, set[str]]] = {
     },
     "paramarket_env": {
         "__init__": set(),
+        "validation": set(),
+        "plugins": {"validation"},
         "config": set(),
         "seeding": {"config"},
         "economics": {"config", "seeding"},
@@ -33,7 +35,7 @@ LAYERS: dict[str, dict[str, set[str]]] = {
     "paramarket_env.economics": {
         "__init__": set(),
         "ledger": set(),
-        "values": set(),
+        "kappa": set(),
         "pricing": set(),
         "clearing": {"ledger"},
     },

@@ -15,7 +15,7 @@ import torch
 from paramarket_env import seeding
 from paramarket_env.config import DataConfig, TrainingConfig
 from paramarket_env.learning.data.datasets import Dataset, load_dataset
-from paramarket_env.learning.data.endowments import deal
+from paramarket_env.learning.data.endowments import partition
 from paramarket_env.learning.networks.mlp import MLP
 from paramarket_env.learning.networks.network import initial_parameters
 from paramarket_env.learning.training import SGD, shuffled, train
@@ -198,7 +198,7 @@ def test_seeds_that_int64_cannot_hold_are_refused_by_name(given: Any, named: int
 def test_a_deal_touches_no_global_generator(endowment: str) -> None:
     dataset = load_dataset("digits")
     with global_generators_untouched():
-        deal(DataConfig(endowment=endowment), dataset, 2, torch.arange(3), batch_size=8)
+        partition(DataConfig(endowment=endowment), dataset, 2, torch.arange(3), batch_size=8)
 
 
 def test_networks_touch_no_global_generator() -> None:

@@ -116,7 +116,7 @@ def _seat(
     require(count in (1, config.agents), "policies", arm.policies, allowed)
     policies = arm.policies if count > 1 else arm.policies * config.agents
     batch = MarketBatch(arm.market(config) if arm.market else config, len(seeds), device)
-    market_seeds = as_seeds(list(seeds), len(seeds), batch.engine.device)
+    market_seeds = as_seeds(list(seeds), len(seeds), batch.device)
     batch.reset(market_seeds)
     keys = [stream(market_seeds, "policy", agent) for agent in range(config.agents)]
     return batch, [build_policy(policy, seat_of(batch, key)) for policy, key in zip(policies, keys, strict=True)]
@@ -132,14 +132,14 @@ class _Recorder:
     """Gathers tensors step by step; makes tables of them at the end."""
 
     def __init__(self, arm: str, batch: MarketBatch, seeds: list[int]) -> None:
-        self.arm, self.batch, self.seeds = arm, batch, seeds
+        self.arm, self.market_batch, self.seeds = arm, batch, seeds
         self.steps: list[dict[str, np.ndarray]] = []
         self.trades: list[pd.DataFrame] = []
         self.outside = torch.zeros_like(batch.engine.state.loss)
 
     def gained_outside(self, nats: Tensor) -> None:
         """Count a fall of the losses that no step made, ``[M, N]``, into the next step's reward."""
-        self.outside = self.batch.engine.state.value * nats
+        self.outside = self.market_batch.engine.state.kappa * nats
 
     def add(self, batch: MarketBatch, record: StepRecord | None) -> None:
         """Take down the state at the start or after a step."""
@@ -155,7 +155,7 @@ class _Recorder:
             "refused": state.refusals.sum(-1),
             **{f"refused_{cause}": state.refusals[..., code] for code, cause in enumerate(REFUSALS)},
             "alive": state.alive,
-            "value_per_nat": state.value,
+            "kappa": state.kappa,
             "best_value": batch.engine.values.amax(2).clamp_min(0),
             "trained": torch.zeros_like(state.alive) if record is None else record.trained,
             "paid": torch.zeros_like(state.balance) if record is None else record.paid,
@@ -168,7 +168,7 @@ class _Recorder:
 
     def _add_trades(self, record: StepRecord) -> None:
         market, buyer = (record.seller >= 0).nonzero().cpu().unbind(1)
-        goods = self.batch.engine.broker.set_names
+        goods = self.market_batch.set_names
 
         def pick(column: Tensor) -> np.ndarray:
             picked: np.ndarray = column.cpu()[market, buyer].numpy()
@@ -184,12 +184,12 @@ class _Recorder:
             "merge_weight": pick(record.weight),
             "price": pick(record.paid),
             "quoted_gain": pick(record.quoted),
-            "value": pick(record.quoted * self.batch.engine.state.value),
+            "value": pick(record.quoted * self.market_batch.engine.state.kappa),
         }
         self.trades.append(pd.DataFrame(rows))
 
     def episode(self) -> Episode:
-        agents = self.batch.config.agents
+        agents = self.market_batch.config.agents
         index = pd.MultiIndex.from_product(
             [[self.arm], range(len(self.steps)), self.seeds, range(agents)], names=["arm", "cycle", "seed", "agent"]
         )

@@ -35,7 +35,7 @@ Summary = dict[str, dict[str, tuple[float, float | None]]]
 
 MEASURES = {
     "test_accuracy": "test acc. %",
-    "accuracy_gain": "vs. first",
+    "accuracy_difference": "vs. first",
     "validation_loss": "val. loss",
     "trades": "bought",
     "money": "paid",
@@ -65,8 +65,8 @@ def interval(values: Sequence[float]) -> tuple[float, float | None]:
 def per_seed(episodes: Sequence[Episode]) -> pd.DataFrame:
     """``MEASURES`` of the last cycle for each arm (in order) and seed.
 
-    ``accuracy_gain`` is the difference from the first arm on the same seed, so that what a seed makes easy or hard for
-    all cancels out.
+    ``accuracy_difference`` is the difference from the first arm on the same seed, so that what a seed makes easy or
+    hard for all cancels out.
     """
     frames = []
     for episode in episodes:
@@ -83,7 +83,7 @@ def per_seed(episodes: Sequence[Episode]) -> pd.DataFrame:
         frames.append(frame)
     table: pd.DataFrame = pd.concat(frames).reset_index()
     first = table[table.arm == table.arm.iloc[0]].set_index("seed").test_accuracy
-    table["accuracy_gain"] = table.test_accuracy - table.seed.map(first)
+    table["accuracy_difference"] = table.test_accuracy - table.seed.map(first)
     return table
 
 
@@ -132,12 +132,12 @@ def as_table(summary: Summary, title: str, measures: Mapping[str, str] = MEASURE
 DIGITS = {
     "validation_loss": 2,
     "return": 2,
-    "gain": 2,
+    "advantage": 2,
     "gini": 2,
     "money": 0,
     "revenue": 0,
     "regret": 0,
-} | dict.fromkeys(("efficiency", "sellers_share", "omniscient_share", "gainers"), 0)
+} | dict.fromkeys(("efficiency", "sellers_share", "omniscient_share", "better_off"), 0)
 """Decimals of the measures that are not shown with one."""
 
 

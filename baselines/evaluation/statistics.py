@@ -30,10 +30,10 @@ from paramarket_env.config import MarketConfig, require
 POPULATIONS = ("train", "paper", "patient", "greedy", "random")
 """Who has the other seats unless it is told: those that ``paramarket train`` learns beside, and one it never meets."""
 
-MEANS = {"gain": "gain", "surplus": "surplus", "test_accuracy": "test acc.", "everyone_gains": "all gain"}
+MEANS = {"advantage": "advantage", "surplus": "surplus", "test_accuracy": "test acc.", "all_better_off": "all better"}
 """Measures of which the mean is told, besides the statistics of the return, and their labels."""
 
-BESIDE = "beside "
+AGAINST = "beside "
 """Before a population's name: the mean return beside it."""
 
 RESAMPLES = 2000
@@ -82,9 +82,9 @@ def evaluate(
 ) -> pd.DataFrame:
     """Play every policy in every seat while a population's policy has all other seats, one batch of seeds each.
 
-    One row a run: policy, population, seat, seed, ``return`` of the seat, ``gain`` (that above the return out of the
-    market), ``surplus`` (what all purchases in the market were worth to their buyers, in units of reward),
-    ``test_accuracy`` of the seat, ``everyone_gains`` (0 or 1). The figures of a policy that cannot play here are NaN,
+    One row a run: policy, population, seat, seed, ``return`` of the seat, ``advantage`` (the return above that out of
+    the market), ``surplus`` (what all purchases in the market were worth to their buyers, in units of reward),
+    ``test_accuracy`` of the seat, ``all_better_off`` (0 or 1). The figures of a policy that cannot play here are NaN,
     and ``error`` says why.
     """
     require(len(seeds) >= 2, "seeds", len(seeds), "at least 2")
@@ -102,25 +102,25 @@ def evaluate(
             missing = dict.fromkeys(("return", *MEANS), float("nan"))
             figures = pd.DataFrame({"seed": list(seeds), **missing, "error": str(error)})
         else:
-            figures = _figures(episode, seat, outside)
+            figures = _metrics(episode, seat, outside)
         tables.append(figures.assign(**task))
         on_task()
     found: pd.DataFrame = pd.concat(tables, ignore_index=True)
     return found
 
 
-def _figures(episode: Episode, seat: int, outside: pd.Series) -> pd.DataFrame:
+def _metrics(episode: Episode, seat: int, outside: pd.Series) -> pd.DataFrame:
     """What one seat had of an episode, by seed."""
     last = episode.steps[(episode.steps.cycle == episode.steps.cycle.max()) & (episode.steps.agent == seat)]
     total = returns(episode)
-    gains = total - outside
+    advantages = total - outside
     figures: pd.DataFrame = pd.DataFrame(
         {
             "return": total.xs(seat, level="agent"),
-            "gain": gains.xs(seat, level="agent"),
+            "advantage": advantages.xs(seat, level="agent"),
             "surplus": episode.trades.groupby("seed").value.sum().reindex(last.seed, fill_value=0.0),
             "test_accuracy": last.set_index("seed").test_accuracy,
-            "everyone_gains": (gains > 0).groupby("seed").all().astype(float),
+            "all_better_off": (advantages > 0).groupby("seed").all().astype(float),
             "error": "",
         }
     )
@@ -196,7 +196,7 @@ def summary(runs: pd.DataFrame) -> dict[str, dict[str, Estimate]]:
         estimates[f"P(> {policies[0]})"] = improvement(scores, first)
         for population in populations:
             beside = samples(runs[runs.population == population], policy)
-            estimates[f"{BESIDE}{population}"] = estimate(beside, STATISTICS["mean"])
+            estimates[f"{AGAINST}{population}"] = estimate(beside, STATISTICS["mean"])
         for measure in MEANS:
             estimates[measure] = estimate(samples(runs, policy, measure), STATISTICS["mean"])
         table[policy] = estimates
@@ -206,13 +206,13 @@ def summary(runs: pd.DataFrame) -> dict[str, dict[str, Estimate]]:
 def estimates_table(estimates: dict[str, dict[str, Estimate]], title: str) -> Group:
     """The summary for the terminal, what is missing as a dash: the return with its intervals, then the means."""
     names = list(next(iter(estimates.values())))
-    brief = [name for name in names if name.startswith(BESIDE) or name in MEANS]
+    brief = [name for name in names if name.startswith(AGAINST) or name in MEANS]
     exact = [name for name in names if name not in ("median", *brief)]
     cells = {policy: [str(row[name]) for name in exact] for policy, row in estimates.items()}
     means = {policy: [row[name].brief() for name in brief] for policy, row in estimates.items()}
     # The first policy's name would make a wide column of what may be a long path.
     statistics = [name if name in STATISTICS else "P(> first)" for name in exact]
-    labels = [MEANS.get(name, name.removeprefix(BESIDE)) for name in brief]
+    labels = [MEANS.get(name, name.removeprefix(AGAINST)) for name in brief]
     others = "mean return beside each population; other means"
     return Group(_table(cells, statistics, title), _table(means, labels, others))
 
@@ -231,8 +231,8 @@ def _table(rows: dict[str, list[str]], labels: Sequence[str], title: str) -> Tab
 ESTIMATES_LEGEND = (
     "mean and interquartile mean of a seat's return, over seats, populations and seeds, [95 % interval] of a bootstrap "
     "stratified by seat and population; P: the chance of a higher return than the first policy's on the same task; "
-    "gain: return above that out of the market; surplus: what all purchases in the market were worth to their buyers; "
-    "all gain: share of the markets in which every agent has a gain"
+    "advantage: return above that out of the market; surplus: what all purchases were worth to their buyers; "
+    "all better: share of the markets in which every agent has a positive advantage"
 )
 
 

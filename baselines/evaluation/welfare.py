@@ -18,8 +18,8 @@ WELFARE = {
     "omniscient_share": "of omn. %",
     "regret": "regret",
     "gini": "Gini",
-    "gain": "gain",
-    "gainers": "gainers %",
+    "advantage": "advantage",
+    "better_off": "better off %",
 }
 """Columns of the summary: each is a number for every arm and seed. More are kept with a run."""
 
@@ -27,8 +27,8 @@ WELFARE_LEGEND = (
     "effic.: surplus realised, of what the best offers of all steps were worth to their buyers; sellers: their part of "
     "it (buyers have the rest, less the broker's fee); revenue: ticks an agent received; of omn.: what was paid, of "
     "what sellers would have got who know every value; regret: ticks an agent by which the best fixed price would have "
-    "got more from the same offers; Gini: of the balances at the end; gain: return above the first line, paired by "
-    "seed; gainers: agents who have one"
+    "got more from the same offers; Gini: of the balances at the end; advantage: return above the first line, paired "
+    "by seed; better off: agents whose advantage is positive"
 )
 
 
@@ -53,7 +53,7 @@ def hindsight_revenue(values: np.ndarray, levels: Sequence[int], tick: float) ->
 
 
 def welfare(episodes: Sequence[Episode], economy: EconomyConfig) -> pd.DataFrame:
-    """``WELFARE`` and more for each arm (in order) and seed; gains are above the first arm's returns."""
+    """``WELFARE`` and more for each arm (in order) and seed; advantages are returns above the first arm's."""
     outside = returns(episodes[0])
     rows = []
     for episode in episodes:
@@ -76,7 +76,7 @@ def _of_seed(episode: Episode, seed: int, economy: EconomyConfig, outside: pd.Se
     possible, realised = float(steps.best_value.sum()), float(trades.value.sum())
     paid, received = float(steps.paid.sum()), float(steps.received.sum())
     best_fixed = hindsight_revenue(steps.best_value.to_numpy(), economy.ask_levels, tick)
-    gain = returns(episode)[seed] - outside[seed]
+    advantage = returns(episode)[seed] - outside[seed]
     return {
         "arm": steps.arm.iloc[0],
         "seed": seed,
@@ -89,8 +89,8 @@ def _of_seed(episode: Episode, seed: int, economy: EconomyConfig, outside: pd.Se
         "refused": last.refused.mean(),
         **{f"refused_{cause}": last[f"refused_{cause}"].mean() for cause in REFUSALS},
         "gini": float(gini(last.balance.to_numpy())),
-        "gain": float(gain.mean()),
-        "gainers": 100 * float((gain > 0).mean()),
+        "advantage": float(advantage.mean()),
+        "better_off": 100 * float((advantage > 0).mean()),
     }
 
 

@@ -29,7 +29,7 @@ def best_offer(scores: Tensor, legal: Tensor) -> Tensor:
 
 def value(fields: Fields) -> Tensor:
     """What each offer is worth, in units of reward: kappa * gain, ``[B, offers]``."""
-    return fields["value_per_nat"] * fields["offer_gain"]
+    return fields["kappa"] * fields["offer_gain"]
 
 
 class Rule:
@@ -61,7 +61,7 @@ class Rule:
         """The levels to post or -1, int64 ``[B, S]``."""
         if self.pricing is not None:
             return self.pricing.ask(fields)
-        return torch.full((len(self.seat.keys), self.seat.actions.of.ask_slots), -1, device=self.seat.keys.device)
+        return torch.full((len(self.seat.keys), self.seat.actions.choices.ask_slots), -1, device=self.seat.keys.device)
 
 
 def _highest_bid(bids: Tensor, offer: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ class Paper(Train):
 
     def bids(self, fields: Fields) -> Tensor:
         """See :meth:`Rule.bids`."""
-        if self.seat.actions.of.bids == 1:
+        if self.seat.actions.choices.bids == 1:
             return super().bids(fields)
         return self.seat.prices <= value(fields).unsqueeze(2)
 

@@ -55,10 +55,10 @@ def algorithm(name: str) -> type[BaseAlgorithm]:
     return found
 
 
-def made_for(layout: ObservationLayout, actions: Actions) -> dict[str, Any]:
+def interface_signature(layout: ObservationLayout, actions: Actions) -> dict[str, Any]:
     """What a policy sees and may do, as JSON: two markets with the same can be played by the same policies."""
     fields = [[field.name, field.size, field.low, field.high] for field in layout.fields]
-    return {"observation": fields, "choices": list(actions.choices)}
+    return {"observation": fields, "nvec": list(actions.nvec)}
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,12 @@ class Normaliser:
         return scaled.astype(np.float32)
 
 
-def save_policy(folder: Path | str, model: BaseAlgorithm, told: dict[str, Any] | None = None) -> None:
+def save_policy(folder: Path | str, model: BaseAlgorithm, metadata: dict[str, Any] | None = None) -> None:
     """Keep the policy of a model as it is now, so that ``learned:FOLDER`` plays it; the folder is made if need be.
 
     The model has learned on a ``ParaMarketVecEnv``, in any wrappers that leave its observations as they are, or in a
-    ``VecNormalize``. ``told``, which must be JSON, is kept in ``policy.json`` too. Raises ``ValueError`` for another
-    environment, and for an algorithm that is not in ``ALGORITHMS``.
+    ``VecNormalize``. ``metadata``, which must be JSON, is kept in ``policy.json`` too. Raises ``ValueError`` for
+    another environment, and for an algorithm that is not in ``ALGORITHMS``.
     """
     # The classes are called as the algorithms are, but for hyphens; and no extra need be imported to tell.
     names = {name.replace("-", ""): name for name in ALGORITHMS}
@@ -104,7 +104,7 @@ def save_policy(folder: Path | str, model: BaseAlgorithm, told: dict[str, Any] |
     path.mkdir(parents=True, exist_ok=True)
     model.save(path / "model.zip")
     np.savez(path / "normaliser.npz", mean=scale.mean, variance=scale.variance, clip=scale.clip)
-    kept = {"algorithm": name, **made_for(market.layout, market.actions), **(told or {})}
+    kept = {"algorithm": name, **interface_signature(market.layout, market.actions), **(metadata or {})}
     (path / "policy.json").write_text(json.dumps(kept, indent=2) + "\n")
 
 
@@ -114,7 +114,7 @@ def _market_of(model: BaseAlgorithm) -> MarketBatch:
     market = None if env is None else env.unwrapped
     if not isinstance(market, ParaMarketVecEnv) or model.observation_space.shape != market.observation_space.shape:
         raise ValueError("model cannot be kept: it must have learned on a ParaMarketVecEnv, its observations unchanged")
-    return market.markets.batch
+    return market.market_batch
 
 
 class Learned:
@@ -129,7 +129,7 @@ class Learned:
         if not (path / "policy.json").is_file():
             raise ValueError(f"policy='learned:{folder}' is not there: {folder!r} has no policy.json")
         kept = json.loads((path / "policy.json").read_text())
-        _require_same(kept, made_for(seat.layout, seat.actions), folder)
+        _require_same(kept, interface_signature(seat.layout, seat.actions), folder)
         self._masks = kept["algorithm"] == MASKABLE
         self.model: Any = algorithm(kept["algorithm"]).load(path / "model.zip", device="cpu")
         with np.load(path / "normaliser.npz") as arrays:
@@ -143,7 +143,7 @@ class Learned:
 
 
 def _require_same(kept: dict[str, Any], here: dict[str, Any], folder: str) -> None:
-    for what in ("observation", "choices"):
+    for what in ("observation", "nvec"):
         if kept[what] != here[what]:
             theirs, ours = (
                 [entry for entry in a[what] if entry not in b[what]] for a, b in ((kept, here), (here, kept))

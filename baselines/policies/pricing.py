@@ -26,7 +26,7 @@ from paramarket_env.seeding import stream, uniform
 Fields = dict[str, Tensor]
 """The observation by field name, ``[B, size]`` each."""
 
-VERB_PERIOD = 8
+VERB_POSTING_PERIOD = 8
 """In ``verb`` mode a posting costs a step, so an ask is thought over once in so many cycles."""
 
 
@@ -39,11 +39,11 @@ class PricingRule(ABC):
     """Posts the level that :meth:`price` names, where it is not posted already; learns before it names one."""
 
     period: int | None = None
-    """Cycles between postings; None: 1 in rounds, ``VERB_PERIOD`` with one verb a step."""
+    """Cycles between postings; None: 1 in rounds, ``VERB_POSTING_PERIOD`` with one verb a step."""
 
     def __init__(self, seat: Seat) -> None:
-        self.seat, self.slots, self.prices = seat, seat.actions.of.ask_slots, seat.prices
-        self.patience = self.period or (VERB_PERIOD if isinstance(seat.actions, VerbActions) else 1)
+        self.seat, self.slots, self.prices = seat, seat.actions.choices.ask_slots, seat.prices
+        self.patience = self.period or (VERB_POSTING_PERIOD if isinstance(seat.actions, VerbActions) else 1)
         self.level_before = torch.zeros(len(seat.keys), self.slots, dtype=torch.int64, device=seat.keys.device)
 
     def ask(self, fields: Fields) -> Tensor:
@@ -233,7 +233,7 @@ class Bounds(Bayesian):
     def __init__(self, seat: Seat) -> None:
         super().__init__(seat)
         _require_told(seat, "bounds", "gain_low", "bounds")
-        self.kappa = torch.linspace(*seat.value_range, self.grid, dtype=torch.float64, device=seat.keys.device)
+        self.kappa = torch.linspace(*seat.kappa_range, self.grid, dtype=torch.float64, device=seat.keys.device)
         self.prior = uniform_belief(tuple(self.prior.shape[:2]), self.grid - 1, seat.keys.device)
         self.belief = self.prior
         self.survival_before = self.prior.new_zeros(*self.prior.shape, len(self.prices))

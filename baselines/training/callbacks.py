@@ -23,7 +23,7 @@ OnRollout = Callable[[int, float], None]
 EVALUATIONS = 10
 """How often a training is evaluated."""
 
-TIRED = 4
+PATIENCE = 4
 """Training ends early after so many evaluations without a better one."""
 
 EVALUATION_SEEDS = range(2**41, 2**41 + 16)
@@ -45,7 +45,7 @@ class Progress(BaseCallback):
         self._tell(self.num_timesteps, float(np.mean(returns)) if returns else float("nan"))
 
 
-class Figures(BaseCallback):
+class MarketMetrics(BaseCallback):
     """Logs what the agents did, an episode's worth of it, on average over a rollout.
 
     ``trader_0/return`` and so on: of that agent where it learns; ``opponents/return`` of all who do not.
@@ -54,7 +54,7 @@ class Figures(BaseCallback):
     def __init__(self, env: ParaMarketVecEnv) -> None:
         super().__init__()
         self._env = env
-        self._cycles = env.markets.batch.config.max_cycles
+        self._cycles = env.market_batch.config.max_cycles
 
     def _on_rollout_start(self) -> None:
         self._steps = 0
@@ -62,7 +62,7 @@ class Figures(BaseCallback):
 
     def _on_step(self) -> bool:
         self._steps += 1
-        for name, figure in _figures(self._env.record).items():
+        for name, figure in _metrics(self._env.record).items():
             self._sums[name] = self._sums.get(name, 0) + figure.double()
         return True
 
@@ -85,7 +85,7 @@ def _column(learners: torch.Tensor, agent: int) -> torch.Tensor:
     return seats
 
 
-def _figures(record: StepRecord) -> dict[str, torch.Tensor]:
+def _metrics(record: StepRecord) -> dict[str, torch.Tensor]:
     return {
         "return": record.reward,
         "gain": record.gain,
@@ -97,7 +97,7 @@ def _figures(record: StepRecord) -> dict[str, torch.Tensor]:
     }
 
 
-class Judge(BaseCallback):
+class EvalCallback(BaseCallback):
     """Evaluates the policy now and then, keeps a checkpoint and the best, and ends what gets no better."""
 
     def __init__(
@@ -124,18 +124,18 @@ class Judge(BaseCallback):
             self._scores = list(pd.read_csv(self._table).itertuples(index=False, name=None))
 
     def _on_step(self) -> bool:
-        return self._since < TIRED
+        return self._since < PATIENCE
 
     def _on_rollout_end(self) -> None:
         if self.num_timesteps >= self._due:
             self._due = self.num_timesteps + self._every
-            self._judge()
+            self._evaluate()
 
     def _on_training_end(self) -> None:
-        if self._since < TIRED:
-            self._judge()
+        if self._since < PATIENCE:
+            self._evaluate()
 
-    def _judge(self) -> None:
+    def _evaluate(self) -> None:
         self._keep()
         runs = evaluate(self._config, [self._name], self._populations, EVALUATION_SEEDS, self._device)
         score, best = float(runs["return"].mean()), max((old for _, old in self._scores), default=-np.inf)

@@ -57,8 +57,8 @@ class BestAction:
 
     def act(self, observation: Tensor, mask: Tensor) -> Tensor:
         """See :meth:`Policy.act`."""
-        told = self.module.forward_inference({Columns.OBS: observation.cpu()})
-        return self.actions.best(told[Columns.ACTION_DIST_INPUTS].to(observation.device))
+        outputs = self.module.forward_inference({Columns.OBS: observation.cpu()})
+        return self.actions.best(outputs[Columns.ACTION_DIST_INPUTS].to(observation.device))
 
 
 def model_config(config: MarketConfig, seed: int) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def model_config(config: MarketConfig, seed: int) -> dict[str, Any]:
     def look(batch: MarketBatch, _: Any) -> None:
         nonlocal choices
         seen.append(batch.observe().flatten(0, 1).cpu().numpy())
-        choices = batch.actions.choices
+        choices = batch.actions.nvec
 
     play(config, Arm("random", ("random",)), range(seed, seed + 16), on_step=look, closing_trade=False)
     observations = np.concatenate(seen).astype(np.float64)

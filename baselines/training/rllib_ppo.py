@@ -52,7 +52,7 @@ class Options:
     """Each is one episode of every market, and one update."""
     runners: int = 1
     """Env runners."""
-    markets: int = 16
+    num_markets: int = 16
     """Markets of each env runner."""
     seed: int = 0
     """Of PPO and of the markets."""
@@ -62,14 +62,14 @@ class Options:
     """Of a Ray cluster that is running, `auto` on one of its nodes; none: Ray starts on this machine."""
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "runners", "markets"):
+        for name in ("iterations", "runners", "num_markets"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "an integer >= 1")
         require(self.seed >= 0, "seed", self.seed, "an integer >= 0")
         require(self.nodes == 1 or self.address is None, "nodes", self.nodes, "1 where there is an address")
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingResult:
     """What training has made, and where."""
 
     policy: SharedPolicy
@@ -104,12 +104,12 @@ def ppo_config(options: Options, config: MarketConfig) -> PPOConfig:
     offered = ray.cluster_resources()
     slots = offered.get(RUNNER, offered.get("CPU", 0))
     require(options.runners <= slots, "runners", options.runners, f"at most {slots:g}: the cluster has no more room")
-    steps = config.max_cycles * options.markets * config.agents  # of agents, in an episode of an env runner
+    steps = config.max_cycles * options.num_markets * config.agents  # of agents, in an episode of an env runner
     batch = options.runners * steps
     spec = RLModuleSpec(module_class=SharedPolicy, model_config=model_config(config, options.seed))
     return (
         PPOConfig()
-        .environment("paramarket", env_config={"scenario": config, "markets": options.markets})
+        .environment("paramarket", env_config={"scenario": config, "num_markets": options.num_markets})
         .env_runners(
             num_env_runners=options.runners,
             custom_resources_per_env_runner={RUNNER: 1} if RUNNER in offered else {},
@@ -135,7 +135,7 @@ def ppo_config(options: Options, config: MarketConfig) -> PPOConfig:
     )
 
 
-def learn(options: Options, config: MarketConfig) -> Lesson:
+def learn(options: Options, config: MarketConfig) -> TrainingResult:
     """Train for so many iterations; to be called where Ray is :func:`connected`."""
     console = new_console()
     algorithm = ppo_config(options, config).build_algo()
@@ -144,13 +144,13 @@ def learn(options: Options, config: MarketConfig) -> Lesson:
             lambda _: ray.get_runtime_context().get_node_id(), local_env_runner=False
         )
         for iteration in range(1, options.iterations + 1):
-            told = algorithm.train()
+            metrics = algorithm.train()
             # RLlib adds up the returns of all agents of a policy.
-            mean = told["env_runners"]["module_episode_returns_mean"][POLICY] / (options.markets * config.agents)
+            mean = metrics["env_runners"]["module_episode_returns_mean"][POLICY] / (options.num_markets * config.agents)
             console.print(
-                f"iteration {iteration}: {told['time_total_s']:.0f} s, mean return {mean:.2f}", highlight=False
+                f"iteration {iteration}: {metrics['time_total_s']:.0f} s, mean return {mean:.2f}", highlight=False
             )
-        return Lesson(algorithm.get_module(POLICY), ray.get_runtime_context().get_node_id(), runners)
+        return TrainingResult(algorithm.get_module(POLICY), ray.get_runtime_context().get_node_id(), runners)
     finally:
         algorithm.stop()
 
@@ -167,11 +167,11 @@ def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     config = replace(scenario(options.scenario), action_mode=options.action_mode, max_cycles=options.max_cycles)
     with connected(options):
-        lesson = learn(options, config)
+        result = learn(options, config)
     console = new_console()
-    console.print(f"learner on node {lesson.learner[:8]}", highlight=False)
-    console.print(f"env runners on {', '.join(f'node {node[:8]}' for node in lesson.runners)}", highlight=False)
-    for name, (mean, half) in compare(config, lesson.policy).items():
+    console.print(f"learner on node {result.learner[:8]}", highlight=False)
+    console.print(f"env runners on {', '.join(f'node {node[:8]}' for node in result.runners)}", highlight=False)
+    for name, (mean, half) in compare(config, result.policy).items():
         console.print(f"{name}: mean return {mean:.2f} ± {half:.2f}", highlight=False)
 
 

@@ -24,7 +24,7 @@ from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 from baselines.evaluation.report import provenance
 from baselines.policies.decisions import policy_factory
 from baselines.policies.learned import MASKABLE, algorithm, save_policy
-from baselines.training.callbacks import Figures, Judge, OnRollout, Progress
+from baselines.training.callbacks import EvalCallback, MarketMetrics, OnRollout, Progress
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.config import MarketConfig, require
 from paramarket_env.interface.actions import VerbActions
@@ -46,7 +46,7 @@ class Plan:
     """`ppo`, `maskable-ppo` (never an illegal action; needs sb3-contrib), `a2c` or `dqn` (verb mode alone)."""
     timesteps: int = 200_000
     """Steps of learning agents to train for."""
-    markets: int = 48
+    num_markets: int = 48
     """How many markets at once."""
     seed: int = 0
     """Of the algorithm and of the markets."""
@@ -66,10 +66,16 @@ def _on_policy(plan: Plan, rows: int) -> dict[str, Any]:
     cycles = plan.config.max_cycles
     steps = cycles * math.ceil(wanted / (cycles * rows))
     minibatch = next(size for size in range(wanted // 8, steps * rows + 1) if steps * rows % size == 0)
-    return {"n_steps": steps, "batch_size": minibatch, "n_epochs": 8, "learning_rate": falling, "ent_coef": 0.01}
+    return {
+        "n_steps": steps,
+        "batch_size": minibatch,
+        "n_epochs": 8,
+        "learning_rate": linear_schedule,
+        "ent_coef": 0.01,
+    }
 
 
-def falling(left: float) -> float:
+def linear_schedule(left: float) -> float:
     """The learning rate, given the share of training that is left."""
     return 1e-3 * max(left, 0.05)
 
@@ -92,7 +98,7 @@ SETTINGS: dict[str, Callable[[Plan, int], dict[str, Any]]] = {
 """What differs from the algorithms' own defaults, given the plan and the rows of the environment."""
 
 
-SPARRING = ("train", "paper", "patient", "greedy")
+TRAINING_OPPONENTS = ("train", "paper", "patient", "greedy")
 """Whom a policy learns beside unless it is told; an evaluation has others, too."""
 
 TUNED: dict[str, dict[str, Any]] = {
@@ -101,14 +107,14 @@ TUNED: dict[str, dict[str, Any]] = {
     "three-firms-short": {"timesteps": 120_000},
     "costly-training-short": {"timesteps": 120_000},
     # One learner among eight would learn from an eighth of what is computed.
-    "crowd-short": {"against": (), "markets": 12, "timesteps": 120_000},
+    "crowd-short": {"against": (), "num_markets": 12, "timesteps": 120_000},
 }
-"""What differs from one agent learning beside ``SPARRING``, with a plan's own defaults, by scenario."""
+"""What differs from one agent learning beside ``TRAINING_OPPONENTS``, with a plan's own defaults, by scenario."""
 
 
 def tuned(name: str) -> Plan:
     """The plan for a scenario."""
-    return Plan(scenario(name), **{"against": SPARRING, **TUNED.get(name, {})})
+    return Plan(scenario(name), **{"against": TRAINING_OPPONENTS, **TUNED.get(name, {})})
 
 
 def learn(
@@ -127,16 +133,16 @@ def learn(
     kind, checkpoint = algorithm(plan.algo), folder / "checkpoint"
     if resume:
         _require_same(plan, checkpoint)
-    markets = ParaMarketVecEnv(plan.config, plan.markets, device, [policy_factory(name) for name in plan.against])
-    env, model = _continued(kind, markets, checkpoint) if resume else _new(kind, markets, plan)
-    markets.seed(TRAINING_SEEDS + plan.seed * 2**20 + model.num_timesteps)
+    vec_env = ParaMarketVecEnv(plan.config, plan.num_markets, device, [policy_factory(name) for name in plan.against])
+    env, model = _continued(kind, vec_env, checkpoint) if resume else _new(kind, vec_env, plan)
+    vec_env.seed(TRAINING_SEEDS + plan.seed * 2**20 + model.num_timesteps)
     model.set_logger(configure(str(folder / "log" / f"from-{model.num_timesteps}"), _formats()))
 
     def keep() -> None:
-        _keep(plan, checkpoint, model, env, markets.markets.batch.engine.device)
+        _keep(plan, checkpoint, model, env, vec_env.market_batch.device)
 
-    judge = Judge(plan.config, plan.against, plan.timesteps, folder, keep, device)
-    callbacks = CallbackList([Progress(on_rollout), Figures(markets), judge])
+    evaluation = EvalCallback(plan.config, plan.against, plan.timesteps, folder, keep, device)
+    callbacks = CallbackList([Progress(on_rollout), MarketMetrics(vec_env), evaluation])
     left = plan.timesteps - model.num_timesteps
     try:
         if left > 0:
@@ -146,14 +152,14 @@ def learn(
     return model
 
 
-def _new(kind: Any, markets: ParaMarketVecEnv, plan: Plan) -> tuple[VecNormalize, BaseAlgorithm]:
-    env = VecNormalize(VecMonitor(markets), gamma=GAMMA)
-    settings = SETTINGS[plan.algo](plan, markets.num_envs)
-    window = markets.num_envs
+def _new(kind: Any, vec_env: ParaMarketVecEnv, plan: Plan) -> tuple[VecNormalize, BaseAlgorithm]:
+    env = VecNormalize(VecMonitor(vec_env), gamma=GAMMA)
+    settings = SETTINGS[plan.algo](plan, vec_env.num_envs)
+    window = vec_env.num_envs
     arguments = {"seed": plan.seed, "gamma": GAMMA, "device": "cpu", "stats_window_size": window}
     model = kind("MlpPolicy", env, **arguments, **settings)
-    if isinstance(model, OnPolicyAlgorithm) and isinstance(markets.markets.batch.actions, VerbActions):
-        _make_verbs_even(model, markets.markets.batch.actions)
+    if isinstance(model, OnPolicyAlgorithm) and isinstance(vec_env.market_batch.actions, VerbActions):
+        _make_verbs_even(model, vec_env.market_batch.actions)
     return env, model
 
 
@@ -163,14 +169,14 @@ def _make_verbs_even(model: OnPolicyAlgorithm, actions: VerbActions) -> None:
     Most actions are asks. If all were equally likely, hardly any step would be one of training or of buying, and what
     they are worth would not be found out.
     """
-    sizes = (1, 1, actions.of.purchases, actions.mask_size - actions.first_ask)
+    sizes = (1, 1, actions.choices.purchases, actions.mask_size - actions.first_ask)
     scores: Any = model.policy.action_net
     with torch.no_grad():
         scores.bias.copy_(torch.cat([torch.full((size,), -math.log(size)) for size in sizes]))
 
 
-def _continued(kind: Any, markets: ParaMarketVecEnv, checkpoint: Path) -> tuple[VecNormalize, BaseAlgorithm]:
-    env = VecNormalize.load(str(checkpoint / "normalise.pkl"), VecMonitor(markets))
+def _continued(kind: Any, vec_env: ParaMarketVecEnv, checkpoint: Path) -> tuple[VecNormalize, BaseAlgorithm]:
+    env = VecNormalize.load(str(checkpoint / "normalise.pkl"), VecMonitor(vec_env))
     model: BaseAlgorithm = kind.load(checkpoint / "model.zip", env=env, device="cpu")
     if isinstance(model, OffPolicyAlgorithm):
         model.load_replay_buffer(checkpoint / "replay.pkl")
@@ -179,8 +185,8 @@ def _continued(kind: Any, markets: ParaMarketVecEnv, checkpoint: Path) -> tuple[
 
 def _keep(plan: Plan, checkpoint: Path, model: BaseAlgorithm, env: VecNormalize, device: torch.device) -> None:
     """All that is needed to play the policy, and to go on."""
-    told = {"plan": asdict(plan), "timesteps": model.num_timesteps, **provenance([plan.seed], device)}
-    save_policy(checkpoint, model, told)
+    metadata = {"plan": asdict(plan), "timesteps": model.num_timesteps, **provenance([plan.seed], device)}
+    save_policy(checkpoint, model, metadata)
     env.save(str(checkpoint / "normalise.pkl"))
     if isinstance(model, OffPolicyAlgorithm):
         model.save_replay_buffer(checkpoint / "replay.pkl")

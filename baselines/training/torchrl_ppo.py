@@ -55,7 +55,7 @@ class Options:
     """All decisions in one step, or one verb a step."""
     max_cycles: int = 12
     """Steps of an episode."""
-    markets: int = 16
+    num_markets: int = 16
     """How many markets at once."""
     iterations: int = 120
     """Each plays one episode of every market, then learns from it."""
@@ -165,7 +165,7 @@ def improve(loss: ClipPPOLoss, optimizer: torch.optim.Optimizer, rollout: Tensor
 
 def learn(
     config: MarketConfig,
-    markets: int,
+    num_markets: int,
     iterations: int,
     seed: int,
     device: str | torch.device = "auto",
@@ -177,17 +177,17 @@ def learn(
     ``on_iteration`` is called with the iteration, from 1, and an agent's mean return in its episodes. Seeds torch's
     global generator.
     """
-    env: EnvBase = paramarket_v0.torchrl_env(config, markets=markets, device=device)
+    env: EnvBase = paramarket_v0.torchrl_env(config, num_markets=num_markets, device=device)
     torch.manual_seed(seed)
     env.set_seed(seed)
-    batch = env.markets.batch
+    batch = env.market_batch
     standardise = Standardise(batch.layout.size)
     scores, values = (
         nn.Sequential(standardise, network(batch.layout.size, outputs)).to(env.device)
         for outputs in (batch.actions.mask_size, 1)
     )
     standardise.show(env.rollout(config.max_cycles, break_when_any_done=False)["agents", "observation"])
-    actor = new_actor(scores, batch.actions.choices)
+    actor = new_actor(scores, batch.actions.nvec)
     loss = new_loss(actor, values)
     optimizer = torch.optim.Adam(loss.parameters(), lr=LEARNING_RATE)
     for iteration in range(1, iterations + 1):
@@ -210,9 +210,9 @@ def run(options: Options, console: Console) -> None:
             progress.update(task, completed=iteration)
             console.print(f"iteration {iteration:>4}   return {returned:6.3f}", highlight=False)
 
-        scores = learn(config, options.markets, options.iterations, options.seed, options.device, on_iteration)
+        scores = learn(config, options.num_markets, options.iterations, options.seed, options.device, on_iteration)
     # Training began with the seeds before these; its later episodes have hashes of those.
-    seeds = range(options.seed + options.markets, options.seed + options.markets + HELD_OUT)
+    seeds = range(options.seed + options.num_markets, options.seed + options.num_markets + HELD_OUT)
     console.print(f"mean return on {HELD_OUT} other seeds, [95 % interval]", highlight=False)
     for arm in (Arm("random", ("random",)), Arm("learned", (lambda seat: Player(seat, scores),))):
         episode = play(config, arm, seeds, options.device, closing_trade=False)

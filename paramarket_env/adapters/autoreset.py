@@ -59,30 +59,33 @@ class AutoresetBatch:
     def __init__(
         self,
         config: MarketConfig,
-        markets: int,
+        num_markets: int,
         learners: Tensor | None = None,
         device: str | torch.device = "auto",
     ) -> None:
-        self.batch = MarketBatch(config, markets, device)
-        everybody = torch.ones(markets, config.agents, dtype=torch.bool)
-        self._learners = (everybody if learners is None else learners).to(self.batch.engine.device)
+        self.market_batch = MarketBatch(config, num_markets, device)
+        everybody = torch.ones(num_markets, config.agents, dtype=torch.bool)
+        self._learners = (everybody if learners is None else learners).to(self.market_batch.device)
 
-    def begin(self, seed: int | Iterable[int] | None = None) -> None:
-        """Begin new episodes in all markets; for ``seed`` see ``MarketBatch.seeds``."""
-        self.observation, self.mask = self.batch.reset(self.batch.seeds(seed)), self.batch.mask()
+    def reset(self, seed: int | Iterable[int] | None = None) -> None:
+        """Begin new episodes in all markets; for ``seed`` see ``MarketBatch.next_seeds``."""
+        self.observation, self.mask = (
+            self.market_batch.reset(self.market_batch.next_seeds(seed)),
+            self.market_batch.mask(),
+        )
 
-    def begin_next(self, markets: Tensor) -> None:
+    def reset_done(self, markets: Tensor) -> None:
         """Begin the next episodes of these markets (int64 ``[m]``); their seeds follow from those of the last."""
-        seeds = next_seeds(self.batch.engine.state.seeds[markets])
-        self.observation, self.mask = self.batch.reset(seeds, markets), self.batch.mask()
+        seeds = next_seeds(self.market_batch.seeds[markets])
+        self.observation, self.mask = self.market_batch.reset(seeds, markets), self.market_batch.mask()
 
     def advance(self, actions: Tensor) -> Advance:
         """One step of all markets (see ``MarketBatch.step``), without new episodes."""
-        if not self.batch.begun:
+        if not self.market_batch.begun:
             raise RuntimeError("step() before the first reset(): call reset()")
-        transition = self.batch.step(actions)
+        transition = self.market_batch.step(actions)
         self.observation, self.mask = transition.observation, transition.mask
-        alive = self.batch.engine.state.alive.clone()
+        alive = self.market_batch.engine.state.alive.clone()
         ended = transition.record.truncated | ~(alive & self._learners).any(dim=1)
         return Advance(transition.record, alive, ended)
 
@@ -92,14 +95,14 @@ class AutoresetBatch:
         markets = advance.ended.nonzero().squeeze(1)
         if len(markets) == 0:
             return advance, None
-        columns = info_columns(self.batch.engine, advance.record)
+        columns = info_columns(self.market_batch.engine, advance.record)
         infos = {name: column[markets].cpu().numpy() for name, column in columns.items()}
         ending = Ending(markets, self.observation[markets], self.mask[markets], infos)
-        self.begin_next(markets)
+        self.reset_done(markets)
         return advance, ending
 
 
-class TwoBuffers:
+class DoubleBuffer:
     """Two NumPy arrays that are written in turn: what was handed out stays good until the step after the next.
 
     A learner stores what it saw *before* a step after it has taken the step (as Stable-Baselines3's ``PPO`` does), so

@@ -12,8 +12,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from paramarket_env.adapters.autoreset import Advance, AutoresetBatch, Ending, TwoBuffers
-from paramarket_env.adapters.opponents import OpponentFactories, Opponents, beside_one
+from paramarket_env.adapters.autoreset import Advance, AutoresetBatch, DoubleBuffer, Ending
+from paramarket_env.adapters.opponents import OpponentFactories, Opponents, against_each
 from paramarket_env.adapters.pettingzoo import ParaMarketEnv
 from paramarket_env.config import MarketConfig, require
 from paramarket_env.interface.actions import MaskStyle, checked_actions
@@ -43,8 +43,8 @@ class ParaMarketGymEnv(gymnasium.Env[np.ndarray, Any]):
         mask_style: MaskStyle = "tuple",
     ) -> None:
         self.market = ParaMarketEnv(config, render_mode=render_mode, device=device, mask_style=mask_style)
-        seating = beside_one(1, config.agents, opponents, seat)
-        self._opponents, self._seat = Opponents(self.market.batch, seating), seat
+        seating = against_each(1, config.agents, opponents, seat)
+        self._opponents, self._seat = Opponents(self.market.market_batch, seating), seat
         self.render_mode = render_mode
         self.agent = self.market.possible_agents[seat]
         self.observation_space = self.market.observation_space(self.agent)
@@ -57,16 +57,16 @@ class ParaMarketGymEnv(gymnasium.Env[np.ndarray, Any]):
         _require_no_options(options)
         observations, infos = self.market.reset(seed=seed)
         super().reset(seed=None if seed is None else int(seed))
-        self._opponents.sit_down()
+        self._opponents.reset()
         return observations[self.agent], infos[self.agent]
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One step of the market; raises ``ValueError``, before anything changes, for an action outside the space."""
         if self.agent not in self.market.agents:
             raise RuntimeError("step() after the end of an episode, or before the first reset(): call reset()")
-        batch = self.market.batch
+        batch = self.market.market_batch
         chosen = torch.from_numpy(checked_actions(action, self.action_space)).unsqueeze(0)
-        joint = self._opponents.join(chosen, batch.observe(), batch.mask())[0].cpu().numpy()
+        joint = self._opponents.joint_action(chosen, batch.observe(), batch.mask())[0].cpu().numpy()
         actions = dict(zip(self.market.possible_agents, joint, strict=True))
         observations, rewards, terminated, truncated, infos = self.market.step(actions)
         agent = self.agent
@@ -74,7 +74,7 @@ class ParaMarketGymEnv(gymnasium.Env[np.ndarray, Any]):
 
     def action_masks(self) -> np.ndarray:
         """What is legal now, bool ``[A]``: for ``sb3_contrib``'s ``MaskablePPO``."""
-        return self.market.batch.mask()[0, self._seat].cpu().numpy()
+        return self.market.market_batch.mask()[0, self._seat].cpu().numpy()
 
     def render(self) -> Any:
         """The whole market's episode so far, see ``ParaMarketEnv.render``."""
@@ -101,23 +101,23 @@ class ParaMarketVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def __init__(
         self,
         config: MarketConfig,
-        markets: int,
+        num_envs: int,
         opponents: OpponentFactories,
         *,
         seat: int = 0,
         device: str | torch.device = "auto",
     ) -> None:
-        seating = beside_one(markets, config.agents, opponents, seat)
-        self.markets = AutoresetBatch(config, markets, seating.learners, device)
-        batch = self.markets.batch
+        seating = against_each(num_envs, config.agents, opponents, seat)
+        self._autoreset = AutoresetBatch(config, num_envs, seating.learners, device)
+        self.market_batch = batch = self._autoreset.market_batch
         self._opponents, self._seat = Opponents(batch, seating), seat
-        self.num_envs = markets
+        self.num_envs = num_envs
         self.single_observation_space = batch.layout.space()
         self.single_action_space = batch.actions.space()
-        self.observation_space = batch_space(self.single_observation_space, markets)
-        self.action_space = batch_space(self.single_action_space, markets)
-        self._observations = TwoBuffers((markets, batch.layout.size), torch.float32)
-        self._masks = TwoBuffers((markets, batch.actions.mask_size), torch.int8)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._observations = DoubleBuffer((num_envs, batch.layout.size), torch.float32)
+        self._masks = DoubleBuffer((num_envs, batch.actions.mask_size), torch.int8)
 
     def reset(
         self, *, seed: int | Iterable[int] | None = None, options: dict[str, Any] | None = None
@@ -127,9 +127,9 @@ class ParaMarketVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         ``seed``: one for each market, or ``seed, seed + 1, ...`` from a single one. No ``options`` are known.
         """
         _require_no_options(options)
-        self.markets.begin(seed)
-        self._opponents.sit_down()
-        columns = info_columns(self.markets.batch.engine, None)
+        self._autoreset.reset(seed)
+        self._opponents.reset()
+        columns = info_columns(self.market_batch.engine, None)
         return self._look(), _with_flags(self._infos(columns), np.ones(self.num_envs, dtype=np.bool_))
 
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -138,30 +138,30 @@ class ParaMarketVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         Raises ``ValueError``, before anything changes, for an action outside the space.
         """
         chosen = torch.from_numpy(checked_actions(actions, self.single_action_space, (self.num_envs,)))
-        markets = self.markets
-        if not markets.batch.begun:
+        autoreset = self._autoreset
+        if not self.market_batch.begun:
             raise RuntimeError("step() before the first reset(): call reset()")
-        advance, ending = markets.step(self._opponents.join(chosen, markets.observation, markets.mask))
+        advance, ending = autoreset.step(self._opponents.joint_action(chosen, autoreset.observation, autoreset.mask))
         if ending is not None:
-            self._opponents.renew()
+            self._opponents.reseed()
         record = advance.record
         reward, terminated = (part[:, self._seat].cpu().numpy() for part in (record.reward, record.terminated))
         return self._look(), reward, terminated, record.truncated.cpu().numpy(), self._step_infos(advance, ending)
 
     def _look(self) -> np.ndarray:
         """The learner's observations into the buffer whose turn it is."""
-        return self._observations.write(self.markets.observation[:, self._seat])
+        return self._observations.write(self._autoreset.observation[:, self._seat])
 
     def _infos(self, columns: dict[str, Tensor]) -> dict[str, Any]:
         """The learner's infos, ``[M]`` each, of those of all agents, with its mask."""
         # Copies, as the engine goes on writing in its own.
         infos: dict[str, Any] = {name: column[:, self._seat].cpu().numpy().copy() for name, column in columns.items()}
-        infos["action_mask"] = self._masks.write(self.markets.mask[:, self._seat])
+        infos["action_mask"] = self._masks.write(self._autoreset.mask[:, self._seat])
         return infos
 
     def _step_infos(self, advance: Advance, ending: Ending | None) -> dict[str, Any]:
         """The infos of a step; those of markets that began anew are of the new episode, as at a reset."""
-        engine, everywhere = self.markets.batch.engine, np.ones(self.num_envs, dtype=np.bool_)
+        engine, everywhere = self.market_batch.engine, np.ones(self.num_envs, dtype=np.bool_)
         columns = info_columns(engine, advance.record)
         if ending is None:
             return _with_flags(self._infos(columns), everywhere)

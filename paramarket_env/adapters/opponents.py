@@ -33,12 +33,12 @@ class Seating:
         return self.seats == LEARNER
 
 
-def all_learn(markets: int, agents: int) -> Seating:
+def all_learn(num_markets: int, agents: int) -> Seating:
     """Nobody else plays."""
-    return Seating((), torch.full((markets, agents), LEARNER))
+    return Seating((), torch.full((num_markets, agents), LEARNER))
 
 
-def beside_one(markets: int, agents: int, opponents: OpponentFactories, seat: int) -> Seating:
+def against_each(num_markets: int, agents: int, opponents: OpponentFactories, seat: int) -> Seating:
     """The learner has the same seat in all markets; for ``opponents`` see :data:`OpponentFactories`."""
     require(seat in range(agents), "seat", seat, f"an integer from 0 to {agents - 1}")
     several = list(opponents) if isinstance(opponents, Sequence) else []
@@ -46,15 +46,15 @@ def beside_one(markets: int, agents: int, opponents: OpponentFactories, seat: in
     fits = len(given) == agents - 1 and all(callable(factory) for factory in given)
     require(fits, "opponents", opponents, f"a policy factory, or one for each of the {agents - 1} other seats")
     numbers = [*range(seat), LEARNER, *range(seat, agents - 1)]
-    return Seating(given, torch.tensor(numbers).expand(markets, -1))
+    return Seating(given, torch.tensor(numbers).expand(num_markets, -1))
 
 
-def beside_populations(markets: int, agents: int, populations: Sequence[PolicyFactory]) -> Seating:
+def against_populations(num_markets: int, agents: int, populations: Sequence[PolicyFactory]) -> Seating:
     """Market m's learner is agent m mod N, and one of the populations has all other seats of the market.
 
     After every N markets comes the next population.
     """
-    market = torch.arange(markets)
+    market = torch.arange(num_markets)
     seats = (market // agents % len(populations)).unsqueeze(1).repeat(1, agents)
     seats[market, market % agents] = LEARNER
     return Seating(populations, seats)
@@ -65,20 +65,20 @@ class Opponents:
 
     def __init__(self, batch: MarketBatch, seating: Seating) -> None:
         self._batch, self._factories = batch, seating.policies
-        seats = seating.seats.flatten().to(batch.engine.device)
+        seats = seating.seats.flatten().to(batch.device)
         self.learners = (seats == LEARNER).nonzero().squeeze(1)
         """int64 ``[R]``: the seats that learn, as market * N + agent."""
         self._seats = [(seats == player).nonzero().squeeze(1) for player in range(len(seating.policies))]
         self._keys: list[Tensor] = []
         self._policies: list[Policy] = []
 
-    def sit_down(self) -> None:
+    def reset(self) -> None:
         """New policies in all seats, for the episodes that have just begun."""
         self._keys = [self._streams(seats) for seats in self._seats]
         pairs = zip(self._factories, self._keys, strict=True)
         self._policies = [factory(seat_of(self._batch, keys)) for factory, keys in pairs]
 
-    def renew(self) -> None:
+    def reseed(self) -> None:
         """Write the streams of the episodes that have just begun into the seats; in the other markets they stay."""
         for keys, seats in zip(self._keys, self._seats, strict=True):
             keys.copy_(self._streams(seats))
@@ -87,7 +87,7 @@ class Opponents:
         agents = self._batch.config.agents
         return stream(self._batch.engine.state.seeds[seats // agents], "policy", seats % agents)
 
-    def join(self, chosen: Tensor, observation: Tensor, mask: Tensor) -> Tensor:
+    def joint_action(self, chosen: Tensor, observation: Tensor, mask: Tensor) -> Tensor:
         """The actions of all agents, int64 ``[M, N]`` or ``[M, N, parts]``, of those of the learners, ``[R]`` each.
 
         ``observation`` is float32 ``[M, N, D]``, ``mask`` bool ``[M, N, A]``.

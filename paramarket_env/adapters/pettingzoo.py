@@ -43,12 +43,12 @@ class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  #
         require(mask_style in ("tuple", "flat"), "mask_style", mask_style, "'tuple' or 'flat'")
         self.config, self.render_mode, self.mask_style = config, render_mode, mask_style
         self.max_cycles = config.max_cycles
-        self.batch = MarketBatch(config, markets=1, device=device)
+        self.market_batch = MarketBatch(config, num_markets=1, device=device)
         self.possible_agents = [f"trader_{agent}" for agent in range(config.agents)]
         self.agents: list[str] = []
-        self.layout = self.batch.layout
+        self.layout = self.market_batch.layout
         self._observation_spaces = {agent: self.layout.space() for agent in self.possible_agents}
-        self._action_spaces = {agent: self.batch.actions.space() for agent in self.possible_agents}
+        self._action_spaces = {agent: self.market_batch.actions.space() for agent in self.possible_agents}
         rows = config.agents
         self.state_space = spaces.Box(
             np.tile(self.layout.low, (rows, 1)), np.tile(self.layout.high, (rows, 1)), dtype=np.float32
@@ -67,7 +67,7 @@ class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  #
     def offers(self, agent: str) -> list[tuple[str, str]]:
         """The offers of an agent in their order: (seller, parameter set)."""
         sellers = [other for other in self.possible_agents if other != agent]
-        return [(seller, good) for seller in sellers for good in self.batch.engine.broker.set_names]
+        return [(seller, good) for seller in sellers for good in self.market_batch.set_names]
 
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
@@ -77,11 +77,11 @@ class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  #
         Without a seed the next episode follows from the last one's, or, the first time, from the operating system.
         No ``options`` are known.
         """
-        observation = self.batch.reset(self.batch.seeds(seed))
+        observation = self.market_batch.reset(self.market_batch.next_seeds(seed))
         self.agents = list(self.possible_agents)
         self.history = History(self.possible_agents)
         self._remember(None)
-        infos = self._infos(self.batch.mask(), None)
+        infos = self._infos(self.market_batch.mask(), None)
         self._show()
         return self._by_agent(observation[0].cpu().numpy(), self.agents), infos
 
@@ -95,7 +95,7 @@ class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  #
         """
         if not self.agents:
             raise RuntimeError("step() after the end of an episode, or before the first reset(): call reset()")
-        transition = self.batch.step(self._action_tensor(actions))
+        transition = self.market_batch.step(self._action_tensor(actions))
         record = transition.record
         acting = self.agents
         self._remember(record)
@@ -122,7 +122,7 @@ class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  #
         chosen = [
             self._checked(agent, actions[agent]) if agent in self.agents else hold for agent in self.possible_agents
         ]
-        return torch.from_numpy(np.stack(chosen)).unsqueeze(0).to(self.batch.engine.device)
+        return torch.from_numpy(np.stack(chosen)).unsqueeze(0).to(self.market_batch.device)
 
     def _checked(self, agent: str, action: Any) -> np.ndarray:
         """The agent's action as int64, whatever integers a client has put it in."""
@@ -134,7 +134,7 @@ class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  #
     def _infos(self, mask: torch.Tensor, record: StepRecord | None) -> dict[str, dict[str, Any]]:
         """Numbers and arrays alone, as every client takes them; new dictionaries at each call."""
         masks = mask[0].cpu().numpy()
-        columns = {name: column[0].tolist() for name, column in info_columns(self.batch.engine, record).items()}
+        columns = {name: column[0].tolist() for name, column in info_columns(self.market_batch.engine, record).items()}
         return {
             agent: {
                 "action_mask": client_mask(masks[row], self._action_spaces[agent], self.mask_style),
@@ -149,26 +149,26 @@ class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  #
 
     def _remember(self, record: StepRecord | None) -> None:
         if self.render_mode is not None:
-            self.history.add(self.batch.engine, record)
+            self.history.add(self.market_batch.engine, record)
 
     def _require_reset(self) -> None:
-        if not self.batch.begun:
+        if not self.market_batch.begun:
             raise RuntimeError("there is no episode yet: call reset() first")
 
     def state(self) -> np.ndarray:
         """All agents' observations, float32 ``[N, D]``: for centralised critics."""
         self._require_reset()
-        return self.batch.observe()[0].cpu().numpy()
+        return self.market_batch.observe()[0].cpu().numpy()
 
     def snapshot(self) -> tuple[MarketState, list[str], History]:
         """A copy of the episode, to go back to with :meth:`restore`."""
         self._require_reset()
-        return snapshot(self.batch.engine.state), list(self.agents), self.history.copy()
+        return snapshot(self.market_batch.engine.state), list(self.agents), self.history.copy()
 
     def restore(self, saved: tuple[MarketState, list[str], History]) -> None:
         """Go back to a copy that :meth:`snapshot` made; the copy stays good for further returns."""
         state, agents, history = saved
-        self.batch.engine.state = snapshot(state)
+        self.market_batch.engine.state = snapshot(state)
         self.agents, self.history = list(agents), history.copy()
 
     def render(self) -> str | np.ndarray | None:

@@ -32,15 +32,15 @@ class ParaMarketRLlibEnv(MultiAgentEnv):  # type: ignore[misc]  # RLlib need not
     follow each other, and no two of them shall play the same market. Each next episode follows from the last.
     """
 
-    def __init__(self, config: MarketConfig, markets: int, device: str | torch.device = "auto") -> None:
+    def __init__(self, config: MarketConfig, num_markets: int, device: str | torch.device = "auto") -> None:
         super().__init__()
-        self.batch = MarketBatch(config, markets, device)
+        self.market_batch = MarketBatch(config, num_markets, device)
         self.possible_agents = [
-            f"market_{market}/trader_{agent}" for market in range(markets) for agent in range(config.agents)
+            f"market_{market}/trader_{agent}" for market in range(num_markets) for agent in range(config.agents)
         ]
         self.agents = list(self.possible_agents)
-        self.observation_spaces = dict.fromkeys(self.possible_agents, self.batch.layout.space())
-        self._action_space = self.batch.actions.space()
+        self.observation_spaces = dict.fromkeys(self.possible_agents, self.market_batch.layout.space())
+        self._action_space = self.market_batch.actions.space()
         self.action_spaces = dict.fromkeys(self.possible_agents, self._action_space)
         self._over = True
 
@@ -48,9 +48,9 @@ class ParaMarketRLlibEnv(MultiAgentEnv):  # type: ignore[misc]  # RLlib need not
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
         """Begin an episode of all markets; float32 ``[D]`` and an empty info for every agent. No options are known."""
-        markets = self.batch.engine.markets
+        markets = self.market_batch.num_markets
         first = None if seed is None else seed * markets
-        observation = self.batch.reset(self.batch.seeds(first))
+        observation = self.market_batch.reset(self.market_batch.next_seeds(first))
         self.agents, self._over = list(self.possible_agents), False
         return self._by_agent(observation), {agent: {} for agent in self.agents}
 
@@ -64,7 +64,7 @@ class ParaMarketRLlibEnv(MultiAgentEnv):  # type: ignore[misc]  # RLlib need not
         """
         if self._over:
             raise RuntimeError("step() after the end of an episode, or before the first reset(): call reset()")
-        transition = self.batch.step(self._action_tensor(action_dict))
+        transition = self.market_batch.step(self._action_tensor(action_dict))
         record, acted = transition.record, self.agents
         observations, rewards = self._by_agent(transition.observation), self._by_agent(record.reward)
         terminated = {agent: bool(failed) for agent, failed in self._by_agent(record.terminated).items()}
@@ -98,12 +98,14 @@ class ParaMarketRLlibEnv(MultiAgentEnv):  # type: ignore[misc]  # RLlib need not
             self._action_space,
             (len(self.possible_agents),),
         )
-        shape = (self.batch.engine.markets, self.batch.config.agents, *hold.shape)
+        shape = (self.market_batch.num_markets, self.market_batch.config.agents, *hold.shape)
         return torch.from_numpy(chosen.reshape(shape))
 
     def _infos(self, agents: list[str], record: StepRecord) -> dict[str, dict[str, Any]]:
         if not agents:
             return {}
-        columns = {name: column.flatten().tolist() for name, column in info_columns(self.batch.engine, record).items()}
+        columns = {
+            name: column.flatten().tolist() for name, column in info_columns(self.market_batch.engine, record).items()
+        }
         rows = {agent: row for row, agent in enumerate(self.possible_agents)}
         return {agent: {name: column[rows[agent]] for name, column in columns.items()} for agent in agents}

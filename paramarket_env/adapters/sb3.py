@@ -12,8 +12,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 from torch import Tensor
 
-from paramarket_env.adapters.autoreset import Advance, AutoresetBatch, Ending, TwoBuffers
-from paramarket_env.adapters.opponents import Opponents, all_learn, beside_populations
+from paramarket_env.adapters.autoreset import Advance, AutoresetBatch, DoubleBuffer, Ending
+from paramarket_env.adapters.opponents import Opponents, against_populations, all_learn
 from paramarket_env.config import MarketConfig, require
 from paramarket_env.interface.actions import checked_actions
 from paramarket_env.interface.infos import info_columns
@@ -49,30 +49,30 @@ class ParaMarketVecEnv(VecEnv):
     def __init__(
         self,
         config: MarketConfig,
-        markets: int,
+        num_markets: int,
         device: str | torch.device = "auto",
         opponents: Sequence[PolicyFactory] = (),
     ) -> None:
-        shape = markets, config.agents
-        seating = beside_populations(*shape, opponents) if opponents else all_learn(*shape)
-        self.markets = AutoresetBatch(config, markets, seating.learners, device)
+        shape = num_markets, config.agents
+        seating = against_populations(*shape, opponents) if opponents else all_learn(*shape)
+        self._autoreset = AutoresetBatch(config, num_markets, seating.learners, device)
         self.render_mode = None
-        batch = self.markets.batch
+        self.market_batch = batch = self._autoreset.market_batch
         self._opponents = Opponents(batch, seating)
         self.learners = seating.learners
         """Which agents are rows, bool ``[M, N]``."""
         rows = len(self._opponents.learners)
-        self._rows_of_a_market = rows // markets
-        self._observations = TwoBuffers((rows, batch.layout.size), torch.float32)
-        self._masks = TwoBuffers((rows, batch.actions.mask_size), torch.bool)
+        self._rows_of_a_market = rows // num_markets
+        self._observations = DoubleBuffer((rows, batch.layout.size), torch.float32)
+        self._masks = DoubleBuffer((rows, batch.actions.mask_size), torch.bool)
         super().__init__(rows, batch.layout.space(), batch.actions.space())
 
     def reset(self) -> np.ndarray:
         """New episodes in all markets; the observations float32 ``[rows, D]``. No options are known."""
         require(not any(self._options), "options", self._options, "empty")
         seeds = [seed for seed in self._seeds[:: self._rows_of_a_market] if seed is not None]
-        self.markets.begin(seeds or None)
-        self._opponents.sit_down()
+        self._autoreset.reset(seeds or None)
+        self._opponents.reset()
         self._reset_seeds()
         self._reset_options()
         return self._look()
@@ -87,16 +87,18 @@ class ParaMarketVecEnv(VecEnv):
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """One step of all markets: observations, rewards float32, dones bool (``[rows]`` each) and infos."""
-        markets = self.markets
-        if not markets.batch.begun:
+        autoreset = self._autoreset
+        if not self.market_batch.begun:
             raise RuntimeError("step() before the first reset(): call reset()")
-        advance, ending = markets.step(self._opponents.join(self._actions, markets.observation, markets.mask))
+        advance, ending = autoreset.step(
+            self._opponents.joint_action(self._actions, autoreset.observation, autoreset.mask)
+        )
         self.record = advance.record
         rewards = self._learners_of(advance.record.reward).float().cpu().numpy()
         dones = self._learners_of(advance.record.terminated | advance.ended.unsqueeze(1)).cpu().numpy()
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if ending is not None:
-            self._opponents.renew()
+            self._opponents.reseed()
             self._tell_ending(infos, advance, ending)
         seen = self._look()
         if any(not infos[row] for row in np.flatnonzero(dones)):
@@ -109,8 +111,8 @@ class ParaMarketVecEnv(VecEnv):
 
     def _look(self) -> np.ndarray:
         """Observations and masks into the buffers whose turn it is."""
-        self._mask = self._masks.write(self._learners_of(self.markets.mask))
-        return self._observations.write(self._learners_of(self.markets.observation))
+        self._mask = self._masks.write(self._learners_of(self._autoreset.mask))
+        return self._observations.write(self._learners_of(self._autoreset.observation))
 
     def _tell_ending(self, infos: list[dict[str, Any]], advance: Advance, ending: Ending) -> None:
         """The infos of the rows of markets that ended."""
@@ -130,7 +132,7 @@ class ParaMarketVecEnv(VecEnv):
 
     def _tell_failures(self, infos: list[dict[str, Any]], advance: Advance, seen: np.ndarray) -> None:
         """The infos of the rows whose network failed while their market goes on: rare, and told the plain way."""
-        columns = info_columns(self.markets.batch.engine, advance.record)
+        columns = info_columns(self.market_batch.engine, advance.record)
         failed = self._learners_of(advance.record.terminated & ~advance.ended.unsqueeze(1))
         for row in failed.nonzero().flatten().tolist():
             infos[row] = {

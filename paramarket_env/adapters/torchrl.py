@@ -40,15 +40,16 @@ class ParaMarketTorchRLEnv(EnvBase):  # type: ignore[misc]  # TorchRL need not b
     ``ActionMask(("agents", "action"), ("agents", "action_mask"))``.
     """
 
-    def __init__(self, config: MarketConfig, markets: int, device: str | torch.device = "auto") -> None:
-        self.markets = AutoresetBatch(config, markets, device=device)
+    def __init__(self, config: MarketConfig, num_markets: int, device: str | torch.device = "auto") -> None:
+        self._autoreset = AutoresetBatch(config, num_markets, device=device)
+        self.market_batch = self._autoreset.market_batch
         self.group_map = {"agents": [f"trader_{agent}" for agent in range(config.agents)]}
         self._next_seed: int | None = None
-        super().__init__(device=self.markets.batch.engine.device, batch_size=[markets])
+        super().__init__(device=self.market_batch.device, batch_size=[num_markets])
         self._make_specs(config)
 
     def _make_specs(self, config: MarketConfig) -> None:
-        batch, agents = self.markets.batch, (*self.batch_size, config.agents)
+        batch, agents = self.market_batch, (*self.batch_size, config.agents)
         bounds = (batch.layout.low, batch.layout.high)
         low, high = (torch.from_numpy(bound).to(self.device).expand(*agents, -1) for bound in bounds)
         self.observation_spec = self._group(
@@ -68,7 +69,7 @@ class ParaMarketTorchRLEnv(EnvBase):  # type: ignore[misc]  # TorchRL need not b
         return Categorical(2, shape=shape, dtype=torch.bool, device=self.device)
 
     def _action_spec(self, agents: tuple[int, ...]) -> TensorSpec:
-        choices = self.markets.batch.actions.choices
+        choices = self.market_batch.actions.nvec
         if len(choices) == 1:
             return Categorical(choices[0], shape=agents, dtype=torch.int64, device=self.device)
         return MultiCategorical(choices, shape=(*agents, len(choices)), dtype=torch.int64, device=self.device)
@@ -78,16 +79,16 @@ class ParaMarketTorchRLEnv(EnvBase):  # type: ignore[misc]  # TorchRL need not b
 
     def _reset(self, tensordict: TensorDictBase | None = None, **_: Any) -> TensorDictBase:
         chosen = None if tensordict is None else tensordict.get("_reset", None)
-        if chosen is None or not self.markets.batch.begun:
-            self.markets.begin(self._next_seed)
+        if chosen is None or not self.market_batch.begun:
+            self._autoreset.reset(self._next_seed)
             self._next_seed = None
         elif bool(chosen.any()):
-            self.markets.begin_next(chosen.flatten().nonzero().squeeze(1))
+            self._autoreset.reset_done(chosen.flatten().nonzero().squeeze(1))
         going_on = torch.zeros(*self.batch_size, 1, dtype=torch.bool, device=self.device)
         return self._told({}, going_on, going_on)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
-        advance = self.markets.advance(tensordict["agents", "action"])
+        advance = self._autoreset.advance(tensordict["agents", "action"])
         truncated = advance.record.truncated.unsqueeze(1)
         terminated = ~advance.alive.any(dim=1, keepdim=True)
         reward = advance.record.reward.float().unsqueeze(2)
@@ -95,7 +96,7 @@ class ParaMarketTorchRLEnv(EnvBase):  # type: ignore[misc]  # TorchRL need not b
 
     def _told(self, rewards: dict[str, Tensor], terminated: Tensor, truncated: Tensor) -> TensorDictBase:
         """What TorchRL gets to see of the present state."""
-        seen = {"observation": self.markets.observation, "action_mask": self.markets.mask}
-        group = TensorDict(seen | rewards, batch_size=self.markets.mask.shape[:2], device=self.device)
+        seen = {"observation": self._autoreset.observation, "action_mask": self._autoreset.mask}
+        group = TensorDict(seen | rewards, batch_size=self._autoreset.mask.shape[:2], device=self.device)
         ends = {"done": terminated | truncated, "terminated": terminated.clone(), "truncated": truncated.clone()}
         return TensorDict({"agents": group, **ends}, batch_size=self.batch_size, device=self.device)

@@ -51,9 +51,9 @@ class Choices:
 class Actions(Protocol):
     """One encoding. ``[...]`` is any batch shape: ``[M, N]`` for markets, ``[B]`` for one seat of B markets."""
 
-    of: Choices
+    choices: Choices
     """What there is to choose among."""
-    choices: tuple[int, ...]
+    nvec: tuple[int, ...]
     """How many choices each part of an action has, of which the first does nothing."""
     mask_size: int
     """A, the length of a flat mask."""
@@ -93,11 +93,11 @@ def _refuse(actions: Tensor, inside: Tensor, allowed: str) -> None:
 class VerbActions:
     """``Discrete``: 0 hold, 1 train, then one number for each purchase, then one for each ask level (slot by slot)."""
 
-    def __init__(self, of: Choices) -> None:
-        self.of = of
-        self.first_ask = 2 + of.purchases
-        self.mask_size = self.first_ask + of.ask_slots * of.levels
-        self.choices: tuple[int, ...] = (self.mask_size,)
+    def __init__(self, choices: Choices) -> None:
+        self.choices = choices
+        self.first_ask = 2 + choices.purchases
+        self.mask_size = self.first_ask + choices.ask_slots * choices.levels
+        self.nvec: tuple[int, ...] = (self.mask_size,)
 
     def space(self) -> spaces.Discrete:
         """See :meth:`Actions.space`."""
@@ -108,19 +108,19 @@ class VerbActions:
         inside = (actions >= 0) & (actions < self.mask_size)
         _refuse(actions, inside, f"an integer from 0 to {self.mask_size - 1}")
         buys = (actions >= 2) & (actions < self.first_ask)
-        offer, bid = self.of.offer_and_bid(torch.where(buys, actions - 2, -1))
+        offer, bid = self.choices.offer_and_bid(torch.where(buys, actions - 2, -1))
         ask = (actions - self.first_ask).unsqueeze(-1)
-        slots = torch.arange(self.of.ask_slots, device=actions.device)
-        posts = (ask >= 0) & (ask // self.of.levels == slots)
-        return Orders(actions == 1, offer, bid, torch.where(posts, ask % self.of.levels, -1))
+        slots = torch.arange(self.choices.ask_slots, device=actions.device)
+        posts = (ask >= 0) & (ask // self.choices.levels == slots)
+        return Orders(actions == 1, offer, bid, torch.where(posts, ask % self.choices.levels, -1))
 
     def encode(self, orders: Orders) -> Tensor:
         """See :meth:`Actions.encode`: of several orders the purchase is said, else the first ask, else the training."""
         posts = orders.ask >= 0
         slot = posts.to(torch.int8).argmax(-1, keepdim=True)
-        ask = self.first_ask + (slot * self.of.levels + orders.ask.gather(-1, slot)).squeeze(-1)
+        ask = self.first_ask + (slot * self.choices.levels + orders.ask.gather(-1, slot)).squeeze(-1)
         verb = torch.where(posts.any(-1), ask, orders.train.long())
-        return torch.where(orders.offer >= 0, 2 + self.of.purchase(orders.offer, orders.bid), verb)
+        return torch.where(orders.offer >= 0, 2 + self.choices.purchase(orders.offer, orders.bid), verb)
 
     def best(self, scores: Tensor) -> Tensor:
         """See :meth:`Actions.best`."""
@@ -133,7 +133,7 @@ class VerbActions:
 
     def legal_purchases(self, mask: Tensor) -> Tensor:
         """See :meth:`Actions.legal_purchases`."""
-        return mask[..., 2 : self.first_ask].view(*mask.shape[:-1], self.of.offers, self.of.bids)
+        return mask[..., 2 : self.first_ask].view(*mask.shape[:-1], self.choices.offers, self.choices.bids)
 
 
 class RoundActions:
@@ -142,44 +142,44 @@ class RoundActions:
     There is one last part for each ask of a seller.
     """
 
-    def __init__(self, of: Choices) -> None:
-        self.of = of
-        self.choices: tuple[int, ...] = (2, 1 + of.purchases, *(1 + of.levels,) * of.ask_slots)
-        self.mask_size = sum(self.choices)
+    def __init__(self, choices: Choices) -> None:
+        self.choices = choices
+        self.nvec: tuple[int, ...] = (2, 1 + choices.purchases, *(1 + choices.levels,) * choices.ask_slots)
+        self.mask_size = sum(self.nvec)
 
     def space(self) -> spaces.MultiDiscrete[np.int64]:
         """See :meth:`Actions.space`."""
-        return spaces.MultiDiscrete(list(self.choices))
+        return spaces.MultiDiscrete(list(self.nvec))
 
     def decode(self, actions: Tensor) -> Orders:
         """See :meth:`Actions.decode`."""
-        inside = ((actions >= 0) & (actions < torch.tensor(self.choices, device=actions.device))).all(dim=-1)
-        _refuse(actions, inside, f"integers >= 0 and below {list(self.choices)}")
-        return Orders(actions[..., 0] == 1, *self.of.offer_and_bid(actions[..., 1] - 1), actions[..., 2:] - 1)
+        inside = ((actions >= 0) & (actions < torch.tensor(self.nvec, device=actions.device))).all(dim=-1)
+        _refuse(actions, inside, f"integers >= 0 and below {list(self.nvec)}")
+        return Orders(actions[..., 0] == 1, *self.choices.offer_and_bid(actions[..., 1] - 1), actions[..., 2:] - 1)
 
     def encode(self, orders: Orders) -> Tensor:
         """See :meth:`Actions.encode`."""
-        purchase = self.of.purchase(orders.offer, orders.bid)
+        purchase = self.choices.purchase(orders.offer, orders.bid)
         return torch.cat([torch.stack([orders.train.long(), purchase + 1], dim=-1), orders.ask + 1], dim=-1)
 
     def best(self, scores: Tensor) -> Tensor:
         """See :meth:`Actions.best`."""
-        return torch.stack([part.argmax(dim=-1) for part in scores.split(self.choices, dim=-1)], dim=-1)
+        return torch.stack([part.argmax(dim=-1) for part in scores.split(self.nvec, dim=-1)], dim=-1)
 
     def mask(self, legal: Tensor) -> Tensor:
         """See :meth:`Actions.mask`: the parts one behind the other."""
         before = legal.new_ones(*legal.shape[:-2], 3)  # hold or train, and not to buy
-        after = legal.new_ones(*legal.shape[:-2], sum(self.choices[2:]))
+        after = legal.new_ones(*legal.shape[:-2], sum(self.nvec[2:]))
         return torch.cat([before, legal.flatten(-2), after], dim=-1)
 
     def legal_purchases(self, mask: Tensor) -> Tensor:
         """See :meth:`Actions.legal_purchases`."""
-        return mask[..., 3 : 3 + self.of.purchases].view(*mask.shape[:-1], self.of.offers, self.of.bids)
+        return mask[..., 3 : 3 + self.choices.purchases].view(*mask.shape[:-1], self.choices.offers, self.choices.bids)
 
 
-def build_actions(mode: ActionMode, of: Choices) -> Actions:
+def build_actions(mode: ActionMode, choices: Choices) -> Actions:
     """The encoding of an action mode for these choices."""
-    return VerbActions(of) if mode == "verb" else RoundActions(of)
+    return VerbActions(choices) if mode == "verb" else RoundActions(choices)
 
 
 def client_mask(mask: np.ndarray, space: spaces.Space[Any], style: MaskStyle) -> np.ndarray | tuple[np.ndarray, ...]:

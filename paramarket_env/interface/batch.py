@@ -31,29 +31,49 @@ class Transition:
 class MarketBatch:
     """The engine with observations, masks and encoded actions. ``ParallelEnv`` is its M = 1 face."""
 
-    def __init__(self, config: MarketConfig, markets: int = 1, device: str | torch.device = "auto") -> None:
-        self.engine = Engine(config, markets, device)
+    def __init__(self, config: MarketConfig, num_markets: int = 1, device: str | torch.device = "auto") -> None:
+        self.engine = Engine(config, num_markets, device)
         self.config = config
         self.layout = build_layout(self.engine)
         exchange, levels = self.engine.exchange, len(config.economy.ask_levels) + 1
         choices = Choices(self.engine.offers, exchange.bid_levels, exchange.ask_slots, levels)
         self.actions = build_actions(config.action_mode, choices)
-        holds = [torch.arange(choices, device=self.engine.device) == 0 for choices in self.actions.choices]
+        holds = [torch.arange(choices, device=self.device) == 0 for choices in self.actions.nvec]
         self._hold = torch.cat(holds)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.engine.device
+
+    @property
+    def num_markets(self) -> int:
+        """M."""
+        return self.engine.num_markets
+
+    @property
+    def set_names(self) -> tuple[str, ...]:
+        """The parameter sets for sale, in the order of a seller's offers."""
+        return self.engine.broker.set_names
+
+    @property
+    def seeds(self) -> Tensor:
+        """The seeds of the present episodes, int64 ``[M]``."""
+        return self.engine.state.seeds
 
     @property
     def begun(self) -> bool:
         """Whether there are episodes: the first reset has been."""
         return hasattr(self.engine, "state")
 
-    def seeds(self, seed: int | Iterable[int] | None = None) -> Tensor:
+    def next_seeds(self, seed: int | Iterable[int] | None = None) -> Tensor:
         """The seeds int64 ``[M]`` of the next episodes: those given, or ``seed, seed + 1, ...`` from a single one.
 
         Without any, they follow from those of the last episodes, or, the first time, from the operating system.
         """
         if seed is None and self.begun:
-            return next_seeds(self.engine.state.seeds)
-        return as_seeds(fresh_seed() if seed is None else seed, self.engine.markets, self.engine.device)
+            return next_seeds(self.seeds)
+        return as_seeds(fresh_seed() if seed is None else seed, self.num_markets, self.device)
 
     def observe(self) -> Tensor:
         """What all agents see now: float32 ``[M, N, D]``."""
@@ -74,10 +94,10 @@ class MarketBatch:
 
         Raises ``ValueError``, before anything changes, for an action outside the space or of a wrong shape.
         """
-        parts = len(self.actions.choices)
-        expected = (self.engine.markets, self.config.agents) + ((parts,) if parts > 1 else ())
+        parts = len(self.actions.nvec)
+        expected = (self.num_markets, self.config.agents) + ((parts,) if parts > 1 else ())
         if tuple(actions.shape) != expected or actions.is_floating_point():
             given = f"{actions.dtype} of shape {tuple(actions.shape)}"
             raise ValueError(f"actions={given} is not allowed: it must be int64 of shape {expected}")
-        record = self.engine.step(self.actions.decode(actions.to(self.engine.device)))
+        record = self.engine.step(self.actions.decode(actions.to(self.device)))
         return Transition(self.observe(), self.mask(), record)

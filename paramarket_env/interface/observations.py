@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from paramarket_env.config import VALUE_HIGH, MarketConfig
+from paramarket_env.config import KAPPA_MAX, MarketConfig
 from paramarket_env.market.engine import Engine
 
 Vector = TypeVar("Vector", Tensor, np.ndarray)
@@ -80,7 +80,7 @@ def _own_fields(engine: Engine) -> tuple[Field, ...]:
         Field("balance", 1, 0, money, "reward", "own balance"),
         Field("ask", slots, 0, price, "reward", f"own price{whose}; 0 while withheld"),
         Field("selling", slots, 0, 1, "flag", f"own parameters are for sale{whose}"),
-        Field("value_per_nat", 1, 0, VALUE_HIGH, "reward/nat", "own kappa"),
+        Field("kappa", 1, 0, KAPPA_MAX, "reward/nat", "own kappa"),
         Field("since_purchase", 1, 0, 1, "share", "cycles since the own last purchase, or the start"),
         Field("sold", 1, 0, others * cycles, "sales", "own sales so far"),
         Field("sold_now", others, 0, 1, "flag", "each other agent bought from this one in the last step"),
@@ -113,10 +113,15 @@ def _disclosed_fields(engine: Engine) -> tuple[Field, ...]:
         Field("gain_low", offers, -nats, nats, "nats", f"{each} gain from each own parameter set is at least this"),
         Field("gain_high", offers, -nats, nats, "nats", f"{each} gain from each own parameter set is at most this"),
     )
-    top = VALUE_HIGH * nats
+    top = KAPPA_MAX * nats
     values = (Field("buyer_value", offers, 0, top, "reward", f"{each} value of each own parameter set"),)
-    told = {"none": (), "transactions": transactions, "bounds": transactions + bounds, "full": transactions + values}
-    return told[config.economy.disclosure]
+    disclosed = {
+        "none": (),
+        "transactions": transactions,
+        "bounds": transactions + bounds,
+        "full": transactions + values,
+    }
+    return disclosed[config.economy.disclosure]
 
 
 def _highest_price(config: MarketConfig) -> float:
@@ -145,7 +150,7 @@ def _seen_of_itself(engine: Engine) -> dict[str, Tensor]:
         "loss": state.loss,
         "last_gain": state.gain,
         "balance": state.balance * tick,
-        "value_per_nat": state.value,
+        "kappa": state.kappa,
         "since_purchase": state.since_purchase / engine.config.max_cycles,
         "sold": state.sold,
         "earned": state.earned * tick,
@@ -175,7 +180,7 @@ def _disclosed(engine: Engine) -> dict[str, Tensor]:
     state, economy, broker = engine.state, engine.config.economy, engine.broker
     if economy.disclosure == "none":
         return {}
-    told = {
+    disclosed = {
         "trade_price": state.last_price[:, broker.sellers] * economy.tick,
         "trades_now": state.sales.sum(2)[:, broker.sellers],
     }
@@ -183,7 +188,7 @@ def _disclosed(engine: Engine) -> dict[str, Tensor]:
     if economy.disclosure == "bounds":
         bounds = torch.where(gains.isfinite().unsqueeze(-1), broker.bounds(state), 0.0)
         low, high = broker.to_sellers(bounds).unbind(-1)
-        told |= {"gain_low": low, "gain_high": high}
+        disclosed |= {"gain_low": low, "gain_high": high}
     if economy.disclosure == "full":
-        told["buyer_value"] = broker.to_sellers(engine.values)
-    return told
+        disclosed["buyer_value"] = broker.to_sellers(engine.values)
+    return disclosed

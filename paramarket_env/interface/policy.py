@@ -40,7 +40,7 @@ class Seat:
     """How orders become trades."""
     disclosure: Disclosure
     """What sellers are told."""
-    value_range: tuple[float, float]
+    kappa_range: tuple[float, float]
     """The least and the largest that any agent's value per nat can be."""
     train_cost: float
     """Reward lost by a training pass."""
@@ -56,8 +56,8 @@ PolicyFactory = Callable[[Seat], Policy]
 def seat_of(batch: MarketBatch, keys: Tensor) -> Seat:
     """The seat of one agent in every market of a batch; ``keys`` int64 ``[M]`` from ``seeding.stream``."""
     economy = batch.config.economy
-    levels = torch.tensor(economy.ask_levels, dtype=torch.float64, device=batch.engine.device)
-    lows, highs = zip(*batch.config.value_ranges, strict=True)
+    levels = torch.tensor(economy.ask_levels, dtype=torch.float64, device=batch.device)
+    lows, highs = zip(*batch.config.kappa_ranges, strict=True)
     return Seat(
         layout=batch.layout,
         actions=batch.actions,
@@ -65,7 +65,7 @@ def seat_of(batch: MarketBatch, keys: Tensor) -> Seat:
         prices=levels * economy.tick,
         mechanism=economy.mechanism,
         disclosure=economy.disclosure,
-        value_range=(min(lows), max(highs)),
+        kappa_range=(min(lows), max(highs)),
         train_cost=economy.train_cost,
         rivalry=economy.rivalry,
         keys=keys,

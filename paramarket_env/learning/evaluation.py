@@ -66,10 +66,10 @@ def _loss_and_accuracy(
 
 def _logits(network: Network, parameters: Tensor, stem: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits ``[r, G, classes, n]`` and labels ``[r, n]`` of some groups after others."""
-    heads = parameters[..., network.stem_size :]
+    bodies = parameters[..., network.stem_size :]
     rows = max(1, chunk_elements(stem.device) // stem[0].numel())
-    for some, entering, truth in zip(heads.split(rows), stem.split(rows), labels.split(rows), strict=True):
-        yield network.head(some, entering), truth
+    for some, entering, truth in zip(bodies.split(rows), stem.split(rows), labels.split(rows), strict=True):
+        yield network.body(some, entering), truth
 
 
 def _accuracies(logits: Tensor, labels: Tensor) -> Tensor:

@@ -117,8 +117,10 @@ def train(
             break
         columns = slice(start, start + batch)
         inputs = dataset.take(index[:rows, columns])
-        slope = partial(cross_entropy_slope, labels=labels[:rows, None, columns], weights=weights[:rows, None, columns])
-        gradients = network.gradients(parameters[:rows], inputs, slope)
+        logit_gradient = partial(
+            cross_entropy_gradient, labels=labels[:rows, None, columns], weights=weights[:rows, None, columns]
+        )
+        gradients = network.gradients(parameters[:rows], inputs, logit_gradient)
         optimizer.step(parameters[:rows], gradients, {name: tensor[:rows] for name, tensor in state.items()})
 
 
@@ -129,6 +131,6 @@ def _weights(samples: Tensor, sizes: Tensor, batch: int) -> Tensor:
     return (samples >= 0) / in_batch
 
 
-def cross_entropy_slope(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+def cross_entropy_gradient(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """The gradient of the weighted cross-entropy in the logits: the softmax less the label, times the weight."""
     return logits.softmax(1).mul_(weights).scatter_add_(1, labels, -weights)

@@ -73,27 +73,27 @@ def try_merges(network: Network, groups: Groups, pairs: Pairs, weights: Tensor) 
     mine = groups.parameters[pairs.group, pairs.buyer]
     theirs = permute(network, groups.parameters[pairs.group, pairs.seller], pairs.permutations)
     size = network.stem_size
-    mine, theirs = (heads[:, None, size:].split(several) for heads in (mine, theirs))
+    mine, theirs = (bodies[:, None, size:].split(several) for bodies in (mine, theirs))
     parts = [
-        _try(network, groups, some, torch.lerp(*heads, weights[:, size:]), weights[:, 0], block)
-        for some, heads in zip(pairs.split(several), zip(mine, theirs, strict=True), strict=True)
+        _try(network, groups, some, torch.lerp(*bodies, weights[:, size:]), weights[:, 0], block)
+        for some, bodies in zip(pairs.split(several), zip(mine, theirs, strict=True), strict=True)
     ]
     return torch.cat(parts)
 
 
-def _try(network: Network, groups: Groups, pairs: Pairs, heads: Tensor, weights: Tensor, block: int) -> Tensor:
-    """As :func:`try_merges` for a few pairs, whose merged ``heads`` are ``[Q, L, P - stem_size]``.
+def _try(network: Network, groups: Groups, pairs: Pairs, bodies: Tensor, weights: Tensor, block: int) -> Tensor:
+    """As :func:`try_merges` for a few pairs, whose merged ``bodies`` are ``[Q, L, P - stem_size]``.
 
     ``weights`` ``[L]`` are those of the stems; ``block`` is how many samples are looked at at a time.
     """
     units = torch.arange(groups.stem.shape[2], device=weights.device)
     my_stem = _rows_of_stem(groups, pairs.group, pairs.buyer, units)
     their_stem = _rows_of_stem(groups, pairs.group, pairs.seller, stem_order(network, pairs.permutations))
-    total = torch.zeros(heads.shape[:2], dtype=torch.float64, device=weights.device)
+    total = torch.zeros(bodies.shape[:2], dtype=torch.float64, device=weights.device)
     for start in range(0, groups.stem.shape[3], block):
         columns = slice(start, start + block)
         stem = torch.lerp(my_stem[:, None, :, columns], their_stem[:, None, :, columns], weights[:, None, None])
-        logits = network.head(heads, stem)
+        logits = network.body(bodies, stem)
         total += sample_losses(logits, groups.labels[pairs.group, columns]).sum(-1, dtype=torch.float64)
     return total / groups.stem.shape[3]
 

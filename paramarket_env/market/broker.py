@@ -64,9 +64,9 @@ class Broker:
         self.slot_at_seller = buyers - (buyers > self.sellers).long()
         """int64 ``[N, N-1]``: the slot that each buyer has in turn among the others of that agent."""
 
-    def no_quotes(self, markets: int) -> Quotes:
+    def no_quotes(self, num_markets: int) -> Quotes:
         """Quotes of markets in which nothing has been tried."""
-        shape = (markets, *self.sellers.shape, len(self.masks))
+        shape = (num_markets, *self.sellers.shape, len(self.masks))
         return Quotes(
             loss=torch.full(shape, torch.inf, dtype=torch.float64, device=self.masks.device),
             weight=torch.zeros(shape, dtype=torch.float32, device=self.masks.device),
@@ -82,7 +82,7 @@ class Broker:
         seller = self.sellers.expand(len(offers), -1, -1).gather(2, slot.unsqueeze(-1)).squeeze(-1)
         return torch.where(offers >= 0, seller, -1)
 
-    def examine(self, state: MarketState, changed: Tensor, market_open: Tensor) -> Tensor:
+    def evaluate_and_quote(self, state: MarketState, changed: Tensor, market_open: Tensor) -> Tensor:
         """Evaluate the networks in ``changed`` (bool ``[M, N]``), and bring the quotes up to date, in place.
 
         Returns every agent's validation loss, float64 ``[M, N]``; it is not finite where the network is not. Only in
@@ -92,10 +92,10 @@ class Broker:
         state.changed |= changed
         pending = state.changed & market_open.unsqueeze(1)
         loss = state.loss.clone()
-        several = groups_at_once(self.network, self.dataset, state.parameters, state.deal.validation)
+        several = groups_at_once(self.network, self.dataset, state.parameters, state.partition.validation)
         concerned = (changed | pending).any(1).nonzero().squeeze(1)
         for markets in concerned.split(several) if len(concerned) else ():
-            groups = group(self.network, self.dataset, state.parameters[markets], state.deal.validation[markets])
+            groups = group(self.network, self.dataset, state.parameters[markets], state.partition.validation[markets])
             loss[markets] = torch.where(changed[markets], own_losses(self.network, groups), loss[markets])
             own = loss[markets].masked_fill(~state.alive[markets], torch.nan)
             self._quote(state, markets, groups, own, pending[markets])
@@ -137,7 +137,7 @@ class Broker:
         state.quotes.permutations[place] = both_orders
         if self.measures_lines:
             gains = own[pairs.group, buyer][:, None, None] - loss
-            state.quotes.lines[place] = self._measure(groups, pairs, state.deal.validation[markets], gains)
+            state.quotes.lines[place] = self._measure(groups, pairs, state.partition.validation[markets], gains)
 
     def _measure(self, groups: Groups, pairs: Pairs, validation: Tensor, gains: Tensor) -> Tensor:
         """Lines between pairs, ``[Q, K, 4]``; ``validation`` int64 ``[m, n]``, ``gains`` ``[Q, K, weights]``."""
@@ -162,7 +162,7 @@ class Broker:
 
         Curvatures that are not given are the extremes of all lines that are quoted in the market.
         """
-        slope, squared, least, most = state.quotes.lines.unbind(-1)
+        directional_derivative, squared, least, most = state.quotes.lines.unbind(-1)
         unquoted = ~state.quotes.loss.isfinite()
         smoothness = most.masked_fill(unquoted, -torch.inf).amax((1, 2, 3), keepdim=True)
         convexity = least.masked_fill(unquoted, torch.inf).amin((1, 2, 3), keepdim=True)
@@ -172,7 +172,7 @@ class Broker:
             convexity = torch.full_like(convexity, self.config.convexity)
         # Between networks that are all alike there is no curvature to be measured, and no gain.
         smoothness, convexity = (found.where(found.isfinite(), 0.0) for found in (smoothness, convexity))
-        bounds = gain_bounds(slope, squared, self.merge_weights.double(), smoothness, convexity)
+        bounds = gain_bounds(directional_derivative, squared, self.merge_weights.double(), smoothness, convexity)
         # What overflows, of networks that are about to fail, bounds nothing.
         low, high = bounds.unbind(-1)
         return torch.stack([low.nan_to_num(-torch.inf), high.nan_to_num(torch.inf)], dim=-1).flatten(2, 3)

@@ -16,14 +16,14 @@ WORDS_PER_CHUNK = 28
 """32-bit words of the temporaries of a step, or of a reset, for each number of a chunk: the peak over its phases."""
 
 
-def required_bytes(markets: int, one: MarketState, network: Network, dataset: Dataset) -> int:
+def required_bytes(num_markets: int, one: MarketState, network: Network, dataset: Dataset) -> int:
     """Bytes that so many markets need at their peak, given the state of one: the state twice, and a workspace.
 
     A reset keeps the old state until the new one is whole. All else works on a chunk of ``chunk_elements`` numbers at a
     time, or on one network or one market's data where those are larger, so it does not grow with the markets.
     """
     agents, units = one.loss.shape[1], network.parameters[0].shape[0]
-    validation = one.deal.validation.shape[1]
+    validation = one.partition.validation.shape[1]
     indivisible = (
         2 * agents * units * validation  # one market's stems, and their copy in another order
         + validation * dataset.size  # its validation data
@@ -31,7 +31,7 @@ def required_bytes(markets: int, one: MarketState, network: Network, dataset: Da
         + 16 * len(dataset.labels)  # the deal of one market: orders and keys, int64
     )
     chunk = WORDS_PER_CHUNK * chunk_elements(dataset.labels.device)
-    return 2 * markets * nbytes(one) + 4 * (chunk + indivisible)
+    return 2 * num_markets * nbytes(one) + 4 * (chunk + indivisible)
 
 
 def free_bytes(device: torch.device) -> int:
@@ -43,14 +43,14 @@ def free_bytes(device: torch.device) -> int:
     return available
 
 
-def require_room(markets: int, one: MarketState, network: Network, dataset: Dataset) -> None:
+def require_room(num_markets: int, one: MarketState, network: Network, dataset: Dataset) -> None:
     """Raise ``ValueError``, with the estimate and the largest number that fits, if ``markets`` do not fit."""
-    needed, free = required_bytes(markets, one, network, dataset), free_bytes(dataset.labels.device)
+    needed, free = required_bytes(num_markets, one, network, dataset), free_bytes(dataset.labels.device)
     if needed <= free:
         return
     each = 2 * nbytes(one)
-    most = max(0, math.floor((free - (needed - markets * each)) / each))
+    most = max(0, math.floor((free - (needed - num_markets * each)) / each))
     raise ValueError(
-        f"markets={markets} is not allowed: it needs about {needed / 2**30:.1f} GiB where {free / 2**30:.1f} GiB are "
-        f"free; at most {most} fit"
+        f"num_markets={num_markets} is not allowed: it needs about {needed / 2**30:.1f} GiB where "
+        f"{free / 2**30:.1f} GiB are free; at most {most} fit"
     )

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from paramarket_env.config import MarketConfig, require
 from paramarket_env.economics.clearing import REFUSALS
-from paramarket_env.economics.values import draw_values
+from paramarket_env.economics.kappa import draw_kappas
 from paramarket_env.learning.data.datasets import load_dataset
-from paramarket_env.learning.data.endowments import Deal, deal, require_minibatches
+from paramarket_env.learning.data.endowments import Partition, partition, require_minibatches
 from paramarket_env.learning.evaluation import losses_and_accuracies
 from paramarket_env.learning.memory import chunk_elements
 from paramarket_env.learning.networks.mlp import build_network
@@ -58,9 +58,9 @@ class Engine:
 
     state: MarketState
 
-    def __init__(self, config: MarketConfig, markets: int = 1, device: str | torch.device = "auto") -> None:
-        require(isinstance(markets, Integral) and markets >= 1, "markets", markets, "an integer >= 1")
-        self.config, self.markets, self.device = config, markets, resolve_device(device)
+    def __init__(self, config: MarketConfig, num_markets: int = 1, device: str | torch.device = "auto") -> None:
+        require(isinstance(num_markets, Integral) and num_markets >= 1, "num_markets", num_markets, "an integer >= 1")
+        self.config, self.num_markets, self.device = config, num_markets, resolve_device(device)
         self.dataset = load_dataset(config.data.dataset, config.data.data_dir).to(self.device)
         self.network = build_network(config.network, self.dataset.features, self.dataset.classes)
         self.optimizer = build_optimizer(config.training)
@@ -73,8 +73,8 @@ class Engine:
         # An endowment that cannot be is refused now, not at some later episode, and so are too many markets.
         self.one = self._fresh(as_seeds(0, 1, self.device))
         """The state of one market, for its shapes."""
-        require_minibatches(self.one.deal, config.training.batch_size)
-        require_room(markets, self.one, self.network, self.dataset)
+        require_minibatches(self.one.partition, config.training.batch_size)
+        require_room(num_markets, self.one, self.network, self.dataset)
 
     # --- what a step acts on ---------------------------------------------------------------------------------------
 
@@ -105,7 +105,7 @@ class Engine:
         -inf where nothing is quoted or the market is closed.
         """
         gains = self.gains
-        return torch.where(gains.isfinite(), gains * self.state.value.unsqueeze(2), -torch.inf)
+        return torch.where(gains.isfinite(), gains * self.state.kappa.unsqueeze(2), -torch.inf)
 
     @property
     def offer_prices(self) -> Tensor:
@@ -119,9 +119,9 @@ class Engine:
 
     # --- life of a market ------------------------------------------------------------------------------------------
 
-    def _deal(self, seeds: Tensor) -> Deal:
+    def _partition(self, seeds: Tensor) -> Partition:
         config = self.config
-        return deal(config.data, self.dataset, config.agents, seeds, config.training.batch_size)
+        return partition(config.data, self.dataset, config.agents, seeds, config.training.batch_size)
 
     def _fresh(self, seeds: Tensor) -> MarketState:
         """Markets at cycle 0, not yet evaluated nor quoted."""
@@ -137,13 +137,13 @@ class Engine:
         return MarketState(
             seeds=seeds,
             cycle=torch.zeros_like(seeds),
-            deal=self._deal(seeds),
+            partition=self._partition(seeds),
             parameters=parameters,
             optimizer=self.optimizer.fresh(parameters),
             passes=zeros(),
             balance=torch.tensor([config.budgets] * len(seeds), device=self.device),
             fees=torch.zeros_like(seeds),
-            value=draw_values(config.economy.value_distribution, config.value_ranges, shares),
+            kappa=draw_kappas(config.economy.kappa_distribution, config.kappa_ranges, shares),
             ask=zeros(self.exchange.ask_slots) + config.economy.initial_ask,
             alive=~zeros(dtype=torch.bool),
             loss=zeros(dtype=torch.float64),
@@ -163,19 +163,19 @@ class Engine:
     @torch.no_grad()
     def reset(self, seeds: Tensor, markets: Tensor | None = None) -> None:
         """Begin new episodes, each with its own seed (int64 ``[m]``), in these markets (int64 ``[m]``; None: all)."""
-        rows = torch.arange(self.markets, device=self.device) if markets is None else markets
+        rows = torch.arange(self.num_markets, device=self.device) if markets is None else markets
         require(len(seeds) == len(rows), "seeds", seeds.tolist(), f"one for each of the {len(rows)} markets")
         # The old state stays as it is until all that is new is there.
         state = self._room() if markets is None else snapshot(self.state)
-        for some in torch.arange(len(rows), device=self.device).split(self._deals_at_once):
+        for some in torch.arange(len(rows), device=self.device).split(self._partitions_at_once):
             write_rows(state, rows[some], self._fresh(seeds[some]))
         changed = torch.zeros_like(state.alive).index_fill(0, rows, True)
         self.state = state
-        state.loss = self.broker.examine(state, changed, self.market_open)
+        state.loss = self.broker.evaluate_and_quote(state, changed, self.market_open)
 
     def _room(self) -> MarketState:
         """A state of all markets, not yet written."""
-        return tree_map(lambda tensor: tensor.new_empty(self.markets, *tensor.shape[1:]), self.one)
+        return tree_map(lambda tensor: tensor.new_empty(self.num_markets, *tensor.shape[1:]), self.one)
 
     @torch.no_grad()
     def step(self, orders: Orders) -> StepRecord:
@@ -238,7 +238,7 @@ class Engine:
         state = self.state
         market, agent = trained.nonzero().unbind(1)
         # Largest endowments first, as train() wants its rows.
-        by_size = state.deal.sizes[market, agent].argsort(descending=True, stable=True)
+        by_size = state.partition.sizes[market, agent].argsort(descending=True, stable=True)
         for some in by_size.split(self._networks_at_once) if len(by_size) else ():
             self._train_some(market[some], agent[some])
         state.passes += trained
@@ -246,9 +246,9 @@ class Engine:
     def _train_some(self, market: Tensor, agent: Tensor) -> None:
         """One pass of as many networks as stay in a processor's cache all through it."""
         state = self.state
-        sizes = state.deal.sizes[market, agent]
+        sizes = state.partition.sizes[market, agent]
         keys = stream(state.seeds[market], "shuffle", agent, state.passes[market, agent])
-        samples = shuffled(state.deal.endowments[market, agent], sizes, keys)
+        samples = shuffled(state.partition.endowments[market, agent], sizes, keys)
         parameters = state.parameters[market, agent]
         optimizer = {name: tensor[market, agent] for name, tensor in state.optimizer.items()}
         train(self.network, self.optimizer, self.config.training, self.dataset, parameters, optimizer, samples, sizes)
@@ -259,12 +259,12 @@ class Engine:
     @property
     def _networks_at_once(self) -> int:
         batch = self.config.training.batch_size * self.dataset.size
-        largest = max(parameter_count(self.network), batch, self.one.deal.endowments.shape[2])
+        largest = max(parameter_count(self.network), batch, self.one.partition.endowments.shape[2])
         # A batched product of at least as many networks as threads gives each thread a product of its own.
         return max(torch.get_num_threads(), chunk_elements(self.device) // largest)
 
     @property
-    def _deals_at_once(self) -> int:
+    def _partitions_at_once(self) -> int:
         largest = max(len(self.dataset.labels), self.config.agents * parameter_count(self.network))
         return max(1, chunk_elements(self.device) // largest)
 
@@ -275,7 +275,7 @@ class Engine:
         its last loss where that was worse, so that the reward of the step stays finite.
         """
         state, before = self.state, self.state.loss
-        loss = self.broker.examine(state, changed, self.market_open)
+        loss = self.broker.evaluate_and_quote(state, changed, self.market_open)
         terminated = ~loss.isfinite()
         state.loss = torch.where(terminated, before.clamp_min(math.log(self.dataset.classes)), loss)
         state.alive &= ~terminated
@@ -287,7 +287,7 @@ class Engine:
         economy = self.config.economy
         rivals_gain = (gain.sum(1, keepdim=True) - gain) / (self.config.agents - 1)
         # In float64: an int64 times a Python float would be rounded to float32, and whole ticks would be lost.
-        reward = self.state.value * gain + income.double() * economy.tick
+        reward = self.state.kappa * gain + income.double() * economy.tick
         reward = reward - trained.double() * economy.train_cost - rivals_gain * economy.rivalry
         return torch.where(alive, reward, 0.0)
 
@@ -296,7 +296,7 @@ class Engine:
     @torch.no_grad()
     def test_metrics(self) -> tuple[Tensor, Tensor]:
         """Loss and accuracy on the test data, float64 ``[M, N]`` each. For reports: no agent ever sees them."""
-        return losses_and_accuracies(self.network, self.dataset, self.state.parameters, self.state.deal.test)
+        return losses_and_accuracies(self.network, self.dataset, self.state.parameters, self.state.partition.test)
 
     @torch.no_grad()
     def overwrite(self, parameters: Tensor) -> Tensor:

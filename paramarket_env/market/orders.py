@@ -22,9 +22,9 @@ class Orders:
     """int64 ``[M, N, S]``: the ask level to post (the number of levels withholds), or -1 to leave it."""
 
 
-def no_orders(markets: int, agents: int, ask_slots: int, device: torch.device) -> Orders:
+def no_orders(num_markets: int, agents: int, ask_slots: int, device: torch.device) -> Orders:
     """The orders of agents who all do nothing."""
-    nothing = torch.full((markets, agents), -1, device=device)
+    nothing = torch.full((num_markets, agents), -1, device=device)
     asks = nothing.unsqueeze(2).expand(-1, -1, ask_slots)
     return Orders(train=nothing >= 0, offer=nothing, bid=torch.zeros_like(nothing), ask=asks)
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from paramarket_env.learning.data.endowments import Deal
+from paramarket_env.learning.data.endowments import Partition
 from paramarket_env.learning.training import OptimizerState
 
 Tree = TypeVar("Tree")
@@ -40,7 +40,7 @@ class MarketState:
     """int64 ``[M]``: the seed of each market's episode."""
     cycle: Tensor
     """int64 ``[M]``: steps taken in the episode."""
-    deal: Deal
+    partition: Partition
     parameters: Tensor
     """float32 ``[M, N, P]``."""
     optimizer: OptimizerState
@@ -50,8 +50,8 @@ class MarketState:
     """int64, ticks."""
     fees: Tensor
     """int64 ``[M]``: the broker's account, ticks."""
-    value: Tensor
-    """float64: kappa, what a nat of validation loss is worth to the agent."""
+    kappa: Tensor
+    """float64: what a nat of validation loss is worth to the agent."""
     ask: Tensor
     """int64 ``[M, N, S]``: index of the posted ask level; the number of levels: withheld. S is 1, or N-1 if each of the
     other agents has its own."""

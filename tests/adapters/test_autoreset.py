@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from paramarket_env.adapters.autoreset import AutoresetBatch, TwoBuffers
+from paramarket_env.adapters.autoreset import AutoresetBatch, DoubleBuffer
 from paramarket_env.interface.infos import info_columns
 from tests.helpers import play_alone, priced_market, scripted, spoil
 
@@ -23,15 +23,15 @@ def test_episodes_are_those_of_each_market_alone(mode: str) -> None:
         play_alone(config, seed, actions[:, market], SPOILED[0] if market == SPOILED[1] else None)
         for market, seed in enumerate(SEEDS)
     ]
-    markets = AutoresetBatch(config, len(SEEDS), device="cpu")
-    markets.begin(SEEDS)
-    torch.testing.assert_close(markets.observation.numpy(), np.stack([played.first for played in alone]))
+    autoreset = AutoresetBatch(config, len(SEEDS), device="cpu")
+    autoreset.reset(SEEDS)
+    torch.testing.assert_close(autoreset.observation.numpy(), np.stack([played.first for played in alone]))
     for step, chosen in enumerate(actions):
         if step == SPOILED[0]:
-            spoil(markets.batch.engine, SPOILED[1])
-        advance, ending = markets.step(torch.from_numpy(chosen))
+            spoil(autoreset.market_batch.engine, SPOILED[1])
+        advance, ending = autoreset.step(torch.from_numpy(chosen))
         expected = {name: np.stack([getattr(played, name)[step] for played in alone]) for name in ("seen", "reward")}
-        torch.testing.assert_close(markets.observation.numpy(), expected["seen"], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(autoreset.observation.numpy(), expected["seen"], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(advance.record.reward.numpy(), expected["reward"], rtol=1e-4, atol=1e-5)
         assert advance.ended.tolist() == [bool(played.ended[step]) for played in alone]
         ends = np.flatnonzero(advance.ended)
@@ -45,69 +45,69 @@ def test_episodes_are_those_of_each_market_alone(mode: str) -> None:
 
 def test_the_first_seeds_are_nobodys_and_the_next_follow() -> None:
     runs = [AutoresetBatch(priced_market(), 2, device="cpu") for _ in range(2)]
-    for markets in runs:
-        markets.begin()
-    seeds = [markets.batch.engine.state.seeds for markets in runs]
+    for autoreset in runs:
+        autoreset.reset()
+    seeds = [autoreset.market_batch.seeds for autoreset in runs]
     assert not torch.equal(*seeds)
-    for markets in runs:
-        markets.begin(7)
-        markets.begin()
-    again = [markets.batch.engine.state.seeds for markets in runs]
+    for autoreset in runs:
+        autoreset.reset(7)
+        autoreset.reset()
+    again = [autoreset.market_batch.seeds for autoreset in runs]
     assert torch.equal(*again)
     assert len({7, 8, *again[0].tolist()}) == 4
 
 
 def test_the_endings_are_of_the_old_episode() -> None:
-    markets = AutoresetBatch(priced_market(max_cycles=2), 2, device="cpu")
-    markets.begin(3)
+    autoreset = AutoresetBatch(priced_market(max_cycles=2), 2, device="cpu")
+    autoreset.reset(3)
     train = torch.ones(2, 3, dtype=torch.int64)
-    assert markets.step(train)[1] is None
-    advance, ending = markets.step(train)
+    assert autoreset.step(train)[1] is None
+    advance, ending = autoreset.step(train)
     assert ending is not None
-    layout = markets.batch.layout
+    layout = autoreset.market_batch.layout
     assert bool((layout.unpack(ending.observation)["time_left"] == 0).all())
-    assert bool((layout.unpack(markets.observation)["time_left"] == 1).all())
+    assert bool((layout.unpack(autoreset.observation)["time_left"] == 1).all())
     loss = torch.from_numpy(ending.infos["loss"])
     torch.testing.assert_close(layout.unpack(ending.observation)["loss"].squeeze(-1).double(), loss, rtol=1e-6, atol=0)
     torch.testing.assert_close(torch.from_numpy(ending.infos["gain"]), advance.record.gain)
-    assert ending.mask.shape == markets.mask.shape
-    assert not bool(markets.batch.actions.legal_purchases(ending.mask).any())  # the market is closed
+    assert ending.mask.shape == autoreset.mask.shape
+    assert not bool(autoreset.market_batch.actions.legal_purchases(ending.mask).any())  # the market is closed
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_an_agent_that_failed_idles_until_its_market_ends(mode: str) -> None:
     config = priced_market(action_mode=mode)
-    markets = AutoresetBatch(config, 2, device="cpu")
-    markets.begin(3)
+    autoreset = AutoresetBatch(config, 2, device="cpu")
+    autoreset.reset(3)
     train = torch.ones(2, 3, dtype=torch.int64)
     train = train if mode == "verb" else torch.stack([train, 0 * train, 0 * train], dim=2)
-    spoil(markets.batch.engine, 0, 1)
+    spoil(autoreset.market_batch.engine, 0, 1)
     for cycle in range(config.max_cycles):
-        advance, ending = markets.step(train)
+        advance, ending = autoreset.step(train)
         assert bool(advance.record.terminated[0, 1]) == (cycle == 0)
         assert advance.alive.tolist() == [[True, False, True], [True, True, True]]
         assert (ending is not None) == (cycle == config.max_cycles - 1)
         if ending is None:
-            assert int(markets.mask[0, 1].sum()) == len(markets.batch.actions.choices)
-            assert bool(markets.mask[0, 1][torch.tensor([0, 2, 5][: len(markets.batch.actions.choices)])].all())
-            assert int(markets.mask[0, 0].sum()) > len(markets.batch.actions.choices)
+            assert int(autoreset.mask[0, 1].sum()) == len(autoreset.market_batch.actions.nvec)
+            assert bool(autoreset.mask[0, 1][torch.tensor([0, 2, 5][: len(autoreset.market_batch.actions.nvec)])].all())
+            assert int(autoreset.mask[0, 0].sum()) > len(autoreset.market_batch.actions.nvec)
         if cycle > 0:
             assert float(advance.record.reward[0, 1]) == 0
-    assert bool(markets.batch.engine.state.alive.all())
-    assert bool((markets.mask == markets.batch.mask()).all())
+    assert bool(autoreset.market_batch.engine.state.alive.all())
+    assert bool((autoreset.mask == autoreset.market_batch.mask()).all())
 
 
 def test_a_market_without_a_living_learner_ends() -> None:
-    markets = AutoresetBatch(priced_market(), 3, torch.tensor([[False, True, False]] * 3), "cpu")
-    markets.begin(3)
-    spoil(markets.batch.engine, 0, 1)
-    spoil(markets.batch.engine, 2, 0)
-    advance, ending = markets.step(torch.ones(3, 3, dtype=torch.int64))
+    autoreset = AutoresetBatch(priced_market(), 3, torch.tensor([[False, True, False]] * 3), "cpu")
+    autoreset.reset(3)
+    spoil(autoreset.market_batch.engine, 0, 1)
+    spoil(autoreset.market_batch.engine, 2, 0)
+    advance, ending = autoreset.step(torch.ones(3, 3, dtype=torch.int64))
     assert advance.ended.tolist() == [True, False, False]
     assert ending is not None
     assert ending.markets.tolist() == [0]
-    assert markets.batch.engine.state.cycle.tolist() == [0, 1, 1]
-    assert markets.batch.engine.state.alive.tolist() == [[True] * 3, [True] * 3, [False, True, True]]
+    assert autoreset.market_batch.engine.state.cycle.tolist() == [0, 1, 1]
+    assert autoreset.market_batch.engine.state.alive.tolist() == [[True] * 3, [True] * 3, [False, True, True]]
 
 
 def test_a_step_before_the_first_reset_is_refused() -> None:
@@ -116,16 +116,16 @@ def test_a_step_before_the_first_reset_is_refused() -> None:
 
 
 def test_infos_have_the_same_names_and_types_at_the_reset_and_after_a_step() -> None:
-    markets = AutoresetBatch(priced_market(), 2, device="cpu")
-    markets.begin(3)
-    engine = markets.batch.engine
+    autoreset = AutoresetBatch(priced_market(), 2, device="cpu")
+    autoreset.reset(3)
+    engine = autoreset.market_batch.engine
     blank = {name: (column.dtype, column.shape) for name, column in info_columns(engine, None).items()}
-    record = markets.advance(torch.ones(2, 3, dtype=torch.int64)).record
+    record = autoreset.advance(torch.ones(2, 3, dtype=torch.int64)).record
     assert {name: (column.dtype, column.shape) for name, column in info_columns(engine, record).items()} == blank
 
 
 def test_what_a_buffer_handed_out_is_overwritten_by_the_second_writing_after() -> None:
-    buffers = TwoBuffers((2, 3), torch.int8)
+    buffers = DoubleBuffer((2, 3), torch.int8)
     first = buffers.write(torch.full((2, 3), 1))
     second = buffers.write(torch.full((6,), 2))
     assert (first.tolist(), second.tolist()) == ([[1] * 3] * 2, [[2] * 3] * 2)

@@ -36,8 +36,12 @@ def new_env(mode: str = "verb", opponents: Any = OPPONENTS, seat: int = SEAT, **
     return ParaMarketGymEnv(priced_market(action_mode=mode), opponents, seat=seat, device="cpu", **settings)
 
 
-def new_vector(mode: str = "verb", markets: int = 3, opponents: Any = OPPONENTS, **changes: Any) -> ParaMarketVectorEnv:
-    return ParaMarketVectorEnv(priced_market(action_mode=mode, **changes), markets, opponents, seat=SEAT, device="cpu")
+def new_vector(
+    mode: str = "verb", num_markets: int = 3, opponents: Any = OPPONENTS, **changes: Any
+) -> ParaMarketVectorEnv:
+    return ParaMarketVectorEnv(
+        priced_market(action_mode=mode, **changes), num_markets, opponents, seat=SEAT, device="cpu"
+    )
 
 
 # --- single ---------------------------------------------------------------------------------------------------------
@@ -74,7 +78,7 @@ def test_the_other_seats_are_played_by_their_policies() -> None:
     env.step(1)
     assert np.array_equal(first, state[1])
     assert np.array_equal(torch.cat([heard[0][0], heard[1][0]]).numpy(), state[[0, 2]])
-    assert env.market.batch.engine.state.passes.tolist() == [[0, 1, 1]]  # trader_0 was told to hold
+    assert env.market.market_batch.engine.state.passes.tolist() == [[0, 1, 1]]  # trader_0 was told to hold
 
 
 def test_it_is_the_parallel_environment_with_policies_in_it() -> None:
@@ -111,13 +115,13 @@ def test_it_draws_the_whole_market() -> None:
 def test_the_learners_failure_ends_the_episode() -> None:
     env = new_env(opponents=policy_factory("train"))
     env.reset(seed=1)
-    spoil(env.market.batch.engine, 0, SEAT)
+    spoil(env.market.market_batch.engine, 0, SEAT)
     _, reward, terminated, truncated, _ = env.step(1)
     assert (terminated, truncated, np.isfinite(reward)) == (True, False, True)
     with pytest.raises(RuntimeError, match="call reset"):
         env.step(1)
     env.reset()
-    spoil(env.market.batch.engine, 0, 0)
+    spoil(env.market.market_batch.engine, 0, 0)
     assert env.step(1)[2:4] == (False, False)
 
 
@@ -143,8 +147,8 @@ def test_it_plays_as_gymnasiums_own_vector_of_single_environments(mode: str) -> 
     ends = set()
     for step, chosen in enumerate(actions):
         if step == 2:
-            spoil(vector.markets.batch.engine, 1, SEAT)
-            spoil(singles.envs[1].unwrapped.market.batch.engine, 0, SEAT)  # type: ignore[attr-defined]
+            spoil(vector.market_batch.engine, 1, SEAT)
+            spoil(singles.envs[1].unwrapped.market.market_batch.engine, 0, SEAT)  # type: ignore[attr-defined]
         told = vector.step(chosen)
         same(told, singles.step(chosen))
         ends |= {(step, market) for market in np.flatnonzero(told[2] | told[3])}
@@ -178,7 +182,7 @@ def test_spaces_and_metadata_are_complete() -> None:
     observation, infos = vector.reset(seed=0)
     assert vector.observation_space.contains(observation)
     assert (infos["action_mask"].dtype, infos["action_mask"].shape) == (np.int8, (3, 11))
-    assert np.array_equal(infos["action_mask"], vector.markets.mask[:, SEAT].numpy().astype(np.int8))
+    assert np.array_equal(infos["action_mask"], vector._autoreset.mask[:, SEAT].numpy().astype(np.int8))
 
 
 def test_observations_and_masks_lie_in_two_buffers_in_turn() -> None:
@@ -248,10 +252,10 @@ def test_new_policies_sit_down_at_each_reset_and_keep_their_seats_between() -> N
 def test_actions_outside_the_space_are_refused_before_anything_changes(actions: Any) -> None:
     vector = new_vector()
     vector.reset()
-    before = frozen(vector.markets.batch.engine.state)
+    before = frozen(vector.market_batch.engine.state)
     with pytest.raises(ValueError, match=r"(?s)action=.* is not allowed: it must be in Discrete.*\(3,\)"):
         vector.step(actions)
-    assert frozen(vector.markets.batch.engine.state) == before
+    assert frozen(vector.market_batch.engine.state) == before
 
 
 @pytest.mark.parametrize("make", [new_env, new_vector])

@@ -100,10 +100,10 @@ def test_a_first_reset_without_a_seed_is_new_each_time() -> None:
 def test_a_seed_outside_int64_is_refused_and_the_episode_stays(seed: int) -> None:
     env = new_env()
     env.reset(seed=6)
-    before = frozen(env.batch.engine.state)
+    before = frozen(env.market_batch.engine.state)
     with pytest.raises(ValueError, match=f"seed={seed}"):
         env.reset(seed=seed)
-    assert frozen(env.batch.engine.state) == before
+    assert frozen(env.market_batch.engine.state) == before
 
 
 # --- rewards and infos ----------------------------------------------------------------------------------------------
@@ -112,7 +112,7 @@ def test_a_seed_outside_int64_is_refused_and_the_episode_stays(seed: int) -> Non
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_rewards_add_up_to_the_fall_of_the_loss_and_the_change_of_the_balance(mode: str, seed: int) -> None:
-    env = new_env(mode, value_per_nat=(0.5, 1.0, 3.0), tick=0.01, budget=15)
+    env = new_env(mode, kappa=(0.5, 1.0, 3.0), tick=0.01, budget=15)
     (_, before), *steps = play(env, seed, action_seed=seed)
     assert len(steps) == 6
     after = steps[-1][4]
@@ -154,7 +154,7 @@ def test_infos_tell_what_happened() -> None:
     env = new_env()
     env.reset(seed=2)
     offer = env.offers("trader_1").index(("trader_2", "full"))
-    weight = float(env.batch.engine.state.quotes.weight[0, 1, 1, 0])
+    weight = float(env.market_batch.engine.state.quotes.weight[0, 1, 1, 0])
     infos = env.step({"trader_0": 1, "trader_1": 2 + offer, "trader_2": 0})[4]
     assert [infos[agent]["trained"] for agent in env.agents] == [True, False, False]
     assert [infos[agent]["seller"] for agent in env.agents] == [-1, 2, -1]
@@ -173,8 +173,8 @@ def test_an_illegal_action_does_nothing_and_is_counted_by_its_cause() -> None:
     idle.step(hold(idle))
     assert (infos["trader_0"]["refused"], infos["trader_0"]["refused_unaffordable"]) == (1, 1)
     assert infos["trader_1"]["refused"] == 0
-    assert torch.equal(env.batch.engine.state.parameters, idle.batch.engine.state.parameters)
-    assert torch.equal(env.batch.engine.state.balance, idle.batch.engine.state.balance)
+    assert torch.equal(env.market_batch.engine.state.parameters, idle.market_batch.engine.state.parameters)
+    assert torch.equal(env.market_batch.engine.state.balance, idle.market_batch.engine.state.balance)
 
 
 def test_offers_are_listed_as_the_actions_number_them() -> None:
@@ -212,7 +212,7 @@ def test_a_step_before_the_first_reset_is_refused() -> None:
 def test_a_diverged_agent_leaves_and_the_others_go_on_to_the_end(mode: str) -> None:
     env = new_env(mode)
     env.reset(seed=2)
-    env.batch.engine.state.parameters[0, 1] = torch.nan
+    env.market_batch.engine.state.parameters[0, 1] = torch.nan
     train = 1 if mode == "verb" else np.array([1, 0, 0])
     observations, rewards, terminated, truncated, infos = env.step({**hold(env), "trader_1": train})
     assert terminated == {"trader_0": False, "trader_1": True, "trader_2": False}
@@ -233,7 +233,7 @@ def test_a_diverged_agent_leaves_and_the_others_go_on_to_the_end(mode: str) -> N
 def test_a_diverged_agents_offers_are_no_longer_legal() -> None:
     env = new_env()
     env.reset(seed=2)
-    env.batch.engine.state.parameters[0, 1] = torch.nan
+    env.market_batch.engine.state.parameters[0, 1] = torch.nan
     *_, infos = env.step({**hold(env), "trader_1": 1})
     gone = 2 + env.offers("trader_0").index(("trader_1", "full"))
     assert infos["trader_0"]["action_mask"][gone] == 0
@@ -275,10 +275,10 @@ def test_a_diverged_agents_offers_are_no_longer_legal() -> None:
 def test_an_action_outside_the_space_is_refused_by_name_before_anything_changes(mode: str, action: Any) -> None:
     env = new_env(mode)
     env.reset(seed=2)
-    before = frozen(env.batch.engine.state)
+    before = frozen(env.market_batch.engine.state)
     with pytest.raises(ValueError, match="trader_2"):
         env.step({**hold(env), "trader_2": action})
-    assert frozen(env.batch.engine.state) == before
+    assert frozen(env.market_batch.engine.state) == before
     assert env.agents == env.possible_agents
 
 
@@ -293,12 +293,12 @@ def test_an_action_outside_the_space_is_refused_by_name_before_anything_changes(
 def test_missing_and_unknown_agents_are_named_before_anything_changes(change: dict[str, Any], message: str) -> None:
     env = new_env()
     env.reset(seed=2)
-    before = frozen(env.batch.engine.state)
+    before = frozen(env.market_batch.engine.state)
     with pytest.raises(ValueError, match=message):
         env.step({**hold(env), **change})
     with pytest.raises(ValueError, match=r"missing \['trader_0'\]"):
         env.step({"trader_1": 0, "trader_2": 0})
-    assert frozen(env.batch.engine.state) == before
+    assert frozen(env.market_batch.engine.state) == before
 
 
 @pytest.mark.parametrize(
@@ -320,10 +320,10 @@ def test_an_action_is_taken_in_every_kind_of_integer(mode: str, kinds: list[Any]
 def test_actions_of_agents_that_are_gone_are_ignored() -> None:
     env = new_env()
     env.reset(seed=2)
-    env.batch.engine.state.parameters[0, 1] = torch.nan
+    env.market_batch.engine.state.parameters[0, 1] = torch.nan
     env.step({**hold(env), "trader_1": 1})
     env.step({**hold(env), "trader_1": 1})
-    assert int(env.batch.engine.state.passes[0, 1]) == 1
+    assert int(env.market_batch.engine.state.passes[0, 1]) == 1
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_options_that_do_not_exist_are_refused_with_those_that_do(arguments: dic
 
 def test_the_spaces_tell_nothing_of_another_agents_value() -> None:
     poor, rich = (
-        ParaMarketEnv(tiny_market(value_per_nat=(1.0, other)), device="cpu").observation_space("trader_0")
+        ParaMarketEnv(tiny_market(kappa=(1.0, other)), device="cpu").observation_space("trader_0")
         for other in (0.5, 90.0)
     )
     assert poor == rich
@@ -349,7 +349,7 @@ def test_the_spaces_tell_nothing_of_another_agents_value() -> None:
 def test_the_quoted_gain_of_a_purchase_is_that_of_the_quote_whatever_was_trained_after_it() -> None:
     env = ParaMarketEnv(tiny_market(action_mode="round"), device="cpu")
     env.reset(seed=0)
-    quoted = float(env.batch.engine.gains[0, 0, 0])
+    quoted = float(env.market_batch.engine.gains[0, 0, 0])
     infos = env.step({"trader_0": [1, 1, 0], "trader_1": [0, 0, 0]})[-1]
     assert infos["trader_0"]["quoted"] == quoted
     assert infos["trader_0"]["gain"] != quoted

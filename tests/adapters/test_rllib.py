@@ -23,7 +23,7 @@ def rllib() -> Any:
 
 
 def new_env(mode: str = "verb", **changes: Any) -> Any:
-    return paramarket_v0.rllib_env(priced_market(action_mode=mode, **changes), markets=MARKETS, device="cpu")
+    return paramarket_v0.rllib_env(priced_market(action_mode=mode, **changes), num_markets=MARKETS, device="cpu")
 
 
 def named(env: Any, actions: np.ndarray) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def test_episodes_are_those_of_each_market_alone(rllib: Any, mode: str) -> None:
     torch.testing.assert_close(np.stack(list(first.values())), np.concatenate([played.first for played in alone]))
     for step in range(STEPS):
         if step == SPOILED[0]:
-            spoil(env.batch.engine, SPOILED[1])
+            spoil(env.market_batch.engine, SPOILED[1])
         told = env.step(named(env, actions[step]))
         gone = step > SPOILED[0]
         assert len(told[0]) == len(told[1]) == len(told[4]) == (6 if gone else 9)
@@ -72,7 +72,7 @@ def test_episodes_are_those_of_each_market_alone(rllib: Any, mode: str) -> None:
 def test_an_agent_that_failed_drops_out_and_comes_back_with_the_next_episode(rllib: Any) -> None:
     env = new_env()
     env.reset(seed=0)
-    spoil(env.batch.engine, 0, 1)
+    spoil(env.market_batch.engine, 0, 1)
     everybody_trains = np.ones((MARKETS, 3), dtype=np.int64)
     terminated = env.step(named(env, everybody_trains))[2]
     assert [agent for agent, failed in terminated.items() if failed] == ["market_0/trader_1"]
@@ -87,7 +87,7 @@ def test_without_any_agent_the_episode_is_over(rllib: Any) -> None:
     env = new_env()
     env.reset(seed=0)
     for market in range(MARKETS):
-        spoil(env.batch.engine, market)
+        spoil(env.market_batch.engine, market)
     _, _, terminated, truncated, infos = env.step(named(env, np.ones((MARKETS, 3), dtype=np.int64)))
     assert terminated["__all__"]
     assert not truncated["__all__"]
@@ -101,20 +101,20 @@ def test_seeds_that_follow_each_other_share_no_market(rllib: Any) -> None:
     seeds: list[int] = []
     for seed in (0, 1, 2):
         env.reset(seed=seed)
-        seeds += env.batch.engine.state.seeds.tolist()
+        seeds += env.market_batch.seeds.tolist()
     assert seeds == list(range(9))
 
 
 def test_actions_that_cannot_be_are_refused_before_anything_changes(rllib: Any) -> None:
     env = new_env()
     env.reset(seed=0)
-    before = frozen(env.batch.engine.state)
+    before = frozen(env.market_batch.engine.state)
     actions = named(env, np.zeros((MARKETS, 3), dtype=np.int64))
     with pytest.raises(ValueError, match="action="):
         env.step(actions | {"market_0/trader_0": 99})
     with pytest.raises(ValueError, match=r"missing \['market_0/trader_0'\], unknown \['trader_0'\]"):
         env.step({agent.removeprefix("market_0/") if agent == "market_0/trader_0" else agent: 0 for agent in actions})
-    assert frozen(env.batch.engine.state) == before
+    assert frozen(env.market_batch.engine.state) == before
 
 
 def test_without_rllib_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

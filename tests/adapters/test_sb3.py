@@ -23,8 +23,8 @@ SEEDS = (4, 7)  # of seed(4) with three agents: rows 0 and 3 are the first of th
 SPOILED = (2, 1)
 
 
-def new_env(mode: str = "verb", markets: int = 2, **changes: Any) -> ParaMarketVecEnv:
-    return ParaMarketVecEnv(priced_market(action_mode=mode, **changes), markets, "cpu")
+def new_env(mode: str = "verb", num_markets: int = 2, **changes: Any) -> ParaMarketVecEnv:
+    return ParaMarketVecEnv(priced_market(action_mode=mode, **changes), num_markets, "cpu")
 
 
 def all_train(env: ParaMarketVecEnv) -> np.ndarray:
@@ -39,14 +39,14 @@ def all_train(env: ParaMarketVecEnv) -> np.ndarray:
 @pytest.mark.parametrize("mode", MODES)
 def test_episodes_are_those_of_each_market_alone(mode: str) -> None:
     env = new_env(mode)
-    config = env.markets.batch.config
+    config = env.market_batch.config
     actions = scripted(config, 15, 2, SPOILED)
     alone = [play_alone(config, seed, actions[:, m], (None, SPOILED[0])[m]) for m, seed in enumerate(SEEDS)]
     env.seed(SEEDS[0])
     torch.testing.assert_close(env.reset(), np.concatenate([played.first for played in alone]))
     for step, chosen in enumerate(actions):
         if step == SPOILED[0]:
-            spoil(env.markets.batch.engine, SPOILED[1])
+            spoil(env.market_batch.engine, SPOILED[1])
         seen, rewards, dones, infos = env.step(chosen.reshape(6, *chosen.shape[2:]))
         rows = {
             name: np.concatenate([getattr(played, name)[step] for played in alone])
@@ -98,7 +98,7 @@ def test_the_last_info_tells_what_the_parallel_environment_tells() -> None:
 def test_a_row_whose_network_failed_is_done_idles_and_is_done_with_its_market(mode: str) -> None:
     env = new_env(mode)
     env.reset()
-    spoil(env.markets.batch.engine, 1, 0)  # row 3
+    spoil(env.market_batch.engine, 1, 0)  # row 3
     told = [env.step(all_train(env)) for _ in range(6)]
     dones = np.stack([done for _, _, done, _ in told])
     assert dones[0].tolist() == [False, False, False, True, False, False]
@@ -108,7 +108,7 @@ def test_a_row_whose_network_failed_is_done_idles_and_is_done_with_its_market(mo
     assert failed["TimeLimit.truncated"] is False
     assert failed["trained"] is True
     assert env.observation_space.contains(failed["terminal_observation"])
-    assert env.markets.batch.layout.unpack(failed["terminal_observation"])["time_left"] == pytest.approx(5 / 6)
+    assert env.market_batch.layout.unpack(failed["terminal_observation"])["time_left"] == pytest.approx(5 / 6)
     assert [reward[3] for _, reward, _, _ in told[1:]] == [0] * 5
     assert not any(info["TimeLimit.truncated"] for info in told[5][3])
 
@@ -116,7 +116,7 @@ def test_a_row_whose_network_failed_is_done_idles_and_is_done_with_its_market(mo
 def test_a_failed_row_may_only_hold() -> None:
     env = new_env()
     env.reset()
-    spoil(env.markets.batch.engine, 1, 0)
+    spoil(env.market_batch.engine, 1, 0)
     env.step(all_train(env))
     masks = env.action_masks()
     assert masks[3].tolist() == [True] + [False] * (masks.shape[1] - 1)
@@ -167,7 +167,7 @@ def test_each_row_has_its_mask() -> None:
     env = new_env()
     env.reset()
     masks = env.env_method("action_masks")
-    assert np.array_equal(np.stack(masks), env.markets.mask.flatten(0, 1).numpy())
+    assert np.array_equal(np.stack(masks), env._autoreset.mask.flatten(0, 1).numpy())
     assert np.array_equal(env.env_method("action_masks", indices=[4])[0], masks[4])
 
 
@@ -175,10 +175,10 @@ def test_each_row_has_its_mask() -> None:
 def test_actions_outside_the_space_are_refused_before_anything_changes(actions: Any) -> None:
     env = new_env()
     env.reset()
-    before = frozen(env.markets.batch.engine.state)
+    before = frozen(env.market_batch.engine.state)
     with pytest.raises(ValueError, match=r"(?s)action=.* is not allowed: it must be in Discrete.*\(6,\)"):
         env.step(actions)
-    assert frozen(env.markets.batch.engine.state) == before
+    assert frozen(env.market_batch.engine.state) == before
 
 
 def test_what_does_not_exist_is_refused() -> None:
@@ -189,8 +189,8 @@ def test_what_does_not_exist_is_refused() -> None:
         env.set_attr("note", 1, [0])
     with pytest.raises(RuntimeError, match="call reset"):
         env.step(all_train(env))
-    with pytest.raises(ValueError, match="markets=0"):
-        new_env(markets=0)
+    with pytest.raises(ValueError, match="num_markets=0"):
+        new_env(num_markets=0)
     env.set_options({"colour": "red"})
     with pytest.raises(ValueError, match=r"options=.*empty"):
         env.reset()
@@ -237,12 +237,12 @@ def test_a_market_ends_when_its_learner_fails_and_not_when_an_opponent_does() ->
     env = ParaMarketVecEnv(priced_market(), 3, "cpu", [policy_factory("train")])
     env.seed(4)
     env.reset()
-    spoil(env.markets.batch.engine, 1, 1)  # market 1's learner is agent 1
-    spoil(env.markets.batch.engine, 2, 0)
+    spoil(env.market_batch.engine, 1, 1)  # market 1's learner is agent 1
+    spoil(env.market_batch.engine, 2, 0)
     _, _, dones, infos = env.step(all_train(env))
     assert dones.tolist() == [False, True, False]
     assert not infos[1]["TimeLimit.truncated"]
-    assert env.markets.batch.engine.state.cycle.tolist() == [1, 0, 1]
+    assert env.market_batch.engine.state.cycle.tolist() == [1, 0, 1]
 
 
 def test_the_last_reward_of_a_rollout_is_that_of_the_market() -> None:
@@ -310,12 +310,12 @@ def test_maskable_ppo_takes_legal_actions_alone(mode: str) -> None:
     stored = Stored()
     model = sb3_contrib.MaskablePPO("MlpPolicy", env, n_steps=16, batch_size=32, n_epochs=1, seed=0, device="cpu")
     model.learn(192, callback=stored)
-    choices = env.markets.batch.actions.choices
+    choices = env.market_batch.actions.nvec
     masks = np.stack(stored.masks).reshape(-1, sum(choices))
     actions = np.stack(stored.actions).reshape(len(masks), len(choices)) + np.cumsum([0, *choices[:-1]])
     assert np.take_along_axis(masks, actions, axis=1).all()
     assert not masks.all()
-    assert int(env.markets.batch.engine.state.refusals.sum()) == 0
+    assert int(env.market_batch.engine.state.refusals.sum()) == 0
 
 
 def test_dqn_learns_in_verb_mode() -> None:
@@ -335,8 +335,8 @@ def test_dqn_learns_in_verb_mode() -> None:
 
 
 def test_the_factory_makes_it() -> None:
-    env = paramarket_v0.sb3_vec_env("three-firms", markets=2, max_cycles=3, action_mode="round", device="cpu")
-    config = env.markets.batch.config
+    env = paramarket_v0.sb3_vec_env("three-firms", num_markets=2, max_cycles=3, action_mode="round", device="cpu")
+    config = env.market_batch.config
     assert (env.num_envs, config.max_cycles, config.action_mode) == (6, 3, "round")
     with pytest.raises(ValueError, match="unknown scenario"):
         paramarket_v0.sb3_vec_env("nowhere")

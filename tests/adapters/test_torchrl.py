@@ -22,8 +22,8 @@ def envs() -> Any:
     return pytest.importorskip("torchrl.envs")
 
 
-def new_env(mode: str = "verb", markets: int = 3, **changes: Any) -> Any:
-    return paramarket_v0.torchrl_env(priced_market(action_mode=mode, **changes), markets=markets, device="cpu")
+def new_env(mode: str = "verb", num_markets: int = 3, **changes: Any) -> Any:
+    return paramarket_v0.torchrl_env(priced_market(action_mode=mode, **changes), num_markets=num_markets, device="cpu")
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -46,7 +46,7 @@ def test_episodes_are_those_of_each_market_alone(envs: Any, mode: str) -> None:
     torch.testing.assert_close(now["agents", "observation"].numpy(), np.stack([played.first for played in alone]))
     for step, chosen in enumerate(actions):
         if step == SPOILED[0]:
-            spoil(env.markets.batch.engine, SPOILED[1])
+            spoil(env.market_batch.engine, SPOILED[1])
         now["agents", "action"] = torch.from_numpy(chosen)
         told, now = env.step_and_maybe_reset(now)
         expected = {
@@ -78,7 +78,7 @@ def test_random_actions_are_legal_with_torchrls_transform(envs: Any, mode: str) 
     mask = envs.ActionMask(("agents", "action"), ("agents", "action_mask"))
     env = envs.TransformedEnv(new_env(mode), mask)
     rollout = env.rollout(12, break_when_any_done=False)
-    choices = env.base_env.markets.batch.actions.choices
+    choices = env.base_env.market_batch.actions.nvec
     actions = rollout["agents", "action"].reshape(-1, len(choices))
     places = actions + torch.tensor([0, *np.cumsum(choices[:-1]).tolist()])
     masks = rollout["agents", "action_mask"].reshape(-1, sum(choices))
@@ -89,7 +89,7 @@ def test_random_actions_are_legal_with_torchrls_transform(envs: Any, mode: str) 
 def test_an_agent_that_failed_idles_until_its_market_ends(envs: Any) -> None:
     env = new_env()
     now = env.reset()
-    spoil(env.markets.batch.engine, 0, 1)
+    spoil(env.market_batch.engine, 0, 1)
     for step in range(6):
         now["agents", "action"] = torch.ones(3, 3, dtype=torch.int64)
         told, now = env.step_and_maybe_reset(now)
@@ -115,12 +115,12 @@ def test_what_was_handed_out_is_not_written_again(envs: Any) -> None:
 def test_only_the_markets_that_are_named_begin_anew(envs: Any) -> None:
     env = new_env()
     now = env.rand_step(env.reset())["next"]
-    before = env.markets.batch.engine.state.seeds.clone()
+    before = env.market_batch.seeds.clone()
     for chosen in ([False, True, False], [False, False, False]):
         now["_reset"] = torch.tensor(chosen).unsqueeze(1)
         env.reset(now)
-    assert env.markets.batch.engine.state.cycle.tolist() == [1, 0, 1]
-    assert (env.markets.batch.engine.state.seeds == before).tolist() == [True, False, True]
+    assert env.market_batch.engine.state.cycle.tolist() == [1, 0, 1]
+    assert (env.market_batch.seeds == before).tolist() == [True, False, True]
 
 
 def test_a_seed_is_for_one_reset(envs: Any) -> None:
@@ -137,11 +137,11 @@ def test_a_seed_is_for_one_reset(envs: Any) -> None:
 def test_actions_outside_the_space_are_refused_before_anything_changes(envs: Any) -> None:
     env = new_env()
     now = env.reset()
-    before = frozen(env.markets.batch.engine.state)
+    before = frozen(env.market_batch.engine.state)
     now["agents", "action"] = torch.full((3, 3), 99)
     with pytest.raises(ValueError, match="action=99"):
         env.step(now)
-    assert frozen(env.markets.batch.engine.state) == before
+    assert frozen(env.market_batch.engine.state) == before
 
 
 def test_without_torchrl_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The scenarios are tiny markets, and training is next to none."""
     for name, cycles in zip(NAMES, (2, 3), strict=True):
         monkeypatch.setitem(scenarios.SCENARIOS, name, lambda cycles=cycles: tiny_market(max_cycles=cycles))
-        monkeypatch.setitem(sb3.TUNED, name, {"timesteps": 1, "markets": 2})
+        monkeypatch.setitem(sb3.TUNED, name, {"timesteps": 1, "num_markets": 2})
 
 
 def new_entries(folder: Path, **files: Any) -> Path:

@@ -13,7 +13,7 @@ from tests.helpers import tiny_market
 @pytest.mark.parametrize("mode", ["verb", "round"])
 def test_a_small_training_is_clocked_phase_by_phase(mode: ActionMode, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("paramarket_env.paramarket_v0.named_scenario", lambda name: tiny_market())
-    options = ppo.Training(timesteps=2 * 2 * 2 * 6, markets=2, device="cpu")
+    options = ppo.Training(timesteps=2 * 2 * 2 * 6, num_markets=2, device="cpu")
     seconds, returns = ppo.train(options, mode)
     assert list(seconds) == [*(phase for phase, _, _ in ppo.PHASES), REST]
     assert min(seconds.values()) > 0

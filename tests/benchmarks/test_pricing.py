@@ -53,13 +53,13 @@ def test_the_experiment_prints_every_rule_and_mechanism_and_keeps_its_figures(
 
 def test_a_price_path_is_that_of_the_last_seller_of_the_first_market() -> None:
     batch = MarketBatch(tiny("private-values"), 2, "cpu")
-    batch.reset(batch.seeds(5))
+    batch.reset(batch.next_seeds(5))
     path = pricing.PricePath()
     path(batch, None)
     for action in (1, 1, 2):  # train, train, buy
         path(batch, batch.step(batch.mask().new_full((2, 2), action, dtype=int)).record)
     assert path.asks == [5.0] * 4
-    worth = batch.engine.state.value[0, 0] * 1000
+    worth = batch.engine.state.kappa[0, 0] * 1000
     assert np.shape(path.values) == (4, 1)
     assert path.values[-1] == [0.0]  # closed
     assert all(0 <= value <= float(worth) * 10 for [value] in path.values)
@@ -67,7 +67,7 @@ def test_a_price_path_is_that_of_the_last_seller_of_the_first_market() -> None:
 
 
 def test_the_clearing_benchmark_times_every_phase() -> None:
-    options = clearing.Clearing(markets=2, agents=2, steps=1, device="cpu")
+    options = clearing.Clearing(num_markets=2, agents=2, steps=1, device="cpu")
     for mechanism in MECHANISMS:
         market = tiny("private-values")
         config = replace(market, economy=replace(market.economy, mechanism=mechanism))

@@ -10,10 +10,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from benchmarks import floor, throughput
+from benchmarks import roofline, throughput
 from benchmarks.contenders import Contender, always_open, engine_contender, new_engine, reference_contender
-from benchmarks.floor import Yardstick, step_bytes, step_flop
 from benchmarks.phases import NAMES, Clock, phase_seconds
+from benchmarks.roofline import Yardstick, step_bytes, step_flop
 from benchmarks.throughput import Throughput, run
 from paramarket_env.config import MarketConfig
 from paramarket_env.learning.networks.mlp import MLP
@@ -26,15 +26,15 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def _small_yardstick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(floor.PRODUCT_WIDTH, "cpu", 64)
-    monkeypatch.setitem(floor.COPIED, "cpu", 1024)
+    monkeypatch.setitem(roofline.PRODUCT_WIDTH, "cpu", 64)
+    monkeypatch.setitem(roofline.COPIED, "cpu", 1024)
 
 
 def flop_of(config: MarketConfig, features: int, sizes: list[list[int]], validation: int) -> dict[str, int]:
     return step_flop(config, MLP((features,), 10, config.network.hidden), torch.tensor(sizes), validation)
 
 
-# --- the floor --------------------------------------------------------------------------------------------------------
+# --- the roofline -----------------------------------------------------------------------------------------------------
 
 
 def test_the_flop_of_the_digits_are_those_counted_by_hand() -> None:
@@ -93,8 +93,8 @@ def test_the_floor_is_the_larger_of_arithmetic_and_moving(monkeypatch: pytest.Mo
     monkeypatch.setattr(Yardstick, "product_rate", 10.0)
     monkeypatch.setattr(Yardstick, "copy_bandwidth", 2.0)
     yardstick = Yardstick(CPU)
-    assert yardstick.floor(100, 4) == 10
-    assert yardstick.floor(100, 40) == 20
+    assert yardstick.roofline(100, 4) == 10
+    assert yardstick.roofline(100, 40) == 20
 
 
 # --- the clock --------------------------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ def test_a_small_run_prints_and_writes_what_it_measured(
     options = Throughput(
         device="cpu",
         data_dir=str(tmp_path),
-        markets=(1,),
+        num_markets=(1,),
         agents=(2,),
         parameter_sets=(),
         widths=(),
@@ -170,7 +170,7 @@ def test_a_small_run_prints_and_writes_what_it_measured(
     results = run(options, Console(width=120))
     printed = capsys.readouterr().out
     assert "fashion is left out: data_dir=" in printed
-    assert "floor, M = 1" in printed
+    assert "roofline, M = 1" in printed
     assert json.loads(out.read_text()) == results
     assert out.with_suffix(".png").stat().st_size > 0
     assert "date" not in results
@@ -183,8 +183,8 @@ def test_a_small_run_prints_and_writes_what_it_measured(
     assert memory["peak"] >= memory["bare"] > 0
     assert memory["estimate"] > 0
     assert engine["times_first"] == pytest.approx(reference["seconds"] / engine["seconds"])
-    assert engine["times_floor"] == pytest.approx(engine["seconds"] / engine["floor_seconds"])
+    assert engine["times_floor"] == pytest.approx(engine["seconds"] / engine["roofline_seconds"])
     assert engine["agent_steps_per_second"] == pytest.approx(2 / engine["seconds"])
     assert sum(engine["phases"].values()) <= engine["seconds"] * (1 + 1e-9)
     assert min(engine["all_seconds"]) == engine["seconds"]  # the lower of two
-    assert engine["floor_seconds"] >= sum(engine["flop"].values()) / digits["product_rate"]
+    assert engine["roofline_seconds"] >= sum(engine["flop"].values()) / digits["product_rate"]

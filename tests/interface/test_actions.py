@@ -43,15 +43,15 @@ def every_action(mode: Any, of: Choices = POSTED) -> Tensor:
     return torch.cartesian_prod(torch.arange(2), torch.arange(1 + of.offers * of.bids), *asks)
 
 
-def played(mode: Any, markets: int = 3, **changes: Any) -> MarketBatch:
+def played(mode: Any, num_markets: int = 3, **changes: Any) -> MarketBatch:
     config = priced_market(**{"action_mode": mode, "budget": 20, "max_cycles": 8} | changes)
-    batch = MarketBatch(config, markets, device="cpu")
-    batch.reset(torch.arange(markets))
+    batch = MarketBatch(config, num_markets, device="cpu")
+    batch.reset(torch.arange(num_markets))
     return batch
 
 
 def some_actions(batch: MarketBatch, rng: np.random.Generator) -> Tensor:
-    space, markets, agents = batch.actions.space(), range(batch.engine.markets), range(batch.config.agents)
+    space, markets, agents = batch.actions.space(), range(batch.num_markets), range(batch.config.agents)
     return torch.from_numpy(np.array([[random_action(space, rng) for _ in agents] for _ in markets]))
 
 
@@ -262,7 +262,7 @@ def test_a_mask_forbids_the_actions_whose_purchase_is_not_legal_and_no_other(mod
     assert torch.equal(actions.legal_purchases(mask), legal)
     decoded = actions.decode(numbers)
     expected = (decoded.offer < 0) | legal[decoded.offer.clamp_min(0), decoded.bid]
-    starts = [sum(actions.choices[:part]) for part in range(len(actions.choices))]
+    starts = [sum(actions.nvec[:part]) for part in range(len(actions.nvec))]
     chosen = numbers.view(len(numbers), -1) + torch.tensor(starts)
     assert torch.equal(mask[chosen].all(1), expected)
     assert 0 < int(expected.sum()) < len(numbers)

@@ -20,7 +20,7 @@ from paramarket_env.market.snapshot import snapshot
 from tests.helpers import orders, play, priced_market, random_orders, tiny_market
 
 MODES = ("verb", "round")
-OWN = ["time_left", "market_open", "loss", "last_gain", "balance", "ask", "selling", "value_per_nat", "since_purchase"]
+OWN = ["time_left", "market_open", "loss", "last_gain", "balance", "ask", "selling", "kappa", "since_purchase"]
 SALES = ["sold", "sold_now", "declined", "earned"]
 OFFERS = ["offer_gain", "offer_price", "offer_legal"]
 TRADES = ["trade_price", "trades_now"]
@@ -36,8 +36,8 @@ EVERY_MARKET = pytest.mark.parametrize(("mechanism", "disclosure"), list(product
 
 def new_batch(**changes: Any) -> MarketBatch:
     """Two markets of three agents who sell two layers each, after some trades."""
-    config = priced_market(**{"parameter_sets": "layers", "value_per_nat": (0.5, 1.0, 3.0)} | changes)
-    batch, rng = MarketBatch(config, markets=2, device="cpu"), np.random.default_rng(0)
+    config = priced_market(**{"parameter_sets": "layers", "kappa": (0.5, 1.0, 3.0)} | changes)
+    batch, rng = MarketBatch(config, num_markets=2, device="cpu"), np.random.default_rng(0)
     batch.reset(torch.tensor([1, 2]))
     for _ in range(3):
         batch.engine.step(random_orders(batch.engine, rng))
@@ -115,7 +115,7 @@ SPACES: list[dict[str, Any]] = [
     {"lr": 50.0},
     {"budget": 0},
     {"opens_at": 3, "initial_ask": 4},
-    {"budget": (0, 9, 300), "broker_fee": 0.3, "value_distribution": "uniform", "value_per_nat_high": 100.0},
+    {"budget": (0, 9, 300), "broker_fee": 0.3, "kappa_distribution": "uniform", "kappa_high": 100.0},
     {"lr": 50.0, "disclosure": "bounds"},
     {"lr": 50.0, "disclosure": "full"},
     # Who buys the whole of another becomes its like: there is no way between them.
@@ -163,7 +163,7 @@ def test_own_fields_say_what_the_market_says(mechanism: str) -> None:
         "balance": state.balance.double() * tick,
         "ask": levels[state.ask] * tick,
         "selling": state.ask < 4,
-        "value_per_nat": torch.tensor([[0.5, 1.0, 3.0]] * 2),
+        "kappa": torch.tensor([[0.5, 1.0, 3.0]] * 2),
         "since_purchase": state.since_purchase / 6,
         "sold": state.sold,
         "sold_now": state.sales,
@@ -284,7 +284,7 @@ def test_what_is_not_quoted_shows_no_gain_and_is_not_legal() -> None:
 
 
 def kappa(batch: MarketBatch) -> None:
-    batch.engine.state.value[:, 1] = 0.123
+    batch.engine.state.kappa[:, 1] = 0.123
 
 
 def balance(batch: MarketBatch) -> None:
@@ -389,9 +389,9 @@ def test_a_personal_ask_is_seen_by_the_two_whom_it_concerns() -> None:
 
 def test_the_other_agents_values_are_not_in_the_spaces_either() -> None:
     rivals: list[dict[str, Any]] = [
-        {"value_per_nat": (1.0, 1.0, 1.0)},
-        {"value_per_nat": (1.0, 5.0, 1.0)},
-        {"value_distribution": "uniform", "value_per_nat": 1.0, "value_per_nat_high": (1.0, 7.0, 1.0)},
+        {"kappa": (1.0, 1.0, 1.0)},
+        {"kappa": (1.0, 5.0, 1.0)},
+        {"kappa_distribution": "uniform", "kappa": 1.0, "kappa_high": (1.0, 7.0, 1.0)},
     ]
     for disclosure in get_args(Disclosure):
         first, *others = (new_batch(**rival, disclosure=disclosure).layout for rival in rivals)
@@ -404,10 +404,12 @@ def test_the_other_agents_values_are_not_in_the_spaces_either() -> None:
 def test_the_test_data_reaches_no_observation_mask_or_reward(mode: Any) -> None:
     episodes, tests = [], []
     for spoiled in (False, True):
-        batch = MarketBatch(priced_market(action_mode=mode), markets=2, device="cpu")
+        batch = MarketBatch(priced_market(action_mode=mode), num_markets=2, device="cpu")
         batch.reset(torch.tensor([1, 2]))
         if spoiled:
-            batch.engine.state.deal = replace(batch.engine.state.deal, test=torch.zeros(2, 60, dtype=torch.int64))
+            batch.engine.state.partition = replace(
+                batch.engine.state.partition, test=torch.zeros(2, 60, dtype=torch.int64)
+            )
         rng, episode = np.random.default_rng(0), [batch.observe()]
         for _ in range(4):
             drawn = random_orders(batch.engine, rng)
@@ -426,7 +428,7 @@ def test_labels_of_test_samples_reach_no_observation() -> None:
         batch.reset(torch.tensor([1]))
         if spoiled:
             labels = batch.engine.dataset.labels.clone()
-            labels[batch.engine.state.deal.test[0]] = 0
+            labels[batch.engine.state.partition.test[0]] = 0
             batch.engine.dataset = batch.engine.broker.dataset = replace(batch.engine.dataset, labels=labels)
         rng = np.random.default_rng(0)
         for _ in range(4):

@@ -46,7 +46,7 @@ def test_the_text_names_every_agent_with_what_it_did_its_loss_balance_and_ask() 
     env.step({"trader_0": 1, "trader_1": 0, "trader_2": 4 + 3})
     env.step({"trader_0": 2 + 1, "trader_1": 2, "trader_2": 4 + 4})
     lines = text(env).splitlines()
-    loss = env.batch.engine.state.loss[0].tolist()
+    loss = env.market_batch.engine.state.loss[0].tolist()
     assert lines[0] == "cycle 2"
     assert [line.split() for line in lines[2:5]] == [
         ["trader_0", "refused", f"{loss[0]:.4f}", "30", "10"],
@@ -104,7 +104,7 @@ def test_a_picture_can_be_drawn_at_every_moment(agents: int) -> None:
 
 def test_a_picture_of_a_market_with_a_terminated_agent_can_be_drawn() -> None:
     env = new_env("rgb_array")
-    env.batch.engine.state.parameters[0, 1] = torch.nan
+    env.market_batch.engine.state.parameters[0, 1] = torch.nan
     env.step(dict.fromkeys(env.agents, 1))
     picture(env)
 
@@ -137,7 +137,7 @@ def test_human_without_a_display_warns_and_goes_on() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         env.close()
-    assert env.batch.engine.state.cycle.tolist() == [1]
+    assert env.market_batch.engine.state.cycle.tolist() == [1]
 
 
 class FakeDisplay:
@@ -201,6 +201,6 @@ def test_going_back_to_a_snapshot_leaves_no_window_behind(display: FakeDisplay) 
 def test_a_trade_is_told_with_the_gain_that_was_quoted_for_it() -> None:
     env = ParaMarketEnv(tiny_market(action_mode="round"), render_mode="ansi", device="cpu")
     env.reset(seed=0)
-    quoted = float(env.batch.engine.gains[0, 0, 0])
+    quoted = float(env.market_batch.engine.gains[0, 0, 0])
     env.step({"trader_0": [1, 1, 0], "trader_1": [0, 0, 0]})  # the training after the purchase changes the loss too
     assert env.history.trades[0].gain == quoted

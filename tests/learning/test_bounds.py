@@ -64,8 +64,10 @@ def test_the_best_gain_is_between_the_bounds_of_a_smoother_and_a_less_convex_los
 ) -> None:
     bowl, theta, step = Bowl(seed), drawn(seed + 2, 5), drawn(seed + 3, 5)
     best = bowl.gains(theta, step).max()
-    slope, squared = bowl.gradient(theta) @ step, step @ step
-    low, high = gain_bounds(slope, squared, WEIGHTS, bowl.curvatures[-1] + more, bowl.curvatures[0] - less)
+    directional_derivative, squared = bowl.gradient(theta) @ step, step @ step
+    low, high = gain_bounds(
+        directional_derivative, squared, WEIGHTS, bowl.curvatures[-1] + more, bowl.curvatures[0] - less
+    )
     rounding = 1e-12 * (1 + abs(best))
     assert low - rounding <= best <= high + rounding
 
@@ -75,8 +77,8 @@ def test_the_bounds_are_the_gain_itself_where_the_curvature_is_the_same_everywhe
     bowl, theta, step = Bowl(seed), drawn(seed + 2, 5), drawn(seed + 3, 5)
     bowl.hessian = curvature * torch.eye(5, dtype=torch.float64)
     best = float(bowl.gains(theta, step).max())
-    slope, squared = bowl.gradient(theta) @ step, step @ step
-    found = gain_bounds(slope, squared, WEIGHTS, number(curvature), number(curvature))
+    directional_derivative, squared = bowl.gradient(theta) @ step, step @ step
+    found = gain_bounds(directional_derivative, squared, WEIGHTS, number(curvature), number(curvature))
     assert found.tolist() == pytest.approx([best, best], rel=1e-9, abs=1e-12)
 
 
@@ -89,13 +91,15 @@ def test_each_bound_is_that_of_its_best_weight() -> None:
 
 
 def test_lines_of_any_shape_are_bounded_each_for_itself() -> None:
-    slope, squared = drawn(0, 2, 3, 1, 2), drawn(1, 2, 3, 1, 2).square()
+    directional_derivative, squared = drawn(0, 2, 3, 1, 2), drawn(1, 2, 3, 1, 2).square()
     smoothness, convexity = drawn(2, 2, 1, 1, 1), drawn(3, 2, 1, 1, 1)
-    found = gain_bounds(slope, squared, WEIGHTS, smoothness, convexity)
+    found = gain_bounds(directional_derivative, squared, WEIGHTS, smoothness, convexity)
     assert found.shape == (2, 3, 1, 2, 2)
     for place in np.ndindex(2, 3, 1, 2):
         ends = smoothness[place[0], 0, 0, 0], convexity[place[0], 0, 0, 0]
-        torch.testing.assert_close(found[place], gain_bounds(slope[place], squared[place], WEIGHTS, *ends))
+        torch.testing.assert_close(
+            found[place], gain_bounds(directional_derivative[place], squared[place], WEIGHTS, *ends)
+        )
 
 
 # --- lines that are measured ------------------------------------------------------------------------------------------
@@ -111,8 +115,8 @@ def test_slope_length_and_curvature_of_a_bowl_are_measured_as_they_are(seed: int
     assert (lines.shape, lines.dtype) == ((3, 3, 4), torch.float64)
     squared = steps.square().sum(-1)
     curvature = ((steps @ bowl.hessian) * steps).sum(-1) / squared
-    slope = (bowl.gradient(theta).unsqueeze(1) * steps).sum(-1)
-    torch.testing.assert_close(lines[..., 0], slope)
+    directional_derivative = (bowl.gradient(theta).unsqueeze(1) * steps).sum(-1)
+    torch.testing.assert_close(lines[..., 0], directional_derivative)
     torch.testing.assert_close(lines[..., 1], squared)
     for column in (2, 3):
         torch.testing.assert_close(lines[..., column], curvature, rtol=1e-6, atol=1e-6)
@@ -192,16 +196,20 @@ def test_every_quoted_gain_is_within_the_bounds_that_are_disclosed(rule: str, al
 
 
 def line_in_a_loop(engine: Engine, buyer: int, slot: int, good: int) -> tuple[float, float, list[float]]:
-    """Slope, squared length and the curvature at each weight of an offer in the first market, with plain modules."""
+    """Derivative, squared length and curvature at each weight of an offer in the first market, with plain modules."""
     state, seller = engine.state, int(engine.broker.sellers[buyer, slot])
-    validation, mine = state.deal.validation[0], state.parameters[0, buyer]
+    validation, mine = state.partition.validation[0], state.parameters[0, buyer]
     theirs = permute(engine.network, state.parameters[0, seller][None], state.quotes.permutations[0, buyer, slot][None])
     step = (theirs[0] - mine) * engine.broker.masks[good]
     samples = engine.dataset.inputs[validation], engine.dataset.labels[validation]
-    slope, squared = float(autograd(engine.network, mine, *samples) @ step), float(step @ step)
+    directional_derivative, squared = float(autograd(engine.network, mine, *samples) @ step), float(step @ step)
     before = module_loss(engine, mine, validation)
     tries = [(w, before - module_loss(engine, mine + w * step, validation)) for w in engine.config.broker.merge_grid]
-    return slope, squared, [-2 * (w * slope + gain) / (w * w * squared) for w, gain in tries]
+    return (
+        directional_derivative,
+        squared,
+        [-2 * (w * directional_derivative + gain) / (w * w * squared) for w, gain in tries],
+    )
 
 
 def test_bounds_are_those_of_the_extreme_curvatures_of_all_offers_in_loops() -> None:
@@ -212,9 +220,12 @@ def test_bounds_are_those_of_the_extreme_curvatures_of_all_offers_in_loops() -> 
     curvatures = [curvature for *_, several in lines for curvature in several]
     told = engine.broker.bounds(engine.state)[0]
     assert told.shape == (3, 4, 2)
-    for (buyer, slot, good), (slope, squared, _) in zip(offers, lines, strict=True):
+    for (buyer, slot, good), (directional_derivative, squared, _) in zip(offers, lines, strict=True):
         ends = (max(curvatures), min(curvatures))
-        expected = [max(-w * slope - c / 2 * w * w * squared for w in engine.config.broker.merge_grid) for c in ends]
+        expected = [
+            max(-w * directional_derivative - c / 2 * w * w * squared for w in engine.config.broker.merge_grid)
+            for c in ends
+        ]
         assert told[buyer, 2 * slot + good].tolist() == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 

@@ -46,13 +46,13 @@ def test_evaluation_equals_one_module_at_a_time() -> None:
     assert len(losses.unique()) == 15
 
 
-@pytest.mark.parametrize(("numbers", "stems", "heads"), [(1, 5, 5), (900, 1, 3), (2000, 1, 2), (3000, 1, 1)])
+@pytest.mark.parametrize(("numbers", "stems", "bodies"), [(1, 5, 5), (900, 1, 3), (2000, 1, 2), (3000, 1, 1)])
 def test_evaluation_in_chunks_equals_evaluation_at_once(
-    numbers: int, stems: int, heads: int, monkeypatch: pytest.MonkeyPatch
+    numbers: int, stems: int, bodies: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset, (parameters, samples) = make_dataset(), groups()
     losses, accuracies = evaluate(NETWORK, dataset, parameters, samples)
-    seen: dict[str, list[int]] = {"stem": [], "head": []}
+    seen: dict[str, list[int]] = {"stem": [], "body": []}
 
     def spy(name: str, compute: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
         return lambda some, data: seen[name].append(len(some)) or compute(some, data)
@@ -61,8 +61,8 @@ def test_evaluation_in_chunks_equals_evaluation_at_once(
         monkeypatch.setattr(NETWORK, name, spy(name, getattr(NETWORK, name)))
     monkeypatch.setattr(evaluation, "chunk_elements", lambda device: numbers)
     chunked = evaluate(NETWORK, dataset, parameters, samples)
-    assert (len(seen["stem"]), len(seen["head"])) == (stems, heads)
-    assert sum(seen["stem"]) == sum(seen["head"]) == 5
+    assert (len(seen["stem"]), len(seen["body"])) == (stems, bodies)
+    assert sum(seen["stem"]) == sum(seen["body"]) == 5
     torch.testing.assert_close(chunked[0], losses, rtol=0, atol=1e-6)
     torch.testing.assert_close(chunked[1], accuracies, rtol=0, atol=0)
 

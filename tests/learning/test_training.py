@@ -177,7 +177,7 @@ def assert_same(engine: Engine, plain: reference.PlainMarket, market: int) -> No
 @CONFIGS
 def test_the_engines_steps_equal_the_plain_markets(config: TrainingConfig, local_steps: int | None) -> None:
     training = TrainingConfig(**{**vars(config), "lr": config.lr / 10, "local_steps": local_steps})
-    engine = Engine(market_config(training), markets=2, device="cpu")
+    engine = Engine(market_config(training), num_markets=2, device="cpu")
     engine.reset(as_seeds(3, 2, engine.device))
     plains = [reference.plain_market(engine, market) for market in range(2)]
     none = torch.full((2, 3), -1)
@@ -197,7 +197,7 @@ def test_the_engines_steps_equal_the_plain_markets(config: TrainingConfig, local
 
 def test_a_network_that_overflowed_at_a_finite_loss_stops_no_other_market() -> None:
     """A bias of -inf before a ReLU is a dead unit: the loss is finite, the parameters are not."""
-    engine = Engine(market_config(SGD), markets=2, device="cpu")
+    engine = Engine(market_config(SGD), num_markets=2, device="cpu")
     engine.reset(as_seeds(3, 2, engine.device))
     before = [tensor.clone() for tensor in (engine.state.loss, engine.state.quotes.loss)]
     parameters = engine.state.parameters.clone()

@@ -63,7 +63,7 @@ def test_a_quote_is_the_best_of_the_grid_tried_in_a_loop_with_ordinary_modules(r
     engine = new_engine(tiny_market(parameter_sets=rule, align=align, hidden=(8, 6)))
     engine.step(orders(engine, train=(0, 1)))
     state, grid = engine.state, engine.config.broker.merge_grid
-    validation = state.deal.validation[0]
+    validation = state.partition.validation[0]
     for buyer, seller in ((0, 1), (1, 0)):
         networks = (*state.parameters[0, [buyer, seller]], state.quotes.permutations[0, buyer, 0])
         for number, good in enumerate(engine.broker.set_names):
@@ -98,7 +98,7 @@ def test_the_purchased_network_is_the_explicit_merge_of_the_networks_before_the_
 
 
 def module_loss_before(engine: Engine, parameters: Tensor) -> float:
-    return module_loss(engine, parameters, engine.state.deal.validation[0])
+    return module_loss(engine, parameters, engine.state.partition.validation[0])
 
 
 def test_outside_the_parameter_set_the_buyer_keeps_its_parameters_to_the_bit() -> None:
@@ -194,7 +194,7 @@ def test_kept_quotes_equal_quotes_from_scratch(changes: dict[str, int]) -> None:
         fresh = snapshot(engine.state)
         fresh.quotes = engine.broker.no_quotes(2)
         fresh.quotes.permutations = engine.state.quotes.permutations.clone()  # where the next match begins
-        engine.broker.examine(fresh, torch.ones_like(fresh.changed), engine.market_open)
+        engine.broker.evaluate_and_quote(fresh, torch.ones_like(fresh.changed), engine.market_open)
         if bool(engine.market_open.all()):
             compared += 1
             torch.testing.assert_close(engine.state.quotes.loss, fresh.quotes.loss, rtol=1e-6, atol=0)

@@ -26,11 +26,12 @@ from paramarket_env.market.orders import no_orders
 from paramarket_env.scenarios import scenario
 
 def play(engine, steps):
-    some = torch.arange(engine.markets)
+    some = torch.arange(engine.num_markets)
     engine.reset(some)
-    everyone = torch.ones(engine.markets, 2, dtype=torch.bool)
+    everyone = torch.ones(engine.num_markets, 2, dtype=torch.bool)
     for _ in range(steps):
-        engine.step(replace(no_orders(engine.markets, 2, 1, engine.device), train=everyone, offer=everyone.long() - 1))
+        nothing = no_orders(engine.num_markets, 2, 1, engine.device)
+        engine.step(replace(nothing, train=everyone, offer=everyone.long() - 1))
     engine.reset(some[::2], some[::2])
 
 markets = int(sys.argv[1])
@@ -52,23 +53,23 @@ from paramarket_env.scenarios import scenario
 def peak():
     return int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 
-markets = AutoresetBatch(scenario("digits"), 1024, device="cpu")
-markets.begin(0)
+autoreset = AutoresetBatch(scenario("digits"), 1024, device="cpu")
+autoreset.reset(0)
 generator = torch.Generator().manual_seed(0)
 for step in range(1200):
     if step == 200:
         before = peak()
     # Any legal action for a tenth of the agents, and to hold for the others: so that it takes a minute.
-    scores = torch.rand(markets.mask.shape, generator=generator).masked_fill(~markets.mask, -1)
+    scores = torch.rand(autoreset.mask.shape, generator=generator).masked_fill(~autoreset.mask, -1)
     busy = torch.rand(scores.shape[:2], generator=generator) < 0.1
-    markets.step(torch.where(busy, markets.batch.actions.best(scores), 0))
+    autoreset.step(torch.where(busy, autoreset.market_batch.actions.best(scores), 0))
 print(before, peak())
 """
 
 
-def ratio(markets: int) -> float:
+def ratio(num_markets: int) -> float:
     """Peak memory of so many default markets, over its estimate, in a process of its own."""
-    command = [sys.executable, "-c", PEAK, str(markets)]
+    command = [sys.executable, "-c", PEAK, str(num_markets)]
     return float(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
 
 
@@ -104,17 +105,17 @@ def test_more_markets_than_fit_are_refused_with_the_estimate_and_the_largest_num
     engine = Engine(tiny_market(), 1, "cpu")
     free = required_bytes(37, engine.one, engine.network, engine.dataset)
     monkeypatch.setattr(capacity, "free_bytes", lambda device: free)
-    assert Engine(tiny_market(), 37, "cpu").markets == 37
-    with pytest.raises(ValueError, match=r"markets=38 .*about 0\.\d GiB where 0\.\d GiB are free; at most 37 fit"):
+    assert Engine(tiny_market(), 37, "cpu").num_markets == 37
+    with pytest.raises(ValueError, match=r"num_markets=38 .*about 0\.\d GiB where 0\.\d GiB are free; at most 37 fit"):
         Engine(tiny_market(), 38, "cpu")
 
 
 def test_the_refusal_comes_before_the_memory_is_taken() -> None:
-    with pytest.raises(ValueError, match=r"markets=10000000000 .*at most \d+ fit"):
+    with pytest.raises(ValueError, match=r"num_markets=10000000000 .*at most \d+ fit"):
         Engine(tiny_market(), 10**10, "cpu")
 
 
 def test_where_not_even_one_market_fits_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capacity, "free_bytes", lambda device: 1000)
-    with pytest.raises(ValueError, match=r"markets=1 .*at most 0 fit"):
+    with pytest.raises(ValueError, match=r"num_markets=1 .*at most 0 fit"):
         Engine(tiny_market(), 1, "cpu")

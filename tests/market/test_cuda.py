@@ -26,7 +26,7 @@ CONFIGS = pytest.mark.parametrize(
         {"endowment": "dirichlet", "parameter_sets": "prefixes", "momentum": 0.5, "hidden": (8, 6)},
         {"mechanism": "personal", "disclosure": "bounds", "parameter_sets": "layers", "broker_fee": 0.1},
         {"mechanism": "double-auction", "disclosure": "none", "budget": (60, 0, 30)},
-        {"mechanism": "second-price", "value_distribution": "log-uniform", "value_per_nat_high": 2.0},
+        {"mechanism": "second-price", "kappa_distribution": "log-uniform", "kappa_high": 2.0},
     ],
     ids=["sgd", "adam", "dirichlet", "personal", "double-auction", "second-price"],
 )
@@ -74,7 +74,7 @@ def test_a_copy_on_a_gpu_goes_on_alike() -> None:
 
 @pytest.mark.parametrize("mode", ["verb", "round"])
 def test_the_adapters_play_on_a_gpu(mode: Any) -> None:
-    markets = paramarket_v0.sb3_vec_env(tiny_market(action_mode=mode), markets=3, device="cuda")
+    markets = paramarket_v0.sb3_vec_env(tiny_market(action_mode=mode), num_markets=3, device="cuda")
     markets.seed(0)
     seen = markets.reset()
     for _ in range(8):

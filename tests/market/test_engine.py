@@ -26,7 +26,7 @@ RICH = 2**60 + 1  # a float64 cannot hold it
 def losses(engine: Engine) -> list[float]:
     """The validation losses of market 0, the plain way."""
     state = engine.state
-    return [module_loss(engine, network, state.deal.validation[0]) for network in state.parameters[0]]
+    return [module_loss(engine, network, state.partition.validation[0]) for network in state.parameters[0]]
 
 
 # --- purchases ----------------------------------------------------------------------------------------------------
@@ -261,7 +261,7 @@ def test_losses_are_those_of_ordinary_modules_on_the_validation_data() -> None:
 def test_test_metrics_are_those_of_ordinary_modules_on_the_test_data() -> None:
     engine = new_engine(tiny_market())
     engine.step(orders(engine, train=(0, 1)))
-    test, state = engine.state.deal.test[0], engine.state
+    test, state = engine.state.partition.test[0], engine.state
     loss, accuracy = engine.test_metrics()
     for agent, network in enumerate(state.parameters[0]):
         guesses = engine.network.module(network)(engine.dataset.inputs[test]).argmax(dim=1)
@@ -327,7 +327,7 @@ def expected_rewards(engine: Engine, record: StepRecord, before: list[float]) ->
     economy, after = engine.config.economy, engine.state.loss[0].tolist()
     gains = [first - last for first, last in zip(before, after, strict=True)]
     rewards = []
-    for agent, kappa in enumerate(engine.state.value[0].tolist()):
+    for agent, kappa in enumerate(engine.state.kappa[0].tolist()):
         money = int(record.received[0, agent]) - int(record.paid[0, agent])
         others = [gain for other, gain in enumerate(gains) if other != agent]
         cost = economy.train_cost * bool(record.trained[0, agent])
@@ -338,7 +338,7 @@ def expected_rewards(engine: Engine, record: StepRecord, before: list[float]) ->
 
 @pytest.mark.parametrize("terms", [{}, {"train_cost": 0.3}, {"rivalry": 0.7}, {"train_cost": 0.1, "rivalry": 0.2}])
 def test_the_reward_is_gain_and_money_less_the_cost_of_training_and_rivals_gains(terms: dict[str, float]) -> None:
-    engine = new_engine(priced_market(value_per_nat=(0.5, 1.0, 3.0), tick=0.01, **terms))
+    engine = new_engine(priced_market(kappa=(0.5, 1.0, 3.0), tick=0.01, **terms))
     rng = np.random.default_rng(3)
     traded = 0
     for _ in range(6):
@@ -357,11 +357,11 @@ def test_large_amounts_of_money_keep_their_precision_in_the_reward() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_rewards_add_up_to_the_fall_of_the_loss_and_the_change_of_the_balance(seed: int) -> None:
-    engine, rng = new_engine(priced_market(value_per_nat=(0.5, 1.0, 3.0)), [seed]), np.random.default_rng(seed)
+    engine, rng = new_engine(priced_market(kappa=(0.5, 1.0, 3.0)), [seed]), np.random.default_rng(seed)
     first_loss, first_balance = engine.state.loss.clone(), engine.state.balance.clone()
     rewards = torch.stack([engine.step(random_orders(engine, rng)).reward for _ in range(6)])
     fall, income = first_loss - engine.state.loss, engine.state.balance - first_balance
-    expected = engine.state.value * fall + engine.config.economy.tick * income.double()
+    expected = engine.state.kappa * fall + engine.config.economy.tick * income.double()
     assert bool(income.any())
     assert int(engine.state.refusals.sum()) > 0
     torch.testing.assert_close(rewards.sum(0), expected, rtol=0, atol=1e-12)
@@ -380,7 +380,7 @@ def test_an_episode_is_truncated_after_max_cycles_and_not_before() -> None:
 
 def diverged() -> tuple[Engine, StepRecord, list[float]]:
     """A market of three in which agent 1 has just trained itself to infinity; its record and the losses before."""
-    engine = new_engine(priced_market(value_per_nat=(1.0, 2.0, 3.0)))
+    engine = new_engine(priced_market(kappa=(1.0, 2.0, 3.0)))
     before = engine.state.loss[0].tolist()
     engine.state.parameters[0, 1] *= 1e20
     return engine, engine.step(orders(engine, train=(0, 1), buy={2: 0})), before

@@ -36,10 +36,10 @@ def test_a_device_that_does_not_exist_is_refused_with_what_is_possible() -> None
         Engine(tiny_market(), device="gpu")
 
 
-@pytest.mark.parametrize("markets", [0, -1, 2.5, None])
-def test_an_engine_needs_a_market(markets: Any) -> None:
-    with pytest.raises(ValueError, match=f"markets={markets} .*>= 1"):
-        Engine(tiny_market(), markets, "cpu")
+@pytest.mark.parametrize("num_markets", [0, -1, 2.5, None])
+def test_an_engine_needs_a_market(num_markets: Any) -> None:
+    with pytest.raises(ValueError, match=f"num_markets={num_markets} .*>= 1"):
+        Engine(tiny_market(), num_markets, "cpu")
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,13 @@ def test_a_market_with_trades_goes_on_alike_alone_and_as_one_of_seven(endowment:
 
 def test_markets_of_different_seeds_differ() -> None:
     state = new_engine(priced_market(), SEEDS).state
-    for tensor in (state.parameters, state.deal.validation, state.deal.test, state.deal.endowments, state.loss):
+    for tensor in (
+        state.parameters,
+        state.partition.validation,
+        state.partition.test,
+        state.partition.endowments,
+        state.loss,
+    ):
         assert len({row.numpy().tobytes() for row in tensor}) == len(SEEDS)
 
 

@@ -47,7 +47,7 @@ def integers(draw: st.DrawFn, shape: tuple[int, ...], low: int, high: int) -> Te
 
 
 def any_orders(draw: st.DrawFn, engine: Engine) -> Orders:
-    shape = (engine.markets, engine.config.agents)
+    shape = (engine.num_markets, engine.config.agents)
     levels = len(engine.config.economy.ask_levels)
     return Orders(
         train=integers(draw, shape, 0, 1).bool(),
@@ -112,8 +112,8 @@ def test_every_order_becomes_what_it_becomes_in_plain_clearing_and_refusals_are_
     engine, steps = data.draw(games(mechanism))
     economy, counts = engine.config.economy, torch.zeros_like(engine.state.refusals)
     for chosen in steps:
-        markets = [plain_orders(engine, chosen, market) for market in range(engine.markets)]
-        were_open = [is_open(engine, market) for market in range(engine.markets)]
+        markets = [plain_orders(engine, chosen, market) for market in range(engine.num_markets)]
+        were_open = [is_open(engine, market) for market in range(engine.num_markets)]
         record = engine.step(chosen)
         for market, orders in enumerate(markets):
             buyers = zip(orders, record.seller[market].tolist(), strict=True)
@@ -159,7 +159,7 @@ def test_purchases_that_are_taken_out_of_the_orders_change_nothing_if_they_are_r
     mechanism: str, data: st.DataObject
 ) -> None:
     engine, steps = data.draw(games(mechanism))
-    twin = Engine(engine.config, engine.markets, "cpu")
+    twin = Engine(engine.config, engine.num_markets, "cpu")
     twin.reset(engine.state.seeds)
     twin.state.balance, twin.state.ask = engine.state.balance.clone(), engine.state.ask.clone()
     for chosen in steps:
@@ -182,5 +182,5 @@ def test_the_loss_equals_the_evaluation_of_the_network(mechanism: str, data: st.
         assert torch.equal(record.gain, before - engine.state.loss)
     state = engine.state
     for market, networks in enumerate(state.parameters):
-        plain = [module_loss(engine, network, state.deal.validation[market]) for network in networks]
+        plain = [module_loss(engine, network, state.partition.validation[market]) for network in networks]
         assert state.loss[market].tolist() == pytest.approx(plain, rel=1e-5)

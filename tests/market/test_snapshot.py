@@ -126,5 +126,5 @@ def test_an_environment_goes_back_to_a_snapshot_as_often_as_wanted(mode: Any) ->
         while env.agents:
             steps.append(env.step(random_actions(env, rng)))
         assert len(steps) == 4
-        ends.append(digest([steps, env.batch.engine.state.parameters, env.render()]))
+        ends.append(digest([steps, env.market_batch.engine.state.parameters, env.render()]))
     assert len(set(ends)) == 1

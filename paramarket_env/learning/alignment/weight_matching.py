@@ -39,7 +39,7 @@ def weight_matching(network: Network, buyers: Tensor, sellers: Tensor, start: Te
         result = torch.where(warmer.unsqueeze(1), start, result)
     tensors = split(network, both)
     nothing = {name: both.new_zeros(len(buyers), size, size) for name, size in sizes.items()}
-    lone = {name: _add_inner_products(nothing[name], network, name, tensors) for name in names}
+    fixed_products = {name: _add_inner_products(nothing[name], network, name, tensors) for name in names}
     shared = {spec.name: tensors[spec.name] for spec in network.parameters if len(_acting_on(spec)) > 1}
     orders = by_name(network, result)  # views: what is written there is written into the result
     # A permutation has to be looked at again only if one that acts on the same tensors has changed since.
@@ -54,7 +54,7 @@ def weight_matching(network: Network, buyers: Tensor, sellers: Tensor, start: Te
                 continue
             current = {other: order[pairs] for other, order in orders.items()}
             theirs = {tensor: pair[:, pairs] for tensor, pair in shared.items()}
-            products = _add_inner_products(lone[name][pairs], network, name, theirs, current)
+            products = _add_inner_products(fixed_products[name][pairs], network, name, theirs, current)
             better = _assign(products)
             before = _total(products, current[name])
             gain = _total(products, better) - before > TOLERANCE * before.abs().clamp_min(1)

@@ -22,7 +22,7 @@ DIRICHLET_DRAWS = 100
 
 
 @dataclass(frozen=True)
-class Deal:
+class Partition:
     """Indices into the dataset, int64, for M markets of N agents."""
 
     endowments: Tensor
@@ -89,7 +89,7 @@ def iid(pool: Pool) -> Tensor:
 def dirichlet(pool: Pool) -> Tensor:
     """Each class divided in proportions drawn from Dirichlet(concentration) (Hsu et al. 2019).
 
-    As is usual in federated learning, a market is dealt again until every agent has enough samples.
+    As is usual in federated learning, a market is divided again until every agent has enough samples.
     """
     markets = len(pool.labels)
     owner = torch.full_like(pool.labels, -1)
@@ -125,7 +125,7 @@ ENDOWMENTS: dict[str, Callable[[Pool], Tensor]] = {
 """A rule returns bool ``[M, N, T]``: whether an agent holds a sample of the pool."""
 
 
-def deal(config: DataConfig, dataset: Dataset, agents: int, seeds: Tensor, batch_size: int) -> Deal:
+def partition(config: DataConfig, dataset: Dataset, agents: int, seeds: Tensor, batch_size: int) -> Partition:
     """Split the dataset and deal the training samples, each market by its own seed (int64 ``[M]``).
 
     Raises ``ValueError`` where a split asks for more samples than there are, or an agent would have none.
@@ -138,19 +138,19 @@ def deal(config: DataConfig, dataset: Dataset, agents: int, seeds: Tensor, batch
     packed = (~held).to(torch.int8).argsort(dim=-1, stable=True)
     endowments = train.unsqueeze(1).expand_as(held).gather(-1, packed)
     endowments[_positions(endowments) >= sizes.unsqueeze(-1)] = -1
-    result = Deal(endowments, sizes, validation, test)
+    result = Partition(endowments, sizes, validation, test)
     require_minibatches(result, 1)
     return result
 
 
-def require_minibatches(dealt: Deal, batch_size: int) -> None:
+def require_minibatches(partition: Partition, batch_size: int) -> None:
     """Raise ``ValueError``, naming the agent, if one has fewer samples than a minibatch."""
-    short = (dealt.sizes < batch_size).nonzero()
+    short = (partition.sizes < batch_size).nonzero()
     if len(short):
         market, agent = short[0].tolist()
         raise ValueError(
             f"training.batch_size={batch_size} is not allowed: it must be at most the samples of each agent, and "
-            f"trader_{agent} has {int(dealt.sizes[market, agent])}"
+            f"trader_{agent} has {int(partition.sizes[market, agent])}"
         )
 
 

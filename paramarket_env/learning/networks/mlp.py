@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from paramarket_env.config import NetworkConfig, lookup
-from paramarket_env.learning.networks.network import Gradients, Network, ParameterSpec, Slope, split
+from paramarket_env.learning.networks.network import Gradients, LogitGradient, Network, ParameterSpec, split
 
 
 class MLP:
@@ -44,21 +44,21 @@ class MLP:
         wide = torch.baddbmm(bias.reshape(groups, same * width, 1), weight, samples.mT)
         return wide.view(groups, same, width, samples.shape[1])
 
-    def head(self, parameters: Tensor, stem: Tensor) -> Tensor:
-        """See :meth:`Network.head`."""
+    def body(self, parameters: Tensor, stem: Tensor) -> Tensor:
+        """See :meth:`Network.body`."""
         hidden = stem.flatten(0, 1)
         for layer, (weight, bias) in enumerate(self._layers(parameters.flatten(0, 1), first=1)):
             hidden = torch.baddbmm(bias, weight, hidden.relu() if layer == 0 else hidden.relu_())
         return hidden.view(*stem.shape[:2], *hidden.shape[1:])
 
-    def gradients(self, parameters: Tensor, inputs: Tensor, slope: Slope) -> Gradients:
+    def gradients(self, parameters: Tensor, inputs: Tensor, logit_gradient: LogitGradient) -> Gradients:
         """See :meth:`Network.gradients`. Backpropagation written out: autograd takes half as long again."""
         layers = self._layers(parameters)
         entering, out = [], inputs.flatten(2).mT
         for layer, (weight, bias) in enumerate(layers):
             entering.append(out if layer == 0 else out.relu_())
             out = torch.baddbmm(bias, weight, entering[-1])
-        back = slope(out)
+        back = logit_gradient(out)
         parts: list[Tensor] = []
         for layer in reversed(range(len(layers))):
             parts = [torch.bmm(back, entering[layer].mT).flatten(1), back.sum(2), *parts]

@@ -18,7 +18,7 @@ from torch.func import functional_call, vjp, vmap
 
 from paramarket_env.config import require
 from paramarket_env.learning.networks.mlp import NetworkFactory
-from paramarket_env.learning.networks.network import Gradients, ParameterSpec, Slope, split
+from paramarket_env.learning.networks.network import Gradients, LogitGradient, ParameterSpec, split
 
 ModuleFactory = Callable[[tuple[int, ...], int, tuple[int, ...]], nn.Sequential]
 """The module for samples of shape ``features`` and so many classes, with ``hidden`` of the configuration."""
@@ -64,7 +64,7 @@ class ModuleNetwork:
         stem = [spec for spec in self.parameters if spec.layer == first[-1][0]]
         self.stem_size = sum(spec.size for spec in stem)
         self._stem = partial(_call, nn.Sequential(OrderedDict(first)), stem)
-        self._head = partial(_call, nn.Sequential(OrderedDict(rest)), self.parameters[len(stem) :])
+        self._body = partial(_call, nn.Sequential(OrderedDict(rest)), self.parameters[len(stem) :])
         self._whole = partial(_call, self._module, self.parameters)
 
     def _check(self, features: tuple[int, ...], classes: int, first: nn.Module | None) -> None:
@@ -105,16 +105,16 @@ class ModuleNetwork:
         stems: Tensor = vmap(vmap(self._stem, (0, None)))(parameters[..., : self.stem_size], inputs)
         return stems.mT.contiguous()
 
-    def head(self, parameters: Tensor, stem: Tensor) -> Tensor:
-        """See :meth:`Network.head`."""
-        logits: Tensor = vmap(vmap(self._head))(parameters, stem.mT)
+    def body(self, parameters: Tensor, stem: Tensor) -> Tensor:
+        """See :meth:`Network.body`."""
+        logits: Tensor = vmap(vmap(self._body))(parameters, stem.mT)
         return logits.mT.contiguous()
 
-    def gradients(self, parameters: Tensor, inputs: Tensor, slope: Slope) -> Gradients:
+    def gradients(self, parameters: Tensor, inputs: Tensor, logit_gradient: LogitGradient) -> Gradients:
         """See :meth:`Network.gradients`."""
         # The networks do not touch each other, so that the gradient of all is that of each.
         logits, pullback, *_ = vjp(lambda vectors: vmap(self._whole)(vectors, inputs), parameters)
-        (gradient,) = pullback(slope(logits.mT.contiguous()).mT)
+        (gradient,) = pullback(logit_gradient(logits.mT.contiguous()).mT)
         parts: Gradients = gradient.split([spec.size for spec in self.parameters], dim=1)
         return parts
 

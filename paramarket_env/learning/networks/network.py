@@ -40,7 +40,7 @@ class ParameterSpec:
         return math.prod(self.shape)
 
 
-Slope = Callable[[Tensor], Tensor]
+LogitGradient = Callable[[Tensor], Tensor]
 """The gradient of the losses in the logits, both float32 ``[R, classes, n]``."""
 
 
@@ -52,7 +52,7 @@ class Network(Protocol):
     """An architecture: what an aligner, a merger, a trainer and an evaluator need to know of it.
 
     Its *stem* is the first layer before its nonlinearity, which is linear in the parameters: the stem of a merged
-    network is the merge of the stems. Its *head* is all the rest.
+    network is the merge of the stems. Its *body* is all the rest.
     """
 
     parameters: tuple[ParameterSpec, ...]
@@ -66,10 +66,10 @@ class Network(Protocol):
         ``parameters`` ``[R, G, P]``, ``inputs`` float32 ``[R, n, *features]`` -> ``[R, G, units, n]``.
         """
 
-    def head(self, parameters: Tensor, stem: Tensor) -> Tensor:
+    def body(self, parameters: Tensor, stem: Tensor) -> Tensor:
         """Logits ``[R, G, classes, n]``, from the other parameters ``[R, G, P - stem_size]`` and the stems."""
 
-    def gradients(self, parameters: Tensor, inputs: Tensor, slope: Slope) -> Gradients:
+    def gradients(self, parameters: Tensor, inputs: Tensor, logit_gradient: LogitGradient) -> Gradients:
         """The gradients of R networks ``[R, P]``, each on its own samples ``[R, n, *features]``."""
 
     def module(self, parameters: Tensor) -> nn.Module:

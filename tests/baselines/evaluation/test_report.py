@@ -45,8 +45,8 @@ def test_measures_are_means_over_agents_for_each_seed(episodes: list[Episode]) -
 def test_gains_are_paired_with_the_first_arm_by_seed(episodes: list[Episode]) -> None:
     table = per_seed(episodes).set_index(["arm", "seed"])
     difference = table.loc["paper"].test_accuracy - table.loc["train"].test_accuracy
-    np.testing.assert_allclose(table.loc["paper"].accuracy_gain, difference)
-    assert (table.loc["train"].accuracy_gain == 0).all()
+    np.testing.assert_allclose(table.loc["paper"].accuracy_difference, difference)
+    assert (table.loc["train"].accuracy_difference == 0).all()
     assert (table.loc["train"].trades == 0).all()
 
 

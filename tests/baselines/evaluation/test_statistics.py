@@ -25,7 +25,7 @@ from baselines.evaluation.statistics import (
     summary,
 )
 from baselines.evaluation.welfare import returns
-from baselines.training.sb3 import SPARRING
+from baselines.training.sb3 import TRAINING_OPPONENTS
 from tests.baselines.test_cli import SMALL
 from tests.helpers import priced_market
 
@@ -76,7 +76,7 @@ def test_the_mean_is_told_beside_each_population_too(runs: pd.DataFrame) -> None
 
 
 def test_some_populations_of_an_evaluation_are_new_to_what_was_trained() -> None:
-    assert set(SPARRING) < set(POPULATIONS)
+    assert set(TRAINING_OPPONENTS) < set(POPULATIONS)
 
 
 def test_a_policy_that_cannot_play_is_a_hole_that_says_why(runs: pd.DataFrame) -> None:
@@ -161,10 +161,10 @@ def test_who_improves_on_whom_adds_up_to_one(tasks: list[list[int]]) -> None:
 
 
 def test_samples_are_those_of_one_policy_task_by_task(runs: pd.DataFrame) -> None:
-    scores = samples(runs.sample(frac=1, random_state=0), "paper", "gain")
+    scores = samples(runs.sample(frac=1, random_state=0), "paper", "advantage")
     assert [task.shape for task in scores] == [(3,)] * 6
     first = runs[(runs.policy == "paper") & (runs.population == "greedy") & (runs.seat == 0)].sort_values("seed")
-    assert scores[0].tolist() == first.gain.tolist()
+    assert scores[0].tolist() == first.advantage.tolist()
 
 
 # --- the command ----------------------------------------------------------------------------------------------------

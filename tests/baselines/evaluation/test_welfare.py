@@ -87,12 +87,12 @@ def test_measures_of_a_market_by_hand() -> None:
     assert found.omniscient_share == pytest.approx(100 * 0.2 / 0.6)
     assert found.regret == (400 - 200) / 2  # 200 ticks would have sold twice
     assert found.gini == pytest.approx((1180 - 800) / (2 * 1980))
-    assert found.gain == pytest.approx((0.3 - 0.1) / 2)
-    assert found.gainers == 50
+    assert found.advantage == pytest.approx((0.3 - 0.1) / 2)
+    assert found.better_off == 50
     assert found.refused == 3
     assert found.refused_underbid == 1
     alone = table.loc["out"]
-    assert (alone.gain, alone.gainers, alone.revenue, alone.gini) == (0, 0, 0, 0)
+    assert (alone.advantage, alone.better_off, alone.revenue, alone.gini) == (0, 0, 0, 0)
     assert math.isnan(alone.efficiency)
     assert math.isnan(alone.sellers_share)
 
@@ -101,7 +101,7 @@ def test_measures_of_a_market_by_hand() -> None:
 
 
 def test_measures_of_a_played_market_add_up() -> None:
-    config = priced_market(action_mode="round", broker_fee=0.2, value_per_nat=5.0, budget=200)
+    config = priced_market(action_mode="round", broker_fee=0.2, kappa=5.0, budget=200)
     arms = [Arm("out", ("train",), closed), Arm("in", ("paper+fixed:1",))]
     episodes = [play(config, arm, (0, 1), "cpu") for arm in arms]
     table = welfare(episodes, config.economy).set_index(["arm", "seed"])
@@ -117,11 +117,11 @@ def test_measures_of_a_played_market_add_up() -> None:
         last = episodes[1].steps[(episodes[1].steps.seed == seed) & (episodes[1].steps.cycle == config.max_cycles + 1)]
         assert last.balance.sum() == 600 - fees
         gains = returns(episodes[1])[seed] - returns(episodes[0])[seed]
-        assert row.gain == pytest.approx(gains.mean())
+        assert row.advantage == pytest.approx(gains.mean())
 
 
 def test_a_purchase_is_never_worth_more_than_the_best_offer_that_stood() -> None:
-    config = priced_market(action_mode="round", value_per_nat=5.0)
+    config = priced_market(action_mode="round", kappa=5.0)
     played = play(config, Arm("greedy", ("greedy",)), (0, 1), "cpu")
     stood = played.steps.assign(cycle=played.steps.cycle + 1).set_index(["seed", "cycle", "agent"]).best_value
     for trade in played.trades.itertuples():

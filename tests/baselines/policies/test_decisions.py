@@ -126,7 +126,7 @@ def see(seat: Seat, rows: int = 1, **fields: Any) -> tuple[Tensor, Tensor]:
     values = {field.name: torch.zeros(rows, field.size) for field in seat.layout.fields}
     for name, value in fields.items():
         values[name] = torch.as_tensor(value, dtype=torch.float32).expand(rows, -1).clone()
-    legal = (values["offer_legal"] > 0).unsqueeze(2).expand(-1, -1, seat.actions.of.bids)
+    legal = (values["offer_legal"] > 0).unsqueeze(2).expand(-1, -1, seat.actions.choices.bids)
     return seat.layout.pack(values), seat.actions.mask(legal)
 
 
@@ -136,7 +136,7 @@ def wants(policy: Policy, seat: Seat, **fields: Any) -> str:
 
 OFFERS = {
     "offer_legal": [1, 1],
-    "value_per_nat": [2],
+    "kappa": [2],
     "time_left": [0.5],
     "offer_price": [0.05, 0.01],
     "selling": [1],

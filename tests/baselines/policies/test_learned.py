@@ -31,7 +31,7 @@ CONFIG = priced_market(max_cycles=4)
 
 def taught(config: MarketConfig, name: str, folder: Path) -> BaseAlgorithm:
     """A policy, trained next to not at all, and kept."""
-    return learn(Plan(config, name, timesteps=1, markets=4), folder, "cpu")
+    return learn(Plan(config, name, timesteps=1, num_markets=4), folder, "cpu")
 
 
 # --- keeping and playing --------------------------------------------------------------------------------------------
@@ -45,14 +45,14 @@ def test_a_policy_that_was_kept_acts_as_the_model_that_was_trained(name: str, mo
     model = taught(config, name, tmp_path)
     batch = MarketBatch(config, 5, "cpu")
     seen, mask = batch.reset(torch.arange(5)), batch.mask()
-    player = build_policy(f"learned:{tmp_path / 'checkpoint'}", seat_of(batch, batch.engine.state.seeds))
+    player = build_policy(f"learned:{tmp_path / 'checkpoint'}", seat_of(batch, batch.seeds))
     masks = {"action_masks": mask[:, 1].numpy()} if name == "maskable-ppo" else {}
     env = model.get_vec_normalize_env()
     assert env is not None
     expected, _ = model.predict(env.normalize_obs(seen[:, 1].numpy()), deterministic=True, **masks)
     assert np.array_equal(player.act(seen[:, 1], mask[:, 1]).numpy(), expected)
     if name == "maskable-ppo":
-        parts = mask[:, 1].split(batch.actions.choices, dim=1)
+        parts = mask[:, 1].split(batch.actions.nvec, dim=1)
         acted = player.act(seen[:, 1], mask[:, 1]).unbind(1)
         assert all(bool(part.gather(1, action.unsqueeze(1)).all()) for part, action in zip(parts, acted, strict=True))
 
@@ -66,7 +66,7 @@ def test_a_model_of_ones_own_is_kept_with_the_scale_of_its_observations(normalis
     save_policy(folder, model, {"note": "mine"})
     batch = MarketBatch(CONFIG, 5, "cpu")
     seen, mask = batch.reset(torch.arange(5)), batch.mask()
-    player = build_policy(f"learned:{folder}", seat_of(batch, batch.engine.state.seeds))
+    player = build_policy(f"learned:{folder}", seat_of(batch, batch.seeds))
     scaled = env.normalize_obs(seen[:, 1].numpy()) if normalise else seen[:, 1].numpy()
     expected, _ = model.predict(scaled, deterministic=True)
     assert np.array_equal(player.act(seen[:, 1], mask[:, 1]).numpy(), expected)
@@ -109,7 +109,7 @@ def test_a_policy_made_for_other_observations_or_actions_is_refused(tmp_path: Pa
     taught(CONFIG, "ppo", tmp_path)
     with pytest.raises(ValueError, match=r"was made for another market: its observation has .*'trade_price'"):
         Learned(seat(priced_market(max_cycles=4, disclosure="none")), str(tmp_path))
-    with pytest.raises(ValueError, match=r"was made for another market: its choices"):
+    with pytest.raises(ValueError, match=r"was made for another market: its nvec"):
         Learned(seat(priced_market(max_cycles=4, action_mode="round")), str(tmp_path))
 
 

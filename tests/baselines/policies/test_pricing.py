@@ -12,7 +12,7 @@ from torch import Tensor
 from baselines.evaluation.play import Arm, play
 from baselines.policies.pricing import (
     PRICING,
-    VERB_PERIOD,
+    VERB_POSTING_PERIOD,
     Bayesian,
     Bounds,
     CostPlus,
@@ -46,7 +46,7 @@ def fields_of(chair: Seat, **values: Any) -> dict[str, Tensor]:
 
 def standing(chair: Seat, level: int, **values: object) -> dict[str, Tensor]:
     """What is seen, in the middle of an episode, by a seller whose asks all stand at a level."""
-    slots = chair.actions.of.ask_slots
+    slots = chair.actions.choices.ask_slots
     asks = {"selling": [1] * slots, "ask": [LEVELS[level] * 0.001] * slots}
     posted = asks | {"market_open": [1], "time_left": [0.5]}
     return fields_of(chair, **(posted | values))
@@ -81,7 +81,7 @@ def test_with_one_verb_a_step_an_ask_is_thought_over_once_in_a_period() -> None:
         for cycle in range(40)
         if rule.ask(standing(chair, 0, time_left=[1 - cycle / 40], market_open=[0])).item() >= 0
     ]
-    assert turns == list(range(0, 40, VERB_PERIOD))
+    assert turns == list(range(0, 40, VERB_POSTING_PERIOD))
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_where_nothing_could_be_sold_nothing_is_learned() -> None:
 
 @pytest.mark.parametrize(("kind", "told"), [(Bayesian, "none"), (Bounds, "bounds"), (Thompson, "none")])
 def test_a_new_episode_clears_the_memory_of_its_row_alone(kind: type[PricingRule], told: str) -> None:
-    config = market(disclosure=told, value_distribution="uniform", value_per_nat=0.5, value_per_nat_high=2.0)
+    config = market(disclosure=told, kappa_distribution="uniform", kappa=0.5, kappa_high=2.0)
     chair = seat(config, rows=2)
     rule = kind(chair)
     told_bounds = {"gain_low": [0.04, 0.04], "gain_high": [0.06, 0.06]} if told == "bounds" else {}
@@ -271,16 +271,14 @@ def test_ones_own_purchases_are_no_history() -> None:
 
 
 def test_with_bounds_and_a_known_kappa_the_price_is_optimal_for_a_uniform_value() -> None:
-    chair = seat(market(disclosure="bounds", value_per_nat=0.5, ask_levels=tuple(range(0, 61, 2)), initial_ask=0))
+    chair = seat(market(disclosure="bounds", kappa=0.5, ask_levels=tuple(range(0, 61, 2)), initial_ask=0))
     fields = fields_of(chair, time_left=[1], gain_low=[0.02, 0.02], gain_high=[0.1, 0.1])
     # Values within [0.01, 0.05]: max(0.01, 0.05 / 2) = 0.025, between the levels 0.024 and 0.026.
     assert Bounds(chair).ask(fields).item() in (12, 13)
 
 
 def test_with_bounds_a_seller_learns_kappa_from_sales_and_refusals() -> None:
-    chair = seat(
-        market(disclosure="bounds", value_distribution="uniform", value_per_nat=0.5, value_per_nat_high=2.0), rows=1
-    )
+    chair = seat(market(disclosure="bounds", kappa_distribution="uniform", kappa=0.5, kappa_high=2.0), rows=1)
     means = {}
     for outcome in ("sold_now", "declined"):
         rule = Bounds(chair)

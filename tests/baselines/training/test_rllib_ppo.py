@@ -19,30 +19,30 @@ CONFIG = tiny_market(max_cycles=1, lr=0.2, opens_at=1, endowment="iid")
 
 
 @pytest.fixture(scope="module")
-def lesson() -> Any:
-    options = rllib_ppo.Options(nodes=2, markets=32, iterations=60)
+def result() -> Any:
+    options = rllib_ppo.Options(nodes=2, num_markets=32, iterations=60)
     with rllib_ppo.connected(options):
         return rllib_ppo.learn(options, CONFIG)
 
 
 @pytest.mark.slow
-def test_the_env_runners_are_on_the_second_node(lesson: Any) -> None:
-    assert len(lesson.runners) == 1
-    assert lesson.learner not in lesson.runners
+def test_the_env_runners_are_on_the_second_node(result: Any) -> None:
+    assert len(result.runners) == 1
+    assert result.learner not in result.runners
 
 
 @pytest.mark.slow
-def test_the_best_action_of_a_single_step_is_found(lesson: Any) -> None:
+def test_the_best_action_of_a_single_step_is_found(result: Any) -> None:
     batch = MarketBatch(CONFIG, 20, "cpu")
     seen, mask = batch.reset(torch.arange(1000, 1020)), batch.mask()
-    player = rllib_ppo.BestAction(lesson.policy, seat_of(batch, batch.engine.state.seeds))
+    player = rllib_ppo.BestAction(result.policy, seat_of(batch, batch.seeds))
     trained = player.act(seen[:, 0], mask[:, 0]) == 1
     assert float(trained.float().mean()) > 0.9
 
 
 @pytest.mark.slow
-def test_what_was_learned_does_better_than_random_play(lesson: Any) -> None:
-    found = rllib_ppo.compare(CONFIG, lesson.policy)
+def test_what_was_learned_does_better_than_random_play(result: Any) -> None:
+    found = rllib_ppo.compare(CONFIG, result.policy)
     (random, above), (learned, below) = found["random"], found["learned"]
     assert learned - below > random + above
 
@@ -51,7 +51,7 @@ def test_what_was_learned_does_better_than_random_play(lesson: Any) -> None:
     ("arguments", "message"),
     [
         ({"nodes": 2, "address": "auto"}, "nodes=2 is not allowed: it must be 1 where there is an address"),
-        ({"markets": 0}, "markets=0 is not allowed"),
+        ({"num_markets": 0}, "num_markets=0 is not allowed"),
         ({"runners": 0}, "runners=0 is not allowed"),
         ({"seed": -1}, "seed=-1 is not allowed"),
     ],

@@ -16,7 +16,7 @@ from baselines.cli import main
 from baselines.policies.decisions import build_policy
 from baselines.policies.learned import ALGORITHMS, POLICY_FILES, algorithm
 from baselines.training import callbacks, sb3
-from baselines.training.sb3 import SETTINGS, SPARRING, TRAINING_SEEDS, TUNED, Plan, learn, tuned
+from baselines.training.sb3 import SETTINGS, TRAINING_OPPONENTS, TRAINING_SEEDS, TUNED, Plan, learn, tuned
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.batch import MarketBatch
@@ -26,14 +26,14 @@ from tests.baselines.test_cli import SMALL
 from tests.helpers import priced_market, tiny_market
 
 CONFIG = priced_market(max_cycles=4)
-SHORT = Plan(CONFIG, timesteps=64, markets=4)
+SHORT = Plan(CONFIG, timesteps=64, num_markets=4)
 
 
 def acted(config: MarketConfig, folder: Path) -> torch.Tensor:
     """What the policy in the folder does first in 20 markets, in seat 0."""
     batch = MarketBatch(config, 20, "cpu")
     seen = batch.reset(torch.arange(1000, 1020))
-    player = build_policy(f"learned:{folder}", seat_of(batch, batch.engine.state.seeds))
+    player = build_policy(f"learned:{folder}", seat_of(batch, batch.seeds))
     return player.act(seen[:, 0], batch.mask()[:, 0])
 
 
@@ -54,7 +54,7 @@ def test_learning_begins_with_even_chances_for_every_verb(name: str) -> None:
     policy: Any = model.policy
     first = policy.get_distribution(torch.from_numpy(markets.reset())).distribution
     chances = first.probs.detach().numpy().mean(0)
-    buy, ask = 2, markets.markets.batch.actions.first_ask
+    buy, ask = 2, markets.market_batch.actions.first_ask
     verbs = chances[0], chances[1], chances[buy:ask].sum(), chances[ask:].sum()
     assert ask - buy > 1
     assert len(chances) - ask > 1
@@ -99,7 +99,7 @@ def test_every_algorithm_has_settings_and_every_tuned_scenario_exists() -> None:
 
 
 def test_one_agent_learns_beside_rules_and_in_a_crowd_all_do() -> None:
-    assert tuned("digits-short").against == SPARRING
+    assert tuned("digits-short").against == TRAINING_OPPONENTS
     assert tuned("crowd-short").against == ()
 
 
@@ -133,7 +133,7 @@ def test_the_best_policy_is_kept_and_the_checkpoint_is_the_last(
 
 
 def test_learning_ends_early_when_it_gets_no_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(callbacks, "TIRED", 2)
+    monkeypatch.setattr(callbacks, "PATIENCE", 2)
     scored(monkeypatch, [0.1, 0.5, 0.2, 0.3])
     model = learn(replace(SHORT, timesteps=20_000), tmp_path, "cpu")
     assert model.num_timesteps < 20_000
@@ -148,7 +148,7 @@ def test_training_goes_on_from_a_checkpoint_and_keeps_a_better_policy_of_before(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = replace(SHORT, algo=name, timesteps=600)
-    monkeypatch.setattr(callbacks, "TIRED", 100)
+    monkeypatch.setattr(callbacks, "PATIENCE", 100)
     scored(monkeypatch, [0.9] * 40)
     first = learn(plan, tmp_path, "cpu")
     best = (tmp_path / "policy.json").read_text()
@@ -175,7 +175,7 @@ def test_nothing_is_left_to_learn_after_all_steps(tmp_path: Path) -> None:
         ({"config": replace(CONFIG, max_cycles=5)}, r"config.max_cycles=5 is not allowed: it must be 4, as in the"),
         ({"algo": "a2c"}, "algo='a2c' is not allowed: it must be 'ppo'"),
         ({"against": ("train",)}, r"against=\['train'\] is not allowed: it must be \[\]"),
-        ({"markets": 5}, "markets=5 is not allowed"),
+        ({"num_markets": 5}, "num_markets=5 is not allowed"),
     ],
 )
 def test_training_goes_on_with_the_same_plan_only(changes: Any, message: str, tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_the_command_trains_and_keeps_a_policy_that_can_be_evaluated(
     seeds = SMALL.index("--seeds")
     small = SMALL[:seeds] + SMALL[seeds + 2 :]
     out = tmp_path / "policy"
-    assert main(["train", "--timesteps", "16", "--markets", "2", *small, "--out", str(out)]) == 0
+    assert main(["train", "--timesteps", "16", "--num-markets", "2", *small, "--out", str(out)]) == 0
     assert f"learned:{out}" in "".join(capsys.readouterr().out.split("\n"))
     assert {file.name for file in out.iterdir()} == {*POLICY_FILES, "evaluations.csv", "checkpoint", "log"}
     judged = [
@@ -220,7 +220,7 @@ def test_the_command_trains_and_keeps_a_policy_that_can_be_evaluated(
         (["--algo", "sarsa"], "unknown algorithm 'sarsa': choose from a2c, dqn"),
         (["--algo", "dqn", "--action-mode", "round"], "algo='dqn' is not allowed"),
         (["--timesteps", "0"], "timesteps=0 is not allowed"),
-        (["--markets", "0"], "markets=0 is not allowed"),
+        (["--num-markets", "0"], "num_markets=0 is not allowed"),
         (["--against", "nobody"], "unknown policy 'nobody'"),
     ],
 )
@@ -240,6 +240,9 @@ def test_a_folder_that_exists_is_refused_before_training(tmp_path: Path, capsys:
 
 def test_to_resume_there_must_be_a_folder_with_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "nowhere"
-    assert main(["train", "--resume", "--timesteps", "16", "--markets", "2", "--device", "cpu", "--out", str(out)]) == 2
+    assert (
+        main(["train", "--resume", "--timesteps", "16", "--num-markets", "2", "--device", "cpu", "--out", str(out)])
+        == 2
+    )
     assert "has no checkpoint to resume" in " ".join(capsys.readouterr().err.split())
     assert not out.exists()

@@ -38,12 +38,12 @@ class Values(nn.Module):
 
 def played(mode: str, steps: int, standardise: Any = None) -> tuple[Any, Any]:
     """A rollout of random scores in a market of six cycles, and the loss for it."""
-    env = paramarket_v0.torchrl_env(priced_market(action_mode=mode), markets=4, device="cpu")
+    env = paramarket_v0.torchrl_env(priced_market(action_mode=mode), num_markets=4, device="cpu")
     env.set_seed(0)
     torch.manual_seed(0)
-    actions = env.markets.batch.actions
-    scores = nn.Sequential(standardise or nn.Identity(), ppo.mlp(env.markets.batch.layout.size, actions.mask_size))
-    actor = ppo.new_actor(scores, actions.choices)
+    actions = env.market_batch.actions
+    scores = nn.Sequential(standardise or nn.Identity(), ppo.mlp(env.market_batch.layout.size, actions.mask_size))
+    actor = ppo.new_actor(scores, actions.nvec)
     with torch.no_grad():
         rollout = env.rollout(steps, actor, break_when_any_done=False)
     return rollout, ppo.new_loss(actor, Values())
@@ -100,7 +100,7 @@ def test_advantages_are_those_of_a_plain_loop() -> None:
 def test_actions_are_drawn_among_legal_ones_by_their_probabilities(mode: str) -> None:
     rollout, loss = played(mode, 6)
     logits, mask, actions = (rollout["agents", name] for name in ("logits", "action_mask", "action"))
-    choices = MarketBatch(priced_market(action_mode=mode), 1, "cpu").actions.choices
+    choices = MarketBatch(priced_market(action_mode=mode), 1, "cpu").actions.nvec
     parts = zip(
         logits.masked_fill(~mask, -torch.inf).split(choices, -1),
         actions.reshape(*mask.shape[:-1], len(choices)).unbind(-1),
@@ -159,7 +159,7 @@ def test_the_code_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_command_compares_with_random_play(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     monkeypatch.setattr(ppo, "HELD_OUT", 3)
-    ppo.run(ppo.Options(max_cycles=2, markets=2, iterations=2, device="cpu"), ppo.new_console())
+    ppo.run(ppo.Options(max_cycles=2, num_markets=2, iterations=2, device="cpu"), ppo.new_console())
     printed = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in printed[:2]] == [["iteration", "1"], ["iteration", "2"]]
     assert [line.split()[0] for line in printed[-2:]] == ["random", "learned"]

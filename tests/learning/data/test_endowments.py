@@ -11,7 +11,7 @@ from torch import Tensor
 
 from paramarket_env.config import DataConfig
 from paramarket_env.learning.data.datasets import Dataset
-from paramarket_env.learning.data.endowments import Deal, deal, require_minibatches
+from paramarket_env.learning.data.endowments import Partition, partition, require_minibatches
 
 ENDOWMENTS = pytest.mark.parametrize("endowment", ["complementary", "dirichlet", "iid"])
 CONFIG = DataConfig(train_samples=None, validation_samples=60, test_samples=50, scarcity=0.3)
@@ -25,27 +25,27 @@ def make_dataset(samples: int = 400, classes: int = 10, official_test: int = 0) 
 DATASET, OFFICIAL = make_dataset(), make_dataset(official_test=100)
 
 
-def dealt(
+def split(
     dataset: Dataset = DATASET,
     agents: int = 2,
     seeds: Tensor | None = None,
     batch_size: int = 4,
     config: DataConfig = CONFIG,
     **changes: Any,
-) -> Deal:
+) -> Partition:
     """A deal of three markets; ``changes`` of the configuration."""
     markets = torch.arange(3) if seeds is None else seeds
-    return deal(replace(config, **changes), dataset, agents, markets, batch_size)
+    return partition(replace(config, **changes), dataset, agents, markets, batch_size)
 
 
-def held(deal: Deal, market: int, agent: int) -> list[int]:
+def held(partition: Partition, market: int, agent: int) -> list[int]:
     """An agent's samples, without the padding."""
-    return deal.endowments[market, agent, : deal.sizes[market, agent]].tolist()
+    return partition.endowments[market, agent, : partition.sizes[market, agent]].tolist()
 
 
-def training(deal: Deal, market: int) -> set[int]:
+def training(partition: Partition, market: int) -> set[int]:
     """The samples that any agent holds."""
-    return {sample for agent in range(deal.sizes.shape[1]) for sample in held(deal, market, agent)}
+    return {sample for agent in range(partition.sizes.shape[1]) for sample in held(partition, market, agent)}
 
 
 # --- splits -----------------------------------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ def training(deal: Deal, market: int) -> set[int]:
 @ENDOWMENTS
 @pytest.mark.parametrize("dataset", [DATASET, OFFICIAL], ids=["drawn test", "official test"])
 def test_no_sample_is_in_two_splits(endowment: str, dataset: Dataset) -> None:
-    one = dealt(dataset, endowment=endowment)
+    one = split(dataset, endowment=endowment)
     assert one.validation.shape == (3, 60)
     assert one.test.shape == (3, 50)
     for market in range(3):
@@ -66,16 +66,16 @@ def test_no_sample_is_in_two_splits(endowment: str, dataset: Dataset) -> None:
 
 @ENDOWMENTS
 def test_all_samples_that_are_left_are_dealt(endowment: str) -> None:
-    assert all(len(training(dealt(endowment=endowment), market)) == 400 - 60 - 50 for market in range(3))
+    assert all(len(training(split(endowment=endowment), market)) == 400 - 60 - 50 for market in range(3))
 
 
 @ENDOWMENTS
 def test_no_more_training_samples_are_dealt_than_asked_for(endowment: str) -> None:
-    assert all(len(training(dealt(endowment=endowment, train_samples=90), market)) == 90 for market in range(3))
+    assert all(len(training(split(endowment=endowment, train_samples=90), market)) == 90 for market in range(3))
 
 
 def test_markets_are_split_each_by_its_own_seed() -> None:
-    one = dealt(seeds=torch.tensor([5, 6, 5]))
+    one = split(seeds=torch.tensor([5, 6, 5]))
     assert set(one.validation[0].tolist()) != set(one.validation[1].tolist())
     assert set(one.test[0].tolist()) != set(one.test[1].tolist())
     assert training(one, 0) != training(one, 1)
@@ -84,7 +84,7 @@ def test_markets_are_split_each_by_its_own_seed() -> None:
 
 @pytest.mark.parametrize("dataset", [DATASET, OFFICIAL], ids=["drawn test", "official test"])
 def test_under_the_authors_protocol_the_validation_data_is_the_test_data(dataset: Dataset) -> None:
-    one = dealt(dataset, protocol="authors", validation_samples=None)
+    one = split(dataset, protocol="authors", validation_samples=None)
     assert torch.equal(one.validation, one.test)
     for market in range(3):
         assert len(one.test[market].unique()) == 50
@@ -93,7 +93,7 @@ def test_under_the_authors_protocol_the_validation_data_is_the_test_data(dataset
 
 @pytest.mark.parametrize("protocol", ["clean", "authors"])
 def test_an_official_test_set_stays_the_test_set(protocol: str) -> None:
-    one = dealt(OFFICIAL, protocol=protocol, test_samples=None)
+    one = split(OFFICIAL, protocol=protocol, test_samples=None)
     for market in range(3):
         assert set(one.test[market].tolist()) == set(range(300, 400))
         assert max(training(one, market)) < 300
@@ -101,13 +101,13 @@ def test_an_official_test_set_stays_the_test_set(protocol: str) -> None:
 
 
 def test_part_of_an_official_test_set_is_drawn_from_it() -> None:
-    one = dealt(OFFICIAL, test_samples=20)
+    one = split(OFFICIAL, test_samples=20)
     assert (one.test >= 300).all()
     assert one.test[0].sort().values.tolist() != one.test[1].sort().values.tolist()
 
 
 def test_without_an_official_test_set_all_means_a_fifth() -> None:
-    assert dealt(test_samples=None).test.shape == (3, 80)
+    assert split(test_samples=None).test.shape == (3, 80)
 
 
 # --- endowments -------------------------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ def test_without_an_official_test_set_all_means_a_fifth() -> None:
 @ENDOWMENTS
 @pytest.mark.parametrize("agents", [2, 3])
 def test_an_endowment_is_distinct_samples_and_then_padding(endowment: str, agents: int) -> None:
-    one = dealt(agents=agents, endowment=endowment)
+    one = split(agents=agents, endowment=endowment)
     for market in range(3):
         for agent in range(agents):
             samples = held(one, market, agent)
@@ -128,7 +128,7 @@ def test_an_endowment_is_distinct_samples_and_then_padding(endowment: str, agent
 @pytest.mark.parametrize("blocks", [[range(5), range(5, 10)], [range(4), range(4, 7), range(7, 10)]])
 @pytest.mark.parametrize("scarcity", [0.0, 0.1, 0.3, 1.0])
 def test_complementary_agents_are_short_of_their_own_block_only(blocks: list[range], scarcity: float) -> None:
-    one = dealt(agents=len(blocks), scarcity=scarcity)
+    one = split(agents=len(blocks), scarcity=scarcity)
     for market in range(3):
         rest = set(range(400)) - set(one.validation[market].tolist()) - set(one.test[market].tolist())
         available = DATASET.labels[sorted(rest)].bincount(minlength=10).tolist()
@@ -138,7 +138,7 @@ def test_complementary_agents_are_short_of_their_own_block_only(blocks: list[ran
 
 
 def test_complementary_agents_keep_a_random_part_of_each_scarce_class() -> None:
-    one = dealt(seeds=torch.arange(200), scarcity=0.5, validation_samples=1, test_samples=1)
+    one = split(seeds=torch.arange(200), scarcity=0.5, validation_samples=1, test_samples=1)
     times = torch.zeros(400)
     for market in range(200):
         times[held(one, market, 0)] += 1
@@ -148,7 +148,7 @@ def test_complementary_agents_keep_a_random_part_of_each_scarce_class() -> None:
 
 @pytest.mark.parametrize("agents", [2, 3, 7])
 def test_iid_agents_have_equal_parts_that_do_not_overlap(agents: int) -> None:
-    one = dealt(agents=agents, endowment="iid")
+    one = split(agents=agents, endowment="iid")
     assert (one.sizes.sum(1) == 290).all()
     assert one.sizes.max() - one.sizes.min() <= 1
     assert all(len(training(one, market)) == 290 for market in range(3))
@@ -158,7 +158,7 @@ def test_iid_agents_have_equal_parts_that_do_not_overlap(agents: int) -> None:
 @pytest.mark.parametrize("agents", [2, 3, 5])
 def test_dirichlet_agents_share_the_samples_out_and_have_a_minibatch_each(concentration: float, agents: int) -> None:
     seeds = torch.arange(20)
-    one = dealt(agents=agents, seeds=seeds, endowment="dirichlet", concentration=concentration, batch_size=25)
+    one = split(agents=agents, seeds=seeds, endowment="dirichlet", concentration=concentration, batch_size=25)
     assert (one.sizes.sum(1) == 290).all()
     assert one.sizes.min() >= 25
     assert all(len(training(one, market)) == 290 for market in range(20))
@@ -168,7 +168,7 @@ def test_dirichlet_agents_share_the_samples_out_and_have_a_minibatch_each(concen
 def test_dirichlet_shares_have_the_moments_of_the_distribution(concentration: float) -> None:
     dataset = make_dataset(samples=600, classes=3)
     seeds = torch.arange(500)
-    one = dealt(dataset, seeds=seeds, endowment="dirichlet", concentration=concentration, batch_size=1)
+    one = split(dataset, seeds=seeds, endowment="dirichlet", concentration=concentration, batch_size=1)
     labels = torch.where(one.endowments >= 0, dataset.labels[one.endowments.clamp_min(0)], -1)
     counts = torch.stack([(labels == each).sum(2) for each in range(3)])  # [classes, markets, agents]
     shares = (counts / counts.sum(2, keepdim=True))[..., 0]
@@ -180,10 +180,10 @@ def test_dirichlet_shares_have_the_moments_of_the_distribution(concentration: fl
 @ENDOWMENTS
 def test_a_market_is_dealt_alike_alone_and_as_one_of_seven(endowment: str) -> None:
     seeds = torch.arange(100, 107)
-    together = dealt(agents=3, seeds=seeds, endowment=endowment, concentration=0.1, batch_size=30)
+    together = split(agents=3, seeds=seeds, endowment=endowment, concentration=0.1, batch_size=30)
     for market in range(7):
         one = slice(market, market + 1)
-        alone = dealt(agents=3, seeds=seeds[one], endowment=endowment, concentration=0.1, batch_size=30)
+        alone = split(agents=3, seeds=seeds[one], endowment=endowment, concentration=0.1, batch_size=30)
         assert all(torch.equal(tensor[0], vars(together)[name][market]) for name, tensor in vars(alone).items())
 
 
@@ -203,16 +203,16 @@ def test_a_market_is_dealt_alike_alone_and_as_one_of_seven(endowment: str) -> No
 )
 def test_more_samples_than_there_are_are_refused(dataset: Dataset, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        dealt(dataset, **changes)
+        split(dataset, **changes)
 
 
 def test_all_samples_can_be_asked_for() -> None:
-    assert len(training(dealt(train_samples=290), 0)) == 290
+    assert len(training(split(train_samples=290), 0)) == 290
 
 
 @ENDOWMENTS
 def test_a_minibatch_larger_than_an_endowment_is_refused_by_trader(endowment: str) -> None:
-    one = dealt(endowment=endowment, batch_size=280)
+    one = split(endowment=endowment, batch_size=280)
     with pytest.raises(ValueError, match=r"training.batch_size=280 .* trader_[01] has \d+$"):
         require_minibatches(one, 280)
 
@@ -220,7 +220,7 @@ def test_a_minibatch_larger_than_an_endowment_is_refused_by_trader(endowment: st
 def test_the_trader_that_is_short_of_samples_is_the_one_named() -> None:
     labels = torch.cat([torch.zeros(30), torch.ones(370)]).long()
     dataset = Dataset(torch.zeros(400, 1), labels, 2, 0)
-    one = dealt(dataset, seeds=torch.tensor([7]), scarcity=0.0)
+    one = split(dataset, seeds=torch.tensor([7]), scarcity=0.0)
     with pytest.raises(ValueError, match=r"trader_1 has \d{1,2}$"):
         require_minibatches(one, 64)
 
@@ -228,11 +228,11 @@ def test_the_trader_that_is_short_of_samples_is_the_one_named() -> None:
 def test_an_agent_without_any_sample_is_refused_by_the_deal() -> None:
     dataset = Dataset(torch.zeros(400, 1), torch.ones(400).long(), 2, 0)
     with pytest.raises(ValueError, match="trader_1 has 0"):
-        dealt(dataset, scarcity=0.0)
+        split(dataset, scarcity=0.0)
 
 
 def test_a_minibatch_as_large_as_the_smallest_endowment_is_enough() -> None:
-    one = dealt(agents=3, endowment="iid")
+    one = split(agents=3, endowment="iid")
     require_minibatches(one, 96)
     with pytest.raises(ValueError, match="trader_2 has 96"):
         require_minibatches(one, 97)
@@ -240,15 +240,15 @@ def test_a_minibatch_as_large_as_the_smallest_endowment_is_enough() -> None:
 
 def test_more_complementary_agents_than_classes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"agents=11 is not allowed: .*10 classes"):
-        dealt(agents=11)
+        split(agents=11)
 
 
 def test_as_many_complementary_agents_as_classes_are_dealt() -> None:
-    one = dealt(agents=10, scarcity=0.0)
+    one = split(agents=10, scarcity=0.0)
     for agent in range(10):
         assert set(DATASET.labels[held(one, 0, agent)].tolist()) == set(range(10)) - {agent}
 
 
 def test_an_unknown_endowment_is_refused_with_those_that_exist() -> None:
     with pytest.raises(ValueError, match=r"unknown endowment 'feudal': choose from complementary, dirichlet, iid"):
-        dealt(endowment="feudal")
+        split(endowment="feudal")

@@ -57,12 +57,12 @@ def test_the_stem_of_a_merged_network_is_the_merge_of_the_stems(hidden: tuple[in
 def test_the_gradients_equal_autograds(hidden: tuple[int, ...]) -> None:
     network = MLP(FEATURES, CLASSES, hidden)
     parameters, inputs = initial(network, 4), torch.randn(4, 6, *FEATURES, generator=torch.Generator())
-    slope = torch.randn(4, CLASSES, 6, generator=torch.Generator())
+    logit_gradient = torch.randn(4, CLASSES, 6, generator=torch.Generator())
     leaf = parameters.unsqueeze(1).requires_grad_()
     out = logits(network, leaf, inputs).squeeze(1)
-    (expected,) = torch.autograd.grad((out * slope).sum(), leaf)
+    (expected,) = torch.autograd.grad((out * logit_gradient).sum(), leaf)
     seen = []
-    parts = network.gradients(parameters, inputs, lambda mine: seen.append(mine) or slope.clone())
+    parts = network.gradients(parameters, inputs, lambda mine: seen.append(mine) or logit_gradient.clone())
     gradients = torch.cat(list(parts), dim=1)
     torch.testing.assert_close(seen[0], out.detach(), rtol=0, atol=1e-6)
     torch.testing.assert_close(gradients, expected.squeeze(1), rtol=1e-5, atol=1e-5)

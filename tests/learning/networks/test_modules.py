@@ -61,9 +61,11 @@ def test_logits_are_those_of_the_batched_network() -> None:
 def test_gradients_are_those_of_the_batched_network() -> None:
     mine, batched = both()
     parameters, inputs = drawn(mine), torch.rand(8, 6, *FEATURES, generator=torch.Generator())
-    slope = torch.randn(8, CLASSES, 6, generator=torch.Generator())
+    logit_gradient = torch.randn(8, CLASSES, 6, generator=torch.Generator())
     with torch.no_grad():
-        parts, expected = (net.gradients(parameters, inputs, lambda _: slope.clone()) for net in (mine, batched))
+        parts, expected = (
+            net.gradients(parameters, inputs, lambda _: logit_gradient.clone()) for net in (mine, batched)
+        )
     for part, right in zip(parts, expected, strict=True):
         torch.testing.assert_close(part, right)
 

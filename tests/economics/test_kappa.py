@@ -10,22 +10,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paramarket_env.config import VALUE_HIGH
-from paramarket_env.economics.values import QUANTILES, draw_values
+from paramarket_env.config import KAPPA_MAX
+from paramarket_env.economics.kappa import QUANTILES, draw_kappas
 
 ALMOST_ONE = 1 - 2**-53
-ENDS = st.lists(st.floats(1e-3, VALUE_HIGH), min_size=2, max_size=2).map(sorted)
+ENDS = st.lists(st.floats(1e-3, KAPPA_MAX), min_size=2, max_size=2).map(sorted)
 
 
 def drawn(distribution: Any, low: float, high: float, *shares: float) -> list[float]:
     """The values of one agent, one market for each share."""
-    values = draw_values(distribution, ((low, high),), torch.tensor(shares, dtype=torch.float64).unsqueeze(1))
+    values = draw_kappas(distribution, ((low, high),), torch.tensor(shares, dtype=torch.float64).unsqueeze(1))
     assert values.dtype == torch.float64
     drawn: list[float] = values.squeeze(1).tolist()
     return drawn
 
 
-@pytest.mark.parametrize("low", [0.0, 0.1, 1.0, VALUE_HIGH])
+@pytest.mark.parametrize("low", [0.0, 0.1, 1.0, KAPPA_MAX])
 def test_a_fixed_value_is_the_one_given_to_the_bit(low: float) -> None:
     assert drawn("fixed", low, low, 0.0, 0.3, ALMOST_ONE) == [low] * 3
 
@@ -58,15 +58,15 @@ def test_values_lie_within_their_range_and_grow_with_the_share(
 def test_each_agent_has_its_own_range_and_each_market_its_own_draw(distribution: Any) -> None:
     ranges = ((1.0, 1.0), (2.0, 4.0), (5.0, 9.0))
     shares = torch.tensor([[0.0, 0.25, 0.5], [0.5, 0.75, 0.0]], dtype=torch.float64)
-    values = draw_values(distribution, ranges, shares)
+    values = draw_kappas(distribution, ranges, shares)
     assert values.shape == (2, 3)
     for agent, (low, high) in enumerate(ranges):
-        alone = draw_values(distribution, ((low, high),), shares[:, agent : agent + 1])
+        alone = draw_kappas(distribution, ((low, high),), shares[:, agent : agent + 1])
         assert torch.equal(values[:, agent], alone.squeeze(1))
         assert bool(((values[:, agent] >= low) & (values[:, agent] <= high)).all())
 
 
 def test_fixed_values_can_be_changed_without_a_change_of_the_others() -> None:
-    values = draw_values("fixed", ((1.0, 1.0), (1.0, 1.0)), torch.zeros(2, 2, dtype=torch.float64))
+    values = draw_kappas("fixed", ((1.0, 1.0), (1.0, 1.0)), torch.zeros(2, 2, dtype=torch.float64))
     values[0, 0] = 5.0
     assert values.tolist() == [[5.0, 1.0], [1.0, 1.0]]

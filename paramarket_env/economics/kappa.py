@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from paramarket_env.config import ValueDistribution
+from paramarket_env.config import KappaDistribution
 
-QUANTILES: dict[ValueDistribution, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+QUANTILES: dict[KappaDistribution, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "fixed": lambda share, low, high: low.expand_as(share).clone(),
     "uniform": lambda share, low, high: low + (high - low) * share,
     "log-uniform": lambda share, low, high: low * (high / low) ** share,
@@ -17,7 +17,7 @@ QUANTILES: dict[ValueDistribution, Callable[[Tensor, Tensor, Tensor], Tensor]] =
 """The value below which a share of all values lies, given the ends of their range."""
 
 
-def draw_values(distribution: ValueDistribution, ranges: tuple[tuple[float, float], ...], shares: Tensor) -> Tensor:
+def draw_kappas(distribution: KappaDistribution, ranges: tuple[tuple[float, float], ...], shares: Tensor) -> Tensor:
     """kappa of N agents in M markets, float64 ``[M, N]``, of uniform random ``shares`` ``[M, N]`` within [0, 1).
 
     ``ranges``: the lower and the upper end for each agent.

@@ -131,6 +131,6 @@ class Yardstick:
         """Bytes/s that the copy reads and writes, the median."""
         return median(self._bandwidths)
 
-    def floor(self, flop: int, moved: int) -> float:
+    def roofline(self, flop: int, moved: int) -> float:
         """Seconds below which no step gets: the larger of arithmetic and moving bytes, since they can overlap."""
         return max(flop / self.product_rate, moved / self.copy_bandwidth)

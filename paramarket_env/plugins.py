@@ -1,0 +1,236 @@
+"""Plug-ins: what a configuration chooses by name, one registry for each kind.
+
+A plug-in is an object with the interface of its kind, such as a dataset, a mechanism or a policy. Its class is a frozen
+dataclass whose fields are its configuration (:func:`paramarket_env.validation.configuration` checks them). Where the
+interface is a call, a plain function can be a plug-in too; it has no configuration.
+
+Every plug-in has one textual form. The command line, configuration files and the leaderboard use it::
+
+    dirichlet                                a plug-in with its defaults
+    dirichlet(concentration=0.3)             with a field of its own
+    dirichlet:0.3                            short: the value of its first field
+    patient(patience=7)+fixed(level=3)       a policy with a pricing rule
+    file:PATH.py, file:PATH.py(field=1)      what a Python file defines under the name of the kind
+
+A file is executed, so name only files that you trust.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import runpy
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic_core import core_schema
+
+from paramarket_env.validation import require
+
+P = TypeVar("P")
+Entry = TypeVar("Entry", bound=Callable[..., Any])
+
+FILE = "file:"
+
+REGISTRIES: dict[type, Registry[Any]] = {}
+"""Every registry by the interface of its plug-ins."""
+
+
+class Registry(Generic[P]):
+    """The plug-ins of one kind by name: classes, and functions that are plug-ins themselves.
+
+    ``kind`` is what errors call it, and, with underscores, the name under which a file defines one. ``interface`` is a
+    runtime-checkable protocol. ``joined`` is the field whose value may stand behind a ``+``.
+    """
+
+    def __init__(self, kind: str, interface: type[P], *, joined: str = "") -> None:
+        self.kind, self.interface, self.joined = kind, interface, joined
+        self.attribute = kind.replace(" ", "_")
+        self._entries: dict[str, Callable[..., Any]] = {}
+        self._names: dict[Callable[..., Any], str] = {}
+        REGISTRIES[interface] = self
+
+    def __getitem__(self, name: str) -> Callable[..., Any]:
+        """The class or function of that name; ``ValueError`` that lists the names for one that does not exist."""
+        found = self._entries.get(name.replace("_", "-"))
+        if found is None:
+            raise ValueError(f"unknown {self.kind} {name!r}: choose from {', '.join(sorted(self))}")
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        """The names, in the order of registration."""
+        return iter(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a plug-in of that name."""
+        return name in self._entries
+
+    def register(self, entry: Entry, name: str | None = None) -> Entry:
+        """Add a class or a function; also as a decorator.
+
+        Without a ``name`` it is that of the class or function with hyphens: ``DoubleAuction`` is ``double-auction``.
+        """
+        name = name or re.sub(r"(?<=[a-z])(?=[A-Z])", "-", entry.__name__).replace("_", "-").lower()
+        require(name not in self._entries, f"name of a {self.kind}", name, "one that is not taken")
+        self._entries[name], self._names[entry] = entry, name
+        return entry
+
+    # --- the textual form ------------------------------------------------------------------------------------------
+
+    def parse(self, text: str) -> P:
+        """The plug-in of a textual form (see the module).
+
+        Raises ``ValueError``, naming what exists, for an unknown name or field, and for a value that is not allowed.
+        """
+        place = self._place_of_plus(text)
+        joined = {} if place < 0 else {self.joined: text[place + 1 :]}
+        name, positional, named = _split(text if place < 0 else text[:place], self.kind)
+        entry = self._from_file(name.removeprefix(FILE)) if name.startswith(FILE) else self[name]
+        known = parameters(entry)
+        require(len(positional) <= len(known), self.kind, text, f"{usage(name, entry)}, without further values")
+        values = dict(zip(known, positional, strict=False))
+        for field in (*named, *joined):
+            new = field in known and field not in values
+            require(new, self.kind, text, f"{usage(name, entry)}, each field once; {field!r} is not one or given twice")
+        if isinstance(entry, type):
+            made: P = entry(**values, **named, **joined)
+            return made
+        return entry  # type: ignore[return-value]  # a function is the plug-in itself
+
+    def _place_of_plus(self, text: str) -> int:
+        """Where the ``+`` outside of brackets stands, -1 without one; a path may contain others."""
+        name = re.match(r"[\w-]*", text)
+        assert name is not None
+        rest = text[name.end() :]
+        takes_it = name.group() in self and self.joined in parameters(self[name.group()])
+        if not (takes_it or rest.startswith("+")):
+            return -1
+        depth = 0
+        for place, character in enumerate(text):
+            depth += (character == "(") - (character == ")")
+            if character == "+" and depth == 0:
+                return place
+        return -1
+
+    def _from_file(self, path: str) -> Callable[..., Any]:
+        """What a file defines under the name of the kind; registered under ``file:PATH``."""
+        entry = _defined(str(Path(path).expanduser()), self.attribute)
+        self._names.setdefault(entry, f"{FILE}{path}")
+        return entry
+
+    def text(self, plugin: P) -> str:
+        """The textual form of a plug-in: its name, and the fields that differ from their defaults.
+
+        Raises ``ValueError`` for one that is not registered.
+        """
+        kind: Any = type(plugin)
+        name = self._names.get(kind) or self._names.get(plugin)  # type: ignore[call-overload]  # a function is a key
+        if name is None:
+            raise ValueError(f"{self.kind}={plugin!r} has no name: register it, or name the file that defines it")
+        changed = _changed(plugin)
+        joined = changed.pop(self.joined, None)
+        behind = "" if joined is None else f"+{text_of(joined)}"
+        inside = ", ".join(f"{field}={_literal(value)}" for field, value in changed.items())
+        return name + (f"({inside})" if inside else "") + behind
+
+    # --- a field of a configuration --------------------------------------------------------------------------------
+
+    def check(self, value: Any) -> P:
+        """A plug-in, given itself or its textual form; raises ``ValueError`` for what is neither."""
+        if isinstance(value, str):
+            return self.parse(value)
+        fits = isinstance(value, self.interface) and not isinstance(value, type)
+        require(
+            fits, self.attribute, value, f"a {self.kind}: one of {', '.join(self)}, or an object with its interface"
+        )
+        plugin: P = value
+        return plugin
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        """So that ``Annotated[Interface, REGISTRY]`` is a field of a configuration, in JSON its textual form."""
+        serialization = core_schema.plain_serializer_function_ser_schema(self.text)
+        return core_schema.no_info_plain_validator_function(self.check, serialization=serialization)
+
+    def __hash__(self) -> int:
+        """By identity."""
+        return id(self)
+
+
+def parameters(entry: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The fields of a plug-in's class, by name; a function has none."""
+    return dict(inspect.signature(entry).parameters) if isinstance(entry, type) else {}
+
+
+def usage(name: str, entry: Callable[..., Any]) -> str:
+    """How a plug-in is written, with all of its fields and their defaults."""
+    known = parameters(entry).values()
+    inside = [
+        found.name if found.default is found.empty else f"{found.name}={_literal(found.default)}" for found in known
+    ]
+    return name + (f"({', '.join(inside)})" if inside else "")
+
+
+def text_of(plugin: object) -> str:
+    """The textual form of a plug-in of whichever kind."""
+    for registry in REGISTRIES.values():
+        if type(plugin) in registry._names or (callable(plugin) and plugin in registry._names):
+            return registry.text(plugin)
+    raise ValueError(f"{plugin!r} has no name: register it, or name the file that defines it")
+
+
+def _literal(value: object) -> str:
+    plain = value is None or isinstance(value, (bool, int, float, str, tuple))
+    return repr(value) if plain else repr(text_of(value))
+
+
+def _changed(plugin: object) -> dict[str, Any]:
+    """The fields of a dataclass that differ from their defaults."""
+    known: tuple[Field[Any], ...] = fields(plugin) if is_dataclass(plugin) else ()
+    values = {field: getattr(plugin, field.name) for field in known if field.init}
+    return {field.name: value for field, value in values.items() if field.default is MISSING or value != field.default}
+
+
+def _split(text: str, kind: str) -> tuple[str, list[Any], dict[str, Any]]:
+    """Name, positional values and named values of one plug-in's textual form."""
+    prefix = FILE if text.startswith(FILE) else ""
+    found = re.fullmatch(r"([^(:]+)(?::(.*)|\((.*)\))?", text.removeprefix(prefix), re.DOTALL)
+    if found is None:
+        raise ValueError(f"{kind}={text!r} is not allowed: it must be NAME, NAME:VALUE or NAME(field=VALUE, ...)")
+    name, short, inside = found.groups()
+    if short is not None:
+        return prefix + name, [_value(short)], {}
+    try:
+        call = ast.parse(f"_({inside or ''})", mode="eval").body
+        assert isinstance(call, ast.Call)
+        positional = [ast.literal_eval(value) for value in call.args]
+        named = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f"{kind}={text!r} is not allowed: its values must be Python literals ({error})") from error
+    return prefix + name, positional, named
+
+
+def _value(text: str) -> Any:
+    """A literal, or the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
+
+
+@cache
+def _defined(path: str, attribute: str) -> Callable[..., Any]:
+    """What a Python file defines under a name; the file is executed once.
+
+    Raises ``ValueError`` if there is no such file, or no such class or function in it; what the file itself raises is
+    passed on.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"{attribute}='{FILE}{path}' is not there: no file {path!r}")
+    found: Any = runpy.run_path(path).get(attribute)
+    if not callable(found):
+        raise ValueError(f"{attribute}='{FILE}{path}' cannot be used: the file defines no {attribute}")
+    return found  # type: ignore[no-any-return]
