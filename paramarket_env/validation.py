@@ -52,14 +52,22 @@ def explain(error: pydantic.ValidationError, owner: str) -> str:
         if isinstance(said, ValueError):  # of a check in __post_init__, which has named the field
             found.setdefault(str(said), [])
             continue
-        subject = f"{_name([owner.lower(), *cause['loc']])}={cause['input']!r} is not allowed"
-        message = cause["msg"].replace("Unexpected keyword argument", "there is no such field")
-        found.setdefault(subject, []).append(message.removeprefix("Input should be "))
-    return "; ".join(f"{subject}: {_allowed(causes)}" if causes else subject for subject, causes in found.items())
+        name = _name([owner.lower(), *cause["loc"]])
+        if cause["type"] in _WRONG_NAMES:
+            found[f"{name} {_WRONG_NAMES[cause['type']]}"] = []
+            continue
+        allowed = cause["msg"].removeprefix("Input should be ")
+        found.setdefault(f"{name}={cause['input']!r} is not allowed: it must be ", []).append(allowed)
+    return "; ".join(subject + ", or ".join(causes) for subject, causes in found.items())
 
 
-def _allowed(causes: list[str]) -> str:
-    return causes[0] if causes[0].startswith("there is") else f"it must be {', or '.join(causes)}"
+_WRONG_NAMES = {
+    "missing": "must be given",
+    "missing_argument": "must be given",
+    "extra_forbidden": "is not a field",
+    "unexpected_keyword_argument": "is not a field",
+}
+"""What pydantic finds wrong with the names of the fields."""
 
 
 def _name(path: Sequence[str | int]) -> str:
