@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -46,23 +46,18 @@ from baselines.evaluation.statistics import (
     write_evaluation,
 )
 from baselines.evaluation.welfare import WELFARE, WELFARE_LEGEND, welfare
-from baselines.policies.decisions import POLICIES, build_policy, policy_factory
+from baselines.policies.decisions import build_policy, policy_factory
 from baselines.policies.learned import algorithm
-from baselines.policies.pricing import PRICING
 from baselines.training.sb3 import Plan, learn, tuned
-from paramarket_env.config import MarketConfig, require
-from paramarket_env.economics.clearing import MECHANISMS
+from paramarket_env.config import MarketConfig
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.policy import seat_of
-from paramarket_env.learning.data.datasets import DATASETS
-from paramarket_env.learning.data.endowments import ENDOWMENTS
-from paramarket_env.learning.merging import PARAMETER_SETS
-from paramarket_env.learning.networks.mlp import NETWORKS
-from paramarket_env.learning.training import OPTIMIZERS
 from paramarket_env.market.engine import Engine, resolve_device
 from paramarket_env.market.orders import StepRecord
-from paramarket_env.scenarios import SCENARIOS, scenario
+from paramarket_env.plugins import REGISTRIES, Registry, usage
+from paramarket_env.scenarios import scenario
 from paramarket_env.seeding import as_seeds
+from paramarket_env.validation import require
 
 
 @dataclass(frozen=True)
@@ -265,27 +260,31 @@ def _play_all(
 
 
 def list_names(console: Console) -> None:
-    """Everything that can be named, with the first line of what it says of itself."""
-    documented: dict[str, Mapping[str, object]] = {
-        "scenarios": SCENARIOS,
-        "policies": POLICIES,
-        "pricing rules": PRICING,
-    }
-    for title, entries in documented.items():
-        rows = Table("name", "", title=title, title_justify="left", show_header=False, box=box.SIMPLE)
-        for name, entry in entries.items():
-            rows.add_row(name, (inspect.getdoc(getattr(entry, "func", entry)) or "").split("\n")[0])
+    """Print every plug-in by kind, with its fields and the first line of its docstring."""
+    for registry in REGISTRIES.values():
+        rows = Table("name", "", title=registry.plural, title_justify="left", show_header=False, box=box.SIMPLE)
+        for name, entry in registry.items():
+            rows.add_row(escape(usage(name, entry)), escape((inspect.getdoc(entry) or "").split("\n")[0]))
         console.print(rows)
-    others: dict[str, Mapping[str, object]] = {
-        "datasets": DATASETS,
-        "endowments": ENDOWMENTS,
-        "mechanisms": MECHANISMS,
-        "network architectures": NETWORKS,
-        "optimizers": OPTIMIZERS,
-        "parameter set rules": PARAMETER_SETS,
-    }
-    for title, entries in others.items():
-        console.print(f"{title}: {', '.join(entries)}", highlight=False)
+
+
+PLUGINS = tyro.constructors.ConstructorRegistry()
+"""How the command line reads plug-ins."""
+
+
+@PLUGINS.primitive_rule
+def _plugin(given: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+    """A field whose type is the interface of a kind of plug-in is given by the plug-in's textual form."""
+    registry: Registry[Any] | None = REGISTRIES.get(given.type)
+    if registry is None:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=registry.kind.upper(),
+        instance_from_str=lambda words: registry.parse(words[0]),
+        is_instance=lambda value: isinstance(value, registry.interface),
+        str_from_instance=lambda plugin: [registry.text(plugin)],
+    )
 
 
 def _parse(arguments: Sequence[str]) -> Run | Evaluate | Train | List:
@@ -308,6 +307,7 @@ def _parse(arguments: Sequence[str]) -> Run | Evaluate | Train | List:
         description="ParaMarket: networks train, trade and price.",
         args=list(arguments),
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+        registry=PLUGINS,
     )
     return chosen
 

@@ -16,13 +16,14 @@ from rich.table import Table
 
 from baselines.evaluation.report import new_console, provenance
 from benchmarks.phases import Phases, phase_seconds
-from paramarket_env.config import MarketConfig, require
+from paramarket_env.config import MarketConfig
 from paramarket_env.economics.clearing import MECHANISMS
 from paramarket_env.market.engine import Engine, resolve_device
 from paramarket_env.market.exchange import Exchange
 from paramarket_env.market.orders import Orders
 from paramarket_env.scenarios import scenario
 from paramarket_env.seeding import as_seeds
+from paramarket_env.validation import require
 
 PHASES: Phases = (
     ("clear", Exchange, "clear"),
@@ -85,7 +86,7 @@ def main() -> None:
     for label in ("", "step", "clear", "settle", "merge", "clear and settle"):
         table.add_column(label, justify="right" if label else "left")
     for mechanism in MECHANISMS:
-        seconds = measure(replace(base, economy=replace(base.economy, mechanism=mechanism)), options)
+        seconds = measure(base.changed(mechanism=mechanism), options)
         step = sum(seconds.values())
         share = (seconds["clear"] + seconds["settle"]) / step
         figures = (step, seconds["clear"], seconds["settle"], seconds["merge"])

@@ -16,7 +16,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,10 @@ from rich.progress import track
 from baselines.evaluation.report import new_console, provenance
 from baselines.evaluation.statistics import MEANS, POPULATIONS, STATISTICS, Estimate, evaluate, summary
 from baselines.training.sb3 import TRAINING_OPPONENTS, learn, tuned
-from paramarket_env.config import MarketConfig, lookup
+from paramarket_env.config import MarketConfig
 from paramarket_env.market.engine import resolve_device
 from paramarket_env.scenarios import SCENARIOS, scenario
+from paramarket_env.validation import lookup
 
 HERE = Path(__file__).parent
 REFERENCE = "train"
@@ -81,7 +82,7 @@ class Leaderboard:
 
 def config_hash(config: MarketConfig) -> str:
     """Twelve hex digits that stand for a configuration."""
-    return hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def entries(folder: Path) -> dict[str, Path]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,11 @@ from baselines.evaluation.play import Arm, Episode, closed, play
 from baselines.evaluation.report import as_table, interval, new_console, provenance, summarise
 from baselines.evaluation.welfare import WELFARE, WELFARE_LEGEND, returns, welfare
 from benchmarks.price_paths import PricePath, draw_paths
-from paramarket_env.config import Disclosure, MarketConfig, require
+from paramarket_env.config import Disclosure, MarketConfig
 from paramarket_env.economics.clearing import MECHANISMS
 from paramarket_env.market.engine import resolve_device
 from paramarket_env.scenarios import scenario
+from paramarket_env.validation import require
 
 PAPER = "bayesian"
 """The paper's pricing rule, that of all sellers whose rule is not the question."""
@@ -66,7 +67,7 @@ class Pricing:
 
 def with_rules(config: MarketConfig, disclosure: Disclosure, mechanism: str = "posted") -> MarketConfig:
     """The market with another disclosure and mechanism."""
-    return replace(config, economy=replace(config.economy, disclosure=disclosure, mechanism=mechanism))
+    return config.changed(disclosure=disclosure, mechanism=mechanism)
 
 
 def sellers(levels: int) -> dict[str, Disclosure]:
@@ -230,7 +231,7 @@ def main() -> None:
             options.out / f"pricing-{agents}.png",
         )
         alone = summarise(found.alone)
-        kept[f"{agents} agents"] = {"everyone": summary, "alone": alone, "config": asdict(config)}
+        kept[f"{agents} agents"] = {"everyone": summary, "alone": alone, "config": config.to_dict()}
     console.print(rivalry_table(seeds, options.device))
     console.print(
         WELFARE_LEGEND, "revenue, alone: of the one seat; advantage: its return above that out of the market", sep="; "

@@ -20,7 +20,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from paramarket_env.config import TrainingConfig
-from paramarket_env.learning.training import shuffled
+from paramarket_env.learning.training import SGD, Adam, shuffled
 from paramarket_env.market.engine import Engine
 from paramarket_env.seeding import permutation, stream
 
@@ -221,9 +221,11 @@ class PlainMarket:
 
 def make_optimizer_of(config: TrainingConfig) -> MakeOptimizer:
     """torch's own optimizer of a configuration."""
-    if config.optimizer == "adam":
-        return lambda module: torch.optim.Adam(module.parameters(), lr=config.lr)
-    return lambda module: torch.optim.SGD(module.parameters(), lr=config.lr, momentum=config.momentum)
+    optimizer = config.optimizer
+    if isinstance(optimizer, Adam):
+        return lambda module: torch.optim.Adam(module.parameters(), lr=optimizer.lr)
+    assert isinstance(optimizer, SGD)
+    return lambda module: torch.optim.SGD(module.parameters(), lr=optimizer.lr, momentum=optimizer.momentum)
 
 
 def plain_market(engine: Engine, market: int) -> PlainMarket:
@@ -237,7 +239,7 @@ def plain_market(engine: Engine, market: int) -> PlainMarket:
         samples=Samples(dataset.inputs, dataset.labels),
         validation=Samples(dataset.inputs[validation], dataset.labels[validation]),
         batch_size=config.training.batch_size,
-        merge_weights=config.broker.merge_grid,
+        merge_weights=config.broker.merger.weights,
         local_steps=config.training.local_steps,
     )
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from benchmarks.phases import now
 from paramarket_env.config import MarketConfig
-from paramarket_env.learning.merging import PARAMETER_SETS
-from paramarket_env.learning.networks.mlp import MLP
+from paramarket_env.learning.alignment.aligner import NoAlignment
+from paramarket_env.learning.networks.mlp import MLPNetwork
 from paramarket_env.learning.networks.network import parameter_count
 
 FLOAT32 = 4
@@ -29,7 +29,7 @@ COPIED = {"cpu": 2**25, "cuda": 2**28}
 
 
 def step_flop(
-    config: MarketConfig, network: MLP, sizes: Tensor, validation: int, *, shared: bool = True
+    config: MarketConfig, network: MLPNetwork, sizes: Tensor, validation: int, *, shared: bool = True
 ) -> dict[str, int]:
     """FLOP of one step by phase, for the markets whose agents have ``sizes`` samples, int64 ``[M, N]``.
 
@@ -49,13 +49,13 @@ def step_flop(
     aligned = sum(2 * width * width * (before + 1 + after) for before, width, after in hidden)
     return {
         "train": trained_samples(config, sizes) * (4 * weights + 2 * (weights - layers[0])),
-        "align": markets * pairs // 2 * aligned if config.broker.align else 0,
+        "align": markets * pairs // 2 * (0 if isinstance(config.broker.aligner, NoAlignment) else aligned),
         "try": markets * pairs // 2 * validation * try_flop(config, network, layers, shared),
         "evaluate": markets * agents * validation * 2 * weights,
     }
 
 
-def try_flop(config: MarketConfig, network: MLP, layers: list[int], shared: bool) -> int:
+def try_flop(config: MarketConfig, network: MLPNetwork, layers: list[int], shared: bool) -> int:
     """FLOP to try two agents' goods on each other, on one sample.
 
     The buyer's activations before the first layer that a good changes are known from its evaluation. In that layer the
@@ -64,8 +64,8 @@ def try_flop(config: MarketConfig, network: MLP, layers: list[int], shared: bool
     buyers, where the weights of one, taken from 1, are those of the other.
     """
     names = list(dict.fromkeys(spec.layer for spec in network.parameters))
-    grid, flop = config.broker.merge_grid, 0
-    for good in PARAMETER_SETS[config.broker.parameter_sets](network).values():
+    grid, flop = config.broker.merger.weights, 0
+    for good in config.broker.parameter_sets(network).values():
         first = min(names.index(layer) for layer in good)
         once = layers[first] if first > 0 else 0
         one_line = shared and len(good) == len(names)
@@ -84,7 +84,7 @@ def trained_samples(config: MarketConfig, sizes: Tensor) -> int:
     return int(sizes.sum())
 
 
-def step_bytes(config: MarketConfig, network: MLP, sizes: Tensor, validation: int) -> dict[str, int]:
+def step_bytes(config: MarketConfig, network: MLPNetwork, sizes: Tensor, validation: int) -> dict[str, int]:
     """Bytes to move in one step: the shuffled samples and each market's validation samples read, networks updated."""
     sample = network.widths[0] * FLOAT32
     return {

@@ -28,10 +28,12 @@ from baselines.evaluation.report import provenance
 from benchmarks.contenders import Contender, Memory, always_open, engine_contender, peak_memory, reference_contender
 from benchmarks.phases import NAMES
 from benchmarks.roofline import Yardstick
-from paramarket_env.config import MarketConfig, require
-from paramarket_env.learning.data.datasets import load_dataset
+from paramarket_env.config import MarketConfig
+from paramarket_env.learning.data.datasets import FashionMNIST, load_dataset
+from paramarket_env.learning.networks.mlp import MLP
 from paramarket_env.market.engine import resolve_device
 from paramarket_env.scenarios import scenario
+from paramarket_env.validation import require
 
 MARKETS = {"cpu": (1, 16, 64, 256, 1024), "cuda": (1, 16, 64, 256, 1024, 4096)}
 SCALED_MARKETS = 16
@@ -179,13 +181,8 @@ def variants(options: Throughput, config: MarketConfig) -> dict[str, dict[str, M
     """By what grows: each market, by its label."""
     return {
         "agents": {str(count): replace(config, agents=count) for count in options.agents},
-        "parameter sets": {
-            rule: replace(config, broker=replace(config.broker, parameter_sets=rule)) for rule in options.parameter_sets
-        },
-        "width": {
-            str(width): replace(config, network=replace(config.network, hidden=(width, width)))
-            for width in options.widths
-        },
+        "parameter sets": {rule: config.changed(parameter_sets=rule) for rule in options.parameter_sets},
+        "width": {str(width): config.changed(architecture=MLP(hidden=(width, width))) for width in options.widths},
     }
 
 
@@ -327,10 +324,9 @@ def run(options: Throughput, console: Console) -> dict[str, Any]:
 
 def measure_fashion(options: Throughput, device: torch.device, console: Console) -> Series | None:
     """The engine beside the reference on Fashion-MNIST, unless its files cannot be had."""
-    config = scenario("fashion")
-    config = always_open(replace(config, data=replace(config.data, data_dir=options.data_dir)))
+    config = always_open(scenario("fashion", dataset=FashionMNIST(options.data_dir)))
     try:
-        load_dataset(config.data.dataset, config.data.data_dir)
+        load_dataset(config.data.dataset)
     except (ImportError, OSError) as error:
         console.print(f"fashion is left out: {error}", highlight=False, markup=False)
         return None

@@ -1,22 +1,20 @@
 """Data of your own: any labelled samples, in a market that is configured for them.
 
-Run it with ``python examples/own_data.py``. A dataset is a function that returns a ``Dataset`` and has a name in
-``DATASETS``; from then on a market's configuration can name it, in this process.
+Run it with ``python examples/own_data.py``. A dataset is a function that returns a ``Dataset``; a market's
+configuration takes it as it is. On the command line it is ``file:examples/own_data.py``.
 """
-
-from pathlib import Path
 
 import torch
 from rich.console import Console
 from sklearn.datasets import make_classification
 
 from baselines.evaluation.statistics import estimates_table, evaluate, summary
-from paramarket_env.config import DataConfig, MarketConfig, NetworkConfig
-from paramarket_env.learning.data.datasets import DATASETS, Dataset
+from paramarket_env.learning.data.datasets import Dataset
+from paramarket_env.scenarios import scenario
 
 
-def sensors(data_dir: Path | None) -> Dataset:
-    """2,000 readings of 20 sensors, of six kinds; yours may come from files in ``data_dir``."""
+def sensors() -> Dataset:
+    """2,000 readings of 20 sensors, of six kinds."""
     readings, kinds = make_classification(
         2000, n_features=20, n_informative=8, n_classes=6, n_clusters_per_class=1, class_sep=1.5, random_state=0
     )
@@ -24,17 +22,23 @@ def sensors(data_dir: Path | None) -> Dataset:
     return Dataset((inputs - inputs.mean(0)) / inputs.std(0), labels, classes=6, official_test=0)
 
 
-MARKET = MarketConfig(
+dataset = sensors
+"""The name under which the command line looks for a dataset."""
+
+MARKET = scenario(
+    "digits",
     agents=3,  # each short of two of the six kinds
     max_cycles=20,
-    data=DataConfig(dataset="sensors", train_samples=1200, validation_samples=400, test_samples=400, scarcity=0.05),
-    network=NetworkConfig(hidden=(16,)),
+    dataset=sensors,
+    train_samples=1200,
+    test_samples=400,
+    endowment="complementary(scarcity=0.05)",
+    architecture="mlp(hidden=(16,))",
 )
 
 
 def main() -> None:
     """Is it worth trading? Who trains alone, and who buys now and then."""
-    DATASETS["sensors"] = sensors
     runs = evaluate(MARKET, ["train", "patient"], populations=["train", "patient"], seeds=range(6), device="cpu")
     Console(width=110).print(estimates_table(summary(runs), "three firms and their sensors"))
 

@@ -1,17 +1,16 @@
 """A network of your own: a module with a block that you wrote, as the network that every agent trains and sells.
 
 Run it with ``python examples/own_network.py``. The module is an ``nn.Sequential`` that begins with an ``nn.Linear``;
-what follows is yours, as long as it is made of torch's linear, convolutional and normalising layers. It has a name in
-``NETWORKS``; from then on a market's configuration can name it, in this process.
+what follows is yours, as long as it is made of torch's linear, convolutional and normalising layers. A
+market's configuration takes it as it is. On the command line it is ``file:examples/own_network.py``.
 """
 
 from rich.console import Console
 from torch import Tensor, nn
 
 from baselines.evaluation.statistics import estimates_table, evaluate, summary
-from paramarket_env.config import MarketConfig, NetworkConfig
-from paramarket_env.learning.networks.mlp import NETWORKS
 from paramarket_env.learning.networks.modules import from_module
+from paramarket_env.scenarios import scenario
 
 
 class Residual(nn.Module):
@@ -27,9 +26,9 @@ class Residual(nn.Module):
         return hidden + change
 
 
-def residual(features: tuple[int, ...], classes: int, hidden: tuple[int, ...]) -> nn.Sequential:
-    """The network for samples of shape ``features``; ``hidden`` is the configuration's."""
-    (inputs,), (width,) = features, hidden
+def residual(features: tuple[int, ...], classes: int, width: int = 16) -> nn.Sequential:
+    """The network for samples of shape ``features``."""
+    (inputs,) = features
     return nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), Residual(width), nn.Linear(width, classes))
 
 
@@ -42,12 +41,14 @@ PERMUTATIONS = {  # which units can change places, so that the broker can align 
     "2.down.bias": ("units",),
     "3.weight": (None, "units"),
 }
-MARKET = MarketConfig(max_cycles=16, network=NetworkConfig(architecture="residual", hidden=(16,)))
+network = from_module(residual, PERMUTATIONS)
+"""The name under which the command line looks for a network."""
+
+MARKET = scenario("digits", max_cycles=16, architecture=network)
 
 
 def main() -> None:
     """Is it worth trading such networks? Who trains alone, and who buys now and then."""
-    NETWORKS["residual"] = from_module(residual, PERMUTATIONS)
     runs = evaluate(MARKET, ["train", "patient"], populations=["train", "patient"], seeds=range(6), device="cpu")
     Console(width=110).print(estimates_table(summary(runs), "two firms and their residual networks"))
 

@@ -32,13 +32,14 @@ posted; all networks are evaluated, and every offer is quoted anew.
 
 ### Rewards
 
-    kappa * (loss before - loss after) + tick * (received - paid)
-        - train_cost * trained - rivalry * (mean of the others' falls of loss)
+    kappa * (loss before - loss after) + tick * (received - paid) + terms
 
-on the broker's validation data. The last two terms are 0 by default. `kappa` is 1 by default; it can be drawn
-anew for each agent and episode, and is seen by its owner alone. Of every price the broker keeps the share `broker_fee`.
-An episode is truncated after `max_cycles`. An agent whose loss is no longer finite is terminated, its offers are
-withdrawn, and its last reward counts its network as no better than a uniform guess.
+on the broker's validation data. `kappa` is 1 by default; it can be drawn anew for each agent and episode, and is seen
+by its owner alone. There are no further terms by default; `economy.reward_terms` adds some, such as
+`train-cost(cost=0.01)` and `rivalry(weight=0.5)`, which takes half of what the others gained on average. Of every price
+the broker keeps the share `broker_fee`. An episode is truncated after `max_cycles`. An agent whose loss is no longer
+finite is terminated, its offers are withdrawn, and its last reward counts its network as no better than a uniform
+guess.
 
 ### Mechanisms
 
@@ -48,7 +49,7 @@ How orders become trades, `economy.mechanism`:
 |------------------|---------------------------------|-----------------|----------------------------------------------|
 | `posted`         | one for all, seen               | takes it or not | the ask                                      |
 | `personal`       | one for each buyer, seen by it  | takes it or not | the ask                                      |
-| `double-auction` | one for all, sealed             | bids            | ask + `auction_k` (bid - ask), if bid >= ask |
+| `double-auction` | one for all, sealed             | bids            | ask + `k` (bid - ask), if bid >= ask         |
 | `second-price`   | one for all, seen: the reserve  | bids            | the highest losing bid, or the reserve       |
 
 In a `second-price` auction each parameter set of a seller has `copies` copies in a step, for the highest bids. A bid
@@ -60,11 +61,11 @@ and an upper bound on every buyer's gain, from slope and curvature of its loss) 
 
 ### Arguments
 
-`parallel_env(scenario="digits", *, max_cycles=None, action_mode=None, render_mode=None, device="auto",
-mask_style="tuple")`
+`parallel_env(scenario="digits", *, render_mode=None, device="auto", mask_style="tuple", **changes)`
 
-`scenario`: a name of `paramarket_env.scenarios.SCENARIOS`, or a `MarketConfig` of your own. `max_cycles`, `action_mode`
-(`"verb"`, `"round"`): in place of the scenario's. `render_mode`: `"ansi"`, `"rgb_array"` or `"human"`. `device`:
+`scenario`: a name of `paramarket_env.scenarios.SCENARIOS`, or a `MarketConfig` of your own. `changes`: other values for
+any fields of the configuration, such as `agents=4`, `max_cycles=20`, `action_mode="round"` or
+`mechanism="double-auction(k=0.3)"`. `render_mode`: `"ansi"`, `"rgb_array"` or `"human"`. `device`:
 `"auto"` (the GPU where there is one), `"cpu"`, `"cuda"`. `mask_style`: `"tuple"` as PettingZoo and Gymnasium take masks
 of a `MultiDiscrete`, `"flat"` as MaskablePPO and TorchRL do.
 
@@ -80,13 +81,12 @@ The same market for other clients; a market's episodes are the same in all of th
 | `gym_env`       | a Gymnasium `Env`             | one seat                                                       |
 | `vector_env`    | a Gymnasium `VectorEnv`       | one seat in each of many markets                               |
 
-`sb3_vec_env(scenario="digits", *, opponents=(), num_markets=1, max_cycles=None, action_mode=None, device="auto")`, and
-so, without opponents, `torchrl_env` and `rllib_env`
+`sb3_vec_env(scenario="digits", *, opponents=(), num_markets=1, device="auto", **changes)`, and so, without opponents,
+`torchrl_env` and `rllib_env`
 
-`vector_env(scenario="digits", *, opponents, seat=0, num_envs=1, max_cycles=None, action_mode=None, device="auto")`
+`vector_env(scenario="digits", *, opponents, seat=0, num_envs=1, device="auto", **changes)`
 
-`gym_env(scenario="digits", *, opponents, seat=0, max_cycles=None, action_mode=None, render_mode=None, device="auto",
-mask_style="tuple")`
+`gym_env(scenario="digits", *, opponents, seat=0, render_mode=None, device="auto", mask_style="tuple", **changes)`
 
 `num_markets`, `num_envs`: how many markets play side by side; each begins its next episode in the step in which it
 ends. `seat`: the agent that learns. `opponents`: who plays the other seats: a `PolicyFactory` (see
@@ -111,7 +111,6 @@ your own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -120,7 +119,7 @@ from pettingzoo.utils.conversions import aec_wrapper_fn
 from paramarket_env.adapters.gymnasium import ParaMarketGymEnv, ParaMarketVectorEnv
 from paramarket_env.adapters.opponents import OpponentFactories
 from paramarket_env.adapters.pettingzoo import ParaMarketEnv
-from paramarket_env.config import ActionMode, MarketConfig
+from paramarket_env.config import MarketConfig
 from paramarket_env.interface.actions import MaskStyle
 from paramarket_env.interface.policy import PolicyFactory
 from paramarket_env.scenarios import scenario as named_scenario
@@ -133,28 +132,26 @@ if TYPE_CHECKING:  # imported where they are used: one takes long, the others ne
 __all__ = ["env", "gym_env", "parallel_env", "raw_env", "rllib_env", "sb3_vec_env", "torchrl_env", "vector_env"]
 
 
-def _config(scenario: str | MarketConfig, max_cycles: int | None, action_mode: ActionMode | None) -> MarketConfig:
-    """The configuration that the arguments of the module's page name."""
+def _config(scenario: str | MarketConfig, changes: dict[str, Any]) -> MarketConfig:
+    """The configuration of a scenario's name, or the one given, with changes."""
     config = named_scenario(scenario) if isinstance(scenario, str) else scenario
-    given: dict[str, Any] = {"max_cycles": max_cycles, "action_mode": action_mode}
-    return replace(config, **{name: value for name, value in given.items() if value is not None})
+    return config.changed(**changes)
 
 
 def parallel_env(
     scenario: str | MarketConfig = "digits",
     *,
-    max_cycles: int | None = None,
-    action_mode: ActionMode | None = None,
     render_mode: str | None = None,
     device: str | torch.device = "auto",
     mask_style: MaskStyle = "tuple",
+    **changes: Any,
 ) -> ParaMarketEnv:
     """The market as a PettingZoo parallel environment; the arguments are on the module's page.
 
     Raises ``ValueError`` for what the configuration, the data or the device do not allow, ``FileNotFoundError`` for
     data that is not there.
     """
-    config = _config(scenario, max_cycles, action_mode)
+    config = _config(scenario, changes)
     return ParaMarketEnv(config, render_mode=render_mode, device=device, mask_style=mask_style)
 
 
@@ -169,14 +166,13 @@ def gym_env(
     *,
     opponents: OpponentFactories,
     seat: int = 0,
-    max_cycles: int | None = None,
-    action_mode: ActionMode | None = None,
     render_mode: str | None = None,
     device: str | torch.device = "auto",
     mask_style: MaskStyle = "tuple",
+    **changes: Any,
 ) -> ParaMarketGymEnv:
     """One seat of the market as a Gymnasium environment; raises as :func:`parallel_env` does."""
-    config = _config(scenario, max_cycles, action_mode)
+    config = _config(scenario, changes)
     return ParaMarketGymEnv(config, opponents, seat=seat, render_mode=render_mode, device=device, mask_style=mask_style)
 
 
@@ -186,12 +182,11 @@ def vector_env(
     opponents: OpponentFactories,
     seat: int = 0,
     num_envs: int = 1,
-    max_cycles: int | None = None,
-    action_mode: ActionMode | None = None,
     device: str | torch.device = "auto",
+    **changes: Any,
 ) -> ParaMarketVectorEnv:
     """One seat in each of many markets as a Gymnasium vector environment; raises as :func:`parallel_env` does."""
-    config = _config(scenario, max_cycles, action_mode)
+    config = _config(scenario, changes)
     return ParaMarketVectorEnv(config, num_envs, opponents, seat=seat, device=device)
 
 
@@ -200,23 +195,21 @@ def sb3_vec_env(
     *,
     opponents: Sequence[PolicyFactory] = (),
     num_markets: int = 1,
-    max_cycles: int | None = None,
-    action_mode: ActionMode | None = None,
     device: str | torch.device = "auto",
+    **changes: Any,
 ) -> ParaMarketVecEnv:
     """The learners of many markets, a row each, as a Stable-Baselines3 ``VecEnv``; raises as :func:`parallel_env`."""
     from paramarket_env.adapters.sb3 import ParaMarketVecEnv  # noqa: PLC0415  # slow to import
 
-    return ParaMarketVecEnv(_config(scenario, max_cycles, action_mode), num_markets, device, opponents)
+    return ParaMarketVecEnv(_config(scenario, changes), num_markets, device, opponents)
 
 
 def torchrl_env(
     scenario: str | MarketConfig = "digits",
     *,
     num_markets: int = 1,
-    max_cycles: int | None = None,
-    action_mode: ActionMode | None = None,
     device: str | torch.device = "auto",
+    **changes: Any,
 ) -> ParaMarketTorchRLEnv:
     """All agents of many markets as a TorchRL environment; raises as :func:`parallel_env` does.
 
@@ -224,16 +217,15 @@ def torchrl_env(
     """
     from paramarket_env.adapters.torchrl import ParaMarketTorchRLEnv  # noqa: PLC0415  # an extra
 
-    return ParaMarketTorchRLEnv(_config(scenario, max_cycles, action_mode), num_markets, device)
+    return ParaMarketTorchRLEnv(_config(scenario, changes), num_markets, device)
 
 
 def rllib_env(
     scenario: str | MarketConfig = "digits",
     *,
     num_markets: int = 1,
-    max_cycles: int | None = None,
-    action_mode: ActionMode | None = None,
     device: str | torch.device = "auto",
+    **changes: Any,
 ) -> ParaMarketRLlibEnv:
     """All agents of many markets as one RLlib environment; raises as :func:`parallel_env` does.
 
@@ -241,4 +233,4 @@ def rllib_env(
     """
     from paramarket_env.adapters.rllib import ParaMarketRLlibEnv  # noqa: PLC0415  # an extra
 
-    return ParaMarketRLlibEnv(_config(scenario, max_cycles, action_mode), num_markets, device)
+    return ParaMarketRLlibEnv(_config(scenario, changes), num_markets, device)

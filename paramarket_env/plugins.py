@@ -21,7 +21,7 @@ import ast
 import inspect
 import re
 import runpy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -43,13 +43,13 @@ REGISTRIES: dict[type, Registry[Any]] = {}
 class Registry(Generic[P]):
     """The plug-ins of one kind by name: classes, and functions that are plug-ins themselves.
 
-    ``kind`` is what errors call it, and, with underscores, the name under which a file defines one. ``interface`` is a
-    runtime-checkable protocol. ``joined`` is the field whose value may stand behind a ``+``.
+    ``kind`` is its name in errors. ``interface`` is a runtime-checkable protocol. ``attribute`` is the name under which
+    a file defines one, by default the kind with underscores. The value of the field ``joined`` may stand behind ``+``.
     """
 
-    def __init__(self, kind: str, interface: type[P], *, joined: str = "") -> None:
+    def __init__(self, kind: str, interface: type[P], *, attribute: str = "", joined: str = "") -> None:
         self.kind, self.interface, self.joined = kind, interface, joined
-        self.attribute = kind.replace(" ", "_")
+        self.attribute = attribute or kind.replace(" ", "_")
         self._entries: dict[str, Callable[..., Any]] = {}
         self._names: dict[Callable[..., Any], str] = {}
         REGISTRIES[interface] = self
@@ -65,9 +65,22 @@ class Registry(Generic[P]):
         """The names, in the order of registration."""
         return iter(self._entries)
 
+    def __len__(self) -> int:
+        """How many plug-ins there are."""
+        return len(self._entries)
+
     def __contains__(self, name: object) -> bool:
         """Whether there is a plug-in of that name."""
         return name in self._entries
+
+    def items(self) -> Iterable[tuple[str, Callable[..., Any]]]:
+        """The names with their classes or functions."""
+        return self._entries.items()
+
+    @property
+    def plural(self) -> str:
+        """What a list of them is called."""
+        return f"{self.kind.removesuffix('y')}ies" if self.kind.endswith("y") else f"{self.kind}s"
 
     def register(self, entry: Entry, name: str | None = None) -> Entry:
         """Add a class or a function; also as a decorator.
@@ -144,9 +157,8 @@ class Registry(Generic[P]):
         if isinstance(value, str):
             return self.parse(value)
         fits = isinstance(value, self.interface) and not isinstance(value, type)
-        require(
-            fits, self.attribute, value, f"a {self.kind}: one of {', '.join(self)}, or an object with its interface"
-        )
+        allowed = f"one of {', '.join(self)}, or an object with the interface of a {self.kind}"
+        require(fits, self.attribute, value, allowed)
         plugin: P = value
         return plugin
 

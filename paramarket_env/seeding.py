@@ -18,7 +18,7 @@ from operator import index
 import torch
 from torch import Tensor
 
-from paramarket_env.config import require
+from paramarket_env.validation import require
 
 
 def _signed(value: int) -> int:

@@ -14,48 +14,32 @@ from gymnasium import spaces
 from torch import Tensor
 
 from paramarket_env.adapters.pettingzoo import ParaMarketEnv
-from paramarket_env.config import (
-    BrokerConfig,
-    DataConfig,
-    EconomyConfig,
-    MarketConfig,
-    NetworkConfig,
-    TrainingConfig,
-)
+from paramarket_env.config import MarketConfig
+from paramarket_env.learning.merging import Linear
+from paramarket_env.learning.networks.mlp import MLP
 from paramarket_env.learning.networks.network import Network
+from paramarket_env.learning.training import SGD
 from paramarket_env.market.engine import Engine
 from paramarket_env.market.orders import Orders, no_orders
 from paramarket_env.market.state import MarketState, tree_map
 
 CPU = torch.device("cpu")
-PARTS = {
-    "data": DataConfig,
-    "network": NetworkConfig,
-    "training": TrainingConfig,
-    "broker": BrokerConfig,
-    "economy": EconomyConfig,
-}
 TINY: dict[str, Any] = {
     "max_cycles": 6,
     "train_samples": 120,
     "validation_samples": 60,
     "test_samples": 60,
-    "hidden": (8,),
-    "lr": 0.2,
+    "architecture": MLP(hidden=(8,)),
+    "optimizer": SGD(lr=0.2),
     "batch_size": 16,
-    "merge_grid": (0.2, 0.5, 0.8),
+    "merger": Linear(weights=(0.2, 0.5, 0.8)),
 }
 PRICED: dict[str, Any] = {"agents": 3, "ask_levels": (0, 10, 25, 60), "initial_ask": 1, "budget": 60}
 
 
 def tiny_market(**changes: Any) -> MarketConfig:
     """A market on the digits that plays a step in milliseconds; ``changes`` name fields of any part of the config."""
-    values = TINY | changes
-    parts = {}
-    for part, kind in PARTS.items():
-        names = {field.name for field in fields(kind)} & set(values)
-        parts[part] = kind(**{name: values.pop(name) for name in names})
-    return MarketConfig(**values, **parts)
+    return MarketConfig().changed(**TINY | changes)
 
 
 def priced_market(**changes: Any) -> MarketConfig:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
 
-from paramarket_env.config import EconomyConfig
-from paramarket_env.economics.clearing import WITHHELD
+from paramarket_env.economics.clearing import WITHHELD, Mechanism
+from paramarket_env.economics.mechanisms import DoubleAuction, SecondPrice
 
 BIDS = ("double-auction", "second-price")
 """The mechanisms that take bids."""
@@ -36,9 +36,9 @@ class Outcome:
     refusal: str | None = None
 
 
-def obstacle(mechanism: str, order: Order, market_open: bool) -> str | None:
+def obstacle(mechanism: Mechanism, order: Order, market_open: bool) -> str | None:
     """Why an order is refused whatever the others want."""
-    highest = order.bid if mechanism in BIDS else order.ask
+    highest = order.bid if mechanism.bids else order.ask
     if not market_open:
         return "closed"
     if not order.quoted:
@@ -59,25 +59,25 @@ def auction(orders: list[Order], copies: int) -> dict[Order, Outcome]:
     return won | {order: Outcome(refusal="outbid") for order in ranked[copies:]}
 
 
-def cleared(economy: EconomyConfig, orders: list[Order], market_open: bool = True) -> list[Outcome]:
+def cleared(mechanism: Mechanism, orders: list[Order], market_open: bool = True) -> list[Outcome]:
     """What becomes of the orders of one market."""
     outcomes: dict[Order, Outcome] = {}
     standing: list[Order] = []
     for order in orders:
-        cause = obstacle(economy.mechanism, order, market_open) if order.seller >= 0 else None
+        cause = obstacle(mechanism, order, market_open) if order.seller >= 0 else None
         outcomes[order] = Outcome(refusal=cause)
         if order.seller >= 0 and cause is None:
             standing.append(order)
-    if economy.mechanism == "second-price":
+    if isinstance(mechanism, SecondPrice):
         for sold in {(order.seller, order.good) for order in standing}:
-            outcomes |= auction([order for order in standing if (order.seller, order.good) == sold], economy.copies)
+            outcomes |= auction([order for order in standing if (order.seller, order.good) == sold], mechanism.copies)
     else:
-        outcomes |= {order: Outcome(order.seller, price_of(economy, order)) for order in standing}
+        outcomes |= {order: Outcome(order.seller, price_of(mechanism, order)) for order in standing}
     return [outcomes[order] for order in orders]
 
 
-def price_of(economy: EconomyConfig, order: Order) -> int:
+def price_of(mechanism: Mechanism, order: Order) -> int:
     """What an order pays that meets nobody but its seller."""
-    if economy.mechanism == "double-auction":
-        return order.ask + floor(Fraction(str(economy.auction_k)) * (order.bid - order.ask))
+    if isinstance(mechanism, DoubleAuction):
+        return order.ask + floor(Fraction(str(mechanism.k)) * (order.bid - order.ask))
     return order.ask

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 
-from paramarket_env.config import lookup
+from paramarket_env.config import SECTIONS, BrokerConfig, EconomyConfig, MarketConfig
+from paramarket_env.economics.mechanisms import DoubleAuction, SecondPrice
+from paramarket_env.economics.rewards import Rivalry, TrainCost
+from paramarket_env.learning.data.endowments import Complementary, Dirichlet
+from paramarket_env.learning.merging import Linear
+from paramarket_env.learning.networks.mlp import MLP
+from paramarket_env.learning.parameter_sets import prefixes
+from paramarket_env.learning.training import SGD
+from paramarket_env.scenarios import SCENARIOS, scenario
+from paramarket_env.validation import lookup
 from tests.helpers import tiny_market
 
 
@@ -22,19 +33,8 @@ from tests.helpers import tiny_market
         ("validation_samples", None),
         ("test_samples", 0),
         ("protocol", "dirty"),
-        ("scarcity", 1.5),
-        ("scarcity", float("nan")),
-        ("concentration", 0.0),
-        ("hidden", (8, 0)),
-        ("lr", 0.0),
-        ("lr", float("inf")),
-        ("momentum", 1.0),
         ("batch_size", 0),
         ("local_steps", 0),
-        ("merge_grid", ()),
-        ("merge_grid", (0.0, 0.5)),
-        ("merge_grid", (0.5, 1.1)),
-        ("merge_grid", (0.5, 0.5)),
         ("opens_at", -1),
         ("trade_every", 0),
         ("ask_levels", ()),
@@ -54,16 +54,9 @@ from tests.helpers import tiny_market
         ("kappa", ()),
         ("kappa", (1.0, None)),
         ("kappa", 100.5),
-        ("train_cost", -0.1),
-        ("rivalry", float("nan")),
         ("broker_fee", 1.0),
         ("broker_fee", -0.1),
         ("broker_fee", float("nan")),
-        ("auction_k", 1.5),
-        ("auction_k", -0.5),
-        ("auction_k", float("nan")),
-        ("copies", 0),
-        ("copies", 1.5),
         ("disclosure", "some"),
         ("kappa_distribution", "normal"),
         ("kappa_high", 2.0),  # of values that are fixed
@@ -118,18 +111,12 @@ def test_a_loss_cannot_be_more_convex_than_it_is_smooth() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("merge_grid", (1.0,)),
         ("initial_ask", 1),  # withheld
         ("validation_samples", 1),
         ("train_samples", None),
-        ("scarcity", 0.0),
-        ("hidden", ()),
         ("kappa", (0.0, 2.0)),
         ("ask_levels", (0, 2**62)),
         ("broker_fee", 0.999),
-        ("auction_k", 0.0),
-        ("auction_k", 1),
-        ("copies", 100),
         ("budget", (0, 7)),
         ("budget", (2**63 - 1) // (2 * 6)),
         ("budget", ((2**63 - 1) // 6, 0)),
@@ -158,6 +145,108 @@ def test_one_value_serves_all_agents() -> None:
 def test_one_budget_serves_all_agents() -> None:
     assert tiny_market(agents=3, budget=7).budgets == (7, 7, 7)
     assert tiny_market(budget=(0, 9)).budgets == (0, 9)
+
+
+@pytest.mark.parametrize(
+    ("make", "field", "value"),
+    [
+        (Complementary, "scarcity", 1.5),
+        (Complementary, "scarcity", float("nan")),
+        (Dirichlet, "concentration", 0.0),
+        (MLP, "hidden", (8, 0)),
+        (SGD, "lr", 0.0),
+        (SGD, "lr", float("inf")),
+        (SGD, "momentum", 1.0),
+        (Linear, "weights", ()),
+        (Linear, "weights", (0.0, 0.5)),
+        (Linear, "weights", (0.5, 1.1)),
+        (Linear, "weights", (0.5, 0.5)),
+        (TrainCost, "cost", -0.1),
+        (Rivalry, "weight", float("nan")),
+        (DoubleAuction, "k", 1.5),
+        (DoubleAuction, "k", -0.5),
+        (DoubleAuction, "k", float("nan")),
+        (SecondPrice, "copies", 0),
+        (SecondPrice, "copies", 1.5),
+    ],
+)
+def test_an_impossible_field_of_a_plugin_is_refused(make: Any, field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"{make.__name__.lower()}\.{field}=.* is not allowed: it must be "):
+        make(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("make", "field", "value"),
+    [
+        (Linear, "weights", (1.0,)),
+        (Complementary, "scarcity", 0.0),
+        (MLP, "hidden", ()),
+        (DoubleAuction, "k", 0.0),
+        (DoubleAuction, "k", 1),
+        (SecondPrice, "copies", 100),
+    ],
+)
+def test_fields_of_plugins_at_the_edge_are_accepted(make: Any, field: str, value: Any) -> None:
+    make(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "kind"),
+    [
+        ("dataset", "dataset"),
+        ("endowment", "endowment"),
+        ("architecture", "network"),
+        ("optimizer", "optimizer"),
+        ("parameter_sets", "parameter set rule"),
+        ("aligner", "aligner"),
+        ("merger", "merger"),
+        ("mechanism", "mechanism"),
+    ],
+)
+def test_an_unknown_plugin_is_refused_at_construction_with_those_that_exist(field: str, kind: str) -> None:
+    with pytest.raises(ValueError, match=f"unknown {kind} 'typo': choose from .*"):
+        tiny_market(**{field: "typo"})
+    with pytest.raises(ValueError, match=r"=3 is not allowed: it must be one of .*, or an object with"):
+        tiny_market(**{field: 3})
+
+
+def test_a_setting_of_a_plugin_that_is_not_chosen_cannot_be_given() -> None:
+    with pytest.raises(ValueError, match=r"field='copies' is not allowed: it must be one of action_mode, agents, "):
+        tiny_market(copies=3)
+    with pytest.raises(ValueError, match=r"endowment='iid\(scarcity=0.9\)' is not allowed: it must be iid, "):
+        tiny_market(endowment="iid(scarcity=0.9)")
+
+
+def test_the_fields_of_the_sections_have_different_names() -> None:
+    names = [field.name for field in fields(MarketConfig)] + [name for part in SECTIONS.values() for name in part]
+    assert len(set(names)) == len(names)
+
+
+def test_changes_reach_the_section_that_has_the_field() -> None:
+    changed = scenario("digits", agents=4, parameter_sets="prefixes", budget=7)
+    assert (changed.agents, changed.broker.parameter_sets, changed.economy.budget) == (4, prefixes, 7)
+    assert changed == replace(
+        scenario("digits"), agents=4, broker=BrokerConfig(parameter_sets=prefixes), economy=EconomyConfig(budget=7)
+    )
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_configuration_comes_back_from_json(name: str) -> None:
+    config = scenario(name)
+    assert MarketConfig.from_json(json.dumps(config.to_dict())) == config
+    assert MarketConfig.from_dict(config.to_dict()) == config
+
+
+def test_what_json_lacks_has_its_default_and_what_is_unknown_is_refused() -> None:
+    assert MarketConfig.from_json('{"economy": {"mechanism": "personal"}}') == MarketConfig().changed(
+        mechanism="personal"
+    )
+    with pytest.raises(ValueError, match=r"economy\.price is not a field"):
+        MarketConfig.from_json('{"economy": {"price": 3}}')
+    with pytest.raises(ValueError, match=r"data\.train_samples=0 is not allowed"):
+        MarketConfig.from_json('{"data": {"train_samples": 0}}')
+    with pytest.raises(ValueError, match=r"unknown mechanism 'barter'"):
+        MarketConfig.from_json('{"economy": {"mechanism": "barter"}}')
 
 
 def test_unknown_names_list_those_that_exist() -> None:

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from paramarket_env import seeding
-from paramarket_env.config import DataConfig, TrainingConfig
-from paramarket_env.learning.data.datasets import Dataset, load_dataset
+from paramarket_env.config import DataConfig
+from paramarket_env.learning.data.datasets import Dataset, Digits, load_dataset
 from paramarket_env.learning.data.endowments import partition
-from paramarket_env.learning.networks.mlp import MLP
+from paramarket_env.learning.networks.mlp import MLPNetwork
 from paramarket_env.learning.networks.network import initial_parameters
 from paramarket_env.learning.training import SGD, shuffled, train
 from paramarket_env.seeding import as_seeds, bits, fresh_seed, next_seeds, permutation, stream, uniform
@@ -196,22 +196,24 @@ def test_seeds_that_int64_cannot_hold_are_refused_by_name(given: Any, named: int
 
 @pytest.mark.parametrize("endowment", ["complementary", "dirichlet", "iid"])
 def test_a_deal_touches_no_global_generator(endowment: str) -> None:
-    dataset = load_dataset("digits")
+    dataset = load_dataset(Digits())
     with global_generators_untouched():
-        partition(DataConfig(endowment=endowment), dataset, 2, torch.arange(3), batch_size=8)
+        data = DataConfig(endowment=endowment)
+        partition(dataset, data.split_sizes, data.endowment, 2, torch.arange(3), fewest=8)
 
 
 def test_networks_touch_no_global_generator() -> None:
-    network = MLP((6,), 3, (5,))
+    network = MLPNetwork((6,), 3, (5,))
     with global_generators_untouched():
         network.module(initial_parameters(network, torch.tensor(3)))
 
 
 def test_training_touches_no_global_generator() -> None:
-    config, network = TrainingConfig(batch_size=4), MLP((6,), 3, (5,))
+    network = MLPNetwork((6,), 3, (5,))
     dataset = Dataset(torch.rand(20, 6), torch.arange(20) % 3, 3, 0)
     endowments, sizes = torch.arange(20).view(2, 10), torch.tensor([10, 10])
-    parameters, optimizer = initial_parameters(network, torch.arange(2)), SGD(config)
+    parameters, optimizer = initial_parameters(network, torch.arange(2)), SGD()
     with global_generators_untouched():
         order = shuffled(endowments, sizes, torch.arange(2))
-        train(network, optimizer, config, dataset, parameters, optimizer.fresh(parameters), order, sizes)
+        state = optimizer.fresh(parameters)
+        train(network, optimizer, dataset, parameters, state, order, sizes, batch_size=4, local_steps=None)

@@ -13,22 +13,23 @@ from torch import Tensor
 
 from baselines.evaluation.federated import average
 from baselines.policies.decisions import POLICIES, build_policy
-from paramarket_env.config import MarketConfig, require
+from paramarket_env.config import MarketConfig
 from paramarket_env.economics.clearing import REFUSALS, WITHHELD
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.policy import Policy, PolicyFactory, seat_of
 from paramarket_env.market.orders import StepRecord
 from paramarket_env.seeding import as_seeds, stream
+from paramarket_env.validation import require
 
 
 def closed(config: MarketConfig) -> MarketConfig:
     """The market that never opens."""
-    return replace(config, broker=replace(config.broker, opens_at=config.max_cycles))
+    return config.changed(opens_at=config.max_cycles)
 
 
-def aligned(config: MarketConfig, *, align: bool = True) -> MarketConfig:
-    """The market whose broker aligns, or does not."""
-    return replace(config, broker=replace(config.broker, align=align))
+def aligned(config: MarketConfig, aligner: str = "weight-matching") -> MarketConfig:
+    """The market whose broker aligns by weight matching, or otherwise."""
+    return config.changed(aligner=aligner)
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Arm:
 
 PAPER_ARMS = (
     Arm("out of market", ("train",), closed),
-    Arm("market unaligned", ("paper",), partial(aligned, align=False)),
+    Arm("market unaligned", ("paper",), partial(aligned, aligner="none")),
     Arm("market aligned", ("paper",), aligned),
     Arm("fed. averaging", ("train",), closed, federated=True),
 )

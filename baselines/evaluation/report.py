@@ -7,7 +7,6 @@ import math
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -190,7 +189,7 @@ def write_run(
     title: str,
 ) -> None:
     """Keep a run: ``config.json``, ``steps.csv``, ``trades.csv``, ``summary.json``, ``curves.png``."""
-    (folder / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
     pd.concat([episode.steps for episode in episodes]).to_csv(folder / "steps.csv", index=False)
     pd.concat([episode.trades for episode in episodes]).to_csv(folder / "trades.csv", index=False)
     arms = {

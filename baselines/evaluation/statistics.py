@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from scipy import stats
 from baselines.evaluation.play import Arm, Episode, closed, play
 from baselines.evaluation.welfare import returns
 from baselines.policies.decisions import policy_factory
-from paramarket_env.config import MarketConfig, require
+from paramarket_env.config import MarketConfig
+from paramarket_env.validation import require
 
 POPULATIONS = ("train", "paper", "patient", "greedy", "random")
 """Who has the other seats unless it is told: those that ``paramarket train`` learns beside, and one it never meets."""
@@ -244,7 +245,7 @@ def write_evaluation(
     def plain(figure: float) -> float | None:
         return None if np.isnan(figure) else figure
 
-    (folder / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
     runs.to_csv(folder / "runs.csv", index=False)
     policies = {
         policy: {name: [plain(found.value), plain(found.low), plain(found.high)] for name, found in row.items()}

@@ -15,10 +15,10 @@ from torch import Tensor
 from baselines.policies.learned import Learned
 from baselines.policies.plugins import FILE, from_file
 from baselines.policies.pricing import Fields, PricingRule, cycle_of, pricing_factory
-from paramarket_env.config import lookup, require
 from paramarket_env.interface.policy import Policy, PolicyFactory, Seat
 from paramarket_env.market.orders import Orders
 from paramarket_env.seeding import stream, uniform
+from paramarket_env.validation import lookup, require
 
 
 def best_offer(scores: Tensor, legal: Tensor) -> Tensor:

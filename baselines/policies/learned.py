@@ -20,11 +20,11 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
-from paramarket_env.config import lookup
 from paramarket_env.interface.actions import Actions
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.observations import ObservationLayout
 from paramarket_env.interface.policy import Seat
+from paramarket_env.validation import lookup
 
 MASKABLE = "maskable-ppo"
 

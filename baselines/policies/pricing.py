@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from baselines.policies.plugins import FILE, from_file
-from paramarket_env.config import lookup, require
 from paramarket_env.economics.pricing import (
     bayesian_price,
     drift,
@@ -22,6 +21,7 @@ from paramarket_env.economics.pricing import (
 from paramarket_env.interface.actions import VerbActions
 from paramarket_env.interface.policy import Seat
 from paramarket_env.seeding import stream, uniform
+from paramarket_env.validation import lookup, require
 
 Fields = dict[str, Tensor]
 """The observation by field name, ``[B, size]`` each."""

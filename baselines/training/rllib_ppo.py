@@ -26,8 +26,9 @@ from baselines.evaluation.report import interval, new_console
 from baselines.evaluation.welfare import returns
 from baselines.training.rllib_policy import BestAction, SharedPolicy, model_config
 from paramarket_env import paramarket_v0
-from paramarket_env.config import ActionMode, MarketConfig, require
+from paramarket_env.config import ActionMode, MarketConfig
 from paramarket_env.scenarios import scenario
+from paramarket_env.validation import require
 
 RUNNER = "env_runner"
 """What a node offers for each env runner that it takes, as a resource of Ray; without such nodes any takes them."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import configure
@@ -26,9 +26,10 @@ from baselines.policies.decisions import policy_factory
 from baselines.policies.learned import MASKABLE, algorithm, save_policy
 from baselines.training.callbacks import EvalCallback, MarketMetrics, OnRollout, Progress
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
-from paramarket_env.config import MarketConfig, require
+from paramarket_env.config import Count, MarketConfig
 from paramarket_env.interface.actions import VerbActions
 from paramarket_env.scenarios import scenario
+from paramarket_env.validation import configuration, require
 
 GAMMA = 1.0
 """Episodes are short, and their return is what counts."""
@@ -37,25 +38,27 @@ TRAINING_SEEDS = 2**40
 """Training begins with seeds from here on, and goes on with hashes of them: those below are held out."""
 
 
-@dataclass(frozen=True)
+@configuration
 class Plan:
     """What is learned, where and how. Training goes on only from a checkpoint of the same plan, but for its length."""
 
     config: MarketConfig
     algo: str = "ppo"
     """`ppo`, `maskable-ppo` (never an illegal action; needs sb3-contrib), `a2c` or `dqn` (verb mode alone)."""
-    timesteps: int = 200_000
+    timesteps: Count = 200_000
     """Steps of learning agents to train for."""
-    num_markets: int = 48
+    num_markets: Count = 48
     """How many markets at once."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**20)] = 0
     """Of the algorithm and of the markets."""
     against: tuple[str, ...] = ()
     """Populations: in each market one agent learns, and one of these policies has all other seats. None: all learn."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON has it."""
+        return {**vars(self), "config": self.config.to_dict(), "against": list(self.against)}
+
     def __post_init__(self) -> None:
-        require(self.timesteps >= 1, "timesteps", self.timesteps, "an integer >= 1")
-        require(0 <= self.seed < 2**20, "seed", self.seed, "an integer within [0, 2**20)")
         verb = self.config.action_mode == "verb"
         require(self.algo != "dqn" or verb, "algo", self.algo, "another than dqn in round mode, or verb mode")
 
@@ -185,7 +188,7 @@ def _continued(kind: Any, vec_env: ParaMarketVecEnv, checkpoint: Path) -> tuple[
 
 def _keep(plan: Plan, checkpoint: Path, model: BaseAlgorithm, env: VecNormalize, device: torch.device) -> None:
     """All that is needed to play the policy, and to go on."""
-    metadata = {"plan": asdict(plan), "timesteps": model.num_timesteps, **provenance([plan.seed], device)}
+    metadata = {"plan": plan.to_dict(), "timesteps": model.num_timesteps, **provenance([plan.seed], device)}
     save_policy(checkpoint, model, metadata)
     env.save(str(checkpoint / "normalise.pkl"))
     if isinstance(model, OffPolicyAlgorithm):
@@ -197,7 +200,7 @@ def _require_same(plan: Plan, checkpoint: Path) -> None:
     if not (checkpoint / "policy.json").is_file():
         raise FileNotFoundError(f"out={str(checkpoint.parent)!r} has no checkpoint to resume")
     kept = json.loads((checkpoint / "policy.json").read_text())["plan"]
-    here = json.loads(json.dumps(asdict(plan)))
+    here = plan.to_dict()
     for name, now, then in _differences(here, kept):
         require(name == "timesteps", name, now, f"{then!r}, as in the checkpoint in {str(checkpoint)!r}")
 

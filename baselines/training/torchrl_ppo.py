@@ -22,9 +22,10 @@ from baselines.evaluation.report import COLUMNS, new_console
 from baselines.evaluation.statistics import STATISTICS, estimate
 from baselines.evaluation.welfare import returns
 from paramarket_env import paramarket_v0
-from paramarket_env.config import ActionMode, MarketConfig, require
+from paramarket_env.config import ActionMode, MarketConfig
 from paramarket_env.interface.policy import Seat
 from paramarket_env.scenarios import scenario
+from paramarket_env.validation import require
 
 try:
     from tensordict import TensorDictBase

@@ -15,9 +15,10 @@ from torch import Tensor
 from paramarket_env.adapters.autoreset import Advance, AutoresetBatch, DoubleBuffer, Ending
 from paramarket_env.adapters.opponents import OpponentFactories, Opponents, against_each
 from paramarket_env.adapters.pettingzoo import ParaMarketEnv
-from paramarket_env.config import MarketConfig, require
+from paramarket_env.config import MarketConfig
 from paramarket_env.interface.actions import MaskStyle, checked_actions
 from paramarket_env.interface.infos import info_columns
+from paramarket_env.validation import require
 
 
 def _require_no_options(options: dict[str, Any] | None) -> None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from paramarket_env.config import require
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.policy import Policy, PolicyFactory, seat_of
 from paramarket_env.seeding import stream
+from paramarket_env.validation import require
 
 OpponentFactories = PolicyFactory | Sequence[PolicyFactory]
 """One policy for every other seat, or one for each of them in their order."""

@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
-from paramarket_env.config import MarketConfig, require
+from paramarket_env.config import MarketConfig
 from paramarket_env.interface.actions import MaskStyle, checked_actions, client_mask
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.infos import info_columns
@@ -17,6 +17,7 @@ from paramarket_env.interface.render import History, Window, as_text, draw
 from paramarket_env.market.orders import StepRecord
 from paramarket_env.market.snapshot import snapshot
 from paramarket_env.market.state import MarketState
+from paramarket_env.validation import require
 
 RENDER_MODES = ("ansi", "rgb_array", "human")
 

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from paramarket_env.adapters.autoreset import Advance, AutoresetBatch, DoubleBuffer, Ending
 from paramarket_env.adapters.opponents import Opponents, against_populations, all_learn
-from paramarket_env.config import MarketConfig, require
+from paramarket_env.config import MarketConfig
 from paramarket_env.interface.actions import checked_actions
 from paramarket_env.interface.infos import info_columns
 from paramarket_env.interface.policy import PolicyFactory
 from paramarket_env.market.orders import StepRecord
+from paramarket_env.validation import require
 
 
 class ParaMarketVecEnv(VecEnv):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from paramarket_env.config import KappaDistribution
+KappaDistribution = Literal["fixed", "uniform", "log-uniform"]
+
+KAPPA_MAX = 100.0
+"""Upper end of all kappas: one for every market, so that the bound of an observation tells nothing of another's."""
 
 QUANTILES: dict[KappaDistribution, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "fixed": lambda share, low, high: low.expand_as(share).clone(),

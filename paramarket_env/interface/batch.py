@@ -54,7 +54,7 @@ class MarketBatch:
     @property
     def set_names(self) -> tuple[str, ...]:
         """The parameter sets for sale, in the order of a seller's offers."""
-        return self.engine.broker.set_names
+        return self.engine.broker.goods.names
 
     @property
     def seeds(self) -> Tensor:

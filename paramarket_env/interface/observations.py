@@ -10,7 +10,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from paramarket_env.config import KAPPA_MAX, MarketConfig
+from paramarket_env.config import MarketConfig
+from paramarket_env.economics.kappa import KAPPA_MAX
 from paramarket_env.market.engine import Engine
 
 Vector = TypeVar("Vector", Tensor, np.ndarray)

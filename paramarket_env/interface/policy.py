@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from paramarket_env.config import Disclosure
+from paramarket_env.economics.clearing import MECHANISMS
+from paramarket_env.economics.rewards import Rivalry, TrainCost
 from paramarket_env.interface.actions import Actions
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.observations import ObservationLayout
@@ -56,17 +57,16 @@ PolicyFactory = Callable[[Seat], Policy]
 def seat_of(batch: MarketBatch, keys: Tensor) -> Seat:
     """The seat of one agent in every market of a batch; ``keys`` int64 ``[M]`` from ``seeding.stream``."""
     economy = batch.config.economy
-    levels = torch.tensor(economy.ask_levels, dtype=torch.float64, device=batch.device)
     lows, highs = zip(*batch.config.kappa_ranges, strict=True)
     return Seat(
         layout=batch.layout,
         actions=batch.actions,
         max_cycles=batch.config.max_cycles,
-        prices=levels * economy.tick,
-        mechanism=economy.mechanism,
+        prices=economy.prices.to(batch.device),
+        mechanism=MECHANISMS.text(economy.mechanism),
         disclosure=economy.disclosure,
         kappa_range=(min(lows), max(highs)),
-        train_cost=economy.train_cost,
-        rivalry=economy.rivalry,
+        train_cost=sum(term.cost for term in economy.reward_terms if isinstance(term, TrainCost)),
+        rivalry=sum(term.weight for term in economy.reward_terms if isinstance(term, Rivalry)),
         keys=keys,
     )

@@ -76,7 +76,7 @@ class History:
         )
 
     def _add_trades(self, engine: Engine, record: StepRecord, cycle: int) -> None:
-        goods = engine.broker.set_names
+        goods = engine.broker.goods.names
         columns = (record.offer, record.seller, record.weight, record.paid, record.quoted)
         for buyer, row in enumerate(zip(*(column[0].tolist() for column in columns), strict=True)):
             offer, seller, weight, paid, gain = row

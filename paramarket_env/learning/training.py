@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Annotated, ClassVar, Protocol, runtime_checkable
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from paramarket_env.config import TrainingConfig, lookup
 from paramarket_env.learning.data.datasets import Dataset
 from paramarket_env.learning.networks.network import Gradients, Network
+from paramarket_env.plugins import Registry
 from paramarket_env.seeding import bits
+from paramarket_env.validation import configuration
 
 OptimizerState = dict[str, Tensor]
 """Tensors ``[R, ...]``, one row a network; all zeros is a fresh optimizer."""
 
 
+@runtime_checkable
 class Optimizer(Protocol):
-    """Updates rows of flat parameters in place, each row with its own state."""
+    """Updates rows of flat parameters in place, each row with its own state: a plug-in."""
 
     def fresh(self, parameters: Tensor) -> OptimizerState:
         """The state before any step for parameters ``[..., P]``: zeros."""
@@ -28,11 +30,19 @@ class Optimizer(Protocol):
         """One step of the rows ``[R, P]``, in place, the state too."""
 
 
+OPTIMIZERS: Registry[Optimizer] = Registry("optimizer", Optimizer)
+
+LearningRate = Annotated[float, Field(gt=0, le=1e30)]
+
+
+@OPTIMIZERS.register
+@configuration
 class SGD:
     """Gradient descent with momentum, as ``torch.optim.SGD``."""
 
-    def __init__(self, config: TrainingConfig) -> None:
-        self.lr, self.momentum = config.lr, config.momentum
+    lr: LearningRate = 0.05
+    """Learning rate."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     def fresh(self, parameters: Tensor) -> OptimizerState:
         """See :meth:`Optimizer.fresh`."""
@@ -48,13 +58,17 @@ class SGD:
             part.sub_(gradient, alpha=self.lr)
 
 
+@OPTIMIZERS.register
+@configuration
 class Adam:
     """Adam (Kingma and Ba 2015) with torch's defaults, as ``torch.optim.Adam``."""
 
-    beta1, beta2, epsilon = 0.9, 0.999, 1e-8
+    beta1: ClassVar[float] = 0.9
+    beta2: ClassVar[float] = 0.999
+    epsilon: ClassVar[float] = 1e-8
 
-    def __init__(self, config: TrainingConfig) -> None:
-        self.lr = config.lr
+    lr: LearningRate = 0.001
+    """Learning rate."""
 
     def fresh(self, parameters: Tensor) -> OptimizerState:
         """See :meth:`Optimizer.fresh`."""
@@ -72,15 +86,6 @@ class Adam:
         parameters.sub_(mean / scale * rate)
 
 
-OPTIMIZERS: dict[str, Callable[[TrainingConfig], Optimizer]] = {"sgd": SGD, "adam": Adam}
-
-
-def build_optimizer(config: TrainingConfig) -> Optimizer:
-    """The optimizer of a configuration."""
-    optimizer: Optimizer = lookup(OPTIMIZERS, config.optimizer, "optimizer")(config)
-    return optimizer
-
-
 def shuffled(endowments: Tensor, sizes: Tensor, keys: Tensor) -> Tensor:
     """Each row's samples in the random order of its key, then the -1s: int64 ``[R, L]``, L the largest size."""
     endowments = endowments[:, : int(sizes.max())]
@@ -91,31 +96,32 @@ def shuffled(endowments: Tensor, sizes: Tensor, keys: Tensor) -> Tensor:
 def train(
     network: Network,
     optimizer: Optimizer,
-    config: TrainingConfig,
     dataset: Dataset,
     parameters: Tensor,
     state: OptimizerState,
     samples: Tensor,
     sizes: Tensor,
+    *,
+    batch_size: int,
+    local_steps: int | None,
 ) -> None:
-    """One pass of R networks, each over its own samples, in place.
+    """One pass of R networks, each over its own samples, in place: at most ``local_steps`` minibatches.
 
     ``parameters`` ``[R, P]``; ``state`` of ``optimizer``, rows alike; ``samples`` int64 ``[R, L]`` in the order of the
     pass, then -1; ``sizes`` int64 ``[R]``. Rows must come with the largest sizes first: the networks that still have
     minibatches are then a prefix, and no other takes part in a step. The last, short minibatch counts; its loss is
     the mean over the samples that it has.
     """
-    batch = config.batch_size
-    samples = samples[:, : batch * (config.local_steps or samples.shape[1])]
-    starts = torch.arange(0, samples.shape[1], batch, device=samples.device)
+    samples = samples[:, : batch_size * (local_steps or samples.shape[1])]
+    starts = torch.arange(0, samples.shape[1], batch_size, device=samples.device)
     taking_part = (sizes > starts.unsqueeze(1)).sum(1).tolist()
     index = samples.clamp_min(0)
     labels = dataset.labels[index]
-    weights = _weights(samples, sizes, batch)
+    weights = _weights(samples, sizes, batch_size)
     for rows, start in zip(taking_part, starts.tolist(), strict=True):
         if rows == 0:
             break
-        columns = slice(start, start + batch)
+        columns = slice(start, start + batch_size)
         inputs = dataset.take(index[:rows, columns])
         logit_gradient = partial(
             cross_entropy_gradient, labels=labels[:rows, None, columns], weights=weights[:rows, None, columns]

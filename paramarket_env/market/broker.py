@@ -7,28 +7,17 @@ from torch import Tensor
 
 from paramarket_env.config import BrokerConfig
 from paramarket_env.learning.alignment.permutations import identity, inverse, permute
-from paramarket_env.learning.alignment.weight_matching import weight_matching
 from paramarket_env.learning.bounds import LINE, gain_bounds, loss_gradients, measure_lines
 from paramarket_env.learning.data.datasets import Dataset
 from paramarket_env.learning.evaluation import groups_at_once
 from paramarket_env.learning.memory import chunk_elements
-from paramarket_env.learning.merging import merge, parameter_sets
 from paramarket_env.learning.networks.network import Network, parameter_count
-from paramarket_env.learning.trials import Groups, Pairs, group, own_losses, try_merges
+from paramarket_env.learning.parameter_sets import parameter_sets
+from paramarket_env.learning.trials import Groups, Pairs, group, own_losses
 from paramarket_env.market.state import MarketState, Quotes
 
 RESOLUTION = 1e-6
 """Nats: losses are computed in float32, and what they differ by below this is rounding."""
-
-
-def _line(grid: tuple[float, ...]) -> tuple[list[float], list[int], list[int]]:
-    """Places on the line from one network to another, and which of them each merge weight is from either end."""
-    places, back = list(grid), []
-    for weight in grid:
-        same = [index for index, place in enumerate(places) if abs(place - (1 - weight)) < 1e-9]
-        back += same or [len(places)]
-        places += [] if same else [1 - weight]
-    return places, list(range(len(grid))), back
 
 
 class Broker:
@@ -49,14 +38,9 @@ class Broker:
         measures_lines: bool,
     ) -> None:
         self.config, self.network, self.dataset, self.measures_lines = config, network, dataset, measures_lines
-        goods = parameter_sets(config.parameter_sets, network)
-        self.set_names = tuple(goods)
-        self.masks = torch.stack(list(goods.values())).to(device)
-        """bool ``[K, P]``."""
-        self.merge_weights = torch.tensor(config.merge_grid, dtype=torch.float32, device=device)
-        self._whole = self.masks.all(dim=1).tolist()
-        line, self._there, self._back = _line(config.merge_grid)
-        self._line = torch.tensor(line, dtype=torch.float32, device=device)
+        self.goods = parameter_sets(config.parameter_sets, network, device)
+        self.merge_weights = torch.tensor(config.merger.weights, dtype=torch.float32, device=device)
+        self.device = device
         slots = torch.arange(agents - 1, device=device)
         self.sellers = slots + (slots >= torch.arange(agents, device=device).unsqueeze(1))
         """int64 ``[N, N-1]``: the agent in each slot of each buyer."""
@@ -66,19 +50,17 @@ class Broker:
 
     def no_quotes(self, num_markets: int) -> Quotes:
         """Quotes of markets in which nothing has been tried."""
-        shape = (num_markets, *self.sellers.shape, len(self.masks))
+        shape = (num_markets, *self.sellers.shape, len(self.goods.names))
         return Quotes(
-            loss=torch.full(shape, torch.inf, dtype=torch.float64, device=self.masks.device),
-            weight=torch.zeros(shape, dtype=torch.float32, device=self.masks.device),
-            permutations=identity(self.network, self.masks.device).expand(*shape[:3], -1).clone(),
-            lines=torch.zeros(
-                *shape, len(LINE) if self.measures_lines else 0, dtype=torch.float64, device=self.masks.device
-            ),
+            loss=torch.full(shape, torch.inf, dtype=torch.float64, device=self.device),
+            weight=torch.zeros(shape, dtype=torch.float32, device=self.device),
+            permutations=identity(self.network, self.device).expand(*shape[:3], -1).clone(),
+            lines=torch.zeros(*shape, len(LINE) if self.measures_lines else 0, dtype=torch.float64, device=self.device),
         )
 
     def seller_of(self, offers: Tensor) -> Tensor:
         """The seller of each agent's offer: int64 ``[M, N]`` -> ``[M, N]``, -1 where the offer is -1."""
-        slot = offers.clamp_min(0) // len(self.masks)
+        slot = offers.clamp_min(0) // len(self.goods.names)
         seller = self.sellers.expand(len(offers), -1, -1).gather(2, slot.unsqueeze(-1)).squeeze(-1)
         return torch.where(offers >= 0, seller, -1)
 
@@ -123,13 +105,13 @@ class Broker:
         row, first, second = couples.unbind(1)
         # Among the first's sellers the second has the slot before its number, as the first is none of them.
         order = state.quotes.permutations[markets[row], first, second - 1]
-        if self.config.align:
-            order = weight_matching(self.network, groups.parameters[row, first], groups.parameters[row, second], order)
+        buyers, sellers = groups.parameters[row, first], groups.parameters[row, second]
+        order = self.config.aligner(self.network, buyers, sellers, order)
         # What brings the second's units into the first's order does, the other way round, the reverse.
         both_orders = torch.cat([order, inverse(self.network, order)])
         buyer, seller, slot = (torch.cat(both) for both in ((first, second), (second, first), (second - 1, first)))
         pairs = Pairs(row.repeat(2), buyer, seller, both_orders)
-        loss = self._try(groups, pairs)
+        loss = self.config.merger.losses(self.network, groups, pairs, self.goods)
         best = loss.masked_fill(~loss.isfinite(), torch.inf).min(dim=-1)
         place = (markets[pairs.group], buyer, slot)
         state.quotes.loss[place] = best.values
@@ -147,14 +129,14 @@ class Broker:
         mine = groups.parameters.flatten(0, 1)[buyers]
         gradient = loss_gradients(self.network, self.dataset, mine, validation[buyers // agents])
         theirs = permute(self.network, groups.parameters[pairs.group, pairs.seller], pairs.permutations)
-        return measure_lines(gradient[which], theirs - mine[which], self.masks, gains, self.merge_weights)
+        return measure_lines(gradient[which], theirs - mine[which], self.goods.masks, gains, self.merge_weights)
 
     def to_sellers(self, of_offers: Tensor) -> Tensor:
         """What is known of buyers' offers by seller, each other agent and parameter set: ``[M, N, offers, ...]``.
 
         The shape stays the same.
         """
-        by_slot: Tensor = of_offers.unflatten(2, (-1, len(self.masks)))
+        by_slot: Tensor = of_offers.unflatten(2, (-1, len(self.goods.names)))
         return by_slot[:, self.sellers, self.slot_at_seller].flatten(2, 3)
 
     def bounds(self, state: MarketState) -> Tensor:
@@ -177,19 +159,6 @@ class Broker:
         low, high = bounds.unbind(-1)
         return torch.stack([low.nan_to_num(-torch.inf), high.nan_to_num(torch.inf)], dim=-1).flatten(2, 3)
 
-    def _try(self, groups: Groups, pairs: Pairs) -> Tensor:
-        """The loss of every merge of couples, first as pairs one way round, then the other: ``[2 C, K, weights]``."""
-        couples, shape = len(pairs) // 2, (len(pairs), len(self.masks), len(self.merge_weights))
-        loss = torch.empty(shape, dtype=torch.float64, device=self.masks.device)
-        for good, mask in enumerate(self.masks):
-            if self._whole[good]:
-                # Two whole networks have one line between them: w from one end is 1 - w from the other.
-                line = try_merges(self.network, groups, pairs[:couples], self._line.unsqueeze(1) * mask)
-                loss[:, good] = torch.cat([line[:, self._there], line[:, self._back]])
-            else:
-                loss[:, good] = try_merges(self.network, groups, pairs, self.merge_weights.unsqueeze(1) * mask)
-        return loss
-
     def gains(self, state: MarketState) -> Tensor:
         """The quoted fall of each buyer's validation loss, float64 ``[M, N, offers]``; -inf where nothing is quoted.
 
@@ -200,8 +169,8 @@ class Broker:
 
     def deliver(self, state: MarketState, market: Tensor, buyer: Tensor, offer: Tensor) -> Tensor:
         """The networks that were quoted, float32 ``[B, P]``, for B purchases (int64 ``[B]`` each)."""
-        slot, good = offer // len(self.masks), offer % len(self.masks)
+        slot, good = offer // len(self.goods.names), offer % len(self.goods.names)
         sellers = state.parameters[market, self.sellers[buyer, slot]]
         aligned = permute(self.network, sellers, state.quotes.permutations[market, buyer, slot])
         weight = state.quotes.weight[market, buyer, slot, good]
-        return merge(state.parameters[market, buyer], aligned, weight.unsqueeze(1) * self.masks[good])
+        return self.config.merger.merge(state.parameters[market, buyer], aligned, weight, self.goods.masks[good])

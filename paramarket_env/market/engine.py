@@ -10,16 +10,16 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from paramarket_env.config import MarketConfig, require
+from paramarket_env.config import MarketConfig
 from paramarket_env.economics.clearing import REFUSALS
 from paramarket_env.economics.kappa import draw_kappas
+from paramarket_env.economics.rewards import Outcome, step_reward
 from paramarket_env.learning.data.datasets import load_dataset
 from paramarket_env.learning.data.endowments import Partition, partition, require_minibatches
 from paramarket_env.learning.evaluation import losses_and_accuracies
 from paramarket_env.learning.memory import chunk_elements
-from paramarket_env.learning.networks.mlp import build_network
 from paramarket_env.learning.networks.network import initial_parameters, parameter_count
-from paramarket_env.learning.training import build_optimizer, shuffled, train
+from paramarket_env.learning.training import shuffled, train
 from paramarket_env.market.broker import Broker
 from paramarket_env.market.capacity import require_room
 from paramarket_env.market.exchange import Exchange
@@ -27,6 +27,7 @@ from paramarket_env.market.orders import Orders, StepRecord
 from paramarket_env.market.snapshot import snapshot
 from paramarket_env.market.state import MarketState, tree_map, write_rows
 from paramarket_env.seeding import as_seeds, stream, uniform
+from paramarket_env.validation import require
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -61,14 +62,14 @@ class Engine:
     def __init__(self, config: MarketConfig, num_markets: int = 1, device: str | torch.device = "auto") -> None:
         require(isinstance(num_markets, Integral) and num_markets >= 1, "num_markets", num_markets, "an integer >= 1")
         self.config, self.num_markets, self.device = config, num_markets, resolve_device(device)
-        self.dataset = load_dataset(config.data.dataset, config.data.data_dir).to(self.device)
-        self.network = build_network(config.network, self.dataset.features, self.dataset.classes)
-        self.optimizer = build_optimizer(config.training)
+        self.dataset = load_dataset(config.data.dataset).to(self.device)
+        self.network = config.network.architecture(self.dataset.features, self.dataset.classes)
+        self.optimizer = config.training.optimizer
         bounded = config.economy.disclosure == "bounds"
         self.broker = Broker(
             config.broker, self.network, self.dataset, config.agents, self.device, measures_lines=bounded
         )
-        self.offers = (config.agents - 1) * len(self.broker.masks)
+        self.offers = (config.agents - 1) * len(self.broker.goods.names)
         self.exchange = Exchange(config, self.broker, self.device)
         # An endowment that cannot be is refused now, not at some later episode, and so are too many markets.
         self.one = self._fresh(as_seeds(0, 1, self.device))
@@ -121,7 +122,8 @@ class Engine:
 
     def _partition(self, seeds: Tensor) -> Partition:
         config = self.config
-        return partition(config.data, self.dataset, config.agents, seeds, config.training.batch_size)
+        data, fewest = config.data, config.training.batch_size
+        return partition(self.dataset, data.split_sizes, data.endowment, config.agents, seeds, fewest)
 
     def _fresh(self, seeds: Tensor) -> MarketState:
         """Markets at cycle 0, not yet evaluated nor quoted."""
@@ -197,6 +199,8 @@ class Engine:
         state.ask = torch.where(asked, orders.ask, state.ask)
         state.cycle += 1
         gain, terminated = self._evaluate(bought | trained)
+        economy = self.config.economy
+        outcome = Outcome(state.kappa, gain, economy.in_reward(received - trades.price), trained)
         return StepRecord(
             trained=trained,
             asked=asked.any(2),
@@ -209,7 +213,7 @@ class Engine:
             received=received,
             refusal=trades.refusal,
             gain=gain,
-            reward=self._reward(gain, received - trades.price, trained, alive),
+            reward=torch.where(alive, step_reward(outcome, economy.reward_terms), 0.0),
             terminated=terminated,
             truncated=state.cycle >= self.config.max_cycles,
         )
@@ -251,7 +255,17 @@ class Engine:
         samples = shuffled(state.partition.endowments[market, agent], sizes, keys)
         parameters = state.parameters[market, agent]
         optimizer = {name: tensor[market, agent] for name, tensor in state.optimizer.items()}
-        train(self.network, self.optimizer, self.config.training, self.dataset, parameters, optimizer, samples, sizes)
+        train(
+            self.network,
+            self.optimizer,
+            self.dataset,
+            parameters,
+            optimizer,
+            samples,
+            sizes,
+            batch_size=self.config.training.batch_size,
+            local_steps=self.config.training.local_steps,
+        )
         state.parameters[market, agent] = parameters
         for name, tensor in optimizer.items():
             state.optimizer[name][market, agent] = tensor
@@ -282,14 +296,6 @@ class Engine:
         state.ask = torch.where(state.alive.unsqueeze(2), state.ask, len(self.config.economy.ask_levels))
         state.gain = before - state.loss
         return state.gain, terminated
-
-    def _reward(self, gain: Tensor, income: Tensor, trained: Tensor, alive: Tensor) -> Tensor:
-        economy = self.config.economy
-        rivals_gain = (gain.sum(1, keepdim=True) - gain) / (self.config.agents - 1)
-        # In float64: an int64 times a Python float would be rounded to float32, and whole ticks would be lost.
-        reward = self.state.kappa * gain + income.double() * economy.tick
-        reward = reward - trained.double() * economy.train_cost - rivals_gain * economy.rivalry
-        return torch.where(alive, reward, 0.0)
 
     # --- reports ---------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from paramarket_env.config import MarketConfig
-from paramarket_env.economics.clearing import REFUSALS, WITHHELD, Book, Trades, build_mechanism, clear
+from paramarket_env.economics.clearing import REFUSALS, WITHHELD, Book, Trades, clear
 from paramarket_env.economics.ledger import receipts, settle
 from paramarket_env.market.broker import Broker
 from paramarket_env.market.orders import Orders
@@ -19,7 +19,7 @@ class Exchange:
 
     def __init__(self, config: MarketConfig, broker: Broker, device: torch.device) -> None:
         self.config, self.broker = config, broker
-        self.mechanism = build_mechanism(config.economy)
+        self.mechanism = config.economy.mechanism
         self.ask_slots = config.agents - 1 if self.mechanism.personal else 1
         """S: how many asks a seller has."""
         self.bid_levels = len(config.economy.ask_levels) if self.mechanism.bids else 1
@@ -35,7 +35,7 @@ class Exchange:
     def offer_prices(self, state: MarketState) -> Tensor:
         """The seller's ask for each offer in ticks, int64 ``[M, N, offers]``; ``WITHHELD`` where there is none."""
         asks = self.asks(state)[:, self.broker.sellers, self._slot_at_seller]
-        return asks.repeat_interleave(len(self.broker.masks), dim=2)
+        return asks.repeat_interleave(len(self.broker.goods.names), dim=2)
 
     def legal_purchases(self, state: MarketState, gains: Tensor) -> Tensor:
         """bool ``[M, N, offers, bids]``: what would clear, as far as the buyer can know, given the quoted ``gains``."""
@@ -57,7 +57,7 @@ class Exchange:
         turns = bits(stream(state.seeds, "priority", state.cycle), self.config.agents)
         book = Book(
             wanted=self.broker.seller_of(offer),
-            good=offer % len(self.broker.masks),
+            good=offer % len(self.broker.goods.names),
             bid=self.bids(orders),
             ask=self.offer_prices(state).gather(2, place).squeeze(2),
             quoted=gains.gather(2, place).squeeze(2).isfinite(),

@@ -17,6 +17,7 @@ import torch
 
 from paramarket_env.adapters.pettingzoo import ParaMarketEnv
 from paramarket_env.economics.clearing import REFUSALS
+from paramarket_env.economics.rewards import Rivalry, TrainCost
 from tests.helpers import digest, episode_digest, frozen, play, priced_market, random_actions, tiny_market
 
 MODES = ("verb", "round")
@@ -126,7 +127,7 @@ def test_rewards_add_up_to_the_fall_of_the_loss_and_the_change_of_the_balance(mo
 
 @pytest.mark.parametrize("mode", MODES)
 def test_rewards_subtract_the_cost_of_training_and_the_rivals_mean_gain(mode: str) -> None:
-    env = new_env(mode, train_cost=0.25, rivalry=0.5)
+    env = new_env(mode, reward_terms=(TrainCost(0.25), Rivalry(0.5)))
     for _, rewards, _, _, infos in list(play(env, seed=2))[1:]:
         for agent, info in infos.items():
             others = [infos[other]["gain"] for other in infos if other != agent]

@@ -16,6 +16,7 @@ from baselines.policies.decisions import policy_factory
 from paramarket_env import paramarket_v0
 from paramarket_env.adapters.gymnasium import ParaMarketGymEnv
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
+from paramarket_env.learning.merging import Linear
 from tests.helpers import digest, frozen, play_alone, priced_market, scripted, spoil
 
 MODES = ("verb", "round")
@@ -306,7 +307,7 @@ def test_ppo_stores_the_observations_that_it_acted_on() -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_maskable_ppo_takes_legal_actions_alone(mode: str) -> None:
     sb3_contrib = pytest.importorskip("sb3_contrib")
-    env = new_env(mode, merge_grid=(0.2,))
+    env = new_env(mode, merger=Linear(weights=(0.2,)))
     stored = Stored()
     model = sb3_contrib.MaskablePPO("MlpPolicy", env, n_steps=16, batch_size=32, n_epochs=1, seed=0, device="cpu")
     model.learn(192, callback=stored)

@@ -16,7 +16,8 @@ from benchmarks.phases import NAMES, Clock, phase_seconds
 from benchmarks.roofline import Yardstick, step_bytes, step_flop
 from benchmarks.throughput import Throughput, run
 from paramarket_env.config import MarketConfig
-from paramarket_env.learning.networks.mlp import MLP
+from paramarket_env.learning.merging import Linear
+from paramarket_env.learning.networks.mlp import MLP, MLPNetwork
 from paramarket_env.market.engine import Engine
 from paramarket_env.scenarios import scenario
 from tests.helpers import tiny_market
@@ -31,7 +32,7 @@ def _small_yardstick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def flop_of(config: MarketConfig, features: int, sizes: list[list[int]], validation: int) -> dict[str, int]:
-    return step_flop(config, MLP((features,), 10, config.network.hidden), torch.tensor(sizes), validation)
+    return step_flop(config, MLPNetwork((features,), 10, config.network.hidden), torch.tensor(sizes), validation)
 
 
 # --- the roofline -----------------------------------------------------------------------------------------------------
@@ -51,7 +52,9 @@ def test_an_agent_step_of_digits_needs_some_17_mflop_and_a_round_of_fashion_some
     digits = sum(flop_of(scenario("digits"), 64, [[550, 550]], 400).values()) / 2
     fashion = sum(flop_of(scenario("fashion"), 784, [[27_500, 27_500]], 10_000).values())
     assert digits == pytest.approx(17e6, rel=0.02)
-    alone = step_flop(scenario("digits"), MLP((64,), 10, (32, 32)), torch.tensor([[550, 550]]), 400, shared=False)
+    alone = step_flop(
+        scenario("digits"), MLPNetwork((64,), 10, (32, 32)), torch.tensor([[550, 550]]), 400, shared=False
+    )
     assert sum(alone.values()) / 2 == pytest.approx(22.5e6, rel=0.01)
     assert fashion == pytest.approx(8.1e9, rel=0.02)
 
@@ -65,26 +68,29 @@ def test_markets_add_up_and_sellers_multiply() -> None:
 
 
 def test_a_good_is_tried_from_its_first_layer_on() -> None:
-    config = tiny_market(parameter_sets="layers", hidden=(8,), merge_grid=(0.2, 0.5, 0.8))
+    config = tiny_market(parameter_sets="layers", architecture=MLP(hidden=(8,)), merger=Linear(weights=(0.2, 0.5, 0.8)))
     # The first layer alone: 3 times what follows it. The last layer alone: once, then the logits mix.
     assert flop_of(config, 64, [[30, 30]], 60)["try"] == 2 * 60 * 2 * (3 * 8 * 10 + 8 * 10)
 
 
 def test_whole_networks_are_tried_once_for_both_buyers_where_the_weights_mirror_each_other() -> None:
-    one_way = flop_of(tiny_market(hidden=(8,), merge_grid=(0.2, 0.5, 0.9)), 64, [[30, 30]], 60)["try"]
-    assert one_way == 60 * 2 * (5 * 8 * 10)  # 0.2, 0.5, 0.9; 0.8, 0.5, 0.1
-    assert flop_of(tiny_market(hidden=(8,), merge_grid=(0.2, 0.5, 0.8)), 64, [[30, 30]], 60)["try"] == 60 * 2 * 3 * 80
+    def tried(*weights: float) -> int:
+        config = tiny_market(architecture=MLP(hidden=(8,)), merger=Linear(weights=weights))
+        return flop_of(config, 64, [[30, 30]], 60)["try"]
+
+    assert tried(0.2, 0.5, 0.9) == 60 * 2 * (5 * 8 * 10)  # 0.2, 0.5, 0.9; 0.8, 0.5, 0.1
+    assert tried(0.2, 0.5, 0.8) == 60 * 2 * 3 * 80
 
 
 def test_what_is_not_done_costs_nothing() -> None:
-    config = tiny_market(local_steps=1, batch_size=16, align=False)
+    config = tiny_market(local_steps=1, batch_size=16, aligner="none")
     assert flop_of(config, 64, [[30, 10]], 60)["align"] == 0
     assert flop_of(config, 64, [[30, 10]], 60)["train"] == (16 + 10) * (4 * 74 * 8 + 2 * 80)
 
 
 def test_samples_and_networks_are_moved_once() -> None:
-    config = tiny_market(hidden=(8,))
-    moved = step_bytes(config, MLP((64,), 10, (8,)), torch.tensor([[30, 10]]), 60)
+    config = tiny_market(architecture=MLP(hidden=(8,)))
+    moved = step_bytes(config, MLPNetwork((64,), 10, (8,)), torch.tensor([[30, 10]]), 60)
     parameters = 64 * 8 + 8 + 8 * 10 + 10
     assert moved == {"samples": 40 * 64 * 4, "validation": 60 * 64 * 4, "networks": 2 * 2 * parameters * 4}
 

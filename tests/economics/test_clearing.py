@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from paramarket_env.config import EconomyConfig
 from paramarket_env.economics.clearing import (
     MECHANISMS,
     REFUSALS,
@@ -20,9 +19,9 @@ from paramarket_env.economics.clearing import (
     Book,
     Mechanism,
     Trades,
-    build_mechanism,
     clear,
 )
+from paramarket_env.economics.mechanisms import SecondPrice
 from tests import plain
 
 INT64_MAX = 2**63 - 1
@@ -30,12 +29,9 @@ FEWER = settings(max_examples=40)
 EVERY_MECHANISM = pytest.mark.parametrize("name", MECHANISMS)
 
 
-def economy(mechanism: str = "posted", **changes: Any) -> EconomyConfig:
-    return EconomyConfig(mechanism=mechanism, **changes)
-
-
-def mechanism(name: str = "posted", **changes: Any) -> Mechanism:
-    return build_mechanism(economy(name, **changes))
+def mechanism(name: str = "posted", **fields: Any) -> Mechanism:
+    made: Mechanism = MECHANISMS[name](**fields)
+    return made
 
 
 @dataclass(frozen=True)
@@ -164,7 +160,10 @@ def test_who_wants_nothing_is_refused_nothing(name: str, market_open: bool) -> N
 
 @EVERY_MECHANISM
 def test_two_agents_can_buy_from_each_other_at_once(name: str) -> None:
-    trades = cleared(mechanism(name, auction_k=1.0), Market([1, 0], asks=[3, 4], balances=[4, 3], bids=[4, 3]))
+    trades = cleared(
+        mechanism(name, **({"k": 1.0} if name == "double-auction" else {})),
+        Market([1, 0], asks=[3, 4], balances=[4, 3], bids=[4, 3]),
+    )
     assert trades.seller.tolist() == [[1, 0]]
     assert trades.price.tolist() == [[4, 3]]
 
@@ -223,7 +222,7 @@ def test_each_buyer_pays_the_price_that_is_asked_of_it() -> None:
     ],
 )
 def test_a_bid_of_at_least_the_ask_trades_between_the_two(k: float, bid: int, ask: int, price: int) -> None:
-    trades = cleared(mechanism("double-auction", auction_k=k), Market([1, -1], [0, ask], [bid, 0], [bid, 0]))
+    trades = cleared(mechanism("double-auction", k=k), Market([1, -1], [0, ask], [bid, 0], [bid, 0]))
     assert outcomes(trades) == [plain.Outcome(1, price), plain.Outcome()]
 
 
@@ -254,15 +253,15 @@ def test_the_whole_balance_can_be_bid(name: str) -> None:
 @given(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), st.integers(0, 2**49), st.integers(0, 2**49))
 def test_prices_of_hundreds_of_trillions_are_exact_to_the_tick(k: float, ask: int, more: int) -> None:
     market = Market([1, -1], [0, ask], [ask + more, 0], [ask + more, 0])
-    expected = plain.cleared(economy("double-auction", auction_k=k), market.orders())
-    assert outcomes(cleared(mechanism("double-auction", auction_k=k), market)) == expected
+    expected = plain.cleared(mechanism("double-auction", k=k), market.orders())
+    assert outcomes(cleared(mechanism("double-auction", k=k), market)) == expected
 
 
 @given(st.floats(0, 1), st.lists(st.integers(0, INT64_MAX), min_size=2, max_size=2))
 def test_no_price_is_below_the_ask_or_above_the_bid_however_large_they_are(k: float, ends: list[int]) -> None:
     ask, bid = sorted(ends)
     market = Market([1, -1], [0, ask], [bid, 0], [bid, 0])
-    price = int(cleared(mechanism("double-auction", auction_k=k), market).price[0, 0])
+    price = int(cleared(mechanism("double-auction", k=k), market).price[0, 0])
     assert ask <= price <= bid
     assert price - ask == pytest.approx(k * (bid - ask), rel=1e-15, abs=1)
 
@@ -270,7 +269,7 @@ def test_no_price_is_below_the_ask_or_above_the_bid_however_large_they_are(k: fl
 @pytest.mark.parametrize("k", [0.0, 0.5, 1.0])
 def test_the_largest_bid_trades_with_an_ask_of_nothing(k: float) -> None:
     market = Market([1, -1], [0, 0], [INT64_MAX, 0], [INT64_MAX, 0])
-    price = int(cleared(mechanism("double-auction", auction_k=k), market).price[0, 0])
+    price = int(cleared(mechanism("double-auction", k=k), market).price[0, 0])
     assert price == pytest.approx(k * INT64_MAX, rel=1e-15)
 
 
@@ -392,18 +391,19 @@ def markets(draw: st.DrawFn, personal: bool) -> tuple[list[list[plain.Order]], l
     return rows, draw(st.lists(st.sampled_from([True, True, True, False]), min_size=3, max_size=3))
 
 
-def any_economy(data: st.DataObject, name: str) -> EconomyConfig:
-    k, copies = data.draw(st.sampled_from([0.0, 0.25, 0.5, 1.0])), data.draw(st.integers(1, 3))
-    return economy(name, auction_k=k, copies=copies)
+def any_mechanism(data: st.DataObject, name: str) -> Mechanism:
+    if name == "double-auction":
+        return mechanism(name, k=data.draw(st.sampled_from([0.0, 0.25, 0.5, 1.0])))
+    return mechanism(name, copies=data.draw(st.integers(1, 3))) if name == "second-price" else mechanism(name)
 
 
 @EVERY_MECHANISM
 @FEWER
 @given(st.data())
 def test_clearing_equals_clearing_in_loops(name: str, data: st.DataObject) -> None:
-    chosen = any_economy(data, name)
+    chosen = any_mechanism(data, name)
     rows, market_open = data.draw(markets(personal=name == "personal"))
-    trades = clear(build_mechanism(chosen), book(rows, market_open))
+    trades = clear(chosen, book(rows, market_open))
     for market, (orders, is_open) in enumerate(zip(rows, market_open, strict=True)):
         assert outcomes(trades, market) == plain.cleared(chosen, orders, is_open)
 
@@ -414,7 +414,7 @@ def test_clearing_equals_clearing_in_loops(name: str, data: st.DataObject) -> No
 def test_no_trade_is_one_that_either_sides_order_refuses(name: str, data: st.DataObject) -> None:
     rows, market_open = data.draw(markets(personal=name == "personal"))
     asked = book(rows, market_open)
-    trades = clear(build_mechanism(any_economy(data, name)), asked)
+    trades = clear(any_mechanism(data, name), asked)
     bought = trades.seller >= 0
     assert torch.equal(trades.seller[bought], asked.wanted[bought])
     allowed = asked.quoted & (asked.ask != WITHHELD) & asked.market_open.unsqueeze(1)
@@ -432,12 +432,13 @@ def test_no_trade_is_one_that_either_sides_order_refuses(name: str, data: st.Dat
 @FEWER
 @given(st.data())
 def test_no_more_copies_of_a_good_are_sold_than_there_are_and_all_at_one_price(data: st.DataObject) -> None:
-    chosen = any_economy(data, "second-price")
+    chosen = any_mechanism(data, "second-price")
     rows, market_open = data.draw(markets(personal=False))
-    trades = clear(build_mechanism(chosen), book(rows, market_open))
+    trades = clear(chosen, book(rows, market_open))
     for market, orders in enumerate(rows):
         prices: dict[tuple[int, int], list[int]] = {}
         for order, outcome in zip(orders, outcomes(trades, market), strict=True):
             if outcome.seller >= 0:
                 prices.setdefault((order.seller, order.good), []).append(outcome.price)
+        assert isinstance(chosen, SecondPrice)
         assert all(len(paid) <= chosen.copies and len(set(paid)) == 1 for paid in prices.values())

@@ -16,6 +16,8 @@ from paramarket_env.config import Disclosure
 from paramarket_env.economics.clearing import MECHANISMS
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.observations import Field, ObservationLayout
+from paramarket_env.learning.merging import Linear
+from paramarket_env.learning.training import SGD
 from paramarket_env.market.snapshot import snapshot
 from tests.helpers import orders, play, priced_market, random_orders, tiny_market
 
@@ -112,14 +114,14 @@ def test_the_table_tells_every_field_with_its_size_bounds_unit_and_meaning() -> 
 
 SPACES: list[dict[str, Any]] = [
     {},
-    {"lr": 50.0},
+    {"optimizer": SGD(lr=50.0)},
     {"budget": 0},
     {"opens_at": 3, "initial_ask": 4},
     {"budget": (0, 9, 300), "broker_fee": 0.3, "kappa_distribution": "uniform", "kappa_high": 100.0},
-    {"lr": 50.0, "disclosure": "bounds"},
-    {"lr": 50.0, "disclosure": "full"},
+    {"optimizer": SGD(lr=50.0), "disclosure": "bounds"},
+    {"optimizer": SGD(lr=50.0), "disclosure": "full"},
     # Who buys the whole of another becomes its like: there is no way between them.
-    {"agents": 2, "merge_grid": (1.0,), "disclosure": "bounds", "ask_levels": (0,), "initial_ask": 0},
+    {"agents": 2, "merger": Linear(weights=(1.0,)), "disclosure": "bounds", "ask_levels": (0,), "initial_ask": 0},
 ]
 
 

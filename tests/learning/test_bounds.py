@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from paramarket_env.learning import bounds
 from paramarket_env.learning.alignment.permutations import permute
 from paramarket_env.learning.bounds import gain_bounds, loss_gradients, measure_lines
-from paramarket_env.learning.networks.mlp import MLP
+from paramarket_env.learning.networks.mlp import MLP, MLPNetwork
 from paramarket_env.learning.networks.network import Network, initial_parameters
 from paramarket_env.market.engine import Engine
 from paramarket_env.seeding import permutation, stream
@@ -162,7 +162,7 @@ def test_gradients_equal_torchs_one_network_at_a_time_however_many_are_taken_at_
     numbers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bounds, "chunk_elements", lambda device: numbers)
-    dataset, network = make_dataset(), MLP((2, 3), 4, (7, 5))
+    dataset, network = make_dataset(), MLPNetwork((2, 3), 4, (7, 5))
     parameters = 2 * initial_parameters(network, stream(torch.arange(5), "network", 0))
     samples = permutation(torch.arange(5), 50)[:, :20]
     found = loss_gradients(network, dataset, parameters, samples)
@@ -179,10 +179,10 @@ def bounded(seeds: Any = (0,), **changes: Any) -> Engine:
     return new_engine(priced_market(disclosure="bounds", budget=1000, **changes), seeds)
 
 
-@pytest.mark.parametrize("align", [True, False])
+@pytest.mark.parametrize("aligner", ["weight-matching", "none"])
 @pytest.mark.parametrize("rule", ["full", "layers", "prefixes"])
-def test_every_quoted_gain_is_within_the_bounds_that_are_disclosed(rule: str, align: bool) -> None:
-    engine = bounded(range(3), parameter_sets=rule, align=align, hidden=(8, 6))
+def test_every_quoted_gain_is_within_the_bounds_that_are_disclosed(rule: str, aligner: str) -> None:
+    engine = bounded(range(3), parameter_sets=rule, aligner=aligner, architecture=MLP(hidden=(8, 6)))
     rng, gap = np.random.default_rng(2), []
     for _ in range(5):
         low, high = engine.broker.bounds(engine.state).unbind(-1)
@@ -200,11 +200,13 @@ def line_in_a_loop(engine: Engine, buyer: int, slot: int, good: int) -> tuple[fl
     state, seller = engine.state, int(engine.broker.sellers[buyer, slot])
     validation, mine = state.partition.validation[0], state.parameters[0, buyer]
     theirs = permute(engine.network, state.parameters[0, seller][None], state.quotes.permutations[0, buyer, slot][None])
-    step = (theirs[0] - mine) * engine.broker.masks[good]
+    step = (theirs[0] - mine) * engine.broker.goods.masks[good]
     samples = engine.dataset.inputs[validation], engine.dataset.labels[validation]
     directional_derivative, squared = float(autograd(engine.network, mine, *samples) @ step), float(step @ step)
     before = module_loss(engine, mine, validation)
-    tries = [(w, before - module_loss(engine, mine + w * step, validation)) for w in engine.config.broker.merge_grid]
+    tries = [
+        (w, before - module_loss(engine, mine + w * step, validation)) for w in engine.config.broker.merger.weights
+    ]
     return (
         directional_derivative,
         squared,
@@ -223,7 +225,7 @@ def test_bounds_are_those_of_the_extreme_curvatures_of_all_offers_in_loops() -> 
     for (buyer, slot, good), (directional_derivative, squared, _) in zip(offers, lines, strict=True):
         ends = (max(curvatures), min(curvatures))
         expected = [
-            max(-w * directional_derivative - c / 2 * w * w * squared for w in engine.config.broker.merge_grid)
+            max(-w * directional_derivative - c / 2 * w * w * squared for w in engine.config.broker.merger.weights)
             for c in ends
         ]
         assert told[buyer, 2 * slot + good].tolist() == pytest.approx(expected, rel=1e-3, abs=1e-5)

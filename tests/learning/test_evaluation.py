@@ -13,11 +13,11 @@ from benchmarks import reference
 from paramarket_env.learning import evaluation
 from paramarket_env.learning.data.datasets import Dataset
 from paramarket_env.learning.evaluation import losses_and_accuracies as evaluate
-from paramarket_env.learning.networks.mlp import MLP
+from paramarket_env.learning.networks.mlp import MLPNetwork
 from paramarket_env.learning.networks.network import initial_parameters
 from paramarket_env.seeding import permutation, stream
 
-NETWORK = MLP((2, 3), 4, (7, 5))
+NETWORK = MLPNetwork((2, 3), 4, (7, 5))
 
 
 def make_dataset() -> Dataset:

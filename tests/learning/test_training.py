@@ -11,19 +11,20 @@ from torch import Tensor, nn
 from benchmarks import reference
 from paramarket_env.config import BrokerConfig, DataConfig, MarketConfig, NetworkConfig, TrainingConfig
 from paramarket_env.learning.data.datasets import Dataset
-from paramarket_env.learning.networks.mlp import MLP
+from paramarket_env.learning.merging import Linear
+from paramarket_env.learning.networks.mlp import MLP, MLPNetwork
 from paramarket_env.learning.networks.network import initial_parameters, split
-from paramarket_env.learning.training import OptimizerState, build_optimizer, shuffled, train
+from paramarket_env.learning.training import SGD, Adam, OptimizerState, shuffled, train
 from paramarket_env.market.engine import Engine
 from paramarket_env.market.orders import no_orders
 from paramarket_env.seeding import as_seeds, stream
 
 SIZES = torch.tensor([23, 17, 10])
-NETWORK = MLP((5,), 3, (6, 4))
-SGD = TrainingConfig(lr=0.3, batch_size=5)
-MOMENTUM = TrainingConfig(lr=0.3, batch_size=5, momentum=0.9)
-ADAM = TrainingConfig(optimizer="adam", lr=0.03, batch_size=5)
-CONFIGS = pytest.mark.parametrize("config", [SGD, MOMENTUM, ADAM], ids=["sgd", "momentum", "adam"])
+NETWORK = MLPNetwork((5,), 3, (6, 4))
+PLAIN = TrainingConfig(optimizer=SGD(lr=0.3), batch_size=5)
+MOMENTUM = TrainingConfig(optimizer=SGD(lr=0.3, momentum=0.9), batch_size=5)
+ADAM = TrainingConfig(optimizer=Adam(lr=0.03), batch_size=5)
+CONFIGS = pytest.mark.parametrize("config", [PLAIN, MOMENTUM, ADAM], ids=["sgd", "momentum", "adam"])
 
 
 def make_dataset() -> Dataset:
@@ -50,10 +51,12 @@ def flat(module: nn.Module) -> Tensor:
 
 def run(config: TrainingConfig, parameters: Tensor, order: Tensor, passes: int = 1) -> OptimizerState:
     """Train in place; the optimizer's state at the end."""
-    optimizer = build_optimizer(config)
+    optimizer = config.optimizer
     state = optimizer.fresh(parameters)
     for _ in range(passes):
-        train(NETWORK, optimizer, config, make_dataset(), parameters, state, order, (order >= 0).sum(1))
+        sizes = (order >= 0).sum(1)
+        steps = {"batch_size": config.batch_size, "local_steps": config.local_steps}
+        train(NETWORK, optimizer, make_dataset(), parameters, state, order, sizes, **steps)
     return state
 
 
@@ -91,7 +94,7 @@ def test_each_network_counts_its_own_minibatches() -> None:
 
 @CONFIGS
 def test_a_step_of_some_rows_leaves_the_state_of_the_others(config: TrainingConfig) -> None:
-    optimizer, parameters = build_optimizer(config), initial()
+    optimizer, parameters = config.optimizer, initial()
     state = {name: tensor + 1 for name, tensor in optimizer.fresh(parameters).items()}
     before = parameters.clone()
     gradients = [torch.full((2, size), 2.0) for size in (30, parameters.shape[1] - 30)]
@@ -105,7 +108,7 @@ def test_a_step_of_some_rows_leaves_the_state_of_the_others(config: TrainingConf
 
 @CONFIGS
 def test_a_zeroed_state_is_a_fresh_optimizer(config: TrainingConfig) -> None:
-    optimizer, gradient, parameters = build_optimizer(config), [torch.ones_like(initial())], initial()
+    optimizer, gradient, parameters = config.optimizer, [torch.ones_like(initial())], initial()
     state = optimizer.fresh(parameters)
     assert all((tensor == 0).all() and len(tensor) == 3 for tensor in state.values())
     for _ in range(4):
@@ -116,11 +119,11 @@ def test_a_zeroed_state_is_a_fresh_optimizer(config: TrainingConfig) -> None:
     optimizer.step(parameters, gradient, state)
     optimizer.step(fresh, gradient, optimizer.fresh(fresh))
     assert torch.equal(parameters[1], fresh[1])
-    assert (config == SGD) or ((parameters - before)[0] != (fresh - before)[0]).any()
+    assert (config == PLAIN) or ((parameters - before)[0] != (fresh - before)[0]).any()
 
 
 def test_the_last_short_minibatch_weighs_its_samples_by_their_number() -> None:
-    config = TrainingConfig(lr=1.0, batch_size=4)
+    config = TrainingConfig(optimizer=SGD(lr=1.0), batch_size=4)
     parameters = initial(2)
     order = torch.tensor([[0, 1, 2, 3], [7, -1, -1, -1]])
     run(config, parameters, order)
@@ -150,7 +153,7 @@ def test_a_shuffle_follows_from_its_key_alone() -> None:
 
 def test_an_unknown_optimizer_is_refused_with_those_that_exist() -> None:
     with pytest.raises(ValueError, match=r"unknown optimizer 'lion': choose from adam, sgd"):
-        build_optimizer(TrainingConfig(optimizer="lion"))
+        TrainingConfig(optimizer="lion")
 
 
 # --- the engine's step ------------------------------------------------------------------------------------------------
@@ -158,8 +161,10 @@ def test_an_unknown_optimizer_is_refused_with_those_that_exist() -> None:
 
 def market_config(training: TrainingConfig) -> MarketConfig:
     data = DataConfig(train_samples=300, validation_samples=80, test_samples=80, endowment="dirichlet")
-    broker = BrokerConfig(merge_grid=(0.2, 0.5, 0.8))
-    return MarketConfig(agents=3, data=data, network=NetworkConfig(hidden=(8, 6)), training=training, broker=broker)
+    broker = BrokerConfig(merger=Linear(weights=(0.2, 0.5, 0.8)))
+    return MarketConfig(
+        agents=3, data=data, network=NetworkConfig(architecture=MLP(hidden=(8, 6))), training=training, broker=broker
+    )
 
 
 def assert_same(engine: Engine, plain: reference.PlainMarket, market: int) -> None:
@@ -176,7 +181,8 @@ def assert_same(engine: Engine, plain: reference.PlainMarket, market: int) -> No
 @pytest.mark.parametrize("local_steps", [None, 2])
 @CONFIGS
 def test_the_engines_steps_equal_the_plain_markets(config: TrainingConfig, local_steps: int | None) -> None:
-    training = TrainingConfig(**{**vars(config), "lr": config.lr / 10, "local_steps": local_steps})
+    slower = replace(config.optimizer, lr=config.optimizer.lr / 10)  # type: ignore[type-var, attr-defined]
+    training = replace(config, optimizer=slower, local_steps=local_steps)
     engine = Engine(market_config(training), num_markets=2, device="cpu")
     engine.reset(as_seeds(3, 2, engine.device))
     plains = [reference.plain_market(engine, market) for market in range(2)]
@@ -197,7 +203,7 @@ def test_the_engines_steps_equal_the_plain_markets(config: TrainingConfig, local
 
 def test_a_network_that_overflowed_at_a_finite_loss_stops_no_other_market() -> None:
     """A bias of -inf before a ReLU is a dead unit: the loss is finite, the parameters are not."""
-    engine = Engine(market_config(SGD), num_markets=2, device="cpu")
+    engine = Engine(market_config(PLAIN), num_markets=2, device="cpu")
     engine.reset(as_seeds(3, 2, engine.device))
     before = [tensor.clone() for tensor in (engine.state.loss, engine.state.quotes.loss)]
     parameters = engine.state.parameters.clone()

@@ -10,16 +10,18 @@ import torch
 from torch import Tensor
 
 from paramarket_env.interface.batch import MarketBatch
-from paramarket_env.learning import trials
+from paramarket_env.learning import merging, trials
 from paramarket_env.learning.alignment.permutations import permute
-from paramarket_env.learning.alignment.weight_matching import weight_matching
-from paramarket_env.learning.merging import parameter_sets
+from paramarket_env.learning.alignment.weight_matching import WeightMatching, weight_matching
+from paramarket_env.learning.merging import Linear
+from paramarket_env.learning.networks.mlp import MLP
 from paramarket_env.learning.networks.network import Network, split
+from paramarket_env.learning.parameter_sets import parameter_sets
 from paramarket_env.learning.trials import Groups, Pairs, try_merges
 from paramarket_env.market import broker
 from paramarket_env.market.engine import Engine
 from paramarket_env.market.snapshot import snapshot
-from tests.helpers import module_loss, new_engine, orders, priced_market, random_orders, tiny_market
+from tests.helpers import CPU, module_loss, new_engine, orders, priced_market, random_orders, tiny_market
 
 RULES = ("full", "layers", "prefixes")
 
@@ -30,9 +32,9 @@ def merged(engine: Engine, buyer: Tensor, seller: Tensor, match: Tensor, good: s
     ``match`` ``[H]`` is the one that the broker holds: a match from there finds nothing better.
     """
     network, config = engine.network, engine.config.broker
-    if config.align:
+    if isinstance(config.aligner, WeightMatching):
         seller = permute(network, seller[None], weight_matching(network, buyer[None], seller[None], match[None]))[0]
-    mask = parameter_sets(config.parameter_sets, network)[good]
+    mask = parameter_sets(config.parameter_sets, network, CPU).masks[engine.broker.goods.names.index(good)]
     return torch.where(mask, torch.lerp(buyer, seller, torch.tensor(weight)), buyer)
 
 
@@ -45,7 +47,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[set[tuple[int, int, int]]]:
         calls.append({(group, min(pair), max(pair)) for group, *pair in triples})
         return try_merges(network, groups, pairs, weights)
 
-    monkeypatch.setattr(broker, "try_merges", counting)
+    monkeypatch.setattr(merging, "try_merges", counting)
     return calls
 
 
@@ -57,16 +59,16 @@ def couples_of(*couples: tuple[int, int]) -> set[tuple[int, int, int]]:
 # --- what is quoted and what is delivered ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("align", [True, False])
+@pytest.mark.parametrize("aligner", ["weight-matching", "none"])
 @pytest.mark.parametrize("rule", RULES)
-def test_a_quote_is_the_best_of_the_grid_tried_in_a_loop_with_ordinary_modules(rule: str, align: bool) -> None:
-    engine = new_engine(tiny_market(parameter_sets=rule, align=align, hidden=(8, 6)))
+def test_a_quote_is_the_best_of_the_grid_tried_in_a_loop_with_ordinary_modules(rule: str, aligner: str) -> None:
+    engine = new_engine(tiny_market(parameter_sets=rule, aligner=aligner, architecture=MLP(hidden=(8, 6))))
     engine.step(orders(engine, train=(0, 1)))
-    state, grid = engine.state, engine.config.broker.merge_grid
+    state, grid = engine.state, engine.config.broker.merger.weights
     validation = state.partition.validation[0]
     for buyer, seller in ((0, 1), (1, 0)):
         networks = (*state.parameters[0, [buyer, seller]], state.quotes.permutations[0, buyer, 0])
-        for number, good in enumerate(engine.broker.set_names):
+        for number, good in enumerate(engine.broker.goods.names):
             tried = [module_loss(engine, merged(engine, *networks, good, weight), validation) for weight in grid]
             best = min(range(len(grid)), key=tried.__getitem__)
             assert float(state.quotes.weight[0, buyer, 0, number]) == pytest.approx(grid[best])
@@ -78,13 +80,13 @@ def test_the_best_weight_is_not_always_the_same() -> None:
     assert len(quotes.weight.unique()) == 3
 
 
-@pytest.mark.parametrize("align", [True, False])
+@pytest.mark.parametrize("aligner", ["weight-matching", "none"])
 @pytest.mark.parametrize("rule", RULES)
-def test_the_purchased_network_is_the_explicit_merge_of_the_networks_before_the_step(rule: str, align: bool) -> None:
-    engine = new_engine(tiny_market(agents=3, parameter_sets=rule, align=align, hidden=(8, 6)))
+def test_the_purchased_network_is_the_explicit_merge_of_the_networks_before_the_step(rule: str, aligner: str) -> None:
+    engine = new_engine(tiny_market(agents=3, parameter_sets=rule, aligner=aligner, architecture=MLP(hidden=(8, 6))))
     engine.step(orders(engine, train=(0, 2)))
     before = engine.state.parameters[0].clone()
-    goods = engine.broker.set_names
+    goods = engine.broker.goods.names
     offer = len(goods) + 1 if len(goods) > 1 else 1  # of agent 1: the second seller is agent 2
     quoted = float(engine.state.quotes.loss[0, 1].flatten()[offer])
     match = engine.state.quotes.permutations[0, 1, 1].clone()
@@ -104,7 +106,7 @@ def module_loss_before(engine: Engine, parameters: Tensor) -> float:
 def test_outside_the_parameter_set_the_buyer_keeps_its_parameters_to_the_bit() -> None:
     engine = new_engine(tiny_market(parameter_sets="layers"))
     before = split(engine.network, engine.state.parameters[0, 0].clone())
-    engine.step(orders(engine, buy={0: engine.broker.set_names.index("layer2")}))
+    engine.step(orders(engine, buy={0: engine.broker.goods.names.index("layer2")}))
     after = split(engine.network, engine.state.parameters[0, 0])
     assert {name: torch.equal(after[name], before[name]) for name in before} == {
         "layer1.weight": True,
@@ -115,13 +117,13 @@ def test_outside_the_parameter_set_the_buyer_keeps_its_parameters_to_the_bit() -
 
 
 def test_a_seller_with_shuffled_units_is_worth_as_much_as_itself_where_the_broker_aligns() -> None:
-    for align in (True, False):
-        engine = new_engine(tiny_market(align=align, merge_grid=(0.5,)))
+    for aligner in ("weight-matching", "none"):
+        engine = new_engine(tiny_market(aligner=aligner, merger=Linear(weights=(0.5,))))
         engine.step(orders(engine, train=(0, 1)))
         buyer = engine.state.parameters[0, 0]
         shuffled = permute(engine.network, buyer[None], torch.arange(8).flip(0)[None])[0]
         engine.overwrite(torch.stack([buyer, shuffled])[None])
-        assert (abs(float(engine.gains[0, 0, 0])) < 1e-6) == align
+        assert (abs(float(engine.gains[0, 0, 0])) < 1e-6) == (aligner != "none")
 
 
 def test_gains_are_the_buyers_loss_less_the_quoted_loss() -> None:
@@ -134,7 +136,7 @@ def test_gains_are_the_buyers_loss_less_the_quoted_loss() -> None:
 
 
 def test_networks_that_are_alike_are_quoted_no_gain_at_all() -> None:
-    engine = new_engine(tiny_market(hidden=(8, 6)), range(6))
+    engine = new_engine(tiny_market(architecture=MLP(hidden=(8, 6))), range(6))
     engine.step(orders(engine, train=(0, 1)))
     assert bool((engine.gains != 0).all())
     one = engine.state.parameters[:, 0]
@@ -146,7 +148,7 @@ def test_networks_that_are_alike_are_quoted_no_gain_at_all() -> None:
 
 def test_offers_are_numbered_seller_by_seller_and_set_by_set() -> None:
     engine = new_engine(tiny_market(agents=3, parameter_sets="layers"))
-    assert engine.broker.set_names == ("layer1", "layer2")
+    assert engine.broker.goods.names == ("layer1", "layer2")
     assert engine.broker.sellers.tolist() == [[1, 2], [0, 2], [0, 1]]
     assert engine.offers == 4
     offers = torch.tensor([[2, 1, -1], [0, 3, 3]])
@@ -254,7 +256,7 @@ def overflowing(engine: Engine) -> Tensor:
 
 
 def test_of_networks_whose_slopes_overflow_no_observation_is_nan() -> None:
-    batch = MarketBatch(tiny_market(disclosure="bounds", merge_grid=(0.5, 1.0)), 1, "cpu")
+    batch = MarketBatch(tiny_market(disclosure="bounds", merger=Linear(weights=(0.5, 1.0))), 1, "cpu")
     batch.reset(torch.tensor([0]))
     batch.engine.overwrite(overflowing(batch.engine))
     assert not bool(batch.observe().isnan().any())
@@ -273,7 +275,7 @@ def test_a_merge_that_is_not_finite_is_never_quoted() -> None:
 
 
 def test_of_a_grid_that_is_finite_in_part_the_best_finite_weight_is_quoted() -> None:
-    engine = new_engine(tiny_market(merge_grid=(0.5, 1.0)))
+    engine = new_engine(tiny_market(merger=Linear(weights=(0.5, 1.0))))
     engine.overwrite(overflowing(engine))
     assert engine.state.quotes.weight.flatten().tolist() == [1.0, 1.0]
     assert bool(engine.gains.isfinite().all())

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from paramarket_env import paramarket_v0
+from paramarket_env.learning.networks.mlp import MLP
+from paramarket_env.learning.training import SGD, Adam
 from paramarket_env.market.engine import Engine
 from paramarket_env.market.orders import no_orders
 from paramarket_env.market.snapshot import snapshot
@@ -22,8 +24,13 @@ CONFIGS = pytest.mark.parametrize(
     "changes",
     [
         {},
-        {"optimizer": "adam", "lr": 0.01, "parameter_sets": "layers"},
-        {"endowment": "dirichlet", "parameter_sets": "prefixes", "momentum": 0.5, "hidden": (8, 6)},
+        {"optimizer": Adam(lr=0.01), "parameter_sets": "layers"},
+        {
+            "endowment": "dirichlet",
+            "parameter_sets": "prefixes",
+            "optimizer": SGD(lr=0.2, momentum=0.5),
+            "architecture": MLP(hidden=(8, 6)),
+        },
         {"mechanism": "personal", "disclosure": "bounds", "parameter_sets": "layers", "broker_fee": 0.1},
         {"mechanism": "double-auction", "disclosure": "none", "budget": (60, 0, 30)},
         {"mechanism": "second-price", "kappa_distribution": "log-uniform", "kappa_high": 2.0},

@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from paramarket_env.economics.clearing import MECHANISMS, REFUSALS, WITHHELD
+from paramarket_env.economics.rewards import Rivalry, TrainCost
 from paramarket_env.learning.networks.network import split
+from paramarket_env.learning.training import SGD, Adam
 from paramarket_env.market.engine import Engine
 from paramarket_env.market.orders import StepRecord
 from paramarket_env.market.snapshot import snapshot
@@ -33,7 +35,7 @@ def losses(engine: Engine) -> list[float]:
 
 
 def test_two_agents_buy_from_each_other_with_the_networks_before_the_step() -> None:
-    engine, alone = (new_engine(tiny_market(align=False)) for _ in range(2))
+    engine, alone = (new_engine(tiny_market(aligner="none")) for _ in range(2))
     before = engine.state.parameters[0].clone()
     weight = engine.state.quotes.weight[0, :, 0].clone()
     engine.step(orders(engine, buy={0: 0, 1: 0}))
@@ -150,7 +152,7 @@ def test_a_price_by_which_an_agent_sold_is_the_average_over_its_buyers_in_whole_
 
 
 def test_in_a_double_auction_the_price_is_between_ask_and_bid() -> None:
-    engine = new_engine(priced_market(mechanism="double-auction", auction_k=0.5))
+    engine = new_engine(priced_market(mechanism="double-auction"))
     record = engine.step(orders(engine, buy={0: 0, 1: 0, 2: 0}, bid={0: 2, 1: 1, 2: 0}))
     assert record.paid.tolist() == [[17, 10, 0]]
     assert record.bid.tolist() == [[25, 10, 0]]
@@ -205,7 +207,7 @@ def test_to_bid_too_little_is_to_decline_and_to_be_outbid_is_not() -> None:
     assert over.state.declined[0, 1].tolist() == [False, False]
 
 
-@pytest.mark.parametrize("optimizer", [{"momentum": 0.9}, {"optimizer": "adam", "lr": 0.01}])
+@pytest.mark.parametrize("optimizer", [{"optimizer": SGD(lr=0.2, momentum=0.9)}, {"optimizer": Adam(lr=0.01)}])
 def test_a_buyer_begins_with_a_fresh_optimizer_and_no_other_agent_does(optimizer: dict[str, Any]) -> None:
     engine = new_engine(tiny_market(agents=3, **optimizer))
     engine.step(orders(engine, train=(0, 1, 2)))
@@ -219,7 +221,7 @@ def test_a_buyer_begins_with_a_fresh_optimizer_and_no_other_agent_does(optimizer
 
 
 def test_a_step_merges_first_and_trains_then() -> None:
-    config = tiny_market(momentum=0.9)
+    config = tiny_market(optimizer=SGD(lr=0.2, momentum=0.9))
     at_once, one_by_one = new_engine(config), new_engine(config)
     at_once.step(orders(at_once, train=(0,), buy={0: 0}))
     one_by_one.step(orders(one_by_one, buy={0: 0}))
@@ -306,7 +308,7 @@ def test_a_record_tells_the_gain_that_was_quoted_and_the_gain_that_came_of_it() 
 
 
 def test_overwriting_gives_fresh_optimizers_new_losses_and_new_quotes() -> None:
-    engine = new_engine(tiny_market(momentum=0.9))
+    engine = new_engine(tiny_market(optimizer=SGD(lr=0.2, momentum=0.9)))
     engine.step(orders(engine, train=(0, 1)))
     mean = engine.state.parameters.mean(dim=1, keepdim=True).expand(-1, 2, -1)
     before = engine.state.loss.clone()
@@ -330,13 +332,26 @@ def expected_rewards(engine: Engine, record: StepRecord, before: list[float]) ->
     for agent, kappa in enumerate(engine.state.kappa[0].tolist()):
         money = int(record.received[0, agent]) - int(record.paid[0, agent])
         others = [gain for other, gain in enumerate(gains) if other != agent]
-        cost = economy.train_cost * bool(record.trained[0, agent])
-        rivalry = economy.rivalry * sum(others) / len(others)
-        rewards.append(kappa * gains[agent] + economy.tick * money - cost - rivalry)
+        lost = 0.0
+        for term in economy.reward_terms:
+            if isinstance(term, TrainCost):
+                lost += term.cost * bool(record.trained[0, agent])
+            else:
+                assert isinstance(term, Rivalry)
+                lost += term.weight * sum(others) / len(others)
+        rewards.append(kappa * gains[agent] + economy.tick * money - lost)
     return rewards
 
 
-@pytest.mark.parametrize("terms", [{}, {"train_cost": 0.3}, {"rivalry": 0.7}, {"train_cost": 0.1, "rivalry": 0.2}])
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {},
+        {"reward_terms": (TrainCost(0.3),)},
+        {"reward_terms": (Rivalry(0.7),)},
+        {"reward_terms": (TrainCost(0.1), Rivalry(0.2))},
+    ],
+)
 def test_the_reward_is_gain_and_money_less_the_cost_of_training_and_rivals_gains(terms: dict[str, float]) -> None:
     engine = new_engine(priced_market(kappa=(0.5, 1.0, 3.0), tick=0.01, **terms))
     rng = np.random.default_rng(3)
@@ -428,7 +443,7 @@ def test_an_infinite_parameter_does_not_stop_the_market_even_where_the_loss_is_f
 
 
 def test_a_learning_rate_without_measure_terminates_its_agent() -> None:
-    engine = new_engine(tiny_market(lr=1e30, agents=3))
+    engine = new_engine(tiny_market(optimizer=SGD(lr=1e30), agents=3))
     record = engine.step(orders(engine, train=(0,)))
     assert record.terminated.tolist() == [[True, False, False]]
     assert bool(record.reward.isfinite().all())

@@ -49,7 +49,7 @@ def test_an_engine_needs_a_market(num_markets: Any) -> None:
         ({"endowment": "fair"}, r"endowment 'fair'.*complementary, dirichlet, iid"),
         ({"mechanism": "barter"}, r"mechanism 'barter'.*double-auction, personal, posted, second-price"),
         ({"optimizer": "lion"}, r"optimizer 'lion'.*adam, sgd"),
-        ({"architecture": "transformer"}, r"architecture 'transformer'.*mlp"),
+        ({"architecture": "transformer"}, r"network 'transformer'.*mlp"),
         ({"parameter_sets": "halves"}, r"parameter set rule 'halves'.*full, layers, prefixes"),
         ({"batch_size": 121}, r"training.batch_size=121.*trader_0 has \d+"),
         ({"agents": 11}, r"agents=11.*10 classes"),

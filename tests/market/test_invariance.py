@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from paramarket_env.config import MarketConfig
+from paramarket_env.learning.data.endowments import Complementary, Dirichlet
+from paramarket_env.learning.training import SGD, Adam
 from paramarket_env.market import engine as engine_module
 from paramarket_env.market.engine import Engine
 from paramarket_env.market.orders import Orders
@@ -21,8 +23,8 @@ from tests.helpers import frozen, new_engine, orders, priced_market, random_orde
 SEEDS = [11, 3, 7, 5, 2, 13, 1]
 PLACE = 3
 ENDOWMENTS: list[dict[str, Any]] = [
-    {"endowment": "complementary", "scarcity": 0.25},
-    {"endowment": "dirichlet", "concentration": 0.5, "batch_size": 4},
+    {"endowment": Complementary(scarcity=0.25)},
+    {"endowment": Dirichlet(concentration=0.5), "batch_size": 4},
     {"endowment": "iid"},
 ]
 
@@ -83,10 +85,10 @@ def test_the_minibatches_are_the_same_alone_and_as_one_of_seven(
     passes: list[list[tuple[int, ...]]] = []
     original = engine_module.train
 
-    def spying(*arguments: Any) -> None:
-        samples: Tensor = arguments[6]
+    def spying(*arguments: Any, **steps: Any) -> None:
+        samples: Tensor = arguments[5]
         passes.append([tuple(number for number in row if number >= 0) for row in samples.tolist()])
-        original(*arguments)
+        original(*arguments, **steps)
 
     monkeypatch.setattr(engine_module, "train", spying)
     alone, many = new_engine(priced_market(**endowment), [SEEDS[PLACE]]), new_engine(priced_market(**endowment), SEEDS)
@@ -99,7 +101,7 @@ def test_the_minibatches_are_the_same_alone_and_as_one_of_seven(
     assert not set(first_alone) & set(second_alone)
 
 
-@pytest.mark.parametrize("optimizer", [{}, {"optimizer": "adam", "lr": 0.01}])
+@pytest.mark.parametrize("optimizer", [{}, {"optimizer": Adam(lr=0.01)}])
 def test_a_partial_reset_leaves_the_other_markets_to_the_bit(optimizer: dict[str, Any]) -> None:
     engine, rng = new_engine(priced_market(**optimizer), [0, 1, 2, 3]), np.random.default_rng(4)
     for _ in range(3):
@@ -134,7 +136,7 @@ def test_markets_that_were_reset_apart_end_apart() -> None:
 def test_the_same_orders_and_seed_give_the_same_state_to_the_bit() -> None:
     states = []
     for _ in range(2):
-        engine, rng = new_engine(priced_market(momentum=0.9), SEEDS), np.random.default_rng(4)
+        engine, rng = new_engine(priced_market(optimizer=SGD(lr=0.2, momentum=0.9)), SEEDS), np.random.default_rng(4)
         for _ in range(4):
             engine.step(random_orders(engine, rng))
         states.append(frozen(engine.state))

@@ -27,11 +27,10 @@ def games(draw: st.DrawFn, mechanism: str) -> tuple[Engine, list[Orders]]:
     """Two or three markets of three agents just reset, and any orders for some steps."""
     markets = draw(st.integers(2, 3))
     config = priced_market(
-        mechanism=mechanism,
+        mechanism=f"second-price:{draw(st.integers(1, 2))}" if mechanism == "second-price" else mechanism,
         parameter_sets=draw(SET_RULES),
         opens_at=draw(st.integers(0, 1)),
         broker_fee=draw(st.sampled_from([0.0, 0.3])),
-        copies=draw(st.integers(1, 2)) if mechanism == "second-price" else 1,
     )
     engine = shared_engine(config, markets)
     engine.reset(torch.tensor(draw(st.lists(st.integers(0, 2**63 - 1), min_size=markets, max_size=markets))))
@@ -53,25 +52,25 @@ def any_orders(draw: st.DrawFn, engine: Engine) -> Orders:
         train=integers(draw, shape, 0, 1).bool(),
         offer=integers(draw, shape, -1, engine.offers - 1),
         bid=integers(draw, shape, 0, levels - 1),
-        ask=integers(draw, (*shape, 2 if engine.config.economy.mechanism == "personal" else 1), -1, levels),
+        ask=integers(draw, (*shape, engine.exchange.ask_slots), -1, levels),
     )
 
 
 def plain_orders(engine: Engine, chosen: Orders, market: int) -> list[plain.Order]:
     """What each agent of a market wants and meets, looked up one by one; no priority is known."""
-    economy, goods = engine.config.economy, len(engine.broker.set_names)
+    economy, goods = engine.config.economy, len(engine.broker.goods.names)
     state, levels = engine.state, (*economy.ask_levels, WITHHELD)
     orders = []
     for buyer in range(3):
         offer, others = int(chosen.offer[market, buyer]), [agent for agent in range(3) if agent != buyer]
         seller = others[max(offer, 0) // goods]
         for_buyer = [agent for agent in range(3) if agent != seller].index(buyer)
-        slot = for_buyer if economy.mechanism == "personal" else 0
+        slot = for_buyer if economy.mechanism.personal else 0
         orders.append(
             plain.Order(
                 seller=seller if offer >= 0 else -1,
                 good=offer % goods,
-                bid=levels[int(chosen.bid[market, buyer])] if economy.mechanism in plain.BIDS else 0,
+                bid=levels[int(chosen.bid[market, buyer])] if economy.mechanism.bids else 0,
                 ask=levels[int(state.ask[market, seller, slot])],
                 quoted=bool(state.quotes.loss[market, buyer].flatten()[offer].isfinite()),
                 balance=int(state.balance[market, buyer]),
@@ -121,7 +120,7 @@ def test_every_order_becomes_what_it_becomes_in_plain_clearing_and_refusals_are_
             in_turn = with_priority(orders, record.seller[market].tolist())
             rows = (column[market].tolist() for column in (record.seller, record.paid, record.refusal))
             for agent, (expected, seller, price, code) in enumerate(
-                zip(plain.cleared(economy, in_turn, were_open[market]), *rows, strict=True)
+                zip(plain.cleared(economy.mechanism, in_turn, were_open[market]), *rows, strict=True)
             ):
                 refusal = REFUSALS[code] if code >= 0 else None
                 assert plain.Outcome(seller, price, refusal) == expected

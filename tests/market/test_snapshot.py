@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from paramarket_env.adapters.pettingzoo import ParaMarketEnv
+from paramarket_env.learning.training import SGD, Adam
 from paramarket_env.market.engine import Engine
 from paramarket_env.market.snapshot import fork, load, save, snapshot
 from paramarket_env.market.state import MarketState, tree_map, write_rows
 from tests.helpers import digest, frozen, leaves, new_engine, priced_market, random_actions, random_orders
 
-OPTIMIZERS: list[dict[str, Any]] = [{"optimizer": "adam", "lr": 0.01}, {"momentum": 0.9}]
+OPTIMIZERS: list[dict[str, Any]] = [{"optimizer": Adam(lr=0.01)}, {"optimizer": SGD(lr=0.2, momentum=0.9)}]
 
 
 def midway(seeds: tuple[int, ...] = (4, 5), **changes: Any) -> Engine:

@@ -15,9 +15,22 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from paramarket_env.learning.alignment.aligner import ALIGNERS
 from paramarket_env.learning.alignment.permutations import by_name, identity, permute
 from paramarket_env.learning.networks.network import Network, ParameterSpec, permutation_sizes, split
 from paramarket_env.seeding import permutation, stream
+from paramarket_env.validation import configuration
+
+
+@ALIGNERS.register
+@configuration
+class WeightMatching:
+    """Git Re-Basin's weight matching (Ainsworth, Hayase and Srinivasa, ICLR 2023), warm-started."""
+
+    def __call__(self, network: Network, buyers: Tensor, sellers: Tensor, start: Tensor) -> Tensor:
+        """See :meth:`Aligner.__call__` and :func:`weight_matching`."""
+        return weight_matching(network, buyers, sellers, start)
+
 
 TOLERANCE = 1e-12
 """A permutation is replaced only by one whose inner product is larger by more than this share of it (of 1, if less)."""

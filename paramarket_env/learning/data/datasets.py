@@ -9,19 +9,20 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from paramarket_env.config import lookup
+from paramarket_env.plugins import Registry
+from paramarket_env.validation import configuration
 
 DEFAULT_DATA_DIR = Path.home() / ".cache" / "paramarket"
 
@@ -58,11 +59,30 @@ class Dataset:
         return Dataset(self.inputs.to(device), self.labels.to(device), self.classes, self.official_test)
 
 
-def _digits(_: Path | None) -> Dataset:
+@runtime_checkable
+class DatasetSource(Protocol):
+    """A dataset as a configuration names it: a plug-in that reads the samples."""
+
+    def __call__(self) -> Dataset:
+        """Read the samples, onto the CPU."""
+
+    def __hash__(self) -> int:
+        """Equal sources are read once."""
+
+
+DATASETS: Registry[DatasetSource] = Registry("dataset", DatasetSource)
+
+
+@DATASETS.register
+@configuration
+class Digits:
     """1,797 handwritten digits of 8 x 8 pixels (UCI, in scikit-learn's wheel), pixels within [0, 1]."""
-    images, labels = load_digits(return_X_y=True)
-    pixels = torch.from_numpy(images).float()
-    return Dataset(pixels / 16, torch.from_numpy(labels).long(), classes=10, official_test=0)
+
+    def __call__(self) -> Dataset:
+        """Read them from scikit-learn."""
+        images, labels = load_digits(return_X_y=True)
+        pixels = torch.from_numpy(images).float()
+        return Dataset(pixels / 16, torch.from_numpy(labels).long(), classes=10, official_test=0)
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -89,26 +109,29 @@ def _find(folders: list[Path], name: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-@dataclass(frozen=True)
+@configuration
 class IdxFamily:
     """MNIST and the datasets that took its format, normalised by MNIST's constants as the authors do."""
 
-    torchvision_name: str
-    classes: int = 10
-    prefixes: tuple[str, str] = ("train", "t10k")
-    split: str | None = None
-    transposed: bool = False
+    torchvision_name: ClassVar[str]
+    classes: ClassVar[int] = 10
+    prefixes: ClassVar[tuple[str, str]] = ("train", "t10k")
+    split: ClassVar[str | None] = None
+    transposed: ClassVar[bool] = False
+
+    data_dir: str | None = None
+    """Folder with the four files, gzipped or not, flat or in torchvision's folders; None: torchvision's download."""
 
     @property
     def files(self) -> list[str]:
         """Names of the four files, without ``.gz``."""
         return [f"{prefix}-{kind}" for prefix in self.prefixes for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
 
-    def __call__(self, data_dir: Path | None) -> Dataset:
+    def __call__(self) -> Dataset:
         """Read the files, after a download if no folder is given and they are not in the default one."""
-        root = data_dir or DEFAULT_DATA_DIR
+        root = _folder(self.data_dir)
         folders = [root, root / self.torchvision_name / "raw"]
-        if data_dir is None and any(_find(folders, name) is None for name in self.files):
+        if self.data_dir is None and any(_find(folders, name) is None for name in self.files):
             self._download(root)
         paths = {name: _find(folders, name) for name in self.files}
         missing = [name for name, path in paths.items() if path is None]
@@ -138,21 +161,65 @@ class IdxFamily:
             raise OSError(f"{self.torchvision_name} could not be downloaded: {error}") from error
 
 
-def _cifar10(data_dir: Path | None) -> Dataset:
-    """CIFAR-10, ``[3, 32, 32]``, normalised by its channel means and deviations."""
-    root = data_dir or DEFAULT_DATA_DIR
-    cifar10 = _torchvision_datasets("CIFAR10").CIFAR10
-    try:
-        parts = [cifar10(str(root), train=train, download=data_dir is None) for train in (True, False)]
-    except RuntimeError as error:
-        if data_dir is None:
-            raise OSError(f"CIFAR-10 could not be downloaded: {error}") from error
-        raise FileNotFoundError(f"data_dir={str(root)!r} lacks cifar-10-batches-py or part of it") from error
-    images = torch.from_numpy(np.concatenate([part.data for part in parts])).permute(0, 3, 1, 2)
-    labels = torch.tensor([label for part in parts for label in part.targets])
-    mean = torch.tensor([0.4914, 0.4822, 0.4465]).view(3, 1, 1)
-    deviation = torch.tensor([0.2470, 0.2435, 0.2616]).view(3, 1, 1)
-    return Dataset((images / 255 - mean) / deviation, labels, classes=10, official_test=len(parts[1].data))
+@DATASETS.register
+@configuration
+class MNIST(IdxFamily):
+    """60,000 + 10,000 handwritten digits of 28 x 28 pixels (LeCun et al. 1998)."""
+
+    torchvision_name: ClassVar[str] = "MNIST"
+
+
+@DATASETS.register
+@configuration
+class FashionMNIST(IdxFamily):
+    """60,000 + 10,000 pictures of clothes of 28 x 28 pixels (Xiao, Rasul and Vollgraf 2017)."""
+
+    torchvision_name: ClassVar[str] = "FashionMNIST"
+
+
+@DATASETS.register
+@configuration
+class KMNIST(IdxFamily):
+    """60,000 + 10,000 cursive Japanese characters of 28 x 28 pixels (Clanuwat et al. 2018)."""
+
+    torchvision_name: ClassVar[str] = "KMNIST"
+
+
+@DATASETS.register
+@configuration
+class EMNIST(IdxFamily):
+    """112,800 + 18,800 handwritten letters and digits of 47 classes (Cohen et al. 2017, the balanced split)."""
+
+    torchvision_name: ClassVar[str] = "EMNIST"
+    classes: ClassVar[int] = 47
+    prefixes: ClassVar[tuple[str, str]] = ("emnist-balanced-train", "emnist-balanced-test")
+    split: ClassVar[str | None] = "balanced"
+    transposed: ClassVar[bool] = True
+
+
+@DATASETS.register
+@configuration
+class CIFAR10:
+    """50,000 + 10,000 colour pictures, ``[3, 32, 32]``, normalised by their channel means and deviations."""
+
+    data_dir: str | None = None
+    """Folder with ``cifar-10-batches-py``; None: torchvision's download."""
+
+    def __call__(self) -> Dataset:
+        """Read the pictures, by torchvision."""
+        root, download = _folder(self.data_dir), self.data_dir is None
+        cifar10 = _torchvision_datasets("CIFAR10").CIFAR10
+        try:
+            parts = [cifar10(str(root), train=train, download=download) for train in (True, False)]
+        except RuntimeError as error:
+            if download:
+                raise OSError(f"CIFAR-10 could not be downloaded: {error}") from error
+            raise FileNotFoundError(f"data_dir={str(root)!r} lacks cifar-10-batches-py or part of it") from error
+        images = torch.from_numpy(np.concatenate([part.data for part in parts])).permute(0, 3, 1, 2)
+        labels = torch.tensor([label for part in parts for label in part.targets])
+        mean = torch.tensor([0.4914, 0.4822, 0.4465]).view(3, 1, 1)
+        deviation = torch.tensor([0.2470, 0.2435, 0.2616]).view(3, 1, 1)
+        return Dataset((images / 255 - mean) / deviation, labels, classes=10, official_test=len(parts[1].data))
 
 
 def _torchvision_datasets(name: str) -> ModuleType:
@@ -164,28 +231,15 @@ def _torchvision_datasets(name: str) -> ModuleType:
     return datasets
 
 
-DATASETS: dict[str, Callable[[Path | None], Dataset]] = {
-    "digits": _digits,
-    "mnist": IdxFamily("MNIST"),
-    "fashion_mnist": IdxFamily("FashionMNIST"),
-    "kmnist": IdxFamily("KMNIST"),
-    "emnist": IdxFamily(
-        "EMNIST",
-        classes=47,
-        prefixes=("emnist-balanced-train", "emnist-balanced-test"),
-        split="balanced",
-        transposed=True,
-    ),
-    "cifar10": _cifar10,
-}
+def _folder(data_dir: str | None) -> Path:
+    return Path(data_dir).expanduser() if data_dir else DEFAULT_DATA_DIR
 
 
 @lru_cache(maxsize=4)
-def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
-    """The dataset of that name, on the CPU; read once in a process.
+def load_dataset(source: DatasetSource) -> Dataset:
+    """The samples of a dataset, on the CPU; read once in a process.
 
-    Raises ``ValueError`` for an unknown name, ``FileNotFoundError`` naming the files that ``data_dir`` lacks, and
+    Raises ``FileNotFoundError`` naming the files that ``data_dir`` lacks, ``OSError`` for a failed download, and
     ``ImportError`` where a download needs torchvision and it is not installed.
     """
-    reader: Callable[[Path | None], Dataset] = lookup(DATASETS, name, "dataset")
-    return reader(Path(data_dir).expanduser() if data_dir else None)
+    return source()

@@ -6,17 +6,21 @@ setting they do), but no sample is in two splits.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from pydantic import Field
 from scipy.special import gammaincinv
 from torch import Tensor
 
-from paramarket_env.config import DataConfig, lookup
 from paramarket_env.learning.data.datasets import Dataset
+from paramarket_env.plugins import Registry
 from paramarket_env.seeding import permutation, stream, uniform
+from paramarket_env.validation import configuration
+
+SplitProtocol = Literal["clean", "authors"]
 
 DIRICHLET_DRAWS = 100
 
@@ -47,7 +51,17 @@ class Pool:
     """``[M]``."""
     fewest: int
     """Every agent needs at least so many samples: one minibatch."""
-    config: DataConfig
+
+
+@runtime_checkable
+class Endowment(Protocol):
+    """A rule that divides the training samples among the agents: a plug-in."""
+
+    def __call__(self, pool: Pool) -> Tensor:
+        """Whether each agent holds each sample of the pool: bool ``[M, N, T]``."""
+
+
+ENDOWMENTS: Registry[Endowment] = Registry("endowment", Endowment)
 
 
 def _rank_in_class(labels: Tensor, classes: int) -> Tensor:
@@ -67,111 +81,132 @@ def _class_counts(labels: Tensor, classes: int) -> Tensor:
     return zeros.scatter_add_(-1, labels, torch.ones_like(labels))
 
 
-def complementary(pool: Pool) -> Tensor:
-    """The authors': agent i keeps the share ``scarcity`` of its block of classes and has all the rest."""
-    if pool.agents > pool.classes:
-        raise ValueError(f"agents={pool.agents} is not allowed: complementary has {pool.classes} classes to divide")
-    labels = pool.labels
-    kept = (_class_counts(labels, pool.classes) * pool.config.scarcity).round().long().gather(-1, labels)
-    spared = _rank_in_class(labels, pool.classes) < kept
-    block_of_class = torch.arange(pool.classes, device=labels.device) * pool.agents // pool.classes
-    short = block_of_class[labels].unsqueeze(1) == torch.arange(pool.agents, device=labels.device)[:, None]
-    return ~short | spared.unsqueeze(1)
+@ENDOWMENTS.register
+@configuration
+class Complementary:
+    """The authors': agent i is short of its block of classes, and has all the rest."""
+
+    scarcity: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """The share that an agent keeps of the classes it is short of."""
+
+    def __call__(self, pool: Pool) -> Tensor:
+        """See :meth:`Endowment.__call__`; raises ``ValueError`` for more agents than classes."""
+        if pool.agents > pool.classes:
+            raise ValueError(f"agents={pool.agents} is not allowed: complementary has {pool.classes} classes to divide")
+        labels = pool.labels
+        kept = (_class_counts(labels, pool.classes) * self.scarcity).round().long().gather(-1, labels)
+        spared = _rank_in_class(labels, pool.classes) < kept
+        block_of_class = torch.arange(pool.classes, device=labels.device) * pool.agents // pool.classes
+        short = block_of_class[labels].unsqueeze(1) == torch.arange(pool.agents, device=labels.device)[:, None]
+        return ~short | spared.unsqueeze(1)
 
 
-def iid(pool: Pool) -> Tensor:
+@ENDOWMENTS.register
+@configuration
+class IID:
     """Equal parts of the shuffled samples, one for each agent."""
-    owner = _positions(pool.labels) % pool.agents
-    agents = torch.arange(pool.agents, device=pool.labels.device)
-    return (owner == agents[:, None]).expand(len(pool.labels), -1, -1)
+
+    def __call__(self, pool: Pool) -> Tensor:
+        """See :meth:`Endowment.__call__`."""
+        owner = _positions(pool.labels) % pool.agents
+        agents = torch.arange(pool.agents, device=pool.labels.device)
+        return (owner == agents[:, None]).expand(len(pool.labels), -1, -1)
 
 
-def dirichlet(pool: Pool) -> Tensor:
-    """Each class divided in proportions drawn from Dirichlet(concentration) (Hsu et al. 2019).
+@ENDOWMENTS.register
+@configuration
+class Dirichlet:
+    """Each class divided in proportions drawn from a Dirichlet distribution (Hsu et al. 2019).
 
     As is usual in federated learning, a market is divided again until every agent has enough samples.
     """
-    markets = len(pool.labels)
-    owner = torch.full_like(pool.labels, -1)
-    waiting = torch.arange(markets, device=pool.labels.device)
-    for draw in range(DIRICHLET_DRAWS):
-        owner[waiting] = _dirichlet_owners(pool, waiting, draw)
-        sizes = _class_counts(owner, pool.agents)
-        waiting = (sizes.min(dim=-1).values < pool.fewest).nonzero().squeeze(-1)
-        if len(waiting) == 0:
-            break
-    agents = torch.arange(pool.agents, device=owner.device)
-    return owner.unsqueeze(1) == agents[:, None]
+
+    concentration: Annotated[float, Field(ge=0.01, le=1e6)] = 0.5
+    """The parameter alpha; small is uneven."""
+
+    def __call__(self, pool: Pool) -> Tensor:
+        """See :meth:`Endowment.__call__`."""
+        owner = torch.full_like(pool.labels, -1)
+        waiting = torch.arange(len(pool.labels), device=pool.labels.device)
+        for draw in range(DIRICHLET_DRAWS):
+            owner[waiting] = self._owners(pool, waiting, draw)
+            sizes = _class_counts(owner, pool.agents)
+            waiting = (sizes.min(dim=-1).values < pool.fewest).nonzero().squeeze(-1)
+            if len(waiting) == 0:
+                break
+        agents = torch.arange(pool.agents, device=owner.device)
+        return owner.unsqueeze(1) == agents[:, None]
+
+    def _owners(self, pool: Pool, markets: Tensor, draw: int) -> Tensor:
+        """The owner of each sample of these markets, int64 ``[m, T]``, in one draw."""
+        labels, seeds = pool.labels[markets], pool.seeds[markets]
+        quantiles = uniform(stream(seeds, "dirichlet", draw), pool.classes * pool.agents)
+        # A Dirichlet vector is a normalised vector of gammas; each is drawn by its inverse distribution function.
+        gammas = torch.from_numpy(np.asarray(gammaincinv(self.concentration, quantiles.cpu().numpy())))
+        shares = (gammas.to(labels.device) + 1e-300).view(-1, pool.classes, pool.agents)
+        ends = shares.cumsum(-1) / shares.sum(-1, keepdim=True)
+        place = (_rank_in_class(labels, pool.classes) + 0.5) / _class_counts(labels, pool.classes).gather(-1, labels)
+        ends = ends.gather(1, labels.unsqueeze(-1).expand(-1, -1, pool.agents))
+        return (place.unsqueeze(-1) > ends[..., :-1]).sum(-1)
 
 
-def _dirichlet_owners(pool: Pool, markets: Tensor, draw: int) -> Tensor:
-    """The owner of each sample of these markets, int64 ``[m, T]``, in one draw."""
-    labels, seeds = pool.labels[markets], pool.seeds[markets]
-    quantiles = uniform(stream(seeds, "dirichlet", draw), pool.classes * pool.agents)
-    # A Dirichlet vector is a normalised vector of gammas; a gamma is its inverse distribution function of a uniform.
-    gammas = torch.from_numpy(np.asarray(gammaincinv(pool.config.concentration, quantiles.cpu().numpy())))
-    shares = (gammas.to(labels.device) + 1e-300).view(-1, pool.classes, pool.agents)
-    ends = shares.cumsum(-1) / shares.sum(-1, keepdim=True)
-    place = (_rank_in_class(labels, pool.classes) + 0.5) / _class_counts(labels, pool.classes).gather(-1, labels)
-    ends = ends.gather(1, labels.unsqueeze(-1).expand(-1, -1, pool.agents))
-    return (place.unsqueeze(-1) > ends[..., :-1]).sum(-1)
+@dataclass(frozen=True)
+class SplitSizes:
+    """How many samples each split has; see ``DataConfig``."""
+
+    train: int | None
+    validation: int | None
+    test: int | None
+    protocol: SplitProtocol
 
 
-ENDOWMENTS: dict[str, Callable[[Pool], Tensor]] = {
-    "complementary": complementary,
-    "dirichlet": dirichlet,
-    "iid": iid,
-}
-"""A rule returns bool ``[M, N, T]``: whether an agent holds a sample of the pool."""
-
-
-def partition(config: DataConfig, dataset: Dataset, agents: int, seeds: Tensor, batch_size: int) -> Partition:
-    """Split the dataset and deal the training samples, each market by its own seed (int64 ``[M]``).
+def partition(
+    dataset: Dataset, sizes: SplitSizes, endowment: Endowment, agents: int, seeds: Tensor, fewest: int
+) -> Partition:
+    """Split the dataset and divide the training samples, each market by its own seed (int64 ``[M]``).
 
     Raises ``ValueError`` where a split asks for more samples than there are, or an agent would have none.
     """
-    rule = lookup(ENDOWMENTS, config.endowment, "endowment")
-    train, validation, test = _splits(config, dataset, seeds)
-    pool = Pool(dataset.labels[train], dataset.classes, agents, seeds, batch_size, config)
-    held = rule(pool)
-    sizes = held.sum(-1)
+    train, validation, test = _splits(dataset, sizes, seeds)
+    held = endowment(Pool(dataset.labels[train], dataset.classes, agents, seeds, fewest))
+    counts = held.sum(-1)
     packed = (~held).to(torch.int8).argsort(dim=-1, stable=True)
     endowments = train.unsqueeze(1).expand_as(held).gather(-1, packed)
-    endowments[_positions(endowments) >= sizes.unsqueeze(-1)] = -1
-    result = Partition(endowments, sizes, validation, test)
+    endowments[_positions(endowments) >= counts.unsqueeze(-1)] = -1
+    result = Partition(endowments, counts, validation, test)
     require_minibatches(result, 1)
     return result
 
 
-def require_minibatches(partition: Partition, batch_size: int) -> None:
+def require_minibatches(split: Partition, batch_size: int) -> None:
     """Raise ``ValueError``, naming the agent, if one has fewer samples than a minibatch."""
-    short = (partition.sizes < batch_size).nonzero()
+    short = (split.sizes < batch_size).nonzero()
     if len(short):
         market, agent = short[0].tolist()
         raise ValueError(
             f"training.batch_size={batch_size} is not allowed: it must be at most the samples of each agent, and "
-            f"trader_{agent} has {int(partition.sizes[market, agent])}"
+            f"trader_{agent} has {int(split.sizes[market, agent])}"
         )
 
 
-def _splits(config: DataConfig, dataset: Dataset, seeds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _splits(dataset: Dataset, sizes: SplitSizes, seeds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Indices of the training, validation and test samples, ``[M, ...]`` each."""
     total = len(dataset.labels)
     drawn = permutation(stream(seeds, "split"), total - dataset.official_test)
     if dataset.official_test:
         first = total - dataset.official_test
         tests = first + permutation(stream(seeds, "test split"), dataset.official_test)
-        test = _take(tests, "data.test_samples", config.test_samples)
+        test = _take(tests, "data.test_samples", sizes.test)
     else:
-        count = config.test_samples if config.test_samples is not None else drawn.shape[1] // 5
+        count = sizes.test if sizes.test is not None else drawn.shape[1] // 5
         test = _take(drawn.flip(-1), "data.test_samples", count)
         drawn = drawn[:, : drawn.shape[1] - count]
-    if config.protocol == "authors":
+    if sizes.protocol == "authors":
         validation = test
     else:
-        validation = _take(drawn, "data.validation_samples", config.validation_samples)
+        validation = _take(drawn, "data.validation_samples", sizes.validation)
         drawn = drawn[:, validation.shape[1] :]
-    return _take(drawn, "data.train_samples", config.train_samples), validation, test
+    return _take(drawn, "data.train_samples", sizes.train), validation, test
 
 
 def _take(samples: Tensor, field: str, count: int | None) -> Tensor:

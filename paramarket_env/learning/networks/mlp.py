@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from itertools import pairwise
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from paramarket_env.config import NetworkConfig, lookup
-from paramarket_env.learning.networks.network import Gradients, LogitGradient, Network, ParameterSpec, split
+from paramarket_env.learning.networks.network import ARCHITECTURES, Gradients, LogitGradient, ParameterSpec, split
+from paramarket_env.validation import configuration
 
 
+@ARCHITECTURES.register
+@configuration
 class MLP:
-    """Linear layers with ReLU between them, written batched; torch's default initialisation.
+    """Linear layers with ReLU between them; torch's default initialisation.
 
     The paper's network for vectors is ``hidden=(h, h, h, h // 2)``.
     """
+
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] = (32, 32)
+    """Widths of the hidden layers."""
+
+    def __call__(self, features: tuple[int, ...], classes: int) -> MLPNetwork:
+        """See :meth:`Architecture.__call__`."""
+        return MLPNetwork(features, classes, self.hidden)
+
+
+class MLPNetwork:
+    """A multilayer perceptron, written batched; see :class:`MLP`."""
 
     def __init__(self, features: tuple[int, ...], classes: int, hidden: tuple[int, ...]) -> None:
         self.widths = (math.prod(features), *hidden, classes)
@@ -83,15 +97,3 @@ class MLP:
             linear.weight, linear.bias = nn.Parameter(weight), nn.Parameter(bias)
             layers += [linear, nn.ReLU()]
         return nn.Sequential(*layers[:-1])
-
-
-NetworkFactory = Callable[[tuple[int, ...], int, tuple[int, ...]], Network]
-
-
-NETWORKS: dict[str, NetworkFactory] = {"mlp": MLP}
-
-
-def build_network(config: NetworkConfig, features: tuple[int, ...], classes: int) -> Network:
-    """The network of a configuration for samples of shape ``features`` and so many classes."""
-    factory: NetworkFactory = lookup(NETWORKS, config.architecture, "network architecture")
-    return factory(features, classes, config.hidden)

@@ -16,27 +16,26 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
-from paramarket_env.config import require
-from paramarket_env.learning.networks.mlp import NetworkFactory
-from paramarket_env.learning.networks.network import Gradients, LogitGradient, ParameterSpec, split
+from paramarket_env.learning.networks.network import Architecture, Gradients, LogitGradient, ParameterSpec, split
+from paramarket_env.validation import require
 
-ModuleFactory = Callable[[tuple[int, ...], int, tuple[int, ...]], nn.Sequential]
-"""The module for samples of shape ``features`` and so many classes, with ``hidden`` of the configuration."""
+ModuleFactory = Callable[[tuple[int, ...], int], nn.Sequential]
+"""The module for samples of shape ``features`` and so many classes."""
 
 Permutations = Mapping[str, tuple[str | None, ...]]
 """For tensors by name, such as ``0.weight``: which permutation of hidden units acts on each axis, None where none."""
 
 
-def from_module(build: ModuleFactory, permutations: Permutations | None = None) -> NetworkFactory:
-    """An entry of ``NETWORKS``: the network of a market, made of a module. Without permutations nothing is aligned.
+def from_module(build: ModuleFactory, permutations: Permutations | None = None) -> Architecture:
+    """An architecture made of a module: a plug-in. Without permutations nothing is aligned.
 
     To permute the units of all axes that bear a name, alike, must not change what the module computes. What cannot play
     is refused when the market is made: see :class:`ModuleNetwork`.
     """
 
-    def network(features: tuple[int, ...], classes: int, hidden: tuple[int, ...]) -> ModuleNetwork:
+    def network(features: tuple[int, ...], classes: int) -> ModuleNetwork:
         with torch.device("meta"):  # shapes alone: nothing is drawn from torch's own generator
-            module = build(features, classes, hidden)
+            module = build(features, classes)
         return ModuleNetwork(module, features, classes, permutations or {})
 
     return network

@@ -11,11 +11,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from paramarket_env.plugins import Registry
 from paramarket_env.seeding import uniform
 
 
@@ -74,6 +75,17 @@ class Network(Protocol):
 
     def module(self, parameters: Tensor) -> nn.Module:
         """An ordinary ``torch.nn.Module`` with a copy of these parameters ``[P]``."""
+
+
+@runtime_checkable
+class Architecture(Protocol):
+    """An architecture as a configuration names it: a plug-in that makes the network of a dataset."""
+
+    def __call__(self, features: tuple[int, ...], classes: int) -> Network:
+        """The network for samples of shape ``features`` and so many classes."""
+
+
+ARCHITECTURES: Registry[Architecture] = Registry("network", Architecture)
 
 
 def parameter_count(network: Network) -> int:

@@ -13,6 +13,7 @@ from baselines.policies.decisions import POLICIES, build_policy
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.policy import Policy, Seat, seat_of
+from paramarket_env.learning.merging import Linear
 from paramarket_env.market.orders import Orders
 from paramarket_env.seeding import stream
 from tests.helpers import priced_market, tiny_market
@@ -108,7 +109,7 @@ GOLDEN_ROUND = {
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_golden_trace_with_one_verb_a_step(name: str) -> None:
-    config = tiny_market(max_cycles=12, merge_grid=(0.5, 0.8), ask_levels=(0, 20, 80), initial_ask=1)
+    config = tiny_market(max_cycles=12, merger=Linear(weights=(0.5, 0.8)), ask_levels=(0, 20, 80), initial_ask=1)
     assert trace(name, config, seed=3) == GOLDEN_VERB[name]
 
 

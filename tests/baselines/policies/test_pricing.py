@@ -28,6 +28,7 @@ from baselines.policies.pricing import (
 from paramarket_env.config import MarketConfig
 from paramarket_env.economics.clearing import MECHANISMS
 from paramarket_env.economics.pricing import drift, uniform_belief, update_belief
+from paramarket_env.economics.rewards import Rivalry, TrainCost
 from paramarket_env.interface.policy import Seat
 from tests.baselines.policies.test_decisions import seat, see
 from tests.helpers import CPU, priced_market
@@ -106,7 +107,12 @@ def test_a_market_that_a_rule_cannot_play_is_refused_with_the_reason(
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 @pytest.mark.parametrize("disclosure", ["none", "transactions", "bounds", "full"])
 def test_every_rule_that_a_market_suits_plays_it(mechanism: str, disclosure: str) -> None:
-    config = market(mechanism=mechanism, disclosure=disclosure, rivalry=0.2, train_cost=0.01, max_cycles=3)
+    config = market(
+        mechanism=mechanism,
+        disclosure=disclosure,
+        reward_terms=(TrainCost(0.01), Rivalry(0.2)),
+        max_cycles=3,
+    )
     played = 0
     for name in PRICING:
         try:
@@ -148,12 +154,12 @@ def test_random_prices_are_uniform_and_differ_between_cycles_and_asks() -> None:
 
 
 def test_cost_plus_asks_the_lowest_price_that_covers_cost_and_markup() -> None:
-    chair = seat(market(train_cost=0.007, rivalry=0.04))
+    chair = seat(market(reward_terms=(TrainCost(0.007), Rivalry(0.04))))
     quoted = {"offer_gain": [0.2, -0.3]}  # its larger gain of 0.2 nats, taken for the buyer's: costs 0.04 / 2 * 0.2
     # 1.5 * (0.007 + 0.004) = 0.0165 is above level 1 (0.010).
     assert posts(CostPlus(chair), standing(chair, 0, **quoted)) == [2]
     assert posts(CostPlus(seat(market())), standing(chair, 2)) == [0]
-    assert posts(CostPlus(seat(market(train_cost=1.0))), standing(chair, 2)) == [len(LEVELS)]
+    assert posts(CostPlus(seat(market(reward_terms=(TrainCost(1.0),)))), standing(chair, 2)) == [len(LEVELS)]
 
 
 # --- the Bayesian seller --------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.policy import seat_of
+from paramarket_env.learning.training import SGD
 from paramarket_env.scenarios import SCENARIOS
 from tests.baselines.test_cli import SMALL
 from tests.helpers import priced_market, tiny_market
@@ -41,7 +42,7 @@ def acted(config: MarketConfig, folder: Path) -> torch.Tensor:
 @pytest.mark.parametrize("name", ["ppo", "dqn", "maskable-ppo", "a2c"])
 def test_the_best_action_of_a_single_step_is_found(name: str, against: tuple[str, ...], tmp_path: Path) -> None:
     # Nobody's offer is worth anything yet, and to hold gains nothing: to train is the one action that pays.
-    config = tiny_market(max_cycles=1, lr=0.2, opens_at=1, endowment="iid")
+    config = tiny_market(max_cycles=1, optimizer=SGD(lr=0.2), opens_at=1, endowment="iid")
     learn(Plan(config, name, 3000, 16, against=against), tmp_path, "cpu")
     assert (acted(config, tmp_path) == 1).float().mean() > 0.9
 

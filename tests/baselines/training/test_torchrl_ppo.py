@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from baselines.evaluation.play import Arm, play
 from paramarket_env import paramarket_v0
 from paramarket_env.interface.batch import MarketBatch
+from paramarket_env.learning.training import SGD
 from tests.helpers import priced_market, tiny_market
 
 pytest.importorskip("torchrl")
@@ -52,7 +53,7 @@ def played(mode: str, steps: int, standardise: Any = None) -> tuple[Any, Any]:
 @pytest.mark.parametrize("mode", MODES)
 def test_the_best_action_of_a_single_step_is_found(mode: str) -> None:
     # Nobody's offer is worth anything yet, and to hold gains nothing: to train is the one action that pays.
-    config = tiny_market(max_cycles=1, lr=0.2, opens_at=1, endowment="iid", action_mode=mode)
+    config = tiny_market(max_cycles=1, optimizer=SGD(lr=0.2), opens_at=1, endowment="iid", action_mode=mode)
     scores = ppo.learn(config, 16, 12, 0, "cpu")
     steps = play(config, Arm("", (lambda seat: ppo.Player(seat, scores),)), range(100, 120), "cpu").steps
     assert steps[steps.cycle == 1].trained.mean() > 0.9

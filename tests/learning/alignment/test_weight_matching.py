@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from benchmarks import reference
 from paramarket_env.learning.alignment.permutations import identity, inverse, permute
 from paramarket_env.learning.alignment.weight_matching import weight_matching
-from paramarket_env.learning.networks.mlp import MLP
+from paramarket_env.learning.networks.mlp import MLPNetwork
 from paramarket_env.learning.networks.network import initial_parameters, permutation_sizes
 from paramarket_env.seeding import permutation, stream
 from tests.helpers import logits
@@ -24,30 +24,30 @@ DEPTHS = pytest.mark.parametrize("hidden", [(9,), (8, 6), (8, 8, 8)])
 DETERMINISTIC = settings(derandomize=True, deadline=None, database=None, max_examples=40)
 
 
-def make_network(hidden: tuple[int, ...]) -> MLP:
-    return MLP((10,), 4, hidden)
+def make_network(hidden: tuple[int, ...]) -> MLPNetwork:
+    return MLPNetwork((10,), 4, hidden)
 
 
-def draw(network: MLP, count: int, seed: int = 0) -> Tensor:
+def draw(network: MLPNetwork, count: int, seed: int = 0) -> Tensor:
     return initial_parameters(network, stream(torch.tensor(seed), "network", torch.arange(count)))
 
 
-def draw_permutations(network: MLP, count: int, seed: int = 0) -> Tensor:
+def draw_permutations(network: MLPNetwork, count: int, seed: int = 0) -> Tensor:
     keys = stream(torch.tensor(seed), "planted", torch.arange(count))
     parts = [permutation(stream(keys, name), size) for name, size in permutation_sizes(network).items()]
     return torch.cat(parts, dim=1) if parts else torch.zeros(count, 0, dtype=torch.int64)
 
 
-def by_layer(network: MLP, orders: Tensor) -> list[Tensor]:
+def by_layer(network: MLPNetwork, orders: Tensor) -> list[Tensor]:
     return list(orders.split(list(permutation_sizes(network).values()), dim=-1))
 
 
-def likeness(network: MLP, buyers: Tensor, sellers: Tensor, orders: Tensor) -> Tensor:
+def likeness(network: MLPNetwork, buyers: Tensor, sellers: Tensor, orders: Tensor) -> Tensor:
     """The inner product that weight matching makes large, of each pair."""
     return (buyers.double() * permute(network, sellers, orders).double()).sum(1)
 
 
-def sequential(network: MLP, parameters: Tensor) -> nn.Sequential:
+def sequential(network: MLPNetwork, parameters: Tensor) -> nn.Sequential:
     module = network.module(parameters)
     assert isinstance(module, nn.Sequential)
     return module
@@ -67,7 +67,7 @@ def test_a_permutation_never_changes_the_function(hidden: list[int], seed: int) 
 
 
 def test_a_permutation_moves_rows_biases_and_the_columns_that_follow() -> None:
-    network = MLP((1,), 1, (3,))
+    network = MLPNetwork((1,), 1, (3,))
     parameters = torch.tensor([[10.0, 11, 12, 20, 21, 22, 30, 31, 32, 40]])
     permuted = permute(network, parameters, torch.tensor([[2, 0, 1]]))
     assert permuted.tolist() == [[12, 10, 11, 22, 20, 21, 32, 30, 31, 40]]
@@ -205,7 +205,7 @@ def test_no_pairs_are_matched_by_no_permutations() -> None:
     assert weight_matching(network, draw(network, 0), draw(network, 0)).shape == (0, 14)
 
 
-def draw_twins(network: MLP, count: int, seed: int) -> Tensor:
+def draw_twins(network: MLPNetwork, count: int, seed: int) -> Tensor:
     """Networks in which each odd unit of a layer is a copy of the one before it."""
     twins = [torch.arange(size) // 2 * 2 for size in permutation_sizes(network).values()]
     return permute(network, draw(network, count, seed), torch.cat(twins).expand(count, -1))

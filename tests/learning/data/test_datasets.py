@@ -28,6 +28,10 @@ EMNIST_FILES = [
 ]
 
 
+def read(name: str, data_dir: str | None = None) -> Dataset:
+    return load_dataset(DATASETS[name](**({} if data_dir is None else {"data_dir": data_dir})))
+
+
 @pytest.fixture(autouse=True)
 def _forget_datasets() -> Iterator[None]:
     load_dataset.cache_clear()
@@ -126,30 +130,30 @@ def test_a_gz_name_on_what_is_not_gzipped_is_refused_by_name(tmp_path: Path) -> 
 # --- MNIST and its family ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "kmnist"])
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "kmnist"])
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_a_folder_of_files_is_a_dataset(tmp_path: Path, name: str, suffix: str) -> None:
     arrays = write_family(tmp_path, MNIST_FILES, suffix)
-    dataset = load_dataset(name, str(tmp_path))
+    dataset = read(name, str(tmp_path))
     assert_holds(dataset, arrays)
     assert dataset.classes == 10
 
 
 @pytest.mark.parametrize(
-    ("name", "folder"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST"), ("kmnist", "KMNIST")]
+    ("name", "folder"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST"), ("kmnist", "KMNIST")]
 )
 def test_torchvisions_folders_are_read_without_torchvision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, folder: str
 ) -> None:
     hide_torchvision(monkeypatch)
     arrays = write_family(tmp_path / folder / "raw", MNIST_FILES)
-    assert_holds(load_dataset(name, str(tmp_path)), arrays)
+    assert_holds(read(name, str(tmp_path)), arrays)
 
 
 @pytest.mark.parametrize("folder", ["", "EMNIST/raw"])
 def test_emnist_is_turned_upright(tmp_path: Path, folder: str) -> None:
     arrays = write_family(tmp_path / folder, EMNIST_FILES)
-    dataset = load_dataset("emnist", str(tmp_path))
+    dataset = read("emnist", str(tmp_path))
     assert_holds(dataset, arrays, transposed=True)
     assert dataset.classes == 47
 
@@ -160,7 +164,7 @@ def test_the_files_that_are_missing_are_named(tmp_path: Path, monkeypatch: pytes
     for name in MNIST_FILES[1:3]:
         (tmp_path / f"{name}.gz").unlink()
     with pytest.raises(FileNotFoundError, match=f"lacks {MNIST_FILES[1]}, {MNIST_FILES[2]}") as caught:
-        load_dataset("fashion_mnist", str(tmp_path))
+        read("fashion-mnist", str(tmp_path))
     assert str(tmp_path) in str(caught.value)
     assert MNIST_FILES[0] not in str(caught.value)
 
@@ -169,13 +173,13 @@ def test_images_and_labels_of_another_number_are_refused(tmp_path: Path) -> None
     write_family(tmp_path, MNIST_FILES)
     write(tmp_path / MNIST_FILES[1], idx_bytes(np.zeros(5, dtype=np.uint8)))
     with pytest.raises(ValueError, match=r"train"):
-        load_dataset("mnist", str(tmp_path))
+        read("mnist", str(tmp_path))
 
 
 def test_a_folder_below_home_can_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     arrays = write_family(tmp_path / "mine", MNIST_FILES)
-    assert_holds(load_dataset("mnist", "~/mine"), arrays)
+    assert_holds(read("mnist", "~/mine"), arrays)
 
 
 # --- downloads --------------------------------------------------------------------------------------------------------
@@ -211,26 +215,26 @@ def test_without_a_folder_files_are_downloaded_once(
     monkeypatch.setattr(data, "DEFAULT_DATA_DIR", tmp_path)
     calls = fake_torchvision(monkeypatch, family, files)
     for _ in range(2):
-        assert_holds(load_dataset(name), draw_images(), transposed=name == "emnist")
+        assert_holds(read(name), draw_images(), transposed=name == "emnist")
         load_dataset.cache_clear()
     assert calls == [{"train": train, "download": True, **options} for train in (True, False)]
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "kmnist", "emnist", "cifar10"])
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "kmnist", "emnist", "cifar10"])
 def test_a_download_without_torchvision_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(data, "DEFAULT_DATA_DIR", tmp_path)
     hide_torchvision(monkeypatch)
     with pytest.raises(ImportError, match=r"pip install 'paramarket-env\[vision\]'"):
-        load_dataset(name)
+        read(name)
 
 
 # --- the others -------------------------------------------------------------------------------------------------------
 
 
 def test_digits_come_with_scikit_learn() -> None:
-    digits = load_dataset("digits")
+    digits = read("digits")
     assert digits.inputs.shape == (1797, 64)
     assert digits.inputs.dtype == torch.float32
     assert digits.inputs.min() == 0
@@ -241,12 +245,12 @@ def test_digits_come_with_scikit_learn() -> None:
 
 
 def test_a_dataset_is_read_once() -> None:
-    assert load_dataset("digits") is load_dataset("digits")
+    assert read("digits") is read("digits")
 
 
 def test_an_unknown_dataset_is_refused_with_those_that_exist() -> None:
     with pytest.raises(ValueError, match=r"unknown dataset 'imagenet'") as caught:
-        load_dataset("imagenet")
+        read("imagenet")
     assert all(name in str(caught.value) for name in DATASETS)
 
 
@@ -266,7 +270,7 @@ def test_cifar10_is_read_from_torchvisions_folder(tmp_path: Path, monkeypatch: p
     cifar = pytest.importorskip("torchvision.datasets.cifar")
     monkeypatch.setattr(cifar, "check_integrity", lambda path, _md5=None: Path(path).is_file())
     pictures, labels = write_cifar10(tmp_path / "cifar-10-batches-py")
-    dataset = load_dataset("cifar10", str(tmp_path))
+    dataset = read("cifar10", str(tmp_path))
     assert (dataset.features, dataset.classes, dataset.official_test) == ((3, 32, 32), 10, 2)
     assert dataset.labels.tolist() == labels
     mean, deviation = np.array([0.4914, 0.4822, 0.4465]), np.array([0.2470, 0.2435, 0.2616])
@@ -278,5 +282,5 @@ def test_cifar10_is_read_from_torchvisions_folder(tmp_path: Path, monkeypatch: p
 def test_a_folder_without_cifar10_is_named(tmp_path: Path) -> None:
     pytest.importorskip("torchvision")
     with pytest.raises(FileNotFoundError, match=r"lacks cifar-10-batches-py") as caught:
-        load_dataset("cifar10", str(tmp_path))
+        read("cifar10", str(tmp_path))
     assert str(tmp_path) in str(caught.value)

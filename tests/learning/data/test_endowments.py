@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from paramarket_env.config import DataConfig
+from paramarket_env.config import DataConfig, MarketConfig
 from paramarket_env.learning.data.datasets import Dataset
-from paramarket_env.learning.data.endowments import Partition, partition, require_minibatches
+from paramarket_env.learning.data.endowments import Complementary, Dirichlet, Partition, partition, require_minibatches
 
 ENDOWMENTS = pytest.mark.parametrize("endowment", ["complementary", "dirichlet", "iid"])
-CONFIG = DataConfig(train_samples=None, validation_samples=60, test_samples=50, scarcity=0.3)
+CONFIG = DataConfig(train_samples=None, validation_samples=60, test_samples=50, endowment=Complementary(scarcity=0.3))
 
 
 def make_dataset(samples: int = 400, classes: int = 10, official_test: int = 0) -> Dataset:
@@ -33,9 +32,10 @@ def split(
     config: DataConfig = CONFIG,
     **changes: Any,
 ) -> Partition:
-    """A deal of three markets; ``changes`` of the configuration."""
+    """A partition for three markets; ``changes`` of the configuration."""
     markets = torch.arange(3) if seeds is None else seeds
-    return partition(replace(config, **changes), dataset, agents, markets, batch_size)
+    data = MarketConfig(data=config).changed(**changes).data
+    return partition(dataset, data.split_sizes, data.endowment, agents, markets, batch_size)
 
 
 def held(partition: Partition, market: int, agent: int) -> list[int]:
@@ -128,7 +128,7 @@ def test_an_endowment_is_distinct_samples_and_then_padding(endowment: str, agent
 @pytest.mark.parametrize("blocks", [[range(5), range(5, 10)], [range(4), range(4, 7), range(7, 10)]])
 @pytest.mark.parametrize("scarcity", [0.0, 0.1, 0.3, 1.0])
 def test_complementary_agents_are_short_of_their_own_block_only(blocks: list[range], scarcity: float) -> None:
-    one = split(agents=len(blocks), scarcity=scarcity)
+    one = split(agents=len(blocks), endowment=Complementary(scarcity=scarcity))
     for market in range(3):
         rest = set(range(400)) - set(one.validation[market].tolist()) - set(one.test[market].tolist())
         available = DATASET.labels[sorted(rest)].bincount(minlength=10).tolist()
@@ -138,7 +138,7 @@ def test_complementary_agents_are_short_of_their_own_block_only(blocks: list[ran
 
 
 def test_complementary_agents_keep_a_random_part_of_each_scarce_class() -> None:
-    one = split(seeds=torch.arange(200), scarcity=0.5, validation_samples=1, test_samples=1)
+    one = split(seeds=torch.arange(200), endowment=Complementary(scarcity=0.5), validation_samples=1, test_samples=1)
     times = torch.zeros(400)
     for market in range(200):
         times[held(one, market, 0)] += 1
@@ -158,7 +158,7 @@ def test_iid_agents_have_equal_parts_that_do_not_overlap(agents: int) -> None:
 @pytest.mark.parametrize("agents", [2, 3, 5])
 def test_dirichlet_agents_share_the_samples_out_and_have_a_minibatch_each(concentration: float, agents: int) -> None:
     seeds = torch.arange(20)
-    one = split(agents=agents, seeds=seeds, endowment="dirichlet", concentration=concentration, batch_size=25)
+    one = split(agents=agents, seeds=seeds, endowment=Dirichlet(concentration=concentration), batch_size=25)
     assert (one.sizes.sum(1) == 290).all()
     assert one.sizes.min() >= 25
     assert all(len(training(one, market)) == 290 for market in range(20))
@@ -168,7 +168,7 @@ def test_dirichlet_agents_share_the_samples_out_and_have_a_minibatch_each(concen
 def test_dirichlet_shares_have_the_moments_of_the_distribution(concentration: float) -> None:
     dataset = make_dataset(samples=600, classes=3)
     seeds = torch.arange(500)
-    one = split(dataset, seeds=seeds, endowment="dirichlet", concentration=concentration, batch_size=1)
+    one = split(dataset, seeds=seeds, endowment=Dirichlet(concentration=concentration), batch_size=1)
     labels = torch.where(one.endowments >= 0, dataset.labels[one.endowments.clamp_min(0)], -1)
     counts = torch.stack([(labels == each).sum(2) for each in range(3)])  # [classes, markets, agents]
     shares = (counts / counts.sum(2, keepdim=True))[..., 0]
@@ -180,10 +180,10 @@ def test_dirichlet_shares_have_the_moments_of_the_distribution(concentration: fl
 @ENDOWMENTS
 def test_a_market_is_dealt_alike_alone_and_as_one_of_seven(endowment: str) -> None:
     seeds = torch.arange(100, 107)
-    together = split(agents=3, seeds=seeds, endowment=endowment, concentration=0.1, batch_size=30)
+    together = split(agents=3, seeds=seeds, endowment=endowment, batch_size=30)
     for market in range(7):
         one = slice(market, market + 1)
-        alone = split(agents=3, seeds=seeds[one], endowment=endowment, concentration=0.1, batch_size=30)
+        alone = split(agents=3, seeds=seeds[one], endowment=endowment, batch_size=30)
         assert all(torch.equal(tensor[0], vars(together)[name][market]) for name, tensor in vars(alone).items())
 
 
@@ -220,7 +220,7 @@ def test_a_minibatch_larger_than_an_endowment_is_refused_by_trader(endowment: st
 def test_the_trader_that_is_short_of_samples_is_the_one_named() -> None:
     labels = torch.cat([torch.zeros(30), torch.ones(370)]).long()
     dataset = Dataset(torch.zeros(400, 1), labels, 2, 0)
-    one = split(dataset, seeds=torch.tensor([7]), scarcity=0.0)
+    one = split(dataset, seeds=torch.tensor([7]), endowment=Complementary(scarcity=0.0))
     with pytest.raises(ValueError, match=r"trader_1 has \d{1,2}$"):
         require_minibatches(one, 64)
 
@@ -228,7 +228,7 @@ def test_the_trader_that_is_short_of_samples_is_the_one_named() -> None:
 def test_an_agent_without_any_sample_is_refused_by_the_deal() -> None:
     dataset = Dataset(torch.zeros(400, 1), torch.ones(400).long(), 2, 0)
     with pytest.raises(ValueError, match="trader_1 has 0"):
-        split(dataset, scarcity=0.0)
+        split(dataset, endowment=Complementary(scarcity=0.0))
 
 
 def test_a_minibatch_as_large_as_the_smallest_endowment_is_enough() -> None:
@@ -244,7 +244,7 @@ def test_more_complementary_agents_than_classes_are_refused() -> None:
 
 
 def test_as_many_complementary_agents_as_classes_are_dealt() -> None:
-    one = split(agents=10, scarcity=0.0)
+    one = split(agents=10, endowment=Complementary(scarcity=0.0))
     for agent in range(10):
         assert set(DATASET.labels[held(one, 0, agent)].tolist()) == set(range(10)) - {agent}
 

@@ -11,7 +11,7 @@ from scipy.stats import ks_2samp
 from torch import Tensor, nn
 
 from paramarket_env.config import NetworkConfig
-from paramarket_env.learning.networks.mlp import MLP, build_network
+from paramarket_env.learning.networks.mlp import MLP, MLPNetwork
 from paramarket_env.learning.networks.network import (
     initial_parameters,
     offsets,
@@ -26,14 +26,14 @@ FEATURES, CLASSES = (3, 4), 5
 HIDDEN: list[tuple[int, ...]] = [(), (1,), (7,), (6, 2), (8, 8, 8, 4)]
 
 
-def initial(network: MLP, *shape: int, seed: int = 0) -> Tensor:
+def initial(network: MLPNetwork, *shape: int, seed: int = 0) -> Tensor:
     keys = torch.arange(math.prod(shape)).view(shape)
     return initial_parameters(network, stream(torch.tensor(seed), "network", keys))
 
 
 @pytest.mark.parametrize("hidden", HIDDEN)
 def test_the_batched_forward_equals_a_loop_over_modules(hidden: tuple[int, ...]) -> None:
-    network = MLP(FEATURES, CLASSES, hidden)
+    network = MLPNetwork(FEATURES, CLASSES, hidden)
     parameters, inputs = initial(network, 4, 2), torch.rand(4, 6, *FEATURES, generator=torch.Generator())
     batched = logits(network, parameters, inputs)
     assert batched.shape == (4, 2, CLASSES, 6)
@@ -45,7 +45,7 @@ def test_the_batched_forward_equals_a_loop_over_modules(hidden: tuple[int, ...])
 
 @pytest.mark.parametrize("hidden", HIDDEN)
 def test_the_stem_of_a_merged_network_is_the_merge_of_the_stems(hidden: tuple[int, ...]) -> None:
-    network = MLP(FEATURES, CLASSES, hidden)
+    network = MLPNetwork(FEATURES, CLASSES, hidden)
     parameters, inputs = initial(network, 4, 2), torch.rand(4, 6, *FEATURES, generator=torch.Generator())
     merged = torch.lerp(parameters[:, :1], parameters[:, 1:], 0.3)
     one, other = network.stem(parameters, inputs).split(1, dim=1)
@@ -55,7 +55,7 @@ def test_the_stem_of_a_merged_network_is_the_merge_of_the_stems(hidden: tuple[in
 
 @pytest.mark.parametrize("hidden", HIDDEN)
 def test_the_gradients_equal_autograds(hidden: tuple[int, ...]) -> None:
-    network = MLP(FEATURES, CLASSES, hidden)
+    network = MLPNetwork(FEATURES, CLASSES, hidden)
     parameters, inputs = initial(network, 4), torch.randn(4, 6, *FEATURES, generator=torch.Generator())
     logit_gradient = torch.randn(4, CLASSES, 6, generator=torch.Generator())
     leaf = parameters.unsqueeze(1).requires_grad_()
@@ -71,7 +71,7 @@ def test_the_gradients_equal_autograds(hidden: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("hidden", HIDDEN)
 def test_the_module_is_linear_layers_with_relu_between(hidden: tuple[int, ...]) -> None:
-    module = MLP(FEATURES, CLASSES, hidden).module(initial(MLP(FEATURES, CLASSES, hidden)))
+    module = MLPNetwork(FEATURES, CLASSES, hidden).module(initial(MLPNetwork(FEATURES, CLASSES, hidden)))
     assert isinstance(module, nn.Sequential)
     flatten, *layers = module
     assert isinstance(flatten, nn.Flatten)
@@ -85,7 +85,7 @@ def test_the_module_is_linear_layers_with_relu_between(hidden: tuple[int, ...]) 
 
 
 def test_the_module_has_the_tensors_of_the_vector_in_their_order() -> None:
-    network = MLP(FEATURES, CLASSES, (6, 2))
+    network = MLPNetwork(FEATURES, CLASSES, (6, 2))
     parameters = initial(network)
     tensors = list(network.module(parameters).parameters())
     assert torch.equal(torch.cat([tensor.flatten() for tensor in tensors]), parameters)
@@ -93,7 +93,7 @@ def test_the_module_has_the_tensors_of_the_vector_in_their_order() -> None:
 
 
 def test_the_module_owns_a_copy() -> None:
-    network = MLP(FEATURES, CLASSES, (6,))
+    network = MLPNetwork(FEATURES, CLASSES, (6,))
     parameters = initial(network)
     before = parameters.clone()
     for tensor in network.module(parameters).parameters():
@@ -104,7 +104,7 @@ def test_the_module_owns_a_copy() -> None:
 
 @pytest.mark.parametrize("hidden", HIDDEN)
 def test_initial_parameters_are_within_torchs_bounds_and_fill_them(hidden: tuple[int, ...]) -> None:
-    network = MLP(FEATURES, CLASSES, hidden)
+    network = MLPNetwork(FEATURES, CLASSES, hidden)
     parts = split(network, initial(network, 500))
     fan_ins = [math.prod(FEATURES), *hidden]
     for (name, tensor), fan_in in zip(parts.items(), [fan for fan in fan_ins for _ in range(2)], strict=True):
@@ -113,7 +113,7 @@ def test_initial_parameters_are_within_torchs_bounds_and_fill_them(hidden: tuple
 
 
 def test_initial_parameters_are_distributed_as_torchs() -> None:
-    network = MLP((40,), 3, (200,))
+    network = MLPNetwork((40,), 3, (200,))
     mine = split(network, initial(network, 5))
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -127,7 +127,7 @@ def test_initial_parameters_are_distributed_as_torchs() -> None:
 
 
 def test_initial_parameters_follow_from_their_key_alone() -> None:
-    network = MLP(FEATURES, CLASSES, (6,))
+    network = MLPNetwork(FEATURES, CLASSES, (6,))
     keys = stream(torch.arange(3)[:, None], "network", torch.arange(2))
     together = initial_parameters(network, keys)
     assert together.shape == (3, 2, parameter_count(network))
@@ -137,7 +137,7 @@ def test_initial_parameters_follow_from_their_key_alone() -> None:
 
 
 def test_split_gives_views_of_the_right_shapes() -> None:
-    network = MLP(FEATURES, CLASSES, (6, 2))
+    network = MLPNetwork(FEATURES, CLASSES, (6, 2))
     vector = torch.zeros(4, 2, parameter_count(network))
     parts = split(network, vector)
     assert {name: tuple(part.shape) for name, part in parts.items()} == {
@@ -155,13 +155,13 @@ def test_split_gives_views_of_the_right_shapes() -> None:
 
 
 def test_offsets_are_where_the_tensors_begin() -> None:
-    network = MLP(FEATURES, CLASSES, (6, 2))
+    network = MLPNetwork(FEATURES, CLASSES, (6, 2))
     vector = torch.arange(parameter_count(network))
     assert [int(part.flatten()[0]) for part in split(network, vector).values()] == offsets(network)
 
 
 def test_each_hidden_layer_has_one_permutation_of_its_units() -> None:
-    network = MLP(FEATURES, CLASSES, (6, 2))
+    network = MLPNetwork(FEATURES, CLASSES, (6, 2))
     assert permutation_sizes(network) == {"hidden1": 6, "hidden2": 2}
     assert {spec.name: spec.permutations for spec in network.parameters} == {
         "layer1.weight": ("hidden1", None),
@@ -174,16 +174,16 @@ def test_each_hidden_layer_has_one_permutation_of_its_units() -> None:
 
 
 def test_a_network_without_hidden_layers_has_no_permutation() -> None:
-    assert permutation_sizes(MLP(FEATURES, CLASSES, ())) == {}
+    assert permutation_sizes(MLPNetwork(FEATURES, CLASSES, ())) == {}
 
 
 def test_a_configuration_builds_the_network_it_names() -> None:
-    network = build_network(NetworkConfig(hidden=(8, 8, 8, 4)), (1, 28, 28), 10)
+    network = NetworkConfig(architecture=MLP(hidden=(8, 8, 8, 4))).architecture((1, 28, 28), 10)
     sizes = [spec.shape[0] for spec in network.parameters if len(spec.shape) == 2]
     assert sizes == [8, 8, 8, 4, 10]
     assert network.parameters[0].shape == (8, 784)
 
 
 def test_an_unknown_architecture_is_refused_with_those_that_exist() -> None:
-    with pytest.raises(ValueError, match=r"unknown network architecture 'transformer': choose from .*mlp"):
-        build_network(NetworkConfig(architecture="transformer"), FEATURES, CLASSES)
+    with pytest.raises(ValueError, match=r"unknown network 'transformer': choose from .*mlp"):
+        NetworkConfig(architecture="transformer")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -12,8 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from paramarket_env.config import MarketConfig
-from paramarket_env.learning.networks.mlp import MLP, NETWORKS
+from paramarket_env.learning.networks.mlp import MLP, MLPNetwork
 from paramarket_env.learning.networks.modules import ModuleFactory, Permutations, from_module
 from paramarket_env.learning.networks.network import Network, initial_parameters
 from paramarket_env.seeding import stream
@@ -29,15 +29,15 @@ SPEC: Permutations = {
 }
 
 
-def sequential(features: tuple[int, ...], classes: int, hidden: tuple[int, ...]) -> nn.Sequential:
+def sequential(features: tuple[int, ...], classes: int, hidden: tuple[int, ...] = HIDDEN) -> nn.Sequential:
     """The batched MLP as one would write it."""
     pairs = pairwise([math.prod(features), *hidden, classes])
     layers = [layer for inputs, outputs in pairs for layer in (nn.Linear(inputs, outputs), nn.ReLU())]
     return nn.Sequential(nn.Flatten(), *layers[:-1])
 
 
-def both() -> tuple[Network, MLP]:
-    return from_module(sequential, SPEC)(FEATURES, CLASSES, HIDDEN), MLP(FEATURES, CLASSES, HIDDEN)
+def both() -> tuple[Network, MLPNetwork]:
+    return from_module(sequential, SPEC)(FEATURES, CLASSES), MLPNetwork(FEATURES, CLASSES, HIDDEN)
 
 
 def drawn(network: Network, rows: int = 8) -> Tensor:
@@ -71,13 +71,11 @@ def test_gradients_are_those_of_the_batched_network() -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"parameter_sets": "layers", "optimizer": "adam"}, {"disclosure": "bounds"}])
-def test_a_market_of_modules_goes_as_one_of_batched_networks(
-    changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = priced_market(hidden=(8,), **changes)
+def test_a_market_of_modules_goes_as_one_of_batched_networks(changes: dict[str, object]) -> None:
+    config = priced_market(architecture=MLP(hidden=(8,)), **changes)
     spec = {"1.weight": ("a", None), "1.bias": ("a",), "3.weight": (None, "a")}
-    monkeypatch.setitem(NETWORKS, "mine", from_module(sequential, spec))
-    engines = [new_engine(market, (0, 1)) for market in (with_network(config, "mine"), config)]
+    architecture = from_module(partial(sequential, hidden=(8,)), spec)
+    engines = [new_engine(market, (0, 1)) for market in (config.changed(architecture=architecture), config)]
     rng = np.random.default_rng(0)
     for _ in range(config.max_cycles):
         chosen = random_orders(engines[0], rng)
@@ -88,25 +86,21 @@ def test_a_market_of_modules_goes_as_one_of_batched_networks(
     assert engines[0].state.sold.sum() > 0
 
 
-def with_network(config: MarketConfig, architecture: str) -> MarketConfig:
-    return replace(config, network=replace(config.network, architecture=architecture))
-
-
-def test_without_permutations_nothing_is_aligned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(NETWORKS, "mine", from_module(sequential))
+def test_without_permutations_nothing_is_aligned() -> None:
+    architecture = from_module(partial(sequential, hidden=(8,)))
     config = priced_market()
-    mine = new_engine(with_network(config, "mine"))
-    unaligned = new_engine(replace(config, broker=replace(config.broker, align=False)))
+    mine = new_engine(config.changed(architecture=architecture))
+    unaligned = new_engine(replace(config, broker=replace(config.broker, aligner="none")))
     torch.testing.assert_close(mine.gains, unaligned.gains)
     assert not torch.allclose(mine.gains, new_engine(config).gains)
 
 
-def test_normalisation_begins_at_one_and_plays(monkeypatch: pytest.MonkeyPatch) -> None:
-    def build(features: tuple[int, ...], classes: int, hidden: tuple[int, ...]) -> nn.Sequential:
+def test_normalisation_begins_at_one_and_plays() -> None:
+    def build(features: tuple[int, ...], classes: int) -> nn.Sequential:
         return nn.Sequential(nn.Linear(*features, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, classes))
 
-    monkeypatch.setitem(NETWORKS, "mine", from_module(build))
-    engine = new_engine(with_network(priced_market(), "mine"))
+    architecture = from_module(build)
+    engine = new_engine(priced_market(architecture=architecture))
     module = engine.network.module(engine.state.parameters[0, 0])
     assert module.get_parameter("1.weight").tolist() == [1] * 8
     assert module.get_parameter("1.bias").tolist() == [0] * 8
@@ -152,9 +146,9 @@ SHARED = nn.Linear(5, 5)
     ],
 )
 def test_a_module_that_cannot_play_is_refused(build: Callable[[], nn.Sequential], message: str) -> None:
-    factory: ModuleFactory = lambda features, classes, hidden: build()  # noqa: E731
+    factory: ModuleFactory = lambda features, classes: build()  # noqa: E731
     with pytest.raises(ValueError, match=message):
-        from_module(factory)(FEATURES, CLASSES, ())
+        from_module(factory)(FEATURES, CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -167,4 +161,4 @@ def test_a_module_that_cannot_play_is_refused(build: Callable[[], nn.Sequential]
 )
 def test_permutations_that_do_not_fit_are_refused(spec: Permutations, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        from_module(sequential, spec)(FEATURES, CLASSES, HIDDEN)
+        from_module(sequential, spec)(FEATURES, CLASSES)

@@ -1,0 +1,72 @@
+"""Parameter sets: the parts of a network that are sold as one good."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from paramarket_env.learning.networks.network import Network
+from paramarket_env.plugins import Registry
+from paramarket_env.validation import require
+
+
+@runtime_checkable
+class ParameterSetRule(Protocol):
+    """Says which layers of a network are sold together: a plug-in."""
+
+    def __call__(self, network: Network) -> dict[str, list[str]]:
+        """The parameter sets by name, each the list of the layers in it."""
+
+
+PARAMETER_SETS: Registry[ParameterSetRule] = Registry(
+    "parameter set rule", ParameterSetRule, attribute="parameter_sets"
+)
+
+
+def _layers(network: Network) -> list[str]:
+    return list(dict.fromkeys(spec.layer for spec in network.parameters))
+
+
+@PARAMETER_SETS.register
+def full(network: Network) -> dict[str, list[str]]:
+    """The whole network, as one good."""
+    return {"full": _layers(network)}
+
+
+@PARAMETER_SETS.register
+def layers(network: Network) -> dict[str, list[str]]:
+    """Each layer for itself."""
+    return {layer: [layer] for layer in _layers(network)}
+
+
+@PARAMETER_SETS.register
+def prefixes(network: Network) -> dict[str, list[str]]:
+    """The first layer, the first two, ..., the whole network."""
+    names = _layers(network)
+    return {f"to_{last}": names[: names.index(last) + 1] for last in names}
+
+
+@dataclass(frozen=True)
+class ParameterSets:
+    """The K parameter sets that are for sale."""
+
+    names: tuple[str, ...]
+    masks: Tensor
+    """bool ``[K, P]``: which parameters of the flat vector are in each."""
+    whole: tuple[bool, ...]
+    """Which of them are the whole network."""
+
+
+def parameter_sets(rule: ParameterSetRule, network: Network, device: torch.device) -> ParameterSets:
+    """The parameter sets of a rule; raises ``ValueError`` for a set without parameters, or with an unknown layer."""
+    goods = rule(network)
+    for good, members in goods.items():
+        require(bool(members), f"parameter set {good}", members, "at least one layer")
+        require(set(members) <= set(_layers(network)), f"parameter set {good}", members, f"of {_layers(network)}")
+    sizes = torch.tensor([spec.size for spec in network.parameters])
+    chosen = torch.tensor([[spec.layer in members for spec in network.parameters] for members in goods.values()])
+    whole = tuple(bool(members.all()) for members in chosen)
+    return ParameterSets(tuple(goods), chosen.repeat_interleave(sizes, dim=1).to(device), whole)
