@@ -92,11 +92,11 @@ def play(
     watchers = [recorder.add] if on_step is None else [recorder.add, on_step]
     for watch in watchers:
         watch(batch, None)
-    observation, mask = batch.observe(), batch.mask()
+    observation, mask = batch.observe_and_mask()
     for cycle in range(batch.config.max_cycles):
         if arm.federated and cycle > 0:
             recorder.gained_outside(average(batch.engine))
-            observation, mask = batch.observe(), batch.mask()
+            observation, mask = batch.observe_and_mask()
         chosen = [player.act(observation[:, i], mask[:, i]) for i, player in enumerate(players)]
         actions = torch.stack(chosen, dim=1)
         if cycle == config.max_cycles:

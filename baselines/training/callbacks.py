@@ -38,7 +38,7 @@ METRICS = {
     "trainings": "trained",
     "refusals": "refused",
 }
-"""What ``MarketMetrics`` logs, each with the column of ``StepRecord`` that it sums over an episode."""
+"""The metrics that ``MarketMetrics`` logs, each the sum of a column of ``StepRecord`` over an episode."""
 
 
 class Progress(BaseCallback):

@@ -69,7 +69,7 @@ class MarketBatch:
 
     @property
     def alive(self) -> Tensor:
-        """Which agents are not terminated, bool ``[M, N]``."""
+        """bool ``[M, N]``: the agent is not terminated."""
         return self.engine.state.alive
 
     @property
@@ -95,7 +95,7 @@ class MarketBatch:
         return self._mask_in(self.engine.view)
 
     def observe_and_mask(self) -> tuple[Tensor, Tensor]:
-        """Both, at little more than the cost of one."""
+        """The observations and masks of all agents, from one view of the markets."""
         view = self.engine.view
         return self._observer.observe(view), self._mask_in(view)
 

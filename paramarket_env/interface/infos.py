@@ -1,4 +1,4 @@
-"""What an agent is told besides its observation: the columns of all infos, and the trades of a step."""
+"""The columns of all infos, which tell an agent more than its observation, and the trades of a step."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class ObservationLayout:
 
 
 class Observer:
-    """Reads what all agents of a market see; which fields there are follows from its mechanism and its disclosure.
+    """Reads the observations of all agents. The fields follow from the market's mechanism and its disclosure.
 
     Private to each agent are its loss, balance, kappa and quotes, and who bought from it. Public are asks that are not
     sealed. The rest is as the market discloses it.
@@ -89,7 +89,7 @@ class Observer:
         return Observer, (self._engine,)
 
     def observe(self, view: MarketView) -> Tensor:
-        """What all agents see in a view: float32 ``[M, N, D]``."""
+        """The observations of all agents in a view, float32 ``[M, N, D]``."""
         return self.layout.pack({field.name: read(view) for field, read in self.readings.items()})
 
 

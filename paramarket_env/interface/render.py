@@ -25,12 +25,12 @@ VERBS = {"train": "#a9c7e8", "buy": "#e07b39", "ask": "#7fb77e", "refused": "#c0
 """The colour of what an agent did in a step."""
 
 DID = {"buy": "bought", "refused": "refused", "ask": "asked", "train": "trained"}
-"""The column of ``StepRecord`` that tells of each, the most important first; ``hold`` where none does."""
+"""The column of ``StepRecord`` that marks each verb, most important verb first; an agent that did none holds."""
 
 
 @dataclass(frozen=True)
 class Trade:
-    """One purchase: ``trade_columns`` of a market, with the cycle in which it was made."""
+    """One purchase: the cycle in which it was made, and the columns of ``trade_columns``."""
 
     cycle: int
     buyer: int

@@ -32,7 +32,7 @@ def no_orders(num_markets: int, agents: int, ask_slots: int, device: torch.devic
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a step's record, ``[M, N]``: what infos, tables and their documentation need to know of it."""
+    """A column of a step's record, ``[M, N]``, described for infos, tables and their documentation."""
 
     dtype: torch.dtype
     nothing: float

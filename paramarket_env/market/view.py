@@ -1,4 +1,4 @@
-"""What there is to see of M markets as they stand, each quantity computed once."""
+"""A view of M markets as they stand, which computes each quantity once."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class MarketView:
 
     @cached_property
     def values(self) -> Tensor:
-        """What each offer is worth to the buyer in units of reward, kappa times the gain, float64 ``[M, N, offers]``.
+        """The value of each offer to its buyer in units of reward, kappa times the gain, float64 ``[M, N, offers]``.
 
         -inf where nothing is quoted or the market is closed.
         """
@@ -63,12 +63,12 @@ class MarketView:
 
     @cached_property
     def legal_purchases(self) -> Tensor:
-        """bool ``[M, N, offers, bids]``: what would clear in the coming step, as far as the buyer can know."""
+        """bool ``[M, N, offers, bids]``: the purchase would clear in the coming step, as far as the buyer can know."""
         return self.exchange.legal_purchases(self.offer_prices, self.state.balance, self.quoted)
 
     @cached_property
     def buyer_bounds(self) -> Tensor:
-        """What each seller is told of its buyers' gains in nats, float64 ``[M, N, offers, 2]``: lower, upper bound.
+        """The lower and upper bounds on its buyers' gains that a seller is told, in nats, float64 ``[M, N, offers, 2]``.
 
         The offers are seen from the seller: each other agent and parameter set. 0 where nothing is quoted.
         """
