@@ -36,7 +36,7 @@ def main() -> None:
     history = History(names)
 
     def on_step(batch: MarketBatch, record: StepRecord | None) -> None:
-        history.add(batch.engine, record)
+        history.add(batch, record)
 
     play(scenario(options.scenario), Arm("picture", options.policies), [options.seed], "cpu", on_step)
     options.out.parent.mkdir(parents=True, exist_ok=True)

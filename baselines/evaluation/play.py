@@ -14,8 +14,9 @@ from torch import Tensor
 from baselines.evaluation.federated import average
 from baselines.policies.decisions import POLICIES, build_policy
 from paramarket_env.config import MarketConfig
-from paramarket_env.economics.clearing import REFUSALS, WITHHELD
+from paramarket_env.economics.clearing import WITHHELD
 from paramarket_env.interface.batch import MarketBatch
+from paramarket_env.interface.infos import REFUSED, trade_columns
 from paramarket_env.interface.policy import Policy, PolicyFactory, seat_of
 from paramarket_env.market.orders import StepRecord
 from paramarket_env.seeding import as_seeds, stream
@@ -92,11 +93,11 @@ def play(
     watchers = [recorder.add] if on_step is None else [recorder.add, on_step]
     for watch in watchers:
         watch(batch, None)
-    observation, mask = batch.observe(), batch.mask()
+    observation, mask = batch.observe_and_mask()
     for cycle in range(batch.config.max_cycles):
         if arm.federated and cycle > 0:
             recorder.gained_outside(average(batch.engine))
-            observation, mask = batch.observe(), batch.mask()
+            observation, mask = batch.observe_and_mask()
         chosen = [player.act(observation[:, i], mask[:, i]) for i, player in enumerate(players)]
         actions = torch.stack(chosen, dim=1)
         if cycle == config.max_cycles:
@@ -144,23 +145,20 @@ class _Recorder:
 
     def add(self, batch: MarketBatch, record: StepRecord | None) -> None:
         """Take down the state at the start or after a step."""
-        state = batch.engine.state
+        state, infos = batch.engine.state, batch.infos(record)
         test_loss, test_accuracy = batch.engine.test_metrics()
         columns: dict[str, Tensor] = {
-            "validation_loss": state.loss,
+            "validation_loss": infos["loss"],
             "test_loss": test_loss,
             "test_accuracy": test_accuracy,
-            "balance": state.balance,
+            "balance": infos["balance"],
             "ask": _lowest_ask(batch.engine.asks),
             "sold": state.sold,
-            "refused": state.refusals.sum(-1),
-            **{f"refused_{cause}": state.refusals[..., code] for code, cause in enumerate(REFUSALS)},
+            **{name: infos[name] for name in ("refused", *REFUSED)},
             "alive": state.alive,
             "kappa": state.kappa,
             "best_value": batch.engine.values.amax(2).clamp_min(0),
-            "trained": torch.zeros_like(state.alive) if record is None else record.trained,
-            "paid": torch.zeros_like(state.balance) if record is None else record.paid,
-            "received": torch.zeros_like(state.balance) if record is None else record.received,
+            **{name: infos[name] for name in ("trained", "paid", "received")},
             "reward": torch.zeros_like(state.loss) if record is None else record.reward + self.outside,
         }
         self.steps.append({name: column.cpu().numpy().copy() for name, column in columns.items()})
@@ -168,26 +166,11 @@ class _Recorder:
             self._add_trades(record)
 
     def _add_trades(self, record: StepRecord) -> None:
-        market, buyer = (record.seller >= 0).nonzero().cpu().unbind(1)
-        goods = self.market_batch.set_names
-
-        def pick(column: Tensor) -> np.ndarray:
-            picked: np.ndarray = column.cpu()[market, buyer].numpy()
-            return picked
-
-        rows = {
-            "arm": self.arm,
-            "seed": np.asarray(self.seeds)[market.numpy()],
-            "cycle": len(self.steps) - 1,
-            "buyer": buyer.numpy(),
-            "seller": pick(record.seller),
-            "parameter_set": [goods[offer % len(goods)] for offer in pick(record.offer)],
-            "merge_weight": pick(record.weight),
-            "price": pick(record.paid),
-            "quoted_gain": pick(record.quoted),
-            "value": pick(record.quoted * self.market_batch.engine.state.kappa),
-        }
-        self.trades.append(pd.DataFrame(rows))
+        columns = trade_columns(record, self.market_batch.set_names)
+        market, buyer = columns.pop("market"), columns["buyer"]
+        kappa = self.market_batch.engine.state.kappa.cpu().numpy()[market, buyer]
+        index = {"arm": self.arm, "seed": np.asarray(self.seeds)[market], "cycle": len(self.steps) - 1}
+        self.trades.append(pd.DataFrame({**index, **columns, "value": columns["quoted_gain"] * kappa}))
 
     def episode(self) -> Episode:
         agents = self.market_batch.config.agents

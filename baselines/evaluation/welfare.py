@@ -9,7 +9,7 @@ import pandas as pd
 
 from baselines.evaluation.play import Episode
 from paramarket_env.config import EconomyConfig
-from paramarket_env.economics.clearing import REFUSALS
+from paramarket_env.interface.infos import REFUSED
 
 WELFARE = {
     "efficiency": "effic. %",
@@ -87,7 +87,7 @@ def _of_seed(episode: Episode, seed: int, economy: EconomyConfig, outside: pd.Se
         "omniscient_share": _percent(paid * tick, possible),
         "regret": (best_fixed - paid) / agents,
         "refused": last.refused.mean(),
-        **{f"refused_{cause}": last[f"refused_{cause}"].mean() for cause in REFUSALS},
+        **{name: last[name].mean() for name in REFUSED},
         "gini": float(gini(last.balance.to_numpy())),
         "advantage": float(advantage.mean()),
         "better_off": 100 * float((advantage > 0).mean()),

@@ -15,7 +15,6 @@ from baselines.evaluation.statistics import evaluate
 from baselines.policies.learned import POLICY_FILES
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.config import MarketConfig
-from paramarket_env.market.orders import StepRecord
 
 OnRollout = Callable[[int, float], None]
 """Called with the steps taken, and the mean return of the last episodes (NaN before the first end)."""
@@ -28,6 +27,18 @@ PATIENCE = 4
 
 EVALUATION_SEEDS = range(2**41, 2**41 + 16)
 """Neither trained on nor those of reports."""
+
+
+METRICS = {
+    "return": "reward",
+    "gain": "gain",
+    "payments": "paid",
+    "receipts": "received",
+    "trades": "bought",
+    "trainings": "trained",
+    "refusals": "refused",
+}
+"""The metrics that ``MarketMetrics`` logs, each the sum of a column of ``StepRecord`` over an episode."""
 
 
 class Progress(BaseCallback):
@@ -62,7 +73,8 @@ class MarketMetrics(BaseCallback):
 
     def _on_step(self) -> bool:
         self._steps += 1
-        for name, figure in _metrics(self._env.record).items():
+        for name, column in METRICS.items():
+            figure: torch.Tensor = getattr(self._env.record, column)
             self._sums[name] = self._sums.get(name, 0) + figure.double()
         return True
 
@@ -83,18 +95,6 @@ def _column(learners: torch.Tensor, agent: int) -> torch.Tensor:
     seats = torch.zeros_like(learners)
     seats[:, agent] = learners[:, agent]
     return seats
-
-
-def _metrics(record: StepRecord) -> dict[str, torch.Tensor]:
-    return {
-        "return": record.reward,
-        "gain": record.gain,
-        "payments": record.paid,
-        "receipts": record.received,
-        "trades": record.seller >= 0,
-        "trainings": record.trained,
-        "refusals": record.refusal >= 0,
-    }
 
 
 class EvalCallback(BaseCallback):

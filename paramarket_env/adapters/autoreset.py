@@ -11,7 +11,6 @@ from torch import Tensor
 
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.batch import MarketBatch
-from paramarket_env.interface.infos import info_columns
 from paramarket_env.market.orders import StepRecord
 from paramarket_env.seeding import next_seeds
 
@@ -39,7 +38,7 @@ class Ending:
     mask: Tensor
     """bool ``[m, N, A]``."""
     infos: dict[str, np.ndarray]
-    """``[m, N]`` each, see ``info_columns``."""
+    """``[m, N]`` each, see ``MarketBatch.infos``."""
 
 
 class AutoresetBatch:
@@ -69,15 +68,12 @@ class AutoresetBatch:
 
     def reset(self, seed: int | Iterable[int] | None = None) -> None:
         """Begin new episodes in all markets; for ``seed`` see ``MarketBatch.next_seeds``."""
-        self.observation, self.mask = (
-            self.market_batch.reset(self.market_batch.next_seeds(seed)),
-            self.market_batch.mask(),
-        )
+        self.observation, self.mask = self.market_batch.reset(self.market_batch.next_seeds(seed))
 
     def reset_done(self, markets: Tensor) -> None:
         """Begin the next episodes of these markets (int64 ``[m]``); their seeds follow from those of the last."""
         seeds = next_seeds(self.market_batch.seeds[markets])
-        self.observation, self.mask = self.market_batch.reset(seeds, markets), self.market_batch.mask()
+        self.observation, self.mask = self.market_batch.reset(seeds, markets)
 
     def advance(self, actions: Tensor) -> Advance:
         """One step of all markets (see ``MarketBatch.step``), without new episodes."""
@@ -85,7 +81,7 @@ class AutoresetBatch:
             raise RuntimeError("step() before the first reset(): call reset()")
         transition = self.market_batch.step(actions)
         self.observation, self.mask = transition.observation, transition.mask
-        alive = self.market_batch.engine.state.alive.clone()
+        alive = self.market_batch.alive.clone()
         ended = transition.record.truncated | ~(alive & self._learners).any(dim=1)
         return Advance(transition.record, alive, ended)
 
@@ -95,7 +91,7 @@ class AutoresetBatch:
         markets = advance.ended.nonzero().squeeze(1)
         if len(markets) == 0:
             return advance, None
-        columns = info_columns(self.market_batch.engine, advance.record)
+        columns = self.market_batch.infos(advance.record)
         infos = {name: column[markets].cpu().numpy() for name, column in columns.items()}
         ending = Ending(markets, self.observation[markets], self.mask[markets], infos)
         self.reset_done(markets)

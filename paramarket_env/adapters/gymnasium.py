@@ -17,7 +17,6 @@ from paramarket_env.adapters.opponents import OpponentFactories, Opponents, agai
 from paramarket_env.adapters.pettingzoo import ParaMarketEnv
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.actions import MaskStyle, checked_actions
-from paramarket_env.interface.infos import info_columns
 from paramarket_env.validation import require
 
 
@@ -67,7 +66,7 @@ class ParaMarketGymEnv(gymnasium.Env[np.ndarray, Any]):
             raise RuntimeError("step() after the end of an episode, or before the first reset(): call reset()")
         batch = self.market.market_batch
         chosen = torch.from_numpy(checked_actions(action, self.action_space)).unsqueeze(0)
-        joint = self._opponents.joint_action(chosen, batch.observe(), batch.mask())[0].cpu().numpy()
+        joint = self._opponents.joint_action(chosen, *batch.observe_and_mask())[0].cpu().numpy()
         actions = dict(zip(self.market.possible_agents, joint, strict=True))
         observations, rewards, terminated, truncated, infos = self.market.step(actions)
         agent = self.agent
@@ -130,8 +129,7 @@ class ParaMarketVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         _require_no_options(options)
         self._autoreset.reset(seed)
         self._opponents.reset()
-        columns = info_columns(self.market_batch.engine, None)
-        return self._look(), _with_flags(self._infos(columns), np.ones(self.num_envs, dtype=np.bool_))
+        return self._look(), _with_flags(self._infos(self.market_batch.infos()), np.ones(self.num_envs, dtype=np.bool_))
 
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """One step of all markets: observations, rewards float64, terminations and truncations, ``[M]`` each, infos.
@@ -162,12 +160,12 @@ class ParaMarketVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def _step_infos(self, advance: Advance, ending: Ending | None) -> dict[str, Any]:
         """The infos of a step; those of markets that began anew are of the new episode, as at a reset."""
-        engine, everywhere = self.market_batch.engine, np.ones(self.num_envs, dtype=np.bool_)
-        columns = info_columns(engine, advance.record)
+        everywhere = np.ones(self.num_envs, dtype=np.bool_)
+        columns = self.market_batch.infos(advance.record)
         if ending is None:
             return _with_flags(self._infos(columns), everywhere)
         began = advance.ended.unsqueeze(1)
-        blank = info_columns(engine, None)
+        blank = self.market_batch.infos()
         columns = {name: torch.where(began, blank[name], column) for name, column in columns.items()}
         ended = advance.ended.cpu().numpy()
         return _with_flags(self._infos(columns), everywhere) | _with_flags(self._final(ending, ended), ended)

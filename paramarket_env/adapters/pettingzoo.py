@@ -12,7 +12,6 @@ from pettingzoo import ParallelEnv
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.actions import MaskStyle, checked_actions, client_mask
 from paramarket_env.interface.batch import MarketBatch
-from paramarket_env.interface.infos import info_columns
 from paramarket_env.interface.render import History, Window, as_text, draw
 from paramarket_env.market.orders import StepRecord
 from paramarket_env.market.snapshot import snapshot
@@ -78,11 +77,11 @@ class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  #
         Without a seed the next episode follows from the last one's, or, the first time, from the operating system.
         No ``options`` are known.
         """
-        observation = self.market_batch.reset(self.market_batch.next_seeds(seed))
+        observation, mask = self.market_batch.reset(self.market_batch.next_seeds(seed))
         self.agents = list(self.possible_agents)
         self.history = History(self.possible_agents)
         self._remember(None)
-        infos = self._infos(self.market_batch.mask(), None)
+        infos = self._infos(mask, None)
         self._show()
         return self._by_agent(observation[0].cpu().numpy(), self.agents), infos
 
@@ -135,7 +134,7 @@ class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  #
     def _infos(self, mask: torch.Tensor, record: StepRecord | None) -> dict[str, dict[str, Any]]:
         """Numbers and arrays alone, as every client takes them; new dictionaries at each call."""
         masks = mask[0].cpu().numpy()
-        columns = {name: column[0].tolist() for name, column in info_columns(self.market_batch.engine, record).items()}
+        columns = {name: column[0].tolist() for name, column in self.market_batch.infos(record).items()}
         return {
             agent: {
                 "action_mask": client_mask(masks[row], self._action_spaces[agent], self.mask_style),
@@ -150,7 +149,7 @@ class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  #
 
     def _remember(self, record: StepRecord | None) -> None:
         if self.render_mode is not None:
-            self.history.add(self.market_batch.engine, record)
+            self.history.add(self.market_batch, record)
 
     def _require_reset(self) -> None:
         if not self.market_batch.begun:

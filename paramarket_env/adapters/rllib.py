@@ -10,7 +10,6 @@ import torch
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.actions import checked_actions
 from paramarket_env.interface.batch import MarketBatch
-from paramarket_env.interface.infos import info_columns
 from paramarket_env.market.orders import StepRecord
 
 try:
@@ -50,7 +49,7 @@ class ParaMarketRLlibEnv(MultiAgentEnv):  # type: ignore[misc]  # RLlib need not
         """Begin an episode of all markets; float32 ``[D]`` and an empty info for every agent. No options are known."""
         markets = self.market_batch.num_markets
         first = None if seed is None else seed * markets
-        observation = self.market_batch.reset(self.market_batch.next_seeds(first))
+        observation, _ = self.market_batch.reset(self.market_batch.next_seeds(first))
         self.agents, self._over = list(self.possible_agents), False
         return self._by_agent(observation), {agent: {} for agent in self.agents}
 
@@ -104,8 +103,6 @@ class ParaMarketRLlibEnv(MultiAgentEnv):  # type: ignore[misc]  # RLlib need not
     def _infos(self, agents: list[str], record: StepRecord) -> dict[str, dict[str, Any]]:
         if not agents:
             return {}
-        columns = {
-            name: column.flatten().tolist() for name, column in info_columns(self.market_batch.engine, record).items()
-        }
+        columns = {name: column.flatten().tolist() for name, column in self.market_batch.infos(record).items()}
         rows = {agent: row for row, agent in enumerate(self.possible_agents)}
         return {agent: {name: column[rows[agent]] for name, column in columns.items()} for agent in agents}

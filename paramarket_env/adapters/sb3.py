@@ -16,7 +16,6 @@ from paramarket_env.adapters.autoreset import Advance, AutoresetBatch, DoubleBuf
 from paramarket_env.adapters.opponents import Opponents, against_populations, all_learn
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.actions import checked_actions
-from paramarket_env.interface.infos import info_columns
 from paramarket_env.interface.policy import PolicyFactory
 from paramarket_env.market.orders import StepRecord
 from paramarket_env.validation import require
@@ -133,7 +132,7 @@ class ParaMarketVecEnv(VecEnv):
 
     def _tell_failures(self, infos: list[dict[str, Any]], advance: Advance, seen: np.ndarray) -> None:
         """The infos of the rows whose network failed while their market goes on: rare, and told the plain way."""
-        columns = info_columns(self.market_batch.engine, advance.record)
+        columns = self.market_batch.infos(advance.record)
         failed = self._learners_of(advance.record.terminated & ~advance.ended.unsqueeze(1))
         for row in failed.nonzero().flatten().tolist():
             infos[row] = {

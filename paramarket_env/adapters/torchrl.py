@@ -69,10 +69,10 @@ class ParaMarketTorchRLEnv(EnvBase):  # type: ignore[misc]  # TorchRL need not b
         return Categorical(2, shape=shape, dtype=torch.bool, device=self.device)
 
     def _action_spec(self, agents: tuple[int, ...]) -> TensorSpec:
-        choices = self.market_batch.actions.nvec
-        if len(choices) == 1:
-            return Categorical(choices[0], shape=agents, dtype=torch.int64, device=self.device)
-        return MultiCategorical(choices, shape=(*agents, len(choices)), dtype=torch.int64, device=self.device)
+        nvec = self.market_batch.actions.nvec
+        if len(nvec) == 1:
+            return Categorical(nvec[0], shape=agents, dtype=torch.int64, device=self.device)
+        return MultiCategorical(nvec, shape=(*agents, len(nvec)), dtype=torch.int64, device=self.device)
 
     def _set_seed(self, seed: int | None) -> None:
         self._next_seed = seed

@@ -1,7 +1,7 @@
 """Two encodings of the same orders as actions, with their masks. The engine knows only orders.
 
-Both number the ask levels alike: the prices in their order, then one more that withholds. Where the mechanism takes
-bids, each offer comes once for each of the prices.
+Both number the ask levels alike: the prices in their order, then one more level that withholds. Where the mechanism
+takes bids, there is one purchase for each offer and bid; elsewhere there is one for each offer.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ MaskStyle = Literal["tuple", "flat"]
 
 @dataclass(frozen=True)
 class Choices:
-    """What an agent chooses among, as the mechanism has it."""
+    """The numbers of offers, bids, asks and ask levels that an agent chooses among."""
 
     offers: int
-    """Offers of a buyer."""
+    """Offers to a buyer: (N - 1) * K."""
     bids: int
-    """Bids for each of them; 1 where the mechanism takes none."""
+    """Bids for each offer; 1 where the mechanism takes none."""
     ask_slots: int
-    """Asks of a seller: 1, or one for each of the other agents."""
+    """S, the asks of a seller: 1, or one for each other agent."""
     levels: int
-    """Levels of an ask, the one that withholds included."""
+    """Levels of an ask, including the one that withholds."""
 
     @property
     def purchases(self) -> int:
-        """An offer at a bid: number ``offer * bids + bid``."""
+        """The number of purchases; an offer at a bid has the number ``offer * bids + bid``."""
         return self.offers * self.bids
 
     def purchase(self, offer: Tensor, bid: Tensor) -> Tensor:
-        """The number of a purchase, or -1 where the offer is -1."""
+        """The number of the purchase of an offer at a bid, or -1 where the offer is -1."""
         return torch.where(offer >= 0, offer * self.bids + bid, -1)
 
     def offer_and_bid(self, purchase: Tensor) -> tuple[Tensor, Tensor]:
-        """The offer, or -1, and the bid, of the number of a purchase, or -1."""
+        """The offer and the bid of a purchase's number; -1 and 0 where the number is -1."""
         bought = purchase >= 0
         return torch.where(bought, purchase // self.bids, -1), torch.where(bought, purchase % self.bids, 0)
 
@@ -52,9 +52,9 @@ class Actions(Protocol):
     """One encoding. ``[...]`` is any batch shape: ``[M, N]`` for markets, ``[B]`` for one seat of B markets."""
 
     choices: Choices
-    """What there is to choose among."""
+    """The numbers that the encoding follows from."""
     nvec: tuple[int, ...]
-    """How many choices each part of an action has, of which the first does nothing."""
+    """The number of values of each part of an action, as in ``MultiDiscrete.nvec``; value 0 does nothing."""
     mask_size: int
     """A, the length of a flat mask."""
 
@@ -68,19 +68,19 @@ class Actions(Protocol):
         """
 
     def encode(self, orders: Orders) -> Tensor:
-        """The actions that say these orders, as far as the encoding can say them at once."""
+        """The actions for these orders, or for one of them where the encoding takes only one order at a time."""
 
     def best(self, scores: Tensor) -> Tensor:
-        """The actions whose choices have the highest scores ``[..., A]`` (laid out as a mask)."""
+        """The actions with the highest scores in each part; ``scores`` are ``[..., A]``, laid out as a mask."""
 
     def mask(self, legal: Tensor) -> Tensor:
-        """The flat mask, bool ``[..., A]``, given which purchases ``[..., offers, bids]`` would clear.
+        """The flat mask, bool ``[..., A]``; ``legal``, bool ``[..., offers, bids]``, says which purchases would clear.
 
-        Hold is always legal.
+        All else is always legal, hold among it.
         """
 
     def legal_purchases(self, mask: Tensor) -> Tensor:
-        """The part of a flat mask that speaks of purchases: ``[..., offers, bids]``."""
+        """The purchases that a flat mask allows, ``[..., offers, bids]``: the inverse of :meth:`mask`."""
 
 
 def _refuse(actions: Tensor, inside: Tensor, allowed: str) -> None:
@@ -115,7 +115,7 @@ class VerbActions:
         return Orders(actions == 1, offer, bid, torch.where(posts, ask % self.choices.levels, -1))
 
     def encode(self, orders: Orders) -> Tensor:
-        """See :meth:`Actions.encode`: of several orders the purchase is said, else the first ask, else the training."""
+        """See :meth:`Actions.encode`. A purchase goes before the first ask, and that before training."""
         posts = orders.ask >= 0
         slot = posts.to(torch.int8).argmax(-1, keepdim=True)
         ask = self.first_ask + (slot * self.choices.levels + orders.ask.gather(-1, slot)).squeeze(-1)
@@ -139,7 +139,7 @@ class VerbActions:
 class RoundActions:
     """``MultiDiscrete([2, 1 + purchases, 1 + levels, ...])``: train or not, buy or not, re-price or not, in one step.
 
-    There is one last part for each ask of a seller.
+    The last part is repeated for each ask of a seller.
     """
 
     def __init__(self, choices: Choices) -> None:
@@ -167,7 +167,7 @@ class RoundActions:
         return torch.stack([part.argmax(dim=-1) for part in scores.split(self.nvec, dim=-1)], dim=-1)
 
     def mask(self, legal: Tensor) -> Tensor:
-        """See :meth:`Actions.mask`: the parts one behind the other."""
+        """See :meth:`Actions.mask`; the parts follow each other."""
         before = legal.new_ones(*legal.shape[:-2], 3)  # hold or train, and not to buy
         after = legal.new_ones(*legal.shape[:-2], sum(self.nvec[2:]))
         return torch.cat([before, legal.flatten(-2), after], dim=-1)
@@ -183,10 +183,10 @@ def build_actions(mode: ActionMode, choices: Choices) -> Actions:
 
 
 def client_mask(mask: np.ndarray, space: spaces.Space[Any], style: MaskStyle) -> np.ndarray | tuple[np.ndarray, ...]:
-    """A flat mask (bool ``[A]``) as a client takes it, int8.
+    """A flat mask (bool ``[A]``) in the form that a client takes, int8.
 
-    ``tuple``: as ``gymnasium``'s ``space.sample(mask)`` and PettingZoo take it: one array for each part of a
-    ``MultiDiscrete``, one array for a ``Discrete``. ``flat``: one array for both (MaskablePPO, TorchRL).
+    ``tuple`` gives one array for each part of a ``MultiDiscrete`` and one array for a ``Discrete``, as Gymnasium's
+    ``space.sample(mask)`` and PettingZoo take them. ``flat`` gives one array for both (MaskablePPO, TorchRL).
     """
     flat = mask.astype(np.int8)
     if style == "flat" or not isinstance(space, spaces.MultiDiscrete):
@@ -195,17 +195,18 @@ def client_mask(mask: np.ndarray, space: spaces.Space[Any], style: MaskStyle) ->
 
 
 def checked_actions(given: Any, space: spaces.Space[Any], rows: tuple[int, ...] = ()) -> np.ndarray:
-    """Actions of one agent (``rows`` ``()``) or of many as int64 ``[*rows, *space.shape]``, whatever integers they are.
+    """The actions of one agent (``rows=()``) or of many, converted from any integer type to int64.
 
-    ``space`` is that of one agent. Raises ``ValueError`` for what is not integers of that shape, or outside the space.
+    They have the shape ``[*rows, *space.shape]``, where ``space`` is the action space of one agent. Raises
+    ``ValueError`` if they are not integers, have another shape, or are outside the space.
     """
     try:
         actions = np.asarray(given)
     except ValueError:  # a ragged list
         actions = np.asarray(None)
-    choices = space.n if isinstance(space, spaces.Discrete) else space.nvec  # type: ignore[attr-defined]
+    nvec = space.n if isinstance(space, spaces.Discrete) else space.nvec  # type: ignore[attr-defined]
     fits = actions.dtype.kind in "iu" and actions.shape == (*rows, *(space.shape or ()))
-    if not fits or not ((actions >= 0) & (actions < choices)).all():
+    if not fits or not ((actions >= 0) & (actions < nvec)).all():
         each = f", one for each of {rows}" if rows else ""
         raise ValueError(f"action={given!r} is not allowed: it must be in {space}{each}")
     return actions.astype(np.int64)

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.actions import Choices, build_actions
-from paramarket_env.interface.observations import build_layout, observe
+from paramarket_env.interface.infos import info_columns
+from paramarket_env.interface.observations import ObservationLayout, Observer
 from paramarket_env.market.engine import Engine
 from paramarket_env.market.orders import StepRecord
+from paramarket_env.market.view import MarketView
 from paramarket_env.seeding import as_seeds, fresh_seed, next_seeds
 
 
@@ -34,12 +36,16 @@ class MarketBatch:
     def __init__(self, config: MarketConfig, num_markets: int = 1, device: str | torch.device = "auto") -> None:
         self.engine = Engine(config, num_markets, device)
         self.config = config
-        self.layout = build_layout(self.engine)
+        self._observer = Observer(self.engine)
         exchange, levels = self.engine.exchange, len(config.economy.ask_levels) + 1
         choices = Choices(self.engine.offers, exchange.bid_levels, exchange.ask_slots, levels)
         self.actions = build_actions(config.action_mode, choices)
-        holds = [torch.arange(choices, device=self.device) == 0 for choices in self.actions.nvec]
-        self._hold = torch.cat(holds)
+        self._hold = torch.cat([torch.arange(part, device=self.device) == 0 for part in self.actions.nvec])
+
+    @property
+    def layout(self) -> ObservationLayout:
+        """The fields of an observation."""
+        return self._observer.layout
 
     @property
     def device(self) -> torch.device:
@@ -62,6 +68,11 @@ class MarketBatch:
         return self.engine.state.seeds
 
     @property
+    def alive(self) -> Tensor:
+        """bool ``[M, N]``: the agent is not terminated."""
+        return self.engine.state.alive
+
+    @property
     def begun(self) -> bool:
         """Whether there are episodes: the first reset has been."""
         return hasattr(self.engine, "state")
@@ -77,17 +88,28 @@ class MarketBatch:
 
     def observe(self) -> Tensor:
         """What all agents see now: float32 ``[M, N, D]``."""
-        return observe(self.engine, self.layout)
+        return self._observer.observe(self.engine.view)
 
     def mask(self) -> Tensor:
         """Which actions are legal now: bool ``[M, N, A]``. An agent that was terminated may only hold."""
-        mask = self.actions.mask(self.engine.legal_purchases)
-        return torch.where(self.engine.state.alive.unsqueeze(2), mask, self._hold)
+        return self._mask_in(self.engine.view)
 
-    def reset(self, seeds: Tensor, markets: Tensor | None = None) -> Tensor:
-        """Begin new episodes (see ``Engine.reset``); the first observations of all markets."""
+    def observe_and_mask(self) -> tuple[Tensor, Tensor]:
+        """The observations and masks of all agents, from one view of the markets."""
+        view = self.engine.view
+        return self._observer.observe(view), self._mask_in(view)
+
+    def _mask_in(self, view: MarketView) -> Tensor:
+        return torch.where(self.alive.unsqueeze(2), self.actions.mask(view.legal_purchases), self._hold)
+
+    def infos(self, record: StepRecord | None = None) -> dict[str, Tensor]:
+        """The infos of all agents after a step, or without a record at the reset; see ``info_columns``."""
+        return info_columns(self.engine.state, record)
+
+    def reset(self, seeds: Tensor, markets: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Begin new episodes (see ``Engine.reset``); the observations and masks of all markets."""
         self.engine.reset(seeds, markets)
-        return self.observe()
+        return self.observe_and_mask()
 
     def step(self, actions: Tensor) -> Transition:
         """One step of all markets; ``actions`` int64 ``[M, N]`` (``verb``) or ``[M, N, 2 + S]`` (``round``).
@@ -100,4 +122,4 @@ class MarketBatch:
             given = f"{actions.dtype} of shape {tuple(actions.shape)}"
             raise ValueError(f"actions={given} is not allowed: it must be int64 of shape {expected}")
         record = self.engine.step(self.actions.decode(actions.to(self.device)))
-        return Transition(self.observe(), self.mask(), record)
+        return Transition(*self.observe_and_mask(), record)

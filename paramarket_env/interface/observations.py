@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -10,9 +11,11 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from paramarket_env.config import MarketConfig
+from paramarket_env.config import Disclosure, MarketConfig
 from paramarket_env.economics.kappa import KAPPA_MAX
+from paramarket_env.interface.tables import markdown_table
 from paramarket_env.market.engine import Engine
+from paramarket_env.market.view import MarketView
 
 Vector = TypeVar("Vector", Tensor, np.ndarray)
 
@@ -30,6 +33,13 @@ class Field:
     high: float
     unit: str
     meaning: str
+
+
+Read = Callable[[MarketView], Tensor]
+"""Reads the values of a field, ``[M, N, size]``, from a view of the markets."""
+
+Readings = dict[Field, Read]
+"""Fields in their order, each with how it is read. The layout has the fields alone, as clients keep it as data."""
 
 
 class ObservationLayout:
@@ -59,137 +69,124 @@ class ObservationLayout:
 
     def table(self) -> str:
         """The fields as a Markdown table."""
-        rows = ["| field | size | low | high | unit | meaning |", "|---|---|---|---|---|---|"]
-        rows += [f"| `{f.name}` | {f.size} | {f.low:g} | {f.high:g} | {f.unit} | {f.meaning} |" for f in self.fields]
-        return "\n".join(rows)
+        rows = [(f"`{f.name}`", f.size, f"{f.low:g}", f"{f.high:g}", f.unit, f.meaning) for f in self.fields]
+        return markdown_table(("field", "size", "low", "high", "unit", "meaning"), rows)
 
 
-def build_layout(engine: Engine) -> ObservationLayout:
-    """The layout of a market: what there is to see follows from its mechanism and its disclosure."""
-    return ObservationLayout((*_own_fields(engine), *_offer_fields(engine), *_disclosed_fields(engine)))
+class Observer:
+    """Reads the observations of all agents. The fields follow from the market's mechanism and its disclosure.
+
+    Private to each agent are its loss, balance, kappa and quotes, and who bought from it. Public are asks that are not
+    sealed. The rest is as the market discloses it.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.readings: Readings = _own_fields(engine) | _offer_fields(engine) | _disclosed_fields(engine)
+        self.layout = ObservationLayout(tuple(self.readings))
+
+    def __reduce__(self) -> tuple[type[Observer], tuple[Engine]]:
+        """A copy makes its readings anew, as functions cannot be pickled."""
+        return Observer, (self._engine,)
+
+    def observe(self, view: MarketView) -> Tensor:
+        """The observations of all agents in a view, float32 ``[M, N, D]``."""
+        return self.layout.pack({field.name: read(view) for field, read in self.readings.items()})
 
 
-def _own_fields(engine: Engine) -> tuple[Field, ...]:
+def _own_fields(engine: Engine) -> Readings:
     config, slots, others = engine.config, engine.exchange.ask_slots, engine.config.agents - 1
-    price, cycles, money = _highest_price(config), config.max_cycles, max(sum(config.budgets), 1) * config.economy.tick
+    cycles, price, in_reward = config.max_cycles, _highest_price(config), config.economy.in_reward
+    money, receipts = max(sum(config.budgets), 1) * config.economy.tick, others * cycles * price
     whose = " to each other agent" if engine.exchange.mechanism.personal else ""
-    return (
-        Field("time_left", 1, 0, 1, "share", "cycles left in the episode"),
-        Field("market_open", 1, 0, 1, "flag", "purchases clear in this step"),
-        Field("loss", 1, 0, NATS_HIGH, "nats", "own validation loss"),
-        Field("last_gain", 1, -NATS_HIGH, NATS_HIGH, "nats", "fall of the own loss in the last step"),
-        Field("balance", 1, 0, money, "reward", "own balance"),
-        Field("ask", slots, 0, price, "reward", f"own price{whose}; 0 while withheld"),
-        Field("selling", slots, 0, 1, "flag", f"own parameters are for sale{whose}"),
-        Field("kappa", 1, 0, KAPPA_MAX, "reward/nat", "own kappa"),
-        Field("since_purchase", 1, 0, 1, "share", "cycles since the own last purchase, or the start"),
-        Field("sold", 1, 0, others * cycles, "sales", "own sales so far"),
-        Field("sold_now", others, 0, 1, "flag", "each other agent bought from this one in the last step"),
-        Field(
-            "declined", others, 0, 1, "flag", "each other agent could have, at the ask of the last step, and did not"
+    declined = "each other agent could have, at the ask of the last step, and did not"
+
+    def same_for_all(values: Tensor) -> Tensor:
+        return values[:, None, None].expand(-1, config.agents, 1)
+
+    return {
+        Field("time_left", 1, 0, 1, "share", "cycles left in the episode"): (
+            lambda view: same_for_all(1 - view.state.cycle / cycles)
         ),
-        Field("earned", 1, 0, others * cycles * price, "reward", "own receipts so far"),
-    )
+        Field("market_open", 1, 0, 1, "flag", "purchases clear in this step"): (
+            lambda view: same_for_all(view.market_open)
+        ),
+        Field("loss", 1, 0, NATS_HIGH, "nats", "own validation loss"): (lambda view: view.state.loss.unsqueeze(2)),
+        Field("last_gain", 1, -NATS_HIGH, NATS_HIGH, "nats", "fall of the own loss in the last step"): (
+            lambda view: view.state.gain.unsqueeze(2)
+        ),
+        Field("balance", 1, 0, money, "reward", "own balance"): (
+            lambda view: in_reward(view.state.balance.unsqueeze(2))
+        ),
+        Field("ask", slots, 0, price, "reward", f"own price{whose}; 0 while withheld"): (
+            lambda view: in_reward(view.asks.clamp_min(0))
+        ),
+        Field("selling", slots, 0, 1, "flag", f"own parameters are for sale{whose}"): (lambda view: view.asks >= 0),
+        Field("kappa", 1, 0, KAPPA_MAX, "reward/nat", "own kappa"): (lambda view: view.state.kappa.unsqueeze(2)),
+        Field("since_purchase", 1, 0, 1, "share", "cycles since the own last purchase, or the start"): (
+            lambda view: view.state.since_purchase.unsqueeze(2) / cycles
+        ),
+        Field("sold", 1, 0, others * cycles, "sales", "own sales so far"): (lambda view: view.state.sold.unsqueeze(2)),
+        Field("sold_now", others, 0, 1, "flag", "each other agent bought from this one in the last step"): (
+            lambda view: view.state.sales
+        ),
+        Field("declined", others, 0, 1, "flag", declined): (lambda view: view.state.declined),
+        Field("earned", 1, 0, receipts, "reward", "own receipts so far"): (
+            lambda view: in_reward(view.state.earned.unsqueeze(2))
+        ),
+    }
 
 
-def _offer_fields(engine: Engine) -> tuple[Field, ...]:
-    offers, sealed = engine.offers, engine.exchange.mechanism.sealed
-    gain = Field("offer_gain", offers, -NATS_HIGH, NATS_HIGH, "nats", "quoted fall of the own loss; 0 where not quoted")
-    price = Field(
-        "offer_price", offers, 0, _highest_price(engine.config), "reward", "the seller's ask; 0 while withheld"
-    )
-    what = "quoted, for sale, and some bid is affordable now" if sealed else "quoted, for sale and affordable now"
-    legal = Field("offer_legal", offers, 0, 1, "flag", what)
-    return (gain, legal) if sealed else (gain, price, legal)
+def _offer_fields(engine: Engine) -> Readings:
+    offers, sealed, in_reward = engine.offers, engine.exchange.mechanism.sealed, engine.config.economy.in_reward
+    highest, price = _highest_price(engine.config), "the seller's ask; 0 while withheld"
+    legal = "quoted, for sale, and some bid is affordable now" if sealed else "quoted, for sale and affordable now"
+    gains: Readings = {
+        Field("offer_gain", offers, -NATS_HIGH, NATS_HIGH, "nats", "quoted fall of the own loss; 0 where not quoted"): (
+            lambda view: torch.where(view.quoted, view.gains, 0.0)
+        ),
+    }
+    prices: Readings = {
+        Field("offer_price", offers, 0, highest, "reward", price): lambda view: in_reward(
+            view.offer_prices.clamp_min(0)
+        )
+    }
+    legality: Readings = {Field("offer_legal", offers, 0, 1, "flag", legal): lambda view: view.legal_purchases.any(3)}
+    return gains | ({} if sealed else prices) | legality
 
 
-def _disclosed_fields(engine: Engine) -> tuple[Field, ...]:
-    config, others, offers = engine.config, engine.config.agents - 1, engine.offers
-    each, price, nats = "each other agent's", _highest_price(config), NATS_HIGH
-    transactions = (
-        Field("trade_price", others, 0, price, "reward", "price at which each other agent last sold"),
-        Field("trades_now", others, 0, others, "sales", "sales of each other agent in the last step"),
-    )
-    bounds = (
-        Field("gain_low", offers, -nats, nats, "nats", f"{each} gain from each own parameter set is at least this"),
-        Field("gain_high", offers, -nats, nats, "nats", f"{each} gain from each own parameter set is at most this"),
-    )
-    top = KAPPA_MAX * nats
-    values = (Field("buyer_value", offers, 0, top, "reward", f"{each} value of each own parameter set"),)
-    disclosed = {
-        "none": (),
+def _disclosed_fields(engine: Engine) -> Readings:
+    config, others, offers, sellers = engine.config, engine.config.agents - 1, engine.offers, engine.broker.sellers
+    each, nats, in_reward = "each other agent's", NATS_HIGH, config.economy.in_reward
+    transactions: Readings = {
+        Field(
+            "trade_price", others, 0, _highest_price(config), "reward", "price at which each other agent last sold"
+        ): lambda view: in_reward(view.state.last_price[:, sellers]),
+        Field("trades_now", others, 0, others, "sales", "sales of each other agent in the last step"): (
+            lambda view: view.state.sales.sum(2)[:, sellers]
+        ),
+    }
+    bounds: Readings = {
+        Field("gain_low", offers, -nats, nats, "nats", f"{each} gain from each own parameter set is at least this"): (
+            lambda view: view.buyer_bounds[..., 0]
+        ),
+        Field("gain_high", offers, -nats, nats, "nats", f"{each} gain from each own parameter set is at most this"): (
+            lambda view: view.buyer_bounds[..., 1]
+        ),
+    }
+    values: Readings = {
+        Field("buyer_value", offers, 0, KAPPA_MAX * nats, "reward", f"{each} value of each own parameter set"): (
+            lambda view: view.broker.to_sellers(view.values)
+        ),
+    }
+    disclosed: dict[Disclosure, Readings] = {
+        "none": {},
         "transactions": transactions,
-        "bounds": transactions + bounds,
-        "full": transactions + values,
+        "bounds": transactions | bounds,
+        "full": transactions | values,
     }
     return disclosed[config.economy.disclosure]
 
 
 def _highest_price(config: MarketConfig) -> float:
     return max(config.economy.ask_levels[-1], 1) * config.economy.tick
-
-
-def observe(engine: Engine, layout: ObservationLayout) -> Tensor:
-    """What all agents see now: float32 ``[M, N, D]``.
-
-    Private to each: its loss, balance, kappa and quotes, and who bought from it. Public: asks that are not sealed. The
-    rest is as the market discloses it.
-    """
-    state, agents = engine.state, engine.config.agents
-    seen = {
-        "time_left": 1 - state.cycle / engine.config.max_cycles,
-        "market_open": engine.market_open,
-    }
-    values = {name: value[:, None, None].expand(-1, agents, 1) for name, value in seen.items()}
-    values |= _seen_of_itself(engine) | _seen_of_offers(engine, layout) | _disclosed(engine)
-    return layout.pack(values)
-
-
-def _seen_of_itself(engine: Engine) -> dict[str, Tensor]:
-    state, tick, asks = engine.state, engine.config.economy.tick, engine.asks
-    single = {
-        "loss": state.loss,
-        "last_gain": state.gain,
-        "balance": state.balance * tick,
-        "kappa": state.kappa,
-        "since_purchase": state.since_purchase / engine.config.max_cycles,
-        "sold": state.sold,
-        "earned": state.earned * tick,
-    }
-    several = {
-        "ask": asks.clamp_min(0) * tick,
-        "selling": asks >= 0,
-        "sold_now": state.sales,
-        "declined": state.declined,
-    }
-    return {name: value.unsqueeze(-1) for name, value in single.items()} | several
-
-
-def _seen_of_offers(engine: Engine, layout: ObservationLayout) -> dict[str, Tensor]:
-    gains = engine.gains
-    seen = {
-        "offer_gain": torch.where(gains.isfinite(), gains, 0.0),
-        "offer_legal": engine.legal_purchases.any(3),
-    }
-    if "offer_price" in layout.slices:
-        seen["offer_price"] = engine.offer_prices.clamp_min(0) * engine.config.economy.tick
-    return seen
-
-
-def _disclosed(engine: Engine) -> dict[str, Tensor]:
-    """What the market tells of the other agents: ``_disclosed_fields``."""
-    state, economy, broker = engine.state, engine.config.economy, engine.broker
-    if economy.disclosure == "none":
-        return {}
-    disclosed = {
-        "trade_price": state.last_price[:, broker.sellers] * economy.tick,
-        "trades_now": state.sales.sum(2)[:, broker.sellers],
-    }
-    gains = engine.gains
-    if economy.disclosure == "bounds":
-        bounds = torch.where(gains.isfinite().unsqueeze(-1), broker.bounds(state), 0.0)
-        low, high = broker.to_sellers(bounds).unbind(-1)
-        disclosed |= {"gain_low": low, "gain_high": high}
-    if economy.disclosure == "full":
-        disclosed["buyer_value"] = broker.to_sellers(engine.values)
-    return disclosed

@@ -13,26 +13,33 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
+from paramarket_env.interface.infos import trade_columns
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from paramarket_env.market.engine import Engine
+    from paramarket_env.interface.batch import MarketBatch
     from paramarket_env.market.orders import StepRecord
 
 VERBS = {"train": "#a9c7e8", "buy": "#e07b39", "ask": "#7fb77e", "refused": "#c0392b", "hold": "#eeeeee"}
+"""The colour of what an agent did in a step."""
+
+DID = {"buy": "bought", "refused": "refused", "ask": "asked", "train": "trained"}
+"""The column of ``StepRecord`` that marks each verb, most important verb first; an agent that did none holds."""
 
 
 @dataclass(frozen=True)
 class Trade:
-    """One purchase."""
+    """One purchase: the cycle in which it was made, and the columns of ``trade_columns``."""
 
     cycle: int
     buyer: int
     seller: int
-    good: str
-    weight: float
+    parameter_set: str
+    merge_weight: float
     price: int
-    gain: float
+    """Ticks."""
+    quoted_gain: float
     """The quoted fall of the buyer's loss, in nats."""
 
 
@@ -57,35 +64,25 @@ class History:
     frames: list[Frame] = field(default_factory=list)
     trades: list[Trade] = field(default_factory=list)
 
-    def add(self, engine: Engine, record: StepRecord | None = None) -> None:
+    def add(self, market_batch: MarketBatch, record: StepRecord | None = None) -> None:
         """Take down the state of market 0, and what happened in the step that led to it."""
-        state, cycle = engine.state, int(engine.state.cycle[0])
-        verbs = ["hold"] * len(self.agents)
+        state, asks = market_batch.engine.state, market_batch.engine.asks
+        cycle, verbs = int(state.cycle[0]), ["hold"] * len(self.agents)
         if record is not None:
-            self._add_trades(engine, record, cycle)
-            happened = {
-                "buy": (record.seller[0] >= 0).tolist(),
-                "refused": (record.refusal[0] >= 0).tolist(),
-                "ask": record.asked[0].tolist(),
-                "train": record.trained[0].tolist(),
-            }
-            for agent in range(len(verbs)):
-                verbs[agent] = next((verb for verb, flags in happened.items() if flags[agent]), "hold")
-        self.frames.append(
-            Frame(cycle, state.loss[0].tolist(), state.balance[0].tolist(), engine.asks[0].tolist(), verbs)
-        )
-
-    def _add_trades(self, engine: Engine, record: StepRecord, cycle: int) -> None:
-        goods = engine.broker.goods.names
-        columns = (record.offer, record.seller, record.weight, record.paid, record.quoted)
-        for buyer, row in enumerate(zip(*(column[0].tolist() for column in columns), strict=True)):
-            offer, seller, weight, paid, gain = row
-            if seller >= 0:
-                self.trades.append(Trade(cycle, buyer, seller, goods[offer % len(goods)], weight, paid, gain))
+            verbs = _verbs(record)
+            columns = [column.tolist() for column in trade_columns(record, market_batch.set_names).values()]
+            self.trades += [Trade(cycle, *trade) for market, *trade in zip(*columns, strict=True) if market == 0]
+        self.frames.append(Frame(cycle, state.loss[0].tolist(), state.balance[0].tolist(), asks[0].tolist(), verbs))
 
     def copy(self) -> History:
         """The same episode, to be continued elsewhere."""
         return History(self.agents, list(self.frames), list(self.trades))
+
+
+def _verbs(record: StepRecord) -> list[str]:
+    """What each agent of market 0 did; the most important where it did several things."""
+    happened = [(verb, getattr(record, column)[0].tolist()) for verb, column in DID.items()]
+    return [next((verb for verb, flags in happened if flags[agent]), "hold") for agent in range(len(happened[0][1]))]
 
 
 class Window:
@@ -122,8 +119,8 @@ def as_text(history: History) -> str:
         ask = "/".join("withheld" if price < 0 else str(price) for price in frame.asks[row])
         lines.append(f"{agent:<12}{frame.verbs[row]:<9}{frame.losses[row]:>8.4f}{frame.balances[row]:>10}{ask:>10}")
     lines += [
-        f"{history.agents[trade.buyer]} bought {trade.good} from {history.agents[trade.seller]} for "
-        f"{trade.price} ticks (merge weight {trade.weight:.2f}, gain {trade.gain:+.4f} nats)"
+        f"{history.agents[trade.buyer]} bought {trade.parameter_set} from {history.agents[trade.seller]} for "
+        f"{trade.price} ticks (merge weight {trade.merge_weight:.2f}, gain {trade.quoted_gain:+.4f} nats)"
         for trade in history.trades
         if trade.cycle == frame.cycle
     ]
@@ -241,9 +238,9 @@ def _paint_trades(axes: Axes, history: History) -> None:
 
 def _paint_prices(axes: Axes, history: History) -> None:
     """Every purchase at its price: the seller's colour, the buyer's number, the parameter set if there are several."""
-    colours, goods = _colours(history), sorted({trade.good for trade in history.trades})
+    colours, goods = _colours(history), sorted({trade.parameter_set for trade in history.trades})
     for trade in history.trades:
-        text = str(trade.buyer) if len(goods) < 2 else f"{trade.buyer}\n{trade.good}"
+        text = str(trade.buyer) if len(goods) < 2 else f"{trade.buyer}\n{trade.parameter_set}"
         axes.plot(trade.cycle, trade.price, "o", color=colours[trade.seller], markersize=11, alpha=0.9)
         axes.text(trade.cycle, trade.price, text, ha="center", va="center", fontsize=7, color="white")
     axes.set_xlim(0, max(len(history.frames), 2))

@@ -26,6 +26,7 @@ from paramarket_env.market.exchange import Exchange
 from paramarket_env.market.orders import Orders, StepRecord
 from paramarket_env.market.snapshot import snapshot
 from paramarket_env.market.state import MarketState, tree_map, write_rows
+from paramarket_env.market.view import MarketView
 from paramarket_env.seeding import as_seeds, stream, uniform
 from paramarket_env.validation import require
 
@@ -80,43 +81,39 @@ class Engine:
     # --- what a step acts on ---------------------------------------------------------------------------------------
 
     @property
+    def view(self) -> MarketView:
+        """The markets as they stand now. Whoever reads several quantities takes one view, which computes each once."""
+        return MarketView(self.config, self.broker, self.exchange, self.state)
+
+    @property
     def asks(self) -> Tensor:
-        """Posted prices in ticks, int64 ``[M, N, S]``; ``WITHHELD`` where there is none."""
-        return self.exchange.asks(self.state)
+        """See :attr:`MarketView.asks`."""
+        return self.view.asks
 
     @property
     def market_open(self) -> Tensor:
-        """bool ``[M]``: purchases clear in the coming step."""
-        return self._open_at(self.state.cycle)
-
-    def _open_at(self, cycle: Tensor) -> Tensor:
-        since = cycle - self.config.broker.opens_at
-        in_episode = cycle < self.config.max_cycles
-        return in_episode & (since >= 0) & (since % self.config.broker.trade_every == 0)
+        """See :attr:`MarketView.market_open`."""
+        return self.view.market_open
 
     @property
     def gains(self) -> Tensor:
-        """Quoted gains in nats, float64 ``[M, N, offers]``; -inf where nothing is quoted or the market is closed."""
-        return self.broker.gains(self.state).masked_fill(~self.market_open[:, None, None], -torch.inf)
+        """See :attr:`MarketView.gains`."""
+        return self.view.gains
 
     @property
     def values(self) -> Tensor:
-        """What each offer is worth to the buyer in units of reward, kappa times the gain, float64 ``[M, N, offers]``.
-
-        -inf where nothing is quoted or the market is closed.
-        """
-        gains = self.gains
-        return torch.where(gains.isfinite(), gains * self.state.kappa.unsqueeze(2), -torch.inf)
+        """See :attr:`MarketView.values`."""
+        return self.view.values
 
     @property
     def offer_prices(self) -> Tensor:
-        """The seller's ask for each offer in ticks, int64 ``[M, N, offers]``; ``WITHHELD`` where there is none."""
-        return self.exchange.offer_prices(self.state)
+        """See :attr:`MarketView.offer_prices`."""
+        return self.view.offer_prices
 
     @property
     def legal_purchases(self) -> Tensor:
-        """bool ``[M, N, offers, bids]``: what would clear in the coming step, as far as the buyer can know."""
-        return self.exchange.legal_purchases(self.state, self.gains)
+        """See :attr:`MarketView.legal_purchases`."""
+        return self.view.legal_purchases
 
     # --- life of a market ------------------------------------------------------------------------------------------
 

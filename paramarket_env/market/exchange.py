@@ -32,19 +32,22 @@ class Exchange:
         """Posted prices in ticks, int64 ``[M, N, S]``; ``WITHHELD`` where there is none."""
         return self._prices[state.ask]
 
-    def offer_prices(self, state: MarketState) -> Tensor:
-        """The seller's ask for each offer in ticks, int64 ``[M, N, offers]``; ``WITHHELD`` where there is none."""
-        asks = self.asks(state)[:, self.broker.sellers, self._slot_at_seller]
-        return asks.repeat_interleave(len(self.broker.goods.names), dim=2)
+    def offer_prices(self, asks: Tensor) -> Tensor:
+        """The seller's ask for each offer in ticks, int64 ``[M, N, offers]``, of all ``asks`` ``[M, N, S]``."""
+        prices = asks[:, self.broker.sellers, self._slot_at_seller]
+        return prices.repeat_interleave(len(self.broker.goods.masks), dim=2)
 
-    def legal_purchases(self, state: MarketState, gains: Tensor) -> Tensor:
-        """bool ``[M, N, offers, bids]``: what would clear, as far as the buyer can know, given the quoted ``gains``."""
-        asks, balance = self.offer_prices(state).unsqueeze(3), state.balance[:, :, None, None]
+    def legal_purchases(self, offer_prices: Tensor, balance: Tensor, quoted: Tensor) -> Tensor:
+        """bool ``[M, N, offers, bids]``: what would clear, as far as the buyer can know.
+
+        ``offer_prices`` int64 and ``quoted`` bool ``[M, N, offers]``, ``balance`` int64 ``[M, N]``.
+        """
+        asks, balance = offer_prices.unsqueeze(3), balance[:, :, None, None]
         bids = self._prices[: self.bid_levels]
         against = (asks == WITHHELD) | self.mechanism.unaffordable(bids, asks, balance)
         if not self.mechanism.sealed:
             against = against | self.mechanism.underbid(bids, asks)
-        return ~against & gains.isfinite().unsqueeze(3)
+        return ~against & quoted.unsqueeze(3)
 
     def bids(self, orders: Orders) -> Tensor:
         """What each agent bids, int64 ``[M, N]``, in ticks; 0 where the mechanism takes no bids."""
@@ -59,7 +62,7 @@ class Exchange:
             wanted=self.broker.seller_of(offer),
             good=offer % len(self.broker.goods.names),
             bid=self.bids(orders),
-            ask=self.offer_prices(state).gather(2, place).squeeze(2),
+            ask=self.offer_prices(self.asks(state)).gather(2, place).squeeze(2),
             quoted=gains.gather(2, place).squeeze(2).isfinite(),
             balance=state.balance,
             priority=turns.argsort(dim=1),

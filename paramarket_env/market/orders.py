@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, get_type_hints
 
 import torch
 from torch import Tensor
@@ -30,34 +31,56 @@ def no_orders(num_markets: int, agents: int, ask_slots: int, device: torch.devic
 
 
 @dataclass(frozen=True)
-class StepRecord:
-    """What happened in one step, ``[M, N]`` each, ``truncated`` ``[M]``."""
+class Column:
+    """A column of a step's record, ``[M, N]``, described for infos, tables and their documentation."""
 
-    trained: Tensor
-    """bool."""
-    asked: Tensor
-    """bool: posted an ask."""
-    offer: Tensor
-    """int64: the offer bought, or -1."""
-    seller: Tensor
-    """int64: the agent bought from, or -1."""
-    bid: Tensor
-    """int64, ticks: what was bid for it; 0 where nothing was bought, or the mechanism takes no bids."""
-    weight: Tensor
-    """float32: the merge weight of the purchase, 0 where none."""
-    quoted: Tensor
-    """float64: the gain that was quoted for the purchase, in nats, 0 where none."""
-    paid: Tensor
-    """int64, ticks."""
-    received: Tensor
-    """int64, ticks, the broker's fee taken off."""
-    refusal: Tensor
-    """int64: index into ``REFUSALS``, or -1."""
-    gain: Tensor
-    """float64: fall of the validation loss in the step, by purchase and training, in nats."""
-    reward: Tensor
-    """float64."""
-    terminated: Tensor
-    """bool: the agent's loss, or a parameter, stopped being finite in this step."""
+    dtype: torch.dtype
+    nothing: float
+    """The value where nothing happened."""
+    unit: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What happened in one step: the columns ``[M, N]``, and ``truncated`` ``[M]``."""
+
+    trained: Annotated[Tensor, Column(torch.bool, False, "flag", "took a training pass")]
+    asked: Annotated[Tensor, Column(torch.bool, False, "flag", "posted an ask")]
+    offer: Annotated[Tensor, Column(torch.int64, -1, "offer", "the offer bought, or -1")]
+    seller: Annotated[Tensor, Column(torch.int64, -1, "agent", "the agent bought from, or -1")]
+    bid: Annotated[Tensor, Column(torch.int64, 0, "ticks", "the bid that bought; 0 where the mechanism takes none")]
+    weight: Annotated[Tensor, Column(torch.float32, 0, "share", "the merge weight of the purchase")]
+    quoted: Annotated[Tensor, Column(torch.float64, 0, "nats", "the gain that was quoted for the purchase")]
+    paid: Annotated[Tensor, Column(torch.int64, 0, "ticks", "the price paid")]
+    received: Annotated[Tensor, Column(torch.int64, 0, "ticks", "receipts from sales, less the broker's fee")]
+    refusal: Annotated[Tensor, Column(torch.int64, -1, "cause", "index into ``REFUSALS``, or -1")]
+    gain: Annotated[Tensor, Column(torch.float64, 0, "nats", "fall of the validation loss, by purchase and training")]
+    reward: Annotated[Tensor, Column(torch.float64, 0, "reward", "the step's reward")]
+    terminated: Annotated[Tensor, Column(torch.bool, False, "flag", "the loss, or a parameter, stopped being finite")]
     truncated: Tensor
     """bool ``[M]``: the episode has reached ``max_cycles``."""
+
+    @property
+    def bought(self) -> Tensor:
+        """bool ``[M, N]``: bought something."""
+        return self.seller >= 0
+
+    @property
+    def refused(self) -> Tensor:
+        """bool ``[M, N]``: a purchase was refused."""
+        return self.refusal >= 0
+
+
+COLUMNS: dict[str, Column] = {
+    name: hint.__metadata__[0]
+    for name, hint in get_type_hints(StepRecord, include_extras=True).items()
+    if name != "truncated"
+}
+"""The columns of a step's record, by name."""
+
+
+def blank_record(like: Tensor) -> StepRecord:
+    """The record of a step in which nothing happened, in the markets and on the device of a tensor ``[M, N]``."""
+    columns = {name: torch.full_like(like, column.nothing, dtype=column.dtype) for name, column in COLUMNS.items()}
+    return StepRecord(**columns, truncated=torch.zeros_like(like[:, 0], dtype=torch.bool))

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from paramarket_env.adapters.autoreset import AutoresetBatch, DoubleBuffer
-from paramarket_env.interface.infos import info_columns
 from tests.helpers import play_alone, priced_market, scripted, spoil
 
 MODES = ("verb", "round")
@@ -118,10 +117,10 @@ def test_a_step_before_the_first_reset_is_refused() -> None:
 def test_infos_have_the_same_names_and_types_at_the_reset_and_after_a_step() -> None:
     autoreset = AutoresetBatch(priced_market(), 2, device="cpu")
     autoreset.reset(3)
-    engine = autoreset.market_batch.engine
-    blank = {name: (column.dtype, column.shape) for name, column in info_columns(engine, None).items()}
+    infos = autoreset.market_batch.infos
+    blank = {name: (column.dtype, column.shape) for name, column in infos().items()}
     record = autoreset.advance(torch.ones(2, 3, dtype=torch.int64)).record
-    assert {name: (column.dtype, column.shape) for name, column in info_columns(engine, record).items()} == blank
+    assert {name: (column.dtype, column.shape) for name, column in infos(record).items()} == blank
 
 
 def test_what_a_buffer_handed_out_is_overwritten_by_the_second_writing_after() -> None:

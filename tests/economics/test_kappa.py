@@ -10,8 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paramarket_env.config import KAPPA_MAX
-from paramarket_env.economics.kappa import QUANTILES, draw_kappas
+from paramarket_env.economics.kappa import KAPPA_MAX, QUANTILES, draw_kappas
 
 ALMOST_ONE = 1 - 2**-53
 ENDS = st.lists(st.floats(1e-3, KAPPA_MAX), min_size=2, max_size=2).map(sorted)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+import pickle
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import cached_property
 from itertools import product
 from typing import Any, get_args
 
@@ -15,11 +20,15 @@ from paramarket_env.adapters.pettingzoo import ParaMarketEnv
 from paramarket_env.config import Disclosure
 from paramarket_env.economics.clearing import MECHANISMS
 from paramarket_env.interface.batch import MarketBatch
-from paramarket_env.interface.observations import Field, ObservationLayout
+from paramarket_env.interface.observations import Field, ObservationLayout, Read
 from paramarket_env.learning.merging import Linear
 from paramarket_env.learning.training import SGD
+from paramarket_env.market.broker import Broker
+from paramarket_env.market.exchange import Exchange
+from paramarket_env.market.orders import no_orders
 from paramarket_env.market.snapshot import snapshot
-from tests.helpers import orders, play, priced_market, random_orders, tiny_market
+from paramarket_env.market.view import MarketView
+from tests.helpers import CPU, orders, play, priced_market, random_orders, tiny_market
 
 MODES = ("verb", "round")
 OWN = ["time_left", "market_open", "loss", "last_gain", "balance", "ask", "selling", "kappa", "since_purchase"]
@@ -107,6 +116,61 @@ def test_the_table_tells_every_field_with_its_size_bounds_unit_and_meaning() -> 
         assert cells == [f"`{field.name}`", str(field.size), *bounds, field.unit, field.meaning]
         assert field.unit
         assert field.meaning
+
+
+def test_a_layout_is_data_that_can_be_stored() -> None:
+    layout = new_batch().layout
+    assert pickle.loads(pickle.dumps(layout)).fields == layout.fields
+    assert json.loads(json.dumps([asdict(field) for field in layout.fields]))[0]["name"] == "time_left"
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+@EVERY_MARKET
+def test_every_field_is_read_once_from_the_one_view_of_a_step(mechanism: str, disclosure: str) -> None:
+    batch = new_batch(mechanism=mechanism, disclosure=disclosure)
+    reads: list[str] = []
+
+    def counted(name: str, read: Read) -> Read:
+        return lambda view: (reads.append(name), read(view))[1]
+
+    readings = batch._observer.readings
+    batch._observer.readings = {field: counted(field.name, read) for field, read in readings.items()}
+    batch.step(torch.zeros(2, 3, dtype=torch.int64))
+    assert reads == [field.name for field in batch.layout.fields]
+
+
+@EVERY_MARKET
+def test_a_step_computes_no_quantity_twice_for_its_observations_and_masks(
+    mechanism: str, disclosure: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, calls = new_batch(mechanism=mechanism, disclosure=disclosure), Counter[str]()
+
+    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *given, **named: (calls.update([name]), function(*given, **named))[1]
+
+    quantities = {name: part for name, part in vars(MarketView).items() if isinstance(part, cached_property)}
+    for name, quantity in quantities.items():
+        monkeypatch.setattr(quantity, "func", counted(name, quantity.func))
+    for owner, name in ((Broker, "gains"), (Broker, "bounds"), (Exchange, "offer_prices"), (Exchange, "asks")):
+        monkeypatch.setattr(owner, name, counted(f"{owner.__name__}.{name}", getattr(owner, name)))
+    start = snapshot(batch.engine.state)
+    batch.engine.step(no_orders(2, 3, batch.engine.exchange.ask_slots, CPU))
+    of_the_engine = calls.copy()
+    batch.engine.state = start
+    calls.clear()
+    batch.step(torch.zeros(2, 3, dtype=torch.int64))
+    calls.subtract(of_the_engine)
+    assert set(calls.values()) <= {0, 1}
+    assert all(calls[name] == 1 for name in ("gains", "asks", "offer_prices", "legal_purchases"))
+
+
+def test_observing_and_masking_at_once_gives_the_same() -> None:
+    batch = new_batch()
+    observation, mask = batch.observe_and_mask()
+    assert torch.equal(observation, batch.observe())
+    assert torch.equal(mask, batch.mask())
 
 
 # --- the values -----------------------------------------------------------------------------------------------------

@@ -203,4 +203,4 @@ def test_a_trade_is_told_with_the_gain_that_was_quoted_for_it() -> None:
     env.reset(seed=0)
     quoted = float(env.market_batch.engine.gains[0, 0, 0])
     env.step({"trader_0": [1, 1, 0], "trader_1": [0, 0, 0]})  # the training after the purchase changes the loss too
-    assert env.history.trades[0].gain == quoted
+    assert env.history.trades[0].quoted_gain == quoted

@@ -44,7 +44,7 @@ def test_a_policy_that_was_kept_acts_as_the_model_that_was_trained(name: str, mo
     config = priced_market(max_cycles=4, action_mode=mode)
     model = taught(config, name, tmp_path)
     batch = MarketBatch(config, 5, "cpu")
-    seen, mask = batch.reset(torch.arange(5)), batch.mask()
+    seen, mask = batch.reset(torch.arange(5))
     player = build_policy(f"learned:{tmp_path / 'checkpoint'}", seat_of(batch, batch.seeds))
     masks = {"action_masks": mask[:, 1].numpy()} if name == "maskable-ppo" else {}
     env = model.get_vec_normalize_env()
@@ -65,7 +65,7 @@ def test_a_model_of_ones_own_is_kept_with_the_scale_of_its_observations(normalis
     folder = tmp_path / "new" / "mine"
     save_policy(folder, model, {"note": "mine"})
     batch = MarketBatch(CONFIG, 5, "cpu")
-    seen, mask = batch.reset(torch.arange(5)), batch.mask()
+    seen, mask = batch.reset(torch.arange(5))
     player = build_policy(f"learned:{folder}", seat_of(batch, batch.seeds))
     scaled = env.normalize_obs(seen[:, 1].numpy()) if normalise else seen[:, 1].numpy()
     expected, _ = model.predict(scaled, deterministic=True)

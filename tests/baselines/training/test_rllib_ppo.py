@@ -35,7 +35,7 @@ def test_the_env_runners_are_on_the_second_node(result: Any) -> None:
 @pytest.mark.slow
 def test_the_best_action_of_a_single_step_is_found(result: Any) -> None:
     batch = MarketBatch(CONFIG, 20, "cpu")
-    seen, mask = batch.reset(torch.arange(1000, 1020)), batch.mask()
+    seen, mask = batch.reset(torch.arange(1000, 1020))
     player = rllib_ppo.BestAction(result.policy, seat_of(batch, batch.seeds))
     trained = player.act(seen[:, 0], mask[:, 0]) == 1
     assert float(trained.float().mean()) > 0.9

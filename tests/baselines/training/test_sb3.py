@@ -33,9 +33,9 @@ SHORT = Plan(CONFIG, timesteps=64, num_markets=4)
 def acted(config: MarketConfig, folder: Path) -> torch.Tensor:
     """What the policy in the folder does first in 20 markets, in seat 0."""
     batch = MarketBatch(config, 20, "cpu")
-    seen = batch.reset(torch.arange(1000, 1020))
+    seen, mask = batch.reset(torch.arange(1000, 1020))
     player = build_policy(f"learned:{folder}", seat_of(batch, batch.seeds))
-    return player.act(seen[:, 0], batch.mask()[:, 0])
+    return player.act(seen[:, 0], mask[:, 0])
 
 
 @pytest.mark.parametrize("against", [(), ("hold",)])

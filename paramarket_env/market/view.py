@@ -1,0 +1,76 @@
+"""A view of M markets as they stand, which computes each quantity once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from paramarket_env.config import MarketConfig
+from paramarket_env.market.broker import Broker
+from paramarket_env.market.exchange import Exchange
+from paramarket_env.market.state import MarketState
+
+
+@dataclass(frozen=True)
+class MarketView:
+    """The markets between two steps. A quantity is computed when it is first read, and kept.
+
+    A step, a reset or any other change of the state makes a view stale: take a new one from ``Engine.view``.
+    """
+
+    config: MarketConfig
+    broker: Broker
+    exchange: Exchange
+    state: MarketState
+
+    @cached_property
+    def market_open(self) -> Tensor:
+        """bool ``[M]``: purchases clear in the coming step."""
+        broker, cycle = self.config.broker, self.state.cycle
+        since = cycle - broker.opens_at
+        return (cycle < self.config.max_cycles) & (since >= 0) & (since % broker.trade_every == 0)
+
+    @cached_property
+    def asks(self) -> Tensor:
+        """Posted prices in ticks, int64 ``[M, N, S]``; ``WITHHELD`` where there is none."""
+        return self.exchange.asks(self.state)
+
+    @cached_property
+    def offer_prices(self) -> Tensor:
+        """The seller's ask for each offer in ticks, int64 ``[M, N, offers]``; ``WITHHELD`` where there is none."""
+        return self.exchange.offer_prices(self.asks)
+
+    @cached_property
+    def gains(self) -> Tensor:
+        """Quoted gains in nats, float64 ``[M, N, offers]``; -inf where nothing is quoted or the market is closed."""
+        return self.broker.gains(self.state).masked_fill(~self.market_open[:, None, None], -torch.inf)
+
+    @cached_property
+    def quoted(self) -> Tensor:
+        """bool ``[M, N, offers]``: the offer has a quote, and the market is open."""
+        return self.gains.isfinite()
+
+    @cached_property
+    def values(self) -> Tensor:
+        """The value of each offer to its buyer in units of reward, kappa times the gain, float64 ``[M, N, offers]``.
+
+        -inf where nothing is quoted or the market is closed.
+        """
+        return torch.where(self.quoted, self.gains * self.state.kappa.unsqueeze(2), -torch.inf)
+
+    @cached_property
+    def legal_purchases(self) -> Tensor:
+        """bool ``[M, N, offers, bids]``: the purchase would clear in the coming step, as far as the buyer can know."""
+        return self.exchange.legal_purchases(self.offer_prices, self.state.balance, self.quoted)
+
+    @cached_property
+    def buyer_bounds(self) -> Tensor:
+        """The bounds on its buyers' gains that a seller is told, low and high, in nats: float64 ``[M, N, offers, 2]``.
+
+        The offers are seen from the seller: each other agent and parameter set. 0 where nothing is quoted.
+        """
+        bounds = torch.where(self.quoted.unsqueeze(-1), self.broker.bounds(self.state), 0.0)
+        return self.broker.to_sellers(bounds)
