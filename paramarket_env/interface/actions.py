@@ -115,7 +115,7 @@ class VerbActions:
         return Orders(actions == 1, offer, bid, torch.where(posts, ask % self.choices.levels, -1))
 
     def encode(self, orders: Orders) -> Tensor:
-        """See :meth:`Actions.encode`. A purchase goes before the first ask, and that before training."""
+        """See :meth:`Actions.encode`. A purchase has priority, then the first ask, then training."""
         posts = orders.ask >= 0
         slot = posts.to(torch.int8).argmax(-1, keepdim=True)
         ask = self.first_ask + (slot * self.choices.levels + orders.ask.gather(-1, slot)).squeeze(-1)

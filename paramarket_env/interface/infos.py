@@ -48,8 +48,8 @@ def _refused(name: str, code: int) -> InfoColumn:
 
 
 INFOS = (
-    InfoColumn("loss", torch.float64, "nats", "validation loss", lambda state, _: state.loss),
-    InfoColumn("balance", torch.int64, "ticks", "balance", lambda state, _: state.balance),
+    InfoColumn("loss", torch.float64, "nats", "own validation loss", lambda state, _: state.loss),
+    InfoColumn("balance", torch.int64, "ticks", "own balance", lambda state, _: state.balance),
     InfoColumn(
         "refused", torch.int64, "purchases", "purchases refused so far", lambda state, _: state.refusals.sum(-1)
     ),

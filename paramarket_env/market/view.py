@@ -68,7 +68,7 @@ class MarketView:
 
     @cached_property
     def buyer_bounds(self) -> Tensor:
-        """The bounds on its buyers' gains that a seller is told, low and high, in nats: float64 ``[M, N, offers, 2]``.
+        """Lower and upper bounds on its buyers' gains, as a seller is told them: nats, float64 ``[M, N, offers, 2]``.
 
         The offers are seen from the seller: each other agent and parameter set. 0 where nothing is quoted.
         """

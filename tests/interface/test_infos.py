@@ -62,7 +62,7 @@ def test_the_table_of_infos_tells_every_entry_with_its_dtype_unit_and_meaning() 
     head, rule, *rows = info_table().splitlines()
     assert (head, rule) == ("| name | dtype | unit | meaning |", "|---|---|---|---|")
     assert [row.split("`")[1] for row in rows] == KEYS
-    assert rows[0] == "| `loss` | float64 | nats | validation loss |"
+    assert rows[0] == "| `loss` | float64 | nats | own validation loss |"
     assert all(all(cell.strip() for cell in row.strip("|").split("|")) for row in rows)
 
 
