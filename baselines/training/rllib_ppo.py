@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import tyro
@@ -21,10 +22,10 @@ try:
 except ImportError as error:
     raise ImportError("RLlib is not installed: pip install 'paramarket-env[rllib]'") from error
 
-from baselines.evaluation.play import Arm, play
-from baselines.evaluation.report import interval, new_console
-from baselines.evaluation.welfare import returns
-from baselines.training.rllib_policy import BestAction, SharedPolicy, model_config
+from baselines.evaluation.display import new_console
+from baselines.evaluation.statistics import compare_with_random
+from baselines.policies.best_action import BestAction
+from baselines.training.rllib_policy import SharedPolicy, model_config
 from paramarket_env import paramarket_v0
 from paramarket_env.config import ActionMode, MarketConfig, require
 from paramarket_env.scenarios import scenario
@@ -155,13 +156,6 @@ def learn(options: Options, config: MarketConfig) -> TrainingResult:
         algorithm.stop()
 
 
-def compare(config: MarketConfig, policy: SharedPolicy) -> dict[str, tuple[float, float | None]]:
-    """The mean return of an agent, and the half-width of its 95 % interval over held-out seeds: random and learned."""
-    arms = Arm("random", ("random",)), Arm("learned", (lambda seat: BestAction(policy, seat),))
-    by_agent = {arm.name: returns(play(config, arm, HELD_OUT, closing_trade=False)) for arm in arms}
-    return {name: interval(rewards.groupby("seed").mean().tolist()) for name, rewards in by_agent.items()}
-
-
 def main() -> None:
     """Train, compare, print."""
     options = tyro.cli(Options, description=__doc__)
@@ -171,8 +165,9 @@ def main() -> None:
     console = new_console()
     console.print(f"learner on node {result.learner[:8]}", highlight=False)
     console.print(f"env runners on {', '.join(f'node {node[:8]}' for node in result.runners)}", highlight=False)
-    for name, (mean, half) in compare(config, result.policy).items():
-        console.print(f"{name}: mean return {mean:.2f} ± {half:.2f}", highlight=False)
+    console.print(f"mean return on {len(HELD_OUT)} other seeds, [95 % interval]", highlight=False)
+    for name, mean in compare_with_random(config, partial(BestAction, result.policy.scores), HELD_OUT).items():
+        console.print(f"{name:<8} {mean}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import tyro
@@ -17,13 +18,11 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 from torch.nn.functional import pad
 
-from baselines.evaluation.play import Arm, play
-from baselines.evaluation.report import COLUMNS, new_console
-from baselines.evaluation.statistics import STATISTICS, estimate
-from baselines.evaluation.welfare import returns
+from baselines.evaluation.display import COLUMNS, new_console
+from baselines.evaluation.statistics import compare_with_random
+from baselines.policies.best_action import BestAction
 from paramarket_env import paramarket_v0
 from paramarket_env.config import ActionMode, MarketConfig, require
-from paramarket_env.interface.policy import Seat
 from paramarket_env.scenarios import scenario
 
 try:
@@ -95,18 +94,6 @@ def masked(logits: Tensor, mask: Tensor, choices: Sequence[int]) -> Distribution
         for flat in (logits, mask)
     ]
     return Independent(MaskedCategorical(logits=padded[0], mask=padded[1]), 1)
-
-
-class Player:
-    """A learned policy in a seat: it takes the legal action that it holds for best."""
-
-    def __init__(self, seat: Seat, scores: nn.Module) -> None:
-        self.seat, self.scores = seat, scores
-
-    @torch.no_grad()
-    def act(self, observation: Tensor, mask: Tensor) -> Tensor:
-        """See ``Policy.act``."""
-        return self.seat.actions.best(self.scores(observation).masked_fill(~mask, -torch.inf))
 
 
 def mlp(inputs: int, outputs: int) -> nn.Module:
@@ -214,10 +201,8 @@ def run(options: Options, console: Console) -> None:
     # Training began with the seeds before these; its later episodes have hashes of those.
     seeds = range(options.seed + options.num_markets, options.seed + options.num_markets + HELD_OUT)
     console.print(f"mean return on {HELD_OUT} other seeds, [95 % interval]", highlight=False)
-    for arm in (Arm("random", ("random",)), Arm("learned", (lambda seat: Player(seat, scores),))):
-        episode = play(config, arm, seeds, options.device, closing_trade=False)
-        by_seed = returns(episode).groupby("seed").mean().to_numpy()
-        console.print(f"{arm.name:<8} {estimate((by_seed,), STATISTICS['mean'])}", highlight=False)
+    for name, mean in compare_with_random(config, partial(BestAction, scores), seeds, options.device).items():
+        console.print(f"{name:<8} {mean}", highlight=False)
 
 
 if __name__ == "__main__":

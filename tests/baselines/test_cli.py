@@ -93,7 +93,7 @@ def test_values_out_of_range_end_the_command_with_the_field_and_the_range(
 def test_one_seed_has_no_interval(tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert main(["run", *SMALL, "--seeds", "1", "--policies", "train", "--out", str(out)]) == 0
-    assert json.loads((out / "summary.json").read_text())["arms"]["train"]["return"]["half_width_95"] is None
+    assert json.loads((out / "summary.json").read_text())["arms"]["train"]["return"]["low"] is None
 
 
 def test_a_missing_extra_is_named_with_its_brackets(
