@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -25,10 +25,10 @@ except ImportError as error:
 from baselines.evaluation.display import new_console
 from baselines.evaluation.statistics import compare_with_random
 from baselines.policies.best_action import BestAction
+from baselines.training.options import SelfPlayOptions
 from baselines.training.rllib_policy import SharedPolicy, model_config
 from paramarket_env import paramarket_v0
-from paramarket_env.config import ActionMode, MarketConfig, require
-from paramarket_env.scenarios import scenario
+from paramarket_env.config import MarketConfig, require
 
 RUNNER = "env_runner"
 """What a node offers for each env runner that it takes, as a resource of Ray; without such nodes any takes them."""
@@ -40,32 +40,23 @@ LEAN: dict[str, Any] = {"object_store_memory": 150 * 2**20, "include_dashboard":
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(SelfPlayOptions):
     """Train one policy for all agents with RLlib's PPO, and compare it with random play on held-out seeds."""
 
-    scenario: str = "digits"
-    """A name that `paramarket list` shows."""
-    action_mode: ActionMode = "round"
-    """`verb`: one verb a step. `round`: train, buy and price in one step."""
     max_cycles: int = 24
     """Steps of an episode."""
     iterations: int = 25
     """Each is one episode of every market, and one update."""
     runners: int = 1
-    """Env runners."""
-    num_markets: int = 16
-    """Markets of each env runner."""
-    seed: int = 0
-    """Of PPO and of the markets."""
+    """Env runners, each with `num_markets` markets."""
     nodes: Literal[1, 2] = 1
     """2: start a local cluster of two nodes, with the env runners on the second."""
     address: str | None = None
-    """Of a Ray cluster that is running, `auto` on one of its nodes; none: Ray starts on this machine."""
+    """Address of a running Ray cluster, `auto` on one of its nodes; none: Ray starts on this machine."""
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "runners", "num_markets"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "an integer >= 1")
-        require(self.seed >= 0, "seed", self.seed, "an integer >= 0")
+        super().__post_init__()
+        require(self.runners >= 1, "runners", self.runners, "an integer >= 1")
         require(self.nodes == 1 or self.address is None, "nodes", self.nodes, "1 where there is an address")
 
 
@@ -159,7 +150,7 @@ def learn(options: Options, config: MarketConfig) -> TrainingResult:
 def main() -> None:
     """Train, compare, print."""
     options = tyro.cli(Options, description=__doc__)
-    config = replace(scenario(options.scenario), action_mode=options.action_mode, max_cycles=options.max_cycles)
+    config = options.config
     with connected(options):
         result = learn(options, config)
     console = new_console()

@@ -7,7 +7,7 @@ of every market and learns from it; at the end the policy is compared with rando
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -21,9 +21,9 @@ from torch.nn.functional import pad
 from baselines.evaluation.display import COLUMNS, new_console
 from baselines.evaluation.statistics import compare_with_random
 from baselines.policies.best_action import BestAction
+from baselines.training.options import SelfPlayOptions
 from paramarket_env import paramarket_v0
-from paramarket_env.config import ActionMode, MarketConfig, require
-from paramarket_env.scenarios import scenario
+from paramarket_env.config import MarketConfig
 
 try:
     from tensordict import TensorDictBase
@@ -45,26 +45,11 @@ NewNetwork = Callable[[int, int], nn.Module]
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(SelfPlayOptions):
     """Train a policy with TorchRL's PPO, and compare it with random play."""
 
-    scenario: str = "digits"
-    """A name that `paramarket list` shows."""
-    action_mode: ActionMode = "round"
-    """All decisions in one step, or one verb a step."""
-    max_cycles: int = 12
-    """Steps of an episode."""
-    num_markets: int = 16
-    """How many markets at once."""
-    iterations: int = 120
-    """Each plays one episode of every market, then learns from it."""
-    seed: int = 0
-    """Of the networks, of the draws and of the first episodes."""
     device: str = "auto"
     """`auto`, `cpu` or `cuda`: where the markets and the networks are."""
-
-    def __post_init__(self) -> None:
-        require(self.iterations >= 1, "iterations", self.iterations, "an integer >= 1")
 
 
 class Standardise(nn.BatchNorm1d):
@@ -189,7 +174,7 @@ def learn(
 
 def run(options: Options, console: Console) -> None:
     """Train, then print an agent's mean return with the policy, and with random play, in every seat."""
-    config = replace(scenario(options.scenario), action_mode=options.action_mode, max_cycles=options.max_cycles)
+    config = options.config
     with Progress(*COLUMNS, TimeRemainingColumn(), console=console, transient=True) as progress:
         task = progress.add_task("PPO", total=options.iterations)
 

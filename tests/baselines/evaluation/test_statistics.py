@@ -22,7 +22,7 @@ from baselines.evaluation.welfare import returns
 from baselines.policies.decisions import policy_factory
 from baselines.training.sb3 import TRAINING_OPPONENTS
 from tests.baselines.evaluation.test_display import printed
-from tests.baselines.test_cli import SMALL
+from tests.baselines.test_cli import SMALL, assert_refused
 from tests.helpers import priced_market
 
 SEEDS = (3, 4, 5)
@@ -154,10 +154,7 @@ def test_the_command_prints_and_keeps_an_evaluation(tmp_path: Path, capsys: pyte
 def test_a_bad_evaluation_is_refused_in_a_line_and_leaves_no_folder(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "judged"
-    assert main(["evaluate", *SMALL, *arguments, "--out", str(out)]) == 2
-    assert message in " ".join(capsys.readouterr().err.split())
-    assert not out.exists()
+    assert_refused(["evaluate", *SMALL, *arguments], message, tmp_path / "evaluated", capsys)
 
 
 def test_one_seed_is_too_few(capsys: pytest.CaptureFixture[str]) -> None:
