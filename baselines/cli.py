@@ -26,25 +26,11 @@ from rich.progress import (
 from rich.table import Table
 
 from baselines.evaluation import statistics
+from baselines.evaluation.display import COLUMNS, new_console
 from baselines.evaluation.play import PAPER_ARMS, RULE_ARMS, Arm, Episode, play
-from baselines.evaluation.report import (
-    COLUMNS,
-    LEGEND,
-    as_table,
-    claim_folder,
-    new_console,
-    per_seed,
-    provenance,
-    summarise,
-    write_run,
-)
-from baselines.evaluation.statistics import (
-    ESTIMATES_LEGEND,
-    POPULATIONS,
-    estimates_table,
-    summary,
-    write_evaluation,
-)
+from baselines.evaluation.report import LEGEND, draw_curves, per_seed, summarise, summary_table
+from baselines.evaluation.results import claim_folder, provenance, write_results
+from baselines.evaluation.statistics import ESTIMATES_LEGEND, POPULATIONS, estimates_table, summary
 from baselines.evaluation.welfare import WELFARE, WELFARE_LEGEND, welfare
 from baselines.policies.decisions import build_policy, policy_factory
 from baselines.policies.learned import algorithm
@@ -159,14 +145,20 @@ def run(options: Run, console: Console) -> None:
     claim_folder(folder, overwrite=options.overwrite)
     episodes = _play_all(config, arms, seeds, device, console)
     economy = welfare(episodes, config.economy)
-    figures = summarise(per_seed(episodes).merge(economy, on=["arm", "seed"]))
-    write_run(folder, config, episodes, figures, origin, title)
-    console.print(as_table(figures, title))
+    arms_summary = summarise(per_seed(episodes).merge(economy, on=["arm", "seed"]))
+    kept = write_results(
+        folder,
+        config,
+        {name: pd.concat([getattr(episode, name) for episode in episodes]) for name in ("steps", "trades")},
+        {"title": title, "arms": arms_summary, **origin},
+        {"curves": draw_curves(episodes, title)},
+    )
+    console.print(summary_table(arms_summary, title))
     console.print(LEGEND, highlight=False)
     if config.economy.ask_levels[-1] > 0:
-        console.print(as_table(figures, "as an economy", WELFARE))
+        console.print(summary_table(arms_summary, "as an economy", WELFARE))
         console.print(WELFARE_LEGEND, highlight=False)
-    console.print(f"kept in {folder}: config.json, steps.csv, trades.csv, summary.json, curves.png", highlight=False)
+    console.print(f"kept in {folder}: {', '.join(kept)}", highlight=False)
 
 
 def evaluate(options: Evaluate, console: Console) -> None:
@@ -189,15 +181,16 @@ def evaluate(options: Evaluate, console: Console) -> None:
             config, options.policies, options.populations, seeds, device, on_task=lambda: progress.advance(task)
         )
     estimates, origin = summary(runs), provenance(seeds, device)
-    write_evaluation(folder, config, runs, estimates, {**origin, "populations": options.populations})
+    about = {"policies": estimates, **origin, "populations": options.populations}
+    kept = write_results(folder, config, {"runs": runs}, about)
     title = (
-        f"{options.scenario}, {config.action_mode} mode, beside {', '.join(options.populations)}, {len(seeds)} seeds"
+        f"{options.scenario}, {config.action_mode} mode, against {', '.join(options.populations)}, {len(seeds)} seeds"
     )
     console.print(estimates_table(estimates, title))
     console.print(ESTIMATES_LEGEND, highlight=False)
     for error in sorted(set(runs.error) - {""}):
         console.print(f"could not be played: {escape(error)}", highlight=False)
-    console.print(f"kept in {folder}: config.json, runs.csv, summary.json", highlight=False)
+    console.print(f"kept in {folder}: {', '.join(kept)}", highlight=False)
 
 
 def train(options: Train, console: Console) -> None:

@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 import tyro
-from rich import box
-from rich.table import Table
 
-from baselines.evaluation.report import new_console, provenance
+from baselines.evaluation.display import new_console, table
+from baselines.evaluation.results import machine, provenance
 from benchmarks.phases import Phases, phase_seconds
 from paramarket_env.config import MarketConfig
 from paramarket_env.economics.clearing import MECHANISMS
@@ -49,8 +48,8 @@ class Clearing:
         require(self.steps >= 1, "steps", self.steps, "an integer >= 1")
 
 
-def any_orders(engine: Engine, generator: torch.Generator) -> Orders:
-    """Everybody trains, wants some offer at some bid, and posts some level."""
+def _any_orders(engine: Engine, generator: torch.Generator) -> Orders:
+    """All agents train, and draw an offer, a bid and an ask level at random."""
     shape = (engine.num_markets, engine.config.agents)
 
     def draw(high: int, *extra: int) -> torch.Tensor:
@@ -72,9 +71,16 @@ def measure(config: MarketConfig, options: Clearing) -> dict[str, float]:
     generator = torch.Generator().manual_seed(0)
     runs = []
     for _ in range(1 + options.steps):
-        orders = any_orders(engine, generator)
+        orders = _any_orders(engine, generator)
         runs.append(phase_seconds(lambda orders=orders: engine.step(orders), engine.device, PHASES))  # type: ignore[misc]
     return {phase: float(np.median([run[phase] for run in runs[1:]])) for phase in runs[0]}
+
+
+def _cells(seconds: dict[str, float]) -> list[str]:
+    step = sum(seconds.values())
+    share = (seconds["clear"] + seconds["settle"]) / step
+    shown = (step, seconds["clear"], seconds["settle"], seconds["merge"])
+    return [*(f"{1000 * phase:.1f}" for phase in shown), f"{100 * share:.2f} %"]
 
 
 def main() -> None:
@@ -82,18 +88,12 @@ def main() -> None:
     options = tyro.cli(Clearing)
     base = replace(scenario("private-values"), agents=options.agents, action_mode="round")
     console = new_console()
-    table = Table(title=f"{options.num_markets} markets of {options.agents} agents, ms of a step", box=box.SIMPLE_HEAD)
-    for label in ("", "step", "clear", "settle", "merge", "clear and settle"):
-        table.add_column(label, justify="right" if label else "left")
-    for mechanism in MECHANISMS:
-        seconds = measure(base.changed(mechanism=mechanism), options)
-        step = sum(seconds.values())
-        share = (seconds["clear"] + seconds["settle"]) / step
-        figures = (step, seconds["clear"], seconds["settle"], seconds["merge"])
-        table.add_row(mechanism, *(f"{1000 * figure:.1f}" for figure in figures), f"{100 * share:.2f} %")
-    console.print(table)
+    markets = {name: base.changed(mechanism=name) for name in MECHANISMS}
+    rows = {name: _cells(measure(config, options)) for name, config in markets.items()}
+    labels = ("step", "clear", "settle", "merge", "clear and settle")
+    console.print(table(rows, labels, f"{options.num_markets} markets of {options.agents} agents, ms of a step"))
     origin = provenance(range(options.num_markets), resolve_device(options.device))
-    console.print(f"{origin['device']}, torch {origin['versions']['torch']}", highlight=False)
+    console.print(machine(origin), highlight=False)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""The leaderboard: every policy in every seat, over all short scenarios: ``python -m benchmarks.leaderboard``.
+"""The leaderboard of policies, over all short scenarios: ``python -m benchmarks.leaderboard``.
 
 Each file of ``benchmarks/entries/`` is a policy: ``NAME.json`` names one that the command line knows (``{"policy":
 "patient:7"}``) or what to train (``{"train": {"algo": "ppo"}}``: settings of ``baselines.training.sb3.Plan``);
 ``NAME.py`` defines ``policy(seat)``. The command plays what ``benchmarks/results/leaderboard/`` lacks, one JSON file
-for each scenario and policy, and makes the page and the picture of all that is there. What could not be played, or was
-played in another configuration, is a hole.
+for each scenario and policy, and makes the page and the picture of all that is there. A dash stands for
+what could not be played, or was played in another configuration.
 
-Each policy is judged beside the populations of ``paramarket evaluate`` and beside one that was trained, the entry
-``self-play``, of which ``benchmarks/policies/`` has what it learned in each scenario, so that all meet the same.
+Each policy plays in every seat against the populations of ``paramarket evaluate``, and against one that was trained:
+the entry ``self-play``. What that has learned in each scenario is in ``benchmarks/policies/``, so that all meet the
+same opponent.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.progress import track
 
-from baselines.evaluation.report import new_console, provenance
-from baselines.evaluation.statistics import MEANS, POPULATIONS, STATISTICS, Estimate, evaluate, summary
+from baselines.evaluation.display import markdown, new_console
+from baselines.evaluation.estimates import STATISTICS, Estimate
+from baselines.evaluation.results import provenance, write_json
+from baselines.evaluation.statistics import MEANS, POPULATIONS, evaluate, summary
 from baselines.training.sb3 import TRAINING_OPPONENTS, learn, tuned
 from paramarket_env.config import MarketConfig
 from paramarket_env.market.engine import resolve_device
@@ -36,24 +39,25 @@ from paramarket_env.validation import lookup
 
 HERE = Path(__file__).parent
 REFERENCE = "train"
-"""The policy that is out of the market: the chance to be better than it is told of the others."""
-CHANCE = f"P(> {REFERENCE})"
+"""The policy out of the market. The page shows the probability of improvement over it."""
+PROBABILITY = f"P(> {REFERENCE})"
 TRAINED = "self-play"
 """The entry that is a population, too."""
 
 HEAD = f"""# Leaderboard
 
-Made by `python -m benchmarks.leaderboard` of the runs in `leaderboard/`, which name their seeds, versions and
-configuration. Every policy has every seat, while one of {", ".join((*POPULATIONS, TRAINED))}
-has all others, on the same seeds; intervals are 95 %, of a bootstrap that is stratified by seat and population. Learned
-policies have learned beside {", ".join(TRAINING_OPPONENTS)}, and meet the other populations for the first time;
-`{TRAINED}`, and in `crowd-short` each of them, has learned beside copies of itself. Policies are ordered by the chance
-of a higher return than `{REFERENCE}` has on the same task, over all scenarios; a dash is a hole, and counts as 0.
+`python -m benchmarks.leaderboard` makes this page from the runs in `leaderboard/`, which name their seeds, versions and
+configuration. Every policy plays in every seat while one of {", ".join((*POPULATIONS, TRAINED))}
+has all others, on the same seeds. The 95 % intervals are those of a bootstrap that is stratified by seat and
+population. Learned policies have learned against {", ".join(TRAINING_OPPONENTS)}, and meet the other populations for
+the first time; `{TRAINED}`, and in `crowd-short` each of them, has learned against copies of itself. Policies are
+ordered by the probability of a higher return than that of `{REFERENCE}` on the same task, averaged over all scenarios.
+A dash stands for what could not be played, and counts as 0.
 
 To submit a policy, add one file to `benchmarks/entries/`: `NAME.py` with a function `policy(seat)` (see
 [docs/examples.md](../../docs/examples.md)), or `NAME.json` with what to train, such as
-`{{"train": {{"algo": "ppo"}}}}`. Run `python -m benchmarks.leaderboard --entries NAME`, and send the file and what was
-stored.
+`{{"train": {{"algo": "ppo"}}}}`. Run `python -m benchmarks.leaderboard --entries NAME`, and send the file and the runs
+that it has stored.
 
 ![Mean returns with their intervals, scenario by scenario](leaderboard.png)"""
 
@@ -67,21 +71,21 @@ class Leaderboard:
     scenarios: tuple[str, ...] = tuple(name for name in SCENARIOS if name.endswith("-short"))
     """Names that `paramarket list` shows."""
     runs: int = 40
-    """Of a policy beside each population: in all seats, on the same seeds from 0 on, as many as that takes."""
+    """How many runs of a policy against each population: in all seats, on seeds from 0 on."""
     folder: Path = HERE / "entries"
     """Where the entries are."""
     out: Path = HERE / "results"
     """Where the runs, the page and the picture go."""
     policies: Path = Path("benchmarks") / "policies"
-    """Where policies that are trained for it are kept."""
+    """Where the policies are kept that are trained here."""
     again: bool = False
-    """Play also what has been played."""
+    """Play also what is stored."""
     device: str = "auto"
     """`auto`, `cpu` or `cuda`."""
 
 
-def config_hash(config: MarketConfig) -> str:
-    """Twelve hex digits that stand for a configuration."""
+def _config_hash(config: MarketConfig) -> str:
+    """Twelve hex digits that identify a configuration."""
     return hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -92,7 +96,7 @@ def entries(folder: Path) -> dict[str, Path]:
     return {REFERENCE: found.pop(REFERENCE), **found}
 
 
-def policy_of(file: Path, name: str, options: Leaderboard) -> str:
+def _policy_of(file: Path, name: str, options: Leaderboard) -> str:
     """The name of an entry's policy on the command line, in a scenario; trained now if it has to be."""
     if file.suffix == ".py":
         return f"file:{file}"
@@ -109,16 +113,15 @@ def play_entry(file: Path, name: str, options: Leaderboard) -> dict[str, Any]:
     """The runs of one entry in one scenario, as they are stored; the date is left out, so that they can be compared."""
     config = scenario(name)
     seeds = range(math.ceil(options.runs / config.agents))
-    trained = policy_of(lookup(entries(options.folder), TRAINED, "entry"), name, options)
-    runs = evaluate(config, [policy_of(file, name, options)], (*POPULATIONS, trained), seeds, options.device)
+    trained = _policy_of(lookup(entries(options.folder), TRAINED, "entry"), name, options)
+    runs = evaluate(config, [_policy_of(file, name, options)], (*POPULATIONS, trained), seeds, options.device)
     runs = runs.replace({"population": {trained: TRAINED}}).drop(columns="policy")
-    origin = provenance(seeds, resolve_device(options.device))
-    del origin["date"]
+    origin = provenance(seeds, resolve_device(options.device), dated=False)
     table = json.loads(runs.to_json(orient="split", index=False, double_precision=9))
-    return {"entry": file.stem, "scenario": name, "config_hash": config_hash(config), **origin, "runs": table}
+    return {"entry": file.stem, "scenario": name, "config_hash": _config_hash(config), **origin, "runs": table}
 
 
-def fill(options: Leaderboard) -> None:
+def _fill(options: Leaderboard) -> None:
     """Play what the store lacks."""
     known = entries(options.folder)
     chosen = [lookup(known, name, "entry") for name in options.entries or known]
@@ -126,13 +129,11 @@ def fill(options: Leaderboard) -> None:
     for file, name in track(tasks, "entries and scenarios", console=new_console()):
         target = options.out / "leaderboard" / name / f"{file.stem}.json"
         if options.again or not target.is_file():
-            kept = play_entry(file, name, options)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(json.dumps(kept) + "\n")
+            write_json(target, play_entry(file, name, options), indent=None)
 
 
-EXACT = (*STATISTICS, CHANCE)
-"""What is told with its interval."""
+EXACT = (*STATISTICS, PROBABILITY)
+"""What is shown with its interval."""
 
 LABELS = {"mean": "mean return", **MEANS}
 
@@ -153,36 +154,39 @@ def _stored(file: Path, current: str) -> pd.DataFrame | str:
 
 
 def standings(store: Path, name: str, names: Sequence[str]) -> Board:
-    """The board of one scenario, of what the store has."""
-    found = {entry: _stored(store / name / f"{entry}.json", config_hash(scenario(name))) for entry in names}
+    """The board of one scenario, from the stored runs."""
+    found = {entry: _stored(store / name / f"{entry}.json", _config_hash(scenario(name))) for entry in names}
     played = [runs for runs in found.values() if isinstance(runs, pd.DataFrame)]
-    holes = {entry: why for entry, why in found.items() if isinstance(why, str)}
-    if REFERENCE in holes:
-        return dict.fromkeys(names, f"{REFERENCE}: {holes[REFERENCE]}")
+    missing = {entry: why for entry, why in found.items() if isinstance(why, str)}
+    if REFERENCE in missing:
+        return dict.fromkeys(names, f"{REFERENCE}: {missing[REFERENCE]}")
     estimates = summary(pd.concat(played, ignore_index=True))
     best = sorted(estimates, key=lambda entry: -estimates[entry]["mean"].value)
-    return {**{entry: estimates[entry] for entry in best}, **holes}
+    return {**{entry: estimates[entry] for entry in best}, **missing}
 
 
 def page(boards: dict[str, Board]) -> str:
     """The leaderboard in Markdown: the mean return in all scenarios, then a table for each one."""
-    names = sorted({entry for board in boards.values() for entry in board}, key=lambda entry: -_overall(boards, entry))
-    rows = [
-        [entry, f"{_overall(boards, entry):.2f}", *(_brief(board.get(entry, "")) for board in boards.values())]
+    names = sorted(
+        dict.fromkeys(entry for board in boards.values() for entry in board), key=lambda entry: -_overall(boards, entry)
+    )
+    overall = {
+        entry: [f"{_overall(boards, entry):.2f}", *(_brief(board.get(entry, "")) for board in boards.values())]
         for entry in names
-    ]
-    parts = [HEAD, _markdown(["policy", CHANCE, *boards], rows)]
+    }
+    parts = [HEAD, markdown(overall, [PROBABILITY, *boards], "policy")]
     for name, board in boards.items():
         measures = next((list(row) for row in board.values() if not isinstance(row, str)), ["mean"])
-        rows = [[entry, *_cells(row, measures)] for entry, row in board.items()]
-        parts += [f"## {name}", _markdown(["policy", *(LABELS.get(measure, measure) for measure in measures)], rows)]
+        rows = {entry: _cells(row, measures) for entry, row in board.items()}
+        labels = [LABELS.get(measure, measure) for measure in measures]
+        parts += [f"## {name}", markdown(rows, labels, "policy")]
     return "\n\n".join(parts) + "\n"
 
 
 def _overall(boards: dict[str, Board], entry: str) -> float:
-    """The chance to be better than the reference, on average over the scenarios; a hole counts as 0."""
+    """The probability of improvement over the reference, averaged over the scenarios; a missing one counts as 0."""
     rows = [board.get(entry, "") for board in boards.values()]
-    return sum(0.0 if isinstance(row, str) else row[CHANCE].value for row in rows) / len(rows)
+    return sum(0.0 if isinstance(row, str) else row[PROBABILITY].value for row in rows) / len(rows)
 
 
 def _brief(row: dict[str, Estimate] | str) -> str:
@@ -191,13 +195,8 @@ def _brief(row: dict[str, Estimate] | str) -> str:
 
 def _cells(row: dict[str, Estimate] | str, measures: Sequence[str]) -> list[str]:
     if isinstance(row, str):
-        return [f"– ({row})", *[""] * (len(measures) - 1)]
+        return [f"– ({row})"]
     return [str(row[measure]) if measure in EXACT else row[measure].brief() for measure in measures]
-
-
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def draw(boards: dict[str, Board]) -> Figure:
@@ -230,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = tyro.cli(Leaderboard, args=arguments)
     for name in options.scenarios:
         scenario(name)  # an unknown name is refused before anything is played
-    fill(options)
+    _fill(options)
     names = list(entries(options.folder))
     boards = {name: standings(options.out / "leaderboard", name, names) for name in options.scenarios}
     (options.out / "leaderboard.md").write_text(page(boards))

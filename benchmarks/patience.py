@@ -1,7 +1,8 @@
-"""When is it worth a step to buy? The patient rule at every patience: ``python -m benchmarks.patience``.
+"""How long should a buyer wait between purchases? ``python -m benchmarks.patience``.
 
-With one verb a step, a purchase costs a training pass. The table shows what each patience is worth, and so which one
-the rules' default should be. All patiences play the same seeds, other ones than `paramarket run` plays by default.
+With one verb a step, a purchase costs a training pass. The table shows the return of the patient rule for each
+patience, and so which one should be its default. All play the same seeds, which `paramarket run` does not use by
+default.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ from dataclasses import dataclass, replace
 import tyro
 from rich.progress import track
 
+from baselines.evaluation.display import new_console
 from baselines.evaluation.play import Arm, play
-from baselines.evaluation.report import LEGEND, as_table, new_console, per_seed, provenance, summarise
+from baselines.evaluation.report import LEGEND, per_seed, summarise, summary_table
+from baselines.evaluation.results import machine, provenance
 from paramarket_env.market.engine import resolve_device
 from paramarket_env.scenarios import scenario
 
 
 @dataclass(frozen=True)
 class Patience:
-    """Play the patient rule at each patience, beside training alone."""
+    """Play the patient rule at each patience, and training alone."""
 
     scenario: str = "digits"
     """A name that `paramarket list` shows."""
@@ -39,10 +42,10 @@ def main() -> None:
     names = ["train", *(f"patient:{patience}" for patience in options.patience)]
     seeds, device = range(1000, 1000 + options.seeds), resolve_device(options.device)
     episodes = [play(config, Arm(name, (name,)), seeds, device) for name in track(names, console=console)]
-    origin = provenance(seeds, device)
-    console.print(as_table(summarise(per_seed(episodes)), f"{options.scenario}, verb mode, {options.seeds} seeds"))
+    title = f"{options.scenario}, verb mode, {options.seeds} seeds"
+    console.print(summary_table(summarise(per_seed(episodes)), title))
     console.print(LEGEND, highlight=False)
-    console.print(f"{origin['device']}, torch {origin['versions']['torch']}, seeds {seeds}", highlight=False)
+    console.print(f"{machine(provenance(seeds, device))}, seeds {seeds}", highlight=False)
 
 
 if __name__ == "__main__":

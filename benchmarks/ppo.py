@@ -6,22 +6,19 @@ around it: with one verb a step, as is the market's default, and in rounds.
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import tyro
-from rich import box
-from rich.console import Console
 from rich.table import Table
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecMonitor
 
-from baselines.evaluation.report import provenance
+from baselines.evaluation.display import new_console, table
+from baselines.evaluation.results import machine, provenance, write_json
 from benchmarks.phases import Phases, phase_seconds
 from paramarket_env import paramarket_v0
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
@@ -92,40 +89,33 @@ def train(options: Training, mode: ActionMode) -> tuple[dict[str, float], list[f
     return seconds, returns.means
 
 
-def as_table(seconds: dict[str, float], mode: ActionMode) -> Table:
-    """Where the time went, for the terminal."""
-    table = Table(title=f"{mode} mode", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("")
-    for column in ("s", "share"):
-        table.add_column(column, justify="right")
+def _phases_table(seconds: dict[str, float], mode: ActionMode) -> Table:
     total = sum(seconds.values())
-    for phase, spent in {**seconds, "together": total}.items():
-        table.add_row(phase, f"{spent:.1f}", f"{100 * spent / total:.1f} %")
-    return table
+    spent = {**seconds, "together": total}
+    rows = {phase: [f"{time:.1f}", f"{100 * time / total:.1f} %"] for phase, time in spent.items()}
+    return table(rows, ("s", "share"), f"{mode} mode")
 
 
 def main() -> None:
     """Train, print and keep the figures."""
     options = tyro.cli(Training, description=__doc__)
-    console = Console(width=None if sys.stdout.isatty() else 100)
-    device = resolve_device(options.device)
-    origin = {key: value for key, value in provenance([options.seed], device).items() if key != "date"}
+    console, device = new_console(), resolve_device(options.device)
+    origin = provenance([options.seed], device, dated=False)
     runs = {}
     for mode in options.action_modes:
         seconds, returns = train(options, mode)
         runs[mode] = {"seconds": seconds, "returns": returns}
         total = sum(seconds.values())
-        console.print(as_table(seconds, mode))
+        console.print(_phases_table(seconds, mode))
         console.print(
             f"{options.timesteps:,} agent-steps in {total:.0f} s: {options.timesteps / total:,.0f} a second; mean "
             f"return of an episode {returns[0]:.2f} in the first rollout, {returns[-1]:.2f} in the last",
             highlight=False,
         )
-    console.print(f"{origin['device']}, torch {origin['versions']['torch']}", highlight=False)
+    console.print(machine(origin), highlight=False)
     settings = {name: value for name, value in asdict(options).items() if name != "out"}
-    options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"ppo-{device.type}.json"
-    path.write_text(json.dumps(origin | {"options": settings, "runs": runs}, indent=2) + "\n")
+    write_json(path, origin | {"options": settings, "runs": runs})
     console.print(f"wrote {path}", highlight=False)
 
 

@@ -1,4 +1,4 @@
-"""What one seller asked in one market, cycle by cycle, beside what the buyers would have paid."""
+"""The asks of one seller in one market, cycle by cycle, and what the buyers would have paid."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from paramarket_env.market.orders import StepRecord
 
 
 class PricePath:
-    """Watches the last seller of the first market of a batch, step by step; all in ticks."""
+    """Records the last seller of the first market of a batch, step by step, in ticks."""
 
     def __init__(self) -> None:
         self.asks: list[float] = []
-        """What stands in the coming step; NaN while withheld."""
+        """The ask in the coming step; NaN while withheld."""
         self.values: list[list[float]] = []
-        """What it is worth to each buyer in that step."""
+        """The value of the offer to each buyer in that step."""
         self.sales: list[tuple[int, float]] = []
         """Cycle and price."""
 

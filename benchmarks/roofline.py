@@ -95,7 +95,7 @@ def step_bytes(config: MarketConfig, network: MLPNetwork, sizes: Tensor, validat
 
 
 class Yardstick:
-    """A large float32 matrix product and a large copy, timed again and again beside what they are held against."""
+    """A large float32 matrix product and a large copy, timed in turn with what is measured."""
 
     def __init__(self, device: torch.device) -> None:
         width, copied = PRODUCT_WIDTH[device.type], COPIED[device.type]

@@ -7,8 +7,6 @@ train, all offers are aligned, tried and quoted in every step; nobody buys. Figu
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,12 +17,12 @@ import tyro
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from baselines.evaluation.report import provenance
+from baselines.evaluation.display import new_console, table
+from baselines.evaluation.results import machine, provenance, write_json
 from benchmarks.contenders import Contender, Memory, always_open, engine_contender, peak_memory, reference_contender
 from benchmarks.phases import NAMES
 from benchmarks.roofline import Yardstick
@@ -41,7 +39,7 @@ SCALED_MARKETS = 16
 
 @dataclass(frozen=True)
 class Throughput:
-    """Measure the engine beside the plain reference and the roofline."""
+    """Measure the engine, and compare it with the plain reference and the roofline."""
 
     device: str = "auto"
     """`auto` (the GPU where there is one), `cpu` or `cuda`; the reference always runs on the CPU."""
@@ -60,7 +58,7 @@ class Throughput:
     repeats: int = 7
     """Steps measured of each contender, after one to warm up."""
     out: Path | None = None
-    """Where to write the figures, the picture beside them; none: `benchmarks/results/throughput-<device>.json`."""
+    """Where to write the figures, and the picture next to them; none: `benchmarks/results/throughput-<device>.json`."""
 
     def __post_init__(self) -> None:
         require(len(self.fashion_markets) >= 1, "fashion_markets", self.fashion_markets, "one number or more")
@@ -69,29 +67,29 @@ class Throughput:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one contender's steps took, and what they would take at the roofline. A step is one of all its markets."""
+    """How long the steps of one contender took, and would take at the roofline. A step is one of all its markets."""
 
     name: str
     num_markets: int
     agents: int
     goods: int
     seconds: float
-    """A step, the median."""
+    """Seconds of a step, the median."""
     phases: dict[str, float]
     """Seconds of each phase of that step."""
     all_seconds: list[float]
     """Every step measured."""
     flop: dict[str, int]
     unshared_flop: int
-    """With the tries of each buyer counted for itself, although two that trade whole networks share theirs."""
+    """FLOP if no tries were shared; two agents that trade whole networks share theirs."""
     bytes: dict[str, int]
     roofline_seconds: float
     memory: Memory | None = None
-    """Of a process that does nothing else (None: not measured)."""
+    """The memory of a process that does nothing else; None: not measured."""
 
     @property
     def milliseconds(self) -> float:
-        """A step, for each agent."""
+        """Milliseconds of a step per agent."""
         return 1000 * self.seconds / self.agent_steps
 
     @property
@@ -114,7 +112,7 @@ class Series:
 
 
 def measure(contenders: Sequence[Contender], repeats: int, device: torch.device, console: Console) -> Series:
-    """Time all in turn, again and again; the first turn is to warm up."""
+    """Time all contenders in turn, ``repeats`` times after a turn to warm up."""
     yardstick = Yardstick(device)
     for repeat in track(range(repeats + 1), console=console, transient=True, disable=not console.is_terminal):
         yardstick.measure()
@@ -129,7 +127,7 @@ def measure(contenders: Sequence[Contender], repeats: int, device: torch.device,
 
 
 def measured(contender: Contender, yardstick: Yardstick) -> Measured:
-    """The figures of a contender."""
+    """The measurements of a contender."""
     phases = contender.phases
     return Measured(
         name=contender.name,
@@ -170,7 +168,7 @@ def as_json(series: Series) -> dict[str, Any]:
         | {
             "agent_steps_per_second": 1000 / row.milliseconds,
             "times_first": first.milliseconds / row.milliseconds,
-            "times_floor": row.seconds / row.roofline_seconds,
+            "times_roofline": row.seconds / row.roofline_seconds,
         }
         for row in series.rows
     ]
@@ -178,7 +176,7 @@ def as_json(series: Series) -> dict[str, Any]:
 
 
 def variants(options: Throughput, config: MarketConfig) -> dict[str, dict[str, MarketConfig]]:
-    """By what grows: each market, by its label."""
+    """What grows, and for each of it the markets by their labels."""
     return {
         "agents": {str(count): replace(config, agents=count) for count in options.agents},
         "parameter sets": {rule: config.changed(parameter_sets=rule) for rule in options.parameter_sets},
@@ -189,27 +187,24 @@ def variants(options: Throughput, config: MarketConfig) -> dict[str, dict[str, M
 # --- the terminal -----------------------------------------------------------------------------------------------------
 
 
-def as_table(series: Series, title: str, header: str = "") -> Table:
+def _series_table(series: Series, title: str, header: str = "") -> Table:
     """The figures for the terminal; steps, their phases and the roofline's in milliseconds for each agent."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     with_memory = any(row.memory is not None for row in series.rows)
-    table.add_column(header, no_wrap=True)
-    for label in ("agent-steps/s", "× first", "÷ roofline", *["MiB", "est."] * with_memory, "ms", *NAMES):
-        table.add_column(label, justify="right", no_wrap=True)
+    labels = ["agent-steps/s", "× first", "÷ roofline", *["MiB", "est."] * with_memory, "ms", *NAMES]
+    rows = {}
     for row, figures in zip(series.rows, as_json(series)["rows"], strict=True):
-        cells = [_figure(figures[name]) for name in ("agent_steps_per_second", "times_first", "times_floor")]
+        cells = [_figure(figures[name]) for name in ("agent_steps_per_second", "times_first", "times_roofline")]
         if with_memory:
             taken = row.memory
             cells += [_figure(taken.peak - taken.bare), _figure(taken.estimate)] if taken else ["", ""]
         phases = [_figure(1000 * row.phases[name] / row.agent_steps) for name in NAMES]
-        table.add_row(row.name, *cells, _figure(row.milliseconds), *(phases if row.phases["train"] else ()))
+        rows[row.name] = [*cells, _figure(row.milliseconds), *(phases if row.phases["train"] else ())]
     last = series.rows[-1]
     share = 1000 / last.agent_steps
     parts = [_figure(share * last.flop[name] / series.product_rate) if name in last.flop else "" for name in NAMES]
-    table.add_row(
-        f"roofline, {last.name}", *[""] * (3 + 2 * with_memory), _figure(share * last.roofline_seconds), *parts
-    )
-    return table
+    empty = [""] * labels.index("ms")
+    rows[f"roofline, {last.name}"] = [*empty, _figure(share * last.roofline_seconds), *parts]
+    return table(rows, labels, title, header)
 
 
 def _figure(value: float) -> str:
@@ -220,7 +215,7 @@ def _figure(value: float) -> str:
 
 
 def legend(series: Series) -> str:
-    """What the roofline is made of, and what else the table of a series with the reference does not say."""
+    """How the roofline is made up, and the remarks on the table of a series with the reference."""
     row = series.rows[-1]
     million = {phase: flop / row.agent_steps / 1e6 for phase, flop in row.flop.items()}
     mega = {what: moved / row.agent_steps / 1e6 for what, moved in row.bytes.items()}
@@ -257,7 +252,7 @@ def _parts(amounts: dict[str, float], unit: str) -> str:
 
 
 def draw(digits: Series, scaling: dict[str, Series], title: str) -> Figure:
-    """Milliseconds for each agent's step as the number of markets, and what ``scaling`` says, grow."""
+    """Milliseconds per agent-step as the number of markets, and each quantity of ``scaling``, grows."""
     figure = Figure(figsize=(12, 3.4), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 1 + len(scaling), sharey=True, squeeze=False)[0]
@@ -275,7 +270,7 @@ def draw(digits: Series, scaling: dict[str, Series], title: str) -> Figure:
 
 
 def _draw_costs(axes: Axes, series: Series, labels: Sequence[str]) -> None:
-    """What was measured, and the roofline; numbers on a logarithmic axis, other labels side by side."""
+    """Draw the measurements and the roofline, numbers on a logarithmic axis, other labels at equal distances."""
     numbers = all(label.isdigit() for label in labels)
     places = [int(label) for label in labels] if numbers else range(len(labels))
     axes.set_yscale("log")
@@ -284,8 +279,8 @@ def _draw_costs(axes: Axes, series: Series, labels: Sequence[str]) -> None:
     axes.set_xticks(places, labels)
     axes.minorticks_off()
     axes.plot(places, [row.milliseconds for row in series.rows], "o-", label="engine")
-    floors = [1000 * row.roofline_seconds / row.agent_steps for row in series.rows]
-    axes.plot(places, floors, "k--", label="roofline")
+    rooflines = [1000 * row.roofline_seconds / row.agent_steps for row in series.rows]
+    axes.plot(places, rooflines, "k--", label="roofline")
     axes.grid(alpha=0.25)
 
 
@@ -293,21 +288,20 @@ def _draw_costs(axes: Axes, series: Series, labels: Sequence[str]) -> None:
 
 
 def run(options: Throughput, console: Console) -> dict[str, Any]:
-    """Measure, print, and write the JSON and the picture; what is in the JSON."""
+    """Measure, print, and write the JSON and the picture; returns what the JSON contains."""
     device = resolve_device(options.device)
-    origin = {key: value for key, value in provenance([0], device).items() if key != "date"}
-    versions = f"{origin['device']}, torch {origin['versions']['torch']}"
-    console.print(versions, highlight=False)
+    origin = provenance([0], device, dated=False)
+    console.print(machine(origin), highlight=False)
 
     markets = options.num_markets or MARKETS[device.type]
     digits = against_reference(always_open(scenario("digits")), markets, options.repeats, device, console)
     fashion = measure_fashion(options, device, console)
     for title, series in (("digits", digits), ("fashion", fashion)):
         if series is not None:
-            console.print(as_table(series, title), legend(series), "", sep="\n", highlight=False)
+            console.print(_series_table(series, title), legend(series), "", sep="\n", highlight=False)
     scaling = measure_scaling(options, device, console)
     for what, series in scaling.items():
-        console.print(as_table(series, f"digits, {SCALED_MARKETS} markets", what))
+        console.print(_series_table(series, f"digits, {SCALED_MARKETS} markets", what))
     results = origin | {
         "repeats": options.repeats,
         "digits": as_json(digits),
@@ -315,15 +309,14 @@ def run(options: Throughput, console: Console) -> dict[str, Any]:
         "scaling": {what: as_json(series) for what, series in scaling.items()},
     }
     out = options.out or Path(f"benchmarks/results/throughput-{device.type}.json")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
-    draw(digits, scaling, f"digits: {versions}").savefig(out.with_suffix(".png"))
+    write_json(out, results)
+    draw(digits, scaling, f"digits: {machine(origin)}").savefig(out.with_suffix(".png"))
     console.print(f"wrote {out} and {out.with_suffix('.png')}", highlight=False)
     return results
 
 
 def measure_fashion(options: Throughput, device: torch.device, console: Console) -> Series | None:
-    """The engine beside the reference on Fashion-MNIST, unless its files cannot be had."""
+    """The reference and the engine on Fashion-MNIST, or None if its files are missing."""
     config = always_open(scenario("fashion", dataset=FashionMNIST(options.data_dir)))
     try:
         load_dataset(config.data.dataset)
@@ -334,7 +327,7 @@ def measure_fashion(options: Throughput, device: torch.device, console: Console)
 
 
 def measure_scaling(options: Throughput, device: torch.device, console: Console) -> dict[str, Series]:
-    """By what grows: the engine in each of its variants."""
+    """What grows, and for each of it the measured variants of the engine."""
     scaling = {}
     for what, configs in variants(options, always_open(scenario("digits"))).items():
         if configs:
@@ -345,7 +338,7 @@ def measure_scaling(options: Throughput, device: torch.device, console: Console)
 
 def main() -> None:
     """Measure and print."""
-    run(tyro.cli(Throughput), Console(width=None if sys.stdout.isatty() else 120))
+    run(tyro.cli(Throughput), new_console(120))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A market as economists judge it: surplus, who gets it, regret, refusals, inequality, and whether everyone gains."""
+"""Measures of a market in economists' terms: surplus and its shares, regret, refusals, inequality, advantages."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ import numpy as np
 import pandas as pd
 
 from baselines.evaluation.play import Episode
+from baselines.evaluation.report import Measure
 from paramarket_env.config import EconomyConfig
 from paramarket_env.interface.infos import REFUSED
 
 WELFARE = {
-    "efficiency": "effic. %",
-    "sellers_share": "sellers %",
-    "revenue": "revenue",
-    "omniscient_share": "of omn. %",
-    "regret": "regret",
-    "gini": "Gini",
-    "advantage": "advantage",
-    "better_off": "better off %",
+    "efficiency": Measure("effic. %", 0),
+    "sellers_share": Measure("sellers %", 0),
+    "revenue": Measure("revenue", 0),
+    "omniscient_share": Measure("of omn. %", 0),
+    "regret": Measure("regret", 0),
+    "gini": Measure("Gini", 2),
+    "advantage": Measure("advantage", 2),
+    "better_off": Measure("better off %", 0),
 }
 """Columns of the summary: each is a number for every arm and seed. More are kept with a run."""
 
 WELFARE_LEGEND = (
-    "effic.: surplus realised, of what the best offers of all steps were worth to their buyers; sellers: their part of "
-    "it (buyers have the rest, less the broker's fee); revenue: ticks an agent received; of omn.: what was paid, of "
-    "what sellers would have got who know every value; regret: ticks an agent by which the best fixed price would have "
-    "got more from the same offers; Gini: of the balances at the end; advantage: return above the first line, paired "
-    "by seed; better off: agents whose advantage is positive"
+    "effic.: realised share of the surplus that was possible, which is what the best offers of all steps were worth to "
+    "their buyers; sellers: the sellers' share of the realised surplus (the buyers have the rest, less the broker's "
+    "fee); revenue: ticks per agent; of omn.: payments as a share of what sellers who know every value would have got; "
+    "regret: ticks per agent lost relative to the best fixed price in hindsight; Gini: of the final balances; "
+    "advantage: return above that of the first line, paired by seed; better off: share of the agents with a positive "
+    "advantage"
 )
 
 

@@ -1,4 +1,4 @@
-"""The policy that RLlib learns, and how it takes a seat. Needs the extra ``rllib``."""
+"""The network that RLlib trains. Needs the extra ``rllib``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from baselines.evaluation.play import Arm, play
 from baselines.policies.learned import Normaliser
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.batch import MarketBatch
-from paramarket_env.interface.policy import Seat
 
 
 class SharedPolicy(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]  # RLlib need not be installed
@@ -44,21 +43,15 @@ class SharedPolicy(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]  # RL
         values: Tensor = self.critic(self._scaled(batch)).squeeze(-1)
         return values
 
+    def scores(self, observation: Tensor) -> Tensor:
+        """The logits of all choices of the actions, ``[B, A]``, for observations ``[B, D]`` on any device."""
+        outputs = self.forward_inference({Columns.OBS: observation.cpu()})
+        logits: Tensor = outputs[Columns.ACTION_DIST_INPUTS].to(observation.device)
+        return logits
+
 
 def _network(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, outputs))
-
-
-class BestAction:
-    """What has been learned, in a seat: it takes the action that it holds for best."""
-
-    def __init__(self, module: SharedPolicy, seat: Seat) -> None:
-        self.module, self.actions = module, seat.actions
-
-    def act(self, observation: Tensor, mask: Tensor) -> Tensor:
-        """See :meth:`Policy.act`."""
-        outputs = self.module.forward_inference({Columns.OBS: observation.cpu()})
-        return self.actions.best(outputs[Columns.ACTION_DIST_INPUTS].to(observation.device))
 
 
 def model_config(config: MarketConfig, seed: int) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import tyro
@@ -21,13 +22,13 @@ try:
 except ImportError as error:
     raise ImportError("RLlib is not installed: pip install 'paramarket-env[rllib]'") from error
 
-from baselines.evaluation.play import Arm, play
-from baselines.evaluation.report import interval, new_console
-from baselines.evaluation.welfare import returns
-from baselines.training.rllib_policy import BestAction, SharedPolicy, model_config
+from baselines.evaluation.display import new_console
+from baselines.evaluation.statistics import compare_with_random
+from baselines.policies.best_action import BestAction
+from baselines.training.options import SelfPlayOptions
+from baselines.training.rllib_policy import SharedPolicy, model_config
 from paramarket_env import paramarket_v0
-from paramarket_env.config import ActionMode, MarketConfig
-from paramarket_env.scenarios import scenario
+from paramarket_env.config import MarketConfig
 from paramarket_env.validation import require
 
 RUNNER = "env_runner"
@@ -40,32 +41,23 @@ LEAN: dict[str, Any] = {"object_store_memory": 150 * 2**20, "include_dashboard":
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(SelfPlayOptions):
     """Train one policy for all agents with RLlib's PPO, and compare it with random play on held-out seeds."""
 
-    scenario: str = "digits"
-    """A name that `paramarket list` shows."""
-    action_mode: ActionMode = "round"
-    """`verb`: one verb a step. `round`: train, buy and price in one step."""
     max_cycles: int = 24
     """Steps of an episode."""
     iterations: int = 25
     """Each is one episode of every market, and one update."""
     runners: int = 1
-    """Env runners."""
-    num_markets: int = 16
-    """Markets of each env runner."""
-    seed: int = 0
-    """Of PPO and of the markets."""
+    """Env runners, each with `num_markets` markets."""
     nodes: Literal[1, 2] = 1
     """2: start a local cluster of two nodes, with the env runners on the second."""
     address: str | None = None
-    """Of a Ray cluster that is running, `auto` on one of its nodes; none: Ray starts on this machine."""
+    """Address of a running Ray cluster, `auto` on one of its nodes; none: Ray starts on this machine."""
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "runners", "num_markets"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "an integer >= 1")
-        require(self.seed >= 0, "seed", self.seed, "an integer >= 0")
+        super().__post_init__()
+        require(self.runners >= 1, "runners", self.runners, "an integer >= 1")
         require(self.nodes == 1 or self.address is None, "nodes", self.nodes, "1 where there is an address")
 
 
@@ -156,24 +148,18 @@ def learn(options: Options, config: MarketConfig) -> TrainingResult:
         algorithm.stop()
 
 
-def compare(config: MarketConfig, policy: SharedPolicy) -> dict[str, tuple[float, float | None]]:
-    """The mean return of an agent, and the half-width of its 95 % interval over held-out seeds: random and learned."""
-    arms = Arm("random", ("random",)), Arm("learned", (lambda seat: BestAction(policy, seat),))
-    by_agent = {arm.name: returns(play(config, arm, HELD_OUT, closing_trade=False)) for arm in arms}
-    return {name: interval(rewards.groupby("seed").mean().tolist()) for name, rewards in by_agent.items()}
-
-
 def main() -> None:
     """Train, compare, print."""
     options = tyro.cli(Options, description=__doc__)
-    config = replace(scenario(options.scenario), action_mode=options.action_mode, max_cycles=options.max_cycles)
+    config = options.config
     with connected(options):
         result = learn(options, config)
     console = new_console()
     console.print(f"learner on node {result.learner[:8]}", highlight=False)
     console.print(f"env runners on {', '.join(f'node {node[:8]}' for node in result.runners)}", highlight=False)
-    for name, (mean, half) in compare(config, result.policy).items():
-        console.print(f"{name}: mean return {mean:.2f} ± {half:.2f}", highlight=False)
+    console.print(f"mean return on {len(HELD_OUT)} other seeds, [95 % interval]", highlight=False)
+    for name, mean in compare_with_random(config, partial(BestAction, result.policy.scores), HELD_OUT).items():
+        console.print(f"{name:<8} {mean}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
-from baselines.evaluation.report import provenance
+from baselines.evaluation.results import provenance
 from baselines.policies.decisions import policy_factory
 from baselines.policies.learned import MASKABLE, algorithm, save_policy
 from baselines.training.callbacks import EvalCallback, MarketMetrics, OnRollout, Progress

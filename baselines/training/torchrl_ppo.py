@@ -7,7 +7,8 @@ of every market and learns from it; at the end the policy is compared with rando
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 import tyro
@@ -17,15 +18,12 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 from torch.nn.functional import pad
 
-from baselines.evaluation.play import Arm, play
-from baselines.evaluation.report import COLUMNS, new_console
-from baselines.evaluation.statistics import STATISTICS, estimate
-from baselines.evaluation.welfare import returns
+from baselines.evaluation.display import COLUMNS, new_console
+from baselines.evaluation.statistics import compare_with_random
+from baselines.policies.best_action import BestAction
+from baselines.training.options import SelfPlayOptions
 from paramarket_env import paramarket_v0
-from paramarket_env.config import ActionMode, MarketConfig
-from paramarket_env.interface.policy import Seat
-from paramarket_env.scenarios import scenario
-from paramarket_env.validation import require
+from paramarket_env.config import MarketConfig
 
 try:
     from tensordict import TensorDictBase
@@ -47,26 +45,11 @@ NewNetwork = Callable[[int, int], nn.Module]
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(SelfPlayOptions):
     """Train a policy with TorchRL's PPO, and compare it with random play."""
 
-    scenario: str = "digits"
-    """A name that `paramarket list` shows."""
-    action_mode: ActionMode = "round"
-    """All decisions in one step, or one verb a step."""
-    max_cycles: int = 12
-    """Steps of an episode."""
-    num_markets: int = 16
-    """How many markets at once."""
-    iterations: int = 120
-    """Each plays one episode of every market, then learns from it."""
-    seed: int = 0
-    """Of the networks, of the draws and of the first episodes."""
     device: str = "auto"
     """`auto`, `cpu` or `cuda`: where the markets and the networks are."""
-
-    def __post_init__(self) -> None:
-        require(self.iterations >= 1, "iterations", self.iterations, "an integer >= 1")
 
 
 class Standardise(nn.BatchNorm1d):
@@ -96,18 +79,6 @@ def masked(logits: Tensor, mask: Tensor, choices: Sequence[int]) -> Distribution
         for flat in (logits, mask)
     ]
     return Independent(MaskedCategorical(logits=padded[0], mask=padded[1]), 1)
-
-
-class Player:
-    """A learned policy in a seat: it takes the legal action that it holds for best."""
-
-    def __init__(self, seat: Seat, scores: nn.Module) -> None:
-        self.seat, self.scores = seat, scores
-
-    @torch.no_grad()
-    def act(self, observation: Tensor, mask: Tensor) -> Tensor:
-        """See ``Policy.act``."""
-        return self.seat.actions.best(self.scores(observation).masked_fill(~mask, -torch.inf))
 
 
 def mlp(inputs: int, outputs: int) -> nn.Module:
@@ -203,7 +174,7 @@ def learn(
 
 def run(options: Options, console: Console) -> None:
     """Train, then print an agent's mean return with the policy, and with random play, in every seat."""
-    config = replace(scenario(options.scenario), action_mode=options.action_mode, max_cycles=options.max_cycles)
+    config = options.config
     with Progress(*COLUMNS, TimeRemainingColumn(), console=console, transient=True) as progress:
         task = progress.add_task("PPO", total=options.iterations)
 
@@ -215,10 +186,8 @@ def run(options: Options, console: Console) -> None:
     # Training began with the seeds before these; its later episodes have hashes of those.
     seeds = range(options.seed + options.num_markets, options.seed + options.num_markets + HELD_OUT)
     console.print(f"mean return on {HELD_OUT} other seeds, [95 % interval]", highlight=False)
-    for arm in (Arm("random", ("random",)), Arm("learned", (lambda seat: Player(seat, scores),))):
-        episode = play(config, arm, seeds, options.device, closing_trade=False)
-        by_seed = returns(episode).groupby("seed").mean().to_numpy()
-        console.print(f"{arm.name:<8} {estimate((by_seed,), STATISTICS['mean'])}", highlight=False)
+    for name, mean in compare_with_random(config, partial(BestAction, scores), seeds, options.device).items():
+        console.print(f"{name:<8} {mean}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,13 @@ SMALL = [
 ]
 
 
+def assert_refused(arguments: list[str], message: str, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command ends with a message in one line, and leaves no folder."""
+    assert main([*arguments, "--out", str(out)]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not out.exists()
+
+
 def test_run_plays_the_papers_comparison_and_keeps_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", *SMALL, "--out", str(tmp_path / "run")]) == 0
     printed = capsys.readouterr().out
@@ -73,10 +80,7 @@ def test_the_authors_protocol_is_marked_wherever_its_figures_are_shown(
 def test_what_cannot_be_is_said_in_one_line_and_leaves_no_folder(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "run"
-    assert main(["run", *SMALL, *arguments, "--out", str(out)]) == 2
-    assert message in " ".join(capsys.readouterr().err.split())
-    assert not out.exists()
+    assert_refused(["run", *SMALL, *arguments], message, tmp_path / "run", capsys)
 
 
 @pytest.mark.parametrize(("option", "value"), [("--seeds", "0"), ("--lr", "-1"), ("--hidden", "0")])
@@ -93,7 +97,7 @@ def test_values_out_of_range_end_the_command_with_the_field_and_the_range(
 def test_one_seed_has_no_interval(tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert main(["run", *SMALL, "--seeds", "1", "--policies", "train", "--out", str(out)]) == 0
-    assert json.loads((out / "summary.json").read_text())["arms"]["train"]["return"]["half_width_95"] is None
+    assert json.loads((out / "summary.json").read_text())["arms"]["train"]["return"]["low"] is None
 
 
 def test_a_missing_extra_is_named_with_its_brackets(

@@ -77,7 +77,7 @@ def test_what_is_stored_is_not_played_again_unless_it_is_asked_for(
     assert played == [name for name in NAMES for _ in ("train", "self-play")]
 
 
-def test_holes_are_shown_with_their_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_not_played_is_shown_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {"patient": {"policy": "patient"}, "gone": {"policy": "learned:nowhere"}, "late": {"policy": "hold"}}
     folder = new_entries(tmp_path / "entries", **files)
     out = made(tmp_path, folder, "out", "--entries", "train", "patient", "gone")

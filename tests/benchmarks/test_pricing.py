@@ -25,7 +25,7 @@ def tiny(name: str) -> MarketConfig:
 
 
 def seats(*rows: tuple[str, float]) -> pd.DataFrame:
-    return pd.DataFrame([{"arm": arm, "seed": 0, "revenue": revenue, "gain": 0.0} for arm, revenue in rows])
+    return pd.DataFrame([{"arm": arm, "seed": 0, "revenue": revenue, "advantage": 0.0} for arm, revenue in rows])
 
 
 def test_the_median_and_the_best_fixed_price_are_found_by_their_revenue() -> None:

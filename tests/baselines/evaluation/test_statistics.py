@@ -5,28 +5,24 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from baselines.cli import main
 from baselines.evaluation.play import Arm, play
 from baselines.evaluation.statistics import (
-    HOLE,
     POPULATIONS,
-    STATISTICS,
-    Estimate,
-    estimate,
+    compare_with_random,
+    estimates_table,
     evaluate,
-    improvement,
-    samples,
+    scores,
     summary,
 )
 from baselines.evaluation.welfare import returns
+from baselines.policies.decisions import policy_factory
 from baselines.training.sb3 import TRAINING_OPPONENTS
-from tests.baselines.test_cli import SMALL
+from tests.baselines.evaluation.test_display import printed
+from tests.baselines.test_cli import SMALL, assert_refused
 from tests.helpers import priced_market
 
 SEEDS = (3, 4, 5)
@@ -41,7 +37,7 @@ def runs() -> pd.DataFrame:
 # --- the runs -------------------------------------------------------------------------------------------------------
 
 
-def test_every_policy_plays_every_seat_beside_every_population_on_the_same_seeds(runs: pd.DataFrame) -> None:
+def test_every_policy_plays_every_seat_against_every_population_on_the_same_seeds(runs: pd.DataFrame) -> None:
     tasks = runs.groupby("policy").apply(
         lambda mine: set(zip(mine.population, mine.seat, mine.seed, strict=True)), include_groups=False
     )
@@ -67,19 +63,19 @@ def test_without_a_trade_there_is_no_surplus() -> None:
     assert (alone.surplus == 0).all()
 
 
-def test_the_mean_is_told_beside_each_population_too(runs: pd.DataFrame) -> None:
+def test_the_mean_against_each_population_is_shown_too(runs: pd.DataFrame) -> None:
     row = summary(runs)["paper"]
     for population in ("greedy", "patient"):
         mine = runs[(runs.policy == "paper") & (runs.population == population)]
-        assert row[f"beside {population}"].value == pytest.approx(mine["return"].mean())
-    assert row["mean"].value == pytest.approx((row["beside greedy"].value + row["beside patient"].value) / 2)
+        assert row[f"against {population}"].value == pytest.approx(mine["return"].mean())
+    assert row["mean"].value == pytest.approx((row["against greedy"].value + row["against patient"].value) / 2)
 
 
 def test_some_populations_of_an_evaluation_are_new_to_what_was_trained() -> None:
     assert set(TRAINING_OPPONENTS) < set(POPULATIONS)
 
 
-def test_a_policy_that_cannot_play_is_a_hole_that_says_why(runs: pd.DataFrame) -> None:
+def test_a_policy_that_cannot_play_is_missing_and_the_reason_is_kept(runs: pd.DataFrame) -> None:
     failed = runs[runs.policy == "paper+omniscient"]
     assert failed["return"].isna().all()
     assert failed.error.str.contains("disclosure='full'").all()
@@ -102,69 +98,31 @@ def test_what_does_not_exist_is_refused_before_anything_is_played() -> None:
         evaluate(CONFIG, ["train"], ["train"], (0,), "cpu")
 
 
-# --- the statistics -------------------------------------------------------------------------------------------------
-
-
-def test_the_interquartile_mean_is_that_of_the_middle_half() -> None:
-    scores = (np.array([0.0, 1.0, 2.0, 100.0]), np.array([3.0, -50.0, 4.0, 5.0]))
-    assert estimate(scores, STATISTICS["IQM"]).value == pytest.approx((1 + 2 + 3 + 4) / 4)
-    assert estimate(scores, STATISTICS["mean"]).value == pytest.approx(65 / 8)
-    assert estimate(scores, STATISTICS["median"]).value == pytest.approx(2.5)
-
-
-def test_the_bootstrap_resamples_within_tasks() -> None:
-    # Tasks differ, runs of a task do not: nothing is left to chance.
-    constant = (np.full(5, 1.0), np.full(5, 9.0))
-    assert estimate(constant, STATISTICS["mean"]) == Estimate(5.0, 5.0, 5.0)
-    nearly = (np.array([1.0, 1.0, 1.0, 1.5]), np.full(4, 9.0))
-    found = estimate(nearly, STATISTICS["mean"])
-    assert 5.0 <= found.low <= found.value <= found.high <= 5.25
-
-
-def test_the_interval_of_a_mean_is_about_two_standard_errors() -> None:
-    scores = (np.random.default_rng(1).normal(size=100), np.random.default_rng(2).normal(size=100))
-    found = estimate(scores, STATISTICS["mean"])
-    assert found.high - found.low == pytest.approx(2 * 1.96 / np.sqrt(200), rel=0.2)
-
-
-def test_a_missing_run_leaves_a_hole() -> None:
-    assert str(estimate((np.array([1.0, np.nan]),), STATISTICS["mean"])) == str(HOLE)
-    assert np.isnan(improvement((np.array([1.0, 2.0]),), (np.array([np.nan, 2.0]),)).value)
-
-
-@pytest.mark.parametrize(
-    ("mine", "theirs", "chance"),
-    [
-        (([2.0, 3.0],), ([0.0, 1.0],), 1.0),
-        (([0.0, 1.0],), ([2.0, 3.0],), 0.0),
-        (([1.0, 1.0],), ([1.0, 1.0],), 0.5),
-        (([0.0, 2.0],), ([1.0, 2.0],), 3 / 8),  # of four pairs one is won and one even
-        (([2.0, 3.0], [0.0, 1.0]), ([0.0, 1.0], [2.0, 3.0]), 0.5),  # tasks are compared each for itself
-    ],
-)
-def test_the_probability_of_improvement(
-    mine: tuple[list[float], ...], theirs: tuple[list[float], ...], chance: float
-) -> None:
-    ours, others = (tuple(np.array(task) for task in tasks) for tasks in (mine, theirs))
-    assert improvement(ours, others).value == pytest.approx(chance)
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.lists(st.lists(st.integers(-5, 5), min_size=3, max_size=3), min_size=2, max_size=4))
-def test_who_improves_on_whom_adds_up_to_one(tasks: list[list[int]]) -> None:
-    scores = tuple(np.array(task, dtype=float) for task in tasks)
-    half = len(scores) // 2
-    mine, theirs = scores[:half], scores[half : 2 * half]
-    one_way, other_way = improvement(mine, theirs), improvement(theirs, mine)
-    assert one_way.value + other_way.value == pytest.approx(1)
-    assert one_way.low <= one_way.value <= one_way.high
-
-
-def test_samples_are_those_of_one_policy_task_by_task(runs: pd.DataFrame) -> None:
-    scores = samples(runs.sample(frac=1, random_state=0), "paper", "advantage")
-    assert [task.shape for task in scores] == [(3,)] * 6
+def test_scores_are_those_of_one_policy_task_by_task(runs: pd.DataFrame) -> None:
+    found = scores(runs.sample(frac=1, random_state=0), "paper", "advantage")
+    assert [task.shape for task in found] == [(3,)] * 6
     first = runs[(runs.policy == "paper") & (runs.population == "greedy") & (runs.seat == 0)].sort_values("seed")
-    assert scores[0].tolist() == first.advantage.tolist()
+    assert found[0].tolist() == first.advantage.tolist()
+
+
+def test_both_tables_show_every_policy_and_a_dash_for_what_is_missing(runs: pd.DataFrame) -> None:
+    found = summary(runs)
+    returned, _, means = printed(estimates_table(found, "title")).partition("mean return against each population")
+    for policy in found:
+        assert policy in returned
+        assert policy in means
+    assert str(found["paper"]["IQM"]) in returned
+    assert found["paper"]["against greedy"].brief() in means
+    assert returned.count("–") == 3
+
+
+def test_a_learned_policy_is_compared_with_random_play_on_the_same_seeds() -> None:
+    found = compare_with_random(CONFIG, policy_factory("train"), SEEDS, "cpu")
+    assert list(found) == ["random", "learned"]
+    for name, policy in (("random", "random"), ("learned", "train")):
+        by_seed = returns(play(CONFIG, Arm("x", (policy,)), SEEDS, "cpu", closing_trade=False)).groupby("seed").mean()
+        assert found[name].value == pytest.approx(by_seed.mean())
+        assert by_seed.min() <= found[name].low < found[name].value < found[name].high <= by_seed.max()
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
@@ -179,7 +137,7 @@ def test_the_command_prints_and_keeps_an_evaluation(tmp_path: Path, capsys: pyte
     assert "could not be played: pricing='bounds' cannot play here" in " ".join(printed.split())
     kept = json.loads((out / "summary.json").read_text())
     assert list(kept["policies"]) == ["train", "patient:1", "paper+bounds"]
-    assert kept["policies"]["paper+bounds"]["mean"] == [None, None, None]
+    assert kept["policies"]["paper+bounds"]["mean"] == {"value": None, "low": None, "high": None}
     assert kept["populations"] == ["paper"]
     assert len(pd.read_csv(out / "runs.csv")) == 3 * 2 * 2  # policies, seats, seeds
 
@@ -196,10 +154,7 @@ def test_the_command_prints_and_keeps_an_evaluation(tmp_path: Path, capsys: pyte
 def test_a_bad_evaluation_is_refused_in_a_line_and_leaves_no_folder(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "judged"
-    assert main(["evaluate", *SMALL, *arguments, "--out", str(out)]) == 2
-    assert message in " ".join(capsys.readouterr().err.split())
-    assert not out.exists()
+    assert_refused(["evaluate", *SMALL, *arguments], message, tmp_path / "evaluated", capsys)
 
 
 def test_one_seed_is_too_few(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
+from baselines.evaluation.statistics import compare_with_random
+from baselines.policies.best_action import BestAction
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.policy import seat_of
 from paramarket_env.learning.training import SGD
@@ -36,16 +39,15 @@ def test_the_env_runners_are_on_the_second_node(result: Any) -> None:
 def test_the_best_action_of_a_single_step_is_found(result: Any) -> None:
     batch = MarketBatch(CONFIG, 20, "cpu")
     seen, mask = batch.reset(torch.arange(1000, 1020))
-    player = rllib_ppo.BestAction(result.policy, seat_of(batch, batch.seeds))
+    player = BestAction(result.policy.scores, seat_of(batch, batch.seeds))
     trained = player.act(seen[:, 0], mask[:, 0]) == 1
     assert float(trained.float().mean()) > 0.9
 
 
 @pytest.mark.slow
 def test_what_was_learned_does_better_than_random_play(result: Any) -> None:
-    found = rllib_ppo.compare(CONFIG, result.policy)
-    (random, above), (learned, below) = found["random"], found["learned"]
-    assert learned - below > random + above
+    found = compare_with_random(CONFIG, partial(BestAction, result.policy.scores), rllib_ppo.HELD_OUT)
+    assert found["learned"].low > found["random"].high
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.evaluation.play import Arm, play
+from baselines.policies.best_action import BestAction
 from paramarket_env import paramarket_v0
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.learning.training import SGD
@@ -55,7 +57,7 @@ def test_the_best_action_of_a_single_step_is_found(mode: str) -> None:
     # Nobody's offer is worth anything yet, and to hold gains nothing: to train is the one action that pays.
     config = tiny_market(max_cycles=1, optimizer=SGD(lr=0.2), opens_at=1, endowment="iid", action_mode=mode)
     scores = ppo.learn(config, 16, 12, 0, "cpu")
-    steps = play(config, Arm("", (lambda seat: ppo.Player(seat, scores),)), range(100, 120), "cpu").steps
+    steps = play(config, Arm("", (partial(BestAction, scores),)), range(100, 120), "cpu").steps
     assert steps[steps.cycle == 1].trained.mean() > 0.9
 
 

@@ -1,0 +1,46 @@
+"""What a person sees: the console, progress bars, and tables for the terminal and in Markdown."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+Rows = Mapping[str, Sequence[str]]
+"""The cells of a table by the name of their row. A row that is too short ends with empty cells."""
+
+COLUMNS = (TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+"""The columns of progress bars; the remaining time follows them."""
+
+
+def new_console(width: int = 112) -> Console:
+    """A console that is as wide as the terminal, or ``width`` characters where its output is not a terminal."""
+    return Console(width=None if sys.stdout.isatty() else width)
+
+
+def table(rows: Rows, labels: Sequence[str], title: str, header: str = "") -> Table:
+    """A table for the terminal. Where space is short the names of the rows are cut, never their figures."""
+    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    made.add_column(header)
+    for label in labels:
+        made.add_column(label, justify="right", no_wrap=True)
+    for name, cells in _filled(rows, labels).items():
+        # Rich narrows first the columns that may wrap: that of the names, which are cut instead.
+        made.add_row(Text(name, no_wrap=True, overflow="ellipsis"), *cells)
+    return made
+
+
+def markdown(rows: Rows, labels: Sequence[str], header: str = "") -> str:
+    """The same table in Markdown."""
+    body = [[name, *cells] for name, cells in _filled(rows, labels).items()]
+    lines = [[header, *labels], ["---", *["--:"] * len(labels)], *body]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _filled(rows: Rows, labels: Sequence[str]) -> dict[str, list[str]]:
+    return {name: [*cells, *[""] * (len(labels) - len(cells))] for name, cells in rows.items()}
