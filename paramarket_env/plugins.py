@@ -21,7 +21,7 @@ import ast
 import inspect
 import re
 import runpy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -43,13 +43,13 @@ REGISTRIES: dict[type, Registry[Any]] = {}
 class Registry(Generic[P]):
     """The plug-ins of one kind by name: classes, and functions that are plug-ins themselves.
 
-    ``kind`` is what errors call it, and, with underscores, the name under which a file defines one. ``interface`` is a
-    runtime-checkable protocol. ``joined`` is the field whose value may stand behind a ``+``.
+    ``kind`` is its name in errors. ``interface`` is a runtime-checkable protocol. ``attribute`` is the name under which
+    a file defines one, by default the kind with underscores. The value of the field ``joined`` may stand behind ``+``.
     """
 
-    def __init__(self, kind: str, interface: type[P], *, joined: str = "") -> None:
+    def __init__(self, kind: str, interface: type[P], *, attribute: str = "", joined: str = "") -> None:
         self.kind, self.interface, self.joined = kind, interface, joined
-        self.attribute = kind.replace(" ", "_")
+        self.attribute = attribute or kind.replace(" ", "_")
         self._entries: dict[str, Callable[..., Any]] = {}
         self._names: dict[Callable[..., Any], str] = {}
         REGISTRIES[interface] = self
@@ -65,9 +65,22 @@ class Registry(Generic[P]):
         """The names, in the order of registration."""
         return iter(self._entries)
 
+    def __len__(self) -> int:
+        """How many plug-ins there are."""
+        return len(self._entries)
+
     def __contains__(self, name: object) -> bool:
         """Whether there is a plug-in of that name."""
         return name in self._entries
+
+    def items(self) -> Iterable[tuple[str, Callable[..., Any]]]:
+        """The names with their classes or functions."""
+        return self._entries.items()
+
+    @property
+    def plural(self) -> str:
+        """What a list of them is called."""
+        return f"{self.kind.removesuffix('y')}ies" if self.kind.endswith("y") else f"{self.kind}s"
 
     def register(self, entry: Entry, name: str | None = None) -> Entry:
         """Add a class or a function; also as a decorator.
@@ -96,10 +109,8 @@ class Registry(Generic[P]):
         for field in (*named, *joined):
             new = field in known and field not in values
             require(new, self.kind, text, f"{usage(name, entry)}, each field once; {field!r} is not one or given twice")
-        if isinstance(entry, type):
-            made: P = entry(**values, **named, **joined)
-            return made
-        return entry  # type: ignore[return-value]  # a function is the plug-in itself
+        # A function is the plug-in itself.
+        return self.check(entry(**values, **named, **joined) if isinstance(entry, type) else entry)
 
     def _place_of_plus(self, text: str) -> int:
         """Where the ``+`` outside of brackets stands, -1 without one; a path may contain others."""
@@ -132,8 +143,7 @@ class Registry(Generic[P]):
         if name is None:
             raise ValueError(f"{self.kind}={plugin!r} has no name: register it, or name the file that defines it")
         changed = _changed(plugin)
-        joined = changed.pop(self.joined, None)
-        behind = "" if joined is None else f"+{text_of(joined)}"
+        behind = "" if changed.get(self.joined) is None else f"+{text_of(changed.pop(self.joined))}"
         inside = ", ".join(f"{field}={_literal(value)}" for field, value in changed.items())
         return name + (f"({inside})" if inside else "") + behind
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Any, TypeVar
 
@@ -21,6 +21,13 @@ def require(ok: bool, name: str, value: Any, allowed: str) -> None:
     """Raise a ``ValueError`` that names the field, the value and what is allowed, unless ``ok``."""
     if not ok:
         raise ValueError(f"{name}={value!r} is not allowed: it must be {allowed}")
+
+
+def lookup(table: Mapping[str, T], name: str, what: str) -> T:
+    """The entry ``name`` of a table, or a ``ValueError`` that lists those that exist."""
+    if name not in table:
+        raise ValueError(f"unknown {what} {name!r}: choose from {', '.join(sorted(table))}")
+    return table[name]
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field, pydantic.Field))

@@ -16,7 +16,7 @@ from baselines.evaluation.play import Arm, play
 from baselines.policies.learned import Normaliser
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.batch import MarketBatch
-from paramarket_env.interface.policy import Seat
+from paramarket_env.interface.policy import Policy, Seat
 
 
 class SharedPolicy(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]  # RLlib need not be installed
@@ -49,8 +49,8 @@ def _network(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, outputs))
 
 
-class BestAction:
-    """What has been learned, in a seat: it takes the action that it holds for best."""
+class BestAction(Policy):
+    """A learned policy in a seat, acting deterministically."""
 
     def __init__(self, module: SharedPolicy, seat: Seat) -> None:
         self.module, self.actions = module, seat.actions

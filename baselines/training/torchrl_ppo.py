@@ -23,7 +23,7 @@ from baselines.evaluation.statistics import STATISTICS, estimate
 from baselines.evaluation.welfare import returns
 from paramarket_env import paramarket_v0
 from paramarket_env.config import ActionMode, MarketConfig, require
-from paramarket_env.interface.policy import Seat
+from paramarket_env.interface.policy import Policy, Seat
 from paramarket_env.scenarios import scenario
 
 try:
@@ -97,8 +97,8 @@ def masked(logits: Tensor, mask: Tensor, choices: Sequence[int]) -> Distribution
     return Independent(MaskedCategorical(logits=padded[0], mask=padded[1]), 1)
 
 
-class Player:
-    """A learned policy in a seat: it takes the legal action that it holds for best."""
+class Player(Policy):
+    """A learned policy in a seat: it takes the legal action with the highest score."""
 
     def __init__(self, seat: Seat, scores: nn.Module) -> None:
         self.seat, self.scores = seat, scores
