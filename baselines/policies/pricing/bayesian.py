@@ -140,9 +140,8 @@ class Bounds(OptimalPrice):
 
     def learn(self, seat: Seat, memory: Memory, before: Fields, now: Fields) -> Memory:
         """See :meth:`PricingRule.learn`: an outcome speaks for the kappa at which it was to be expected."""
-        level = _levels_for_buyers(seat, before).clamp_max(len(seat.prices) - 1)
-        place = level[:, :, None, None].expand(-1, -1, self.grid, 1)
-        taken = self.attention * self._survival_by_kappa(seat, before).gather(3, place).squeeze(3)
+        posted = seat.prices[_levels_for_buyers(seat, before).clamp_max(len(seat.prices) - 1)]
+        taken = self.attention * self._survival(seat, before, posted[:, :, None, None]).squeeze(3)
         sold, declined = (now[name].unsqueeze(2) > 0 for name in ("sold_now", "declined"))
         likelihood = torch.where(sold, taken.clamp_min(1e-3), torch.where(declined, 1 - taken, 1.0))
         likely = memory["belief"] * likelihood
@@ -150,17 +149,20 @@ class Bounds(OptimalPrice):
 
     def survival(self, seat: Seat, memory: Memory, fields: Fields) -> Tensor:
         """See :meth:`OptimalPrice.survival`."""
-        return (memory["belief"].unsqueeze(3) * self._survival_by_kappa(seat, fields)).sum(2)
+        return (memory["belief"].unsqueeze(3) * self._survival(seat, fields, seat.prices)).sum(2)
 
     def kappas(self, seat: Seat) -> Tensor:
         """The kappa of each bin, float64 ``[grid]``."""
         return torch.linspace(*seat.kappa_range, self.grid, dtype=torch.float64, device=seat.device)
 
-    def _survival_by_kappa(self, seat: Seat, fields: Fields) -> Tensor:
-        """The chance of a value of at least each level, if kappa is that of each bin: ``[B, N-1, grid, L]``."""
+    def _survival(self, seat: Seat, fields: Fields, prices: Tensor) -> Tensor:
+        """The chance that a value is at least each price, given the kappa of each bin: ``[B, N-1, grid, P]``.
+
+        ``prices`` ``[P]``, or ``[B, N-1, 1, P]``: other ones for each buyer.
+        """
         low, high = (_of_best_good(fields[name], seat).unsqueeze(2) for name in ("gain_low", "gain_high"))
         kappas = self.kappas(seat)
-        return uniform_survival(low * kappas, high * kappas, seat.prices)
+        return uniform_survival(low * kappas, high * kappas, prices)
 
 
 @PRICING.register
