@@ -32,7 +32,7 @@ from baselines.evaluation.report import LEGEND, draw_curves, per_seed, summarise
 from baselines.evaluation.results import claim_folder, provenance, write_results
 from baselines.evaluation.statistics import ESTIMATES_LEGEND, POPULATIONS, estimates_table, summary
 from baselines.evaluation.welfare import WELFARE, WELFARE_LEGEND, welfare
-from baselines.policies.decisions import build_policy, policy_factory
+from baselines.policies.decisions import POLICIES
 from baselines.policies.learned import algorithm
 from baselines.training.sb3 import Plan, learn, tuned
 from paramarket_env.config import MarketConfig
@@ -141,7 +141,7 @@ def run(options: Run, console: Console) -> None:
     as_seeds(seeds, len(seeds), device)
     one = MarketBatch(config, 1, device)
     for policy in {policy for arm in arms for policy in arm.policies}:
-        build_policy(policy, seat_of(one, as_seeds(0, 1, device)))
+        POLICIES.check(policy)(seat_of(one, 1))
     claim_folder(folder, overwrite=options.overwrite)
     episodes = _play_all(config, arms, seeds, device, console)
     economy = welfare(episodes, config.economy)
@@ -172,7 +172,7 @@ def evaluate(options: Evaluate, console: Console) -> None:
     as_seeds(seeds, len(seeds), device)
     Engine(config, 1, device)  # what the market or the data do not allow is refused before a folder is made
     for name in (*options.policies, *options.populations):
-        policy_factory(name)
+        POLICIES.parse(name)
     claim_folder(folder, overwrite=options.overwrite)
     tasks = len(options.policies) * len(options.populations) * config.agents
     with Progress(*COLUMNS, TimeRemainingColumn(), console=console, transient=True) as progress:
@@ -199,7 +199,7 @@ def train(options: Train, console: Console) -> None:
     folder = options.out or _new_folder(f"{plan.algo}-{options.scenario}-{plan.config.action_mode}")
     algorithm(plan.algo)
     for name in plan.against:
-        policy_factory(name)
+        POLICIES.parse(name)
     Engine(plan.config, plan.num_markets, device)  # what cannot be is refused before a folder is made
     if not options.resume:
         claim_folder(folder, overwrite=options.overwrite)
@@ -230,7 +230,7 @@ def _arms(options: Run) -> Sequence[Arm]:
     names = options.policies
     require(len(set(names)) == len(names), "policies", names, "different names")
     for name in names:
-        policy_factory(name)  # an unknown name is refused before anything is played
+        POLICIES.parse(name)  # an unknown name is refused before anything is played
     if options.policies:
         return [Arm(name, (name,)) for name in options.policies]
     return PAPER_ARMS if options.config.action_mode == "round" else RULE_ARMS

@@ -11,7 +11,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 from baselines.evaluation.statistics import estimates_table, evaluate, summary
-from baselines.policies.decisions import policy_factory
+from baselines.policies.decisions import POLICIES
 from baselines.policies.learned import save_policy
 from paramarket_env import paramarket_v0
 from paramarket_env.scenarios import scenario
@@ -23,7 +23,7 @@ FOLDER = "runs/mine"
 def main() -> None:
     """Learn in one seat of each market, with a rule in the other; keep the policy; compare it with the rules."""
     rules = ["train", "paper", "patient"]
-    opponents = [policy_factory(name) for name in rules]
+    opponents = [POLICIES.parse(name) for name in rules]
     # Each opponent is met from both seats: 2 x 3 markets, or a multiple.
     env = VecNormalize(VecMonitor(paramarket_v0.sb3_vec_env(MARKET, num_markets=24, opponents=opponents, device="cpu")))
     network = {"net_arch": {"pi": [64], "vf": [64, 64]}}

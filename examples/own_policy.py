@@ -18,8 +18,11 @@ from paramarket_env.market.orders import Orders
 MARKET = MarketConfig(max_cycles=16)  # two firms, free parameters, one verb a step
 
 
-class Choosy:
-    """Buys the offer with the largest quoted gain if that is at least a quarter of a nat; otherwise trains."""
+class Choosy(Policy):
+    """Buys the offer with the largest quoted gain if that is at least a quarter of a nat; otherwise trains.
+
+    It remembers nothing. A policy with a memory overrides ``reset(rows, keys)``, which tells it where episodes begin.
+    """
 
     def __init__(self, seat: Seat) -> None:
         self.seat = seat
@@ -41,7 +44,7 @@ class Choosy:
 
 
 def policy(seat: Seat) -> Policy:
-    """What ``file:examples/own_policy.py`` plays."""
+    """The policy that ``file:examples/own_policy.py`` seats."""
     return Choosy(seat)
 
 

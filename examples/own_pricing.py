@@ -1,7 +1,7 @@
 """A pricing rule of your own: what a seller asks.
 
-Run it with ``python examples/own_pricing.py``. The function ``pricing`` below is all that ``file:`` needs, behind the
-``+`` of a rule that decides on the rest:
+Run it with ``python examples/own_pricing.py``. The name ``pricing`` below is all that ``file:`` needs, behind the ``+``
+of a rule that decides on the rest:
 ``paramarket evaluate paper+file:examples/own_pricing.py paper+fixed paper --scenario digits-priced``.
 """
 
@@ -13,26 +13,29 @@ from rich.console import Console
 from torch import Tensor
 
 from baselines.evaluation.statistics import estimates_table, evaluate, summary
-from baselines.policies.pricing import Fields, PricingRule
+from baselines.policies.pricing import Fields, Memory, PricingRule, by_ask, posted_levels
 from paramarket_env.interface.policy import Seat
 from paramarket_env.scenarios import scenario
+from paramarket_env.validation import configuration
 
 MARKET = replace(scenario("digits-priced"), max_cycles=12, action_mode="round")  # to re-price takes no step
 
 
+@configuration
 class Haggler(PricingRule):
-    """Asks one level more after a sale and one less after a refusal, from the market's first ask on."""
+    """Raises its ask after a sale and lowers it after a refusal, from the market's first ask on."""
 
-    def price(self, fields: Fields) -> Tensor:
+    step: int = 1
+    """Levels; ``paper+file:examples/own_pricing.py(step=2)`` takes other steps."""
+
+    def price(self, seat: Seat, memory: Memory, fields: Fields) -> Tensor:
         """The levels to post, int64 ``[B, S]``, of S asks in B markets at once."""
-        sold, refused = (self._by_slot(fields[name]) > 0 for name in ("sold_now", "declined"))
-        step = torch.where(sold, 1, torch.where(refused, -1, 0))
-        return (self._posted(fields) + step).clamp(0, len(self.prices) - 1)
+        sold, refused = (by_ask(seat, fields[name]) > 0 for name in ("sold_now", "declined"))
+        change = torch.where(sold, self.step, torch.where(refused, -self.step, 0))
+        return (posted_levels(seat, fields) + change).clamp(0, len(seat.prices) - 1)
 
 
-def pricing(seat: Seat) -> PricingRule:
-    """What ``+file:examples/own_pricing.py`` plays."""
-    return Haggler(seat)
+pricing = Haggler
 
 
 def main() -> None:

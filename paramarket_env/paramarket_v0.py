@@ -90,7 +90,7 @@ The same market for other clients; a market's episodes are the same in all of th
 
 `num_markets`, `num_envs`: how many markets play side by side; each begins its next episode in the step in which it
 ends. `seat`: the agent that learns. `opponents`: who plays the other seats: a `PolicyFactory` (see
-`paramarket_env.interface.policy`) for all of them, such as `baselines.policies.decisions.policy_factory("patient")`, or
+`paramarket_env.interface.policy`) for all of them, such as `baselines.policies.decisions.Patient()`, or
 a list of one for each. In `sb3_vec_env` each of the listed policies is a population: it has all seats but the learner's
 in some of the markets, and the learner's seat changes from market to market; without opponents all agents learn.
 

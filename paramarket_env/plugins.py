@@ -109,10 +109,8 @@ class Registry(Generic[P]):
         for field in (*named, *joined):
             new = field in known and field not in values
             require(new, self.kind, text, f"{usage(name, entry)}, each field once; {field!r} is not one or given twice")
-        if isinstance(entry, type):
-            made: P = entry(**values, **named, **joined)
-            return made
-        return entry  # type: ignore[return-value]  # a function is the plug-in itself
+        # A function is the plug-in itself.
+        return self.check(entry(**values, **named, **joined) if isinstance(entry, type) else entry)
 
     def _place_of_plus(self, text: str) -> int:
         """Where the ``+`` outside of brackets stands, -1 without one; a path may contain others."""
@@ -145,8 +143,7 @@ class Registry(Generic[P]):
         if name is None:
             raise ValueError(f"{self.kind}={plugin!r} has no name: register it, or name the file that defines it")
         changed = _changed(plugin)
-        joined = changed.pop(self.joined, None)
-        behind = "" if joined is None else f"+{text_of(joined)}"
+        behind = "" if changed.get(self.joined) is None else f"+{text_of(changed.pop(self.joined))}"
         inside = ", ".join(f"{field}={_literal(value)}" for field, value in changed.items())
         return name + (f"({inside})" if inside else "") + behind
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from baselines.evaluation.play import Arm, play
-from baselines.policies.decisions import POLICIES
+from baselines.policies.decisions import RULES
 from paramarket_env.learning.data.datasets import DATASETS, Digits
 from paramarket_env.scenarios import SCENARIOS, scenario
 
@@ -16,7 +16,7 @@ EMBEDDED = [name for name in SCENARIOS if scenario(name).data.dataset == Digits(
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", RULES)
 def test_a_scenario_plays_with_a_policy(name: str, policy: str) -> None:
     config = replace(scenario(name), max_cycles=2)
     steps = play(config, Arm(policy, (policy,)), [0], "cpu").steps

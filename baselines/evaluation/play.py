@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from baselines.evaluation.federated import average
-from baselines.policies.decisions import POLICIES, build_policy
+from baselines.policies.decisions import POLICIES, RULES
 from paramarket_env.config import MarketConfig
 from paramarket_env.economics.clearing import WITHHELD
 from paramarket_env.interface.batch import MarketBatch
@@ -39,7 +39,7 @@ class Arm:
 
     name: str
     policies: tuple[str | PolicyFactory, ...]
-    """One policy for all seats, or one for each: its name, or what makes it."""
+    """One policy for all seats, or one for each: a plug-in or its textual form."""
     market: Callable[[MarketConfig], MarketConfig] | None = None
     """What is different in its market; None: nothing."""
     federated: bool = False
@@ -54,7 +54,7 @@ PAPER_ARMS = (
 )
 """The paper's comparison."""
 
-RULE_ARMS = tuple(Arm(name, (name,)) for name in ("train", *(other for other in POLICIES if other != "train")))
+RULE_ARMS = tuple(Arm(name, (name,)) for name in ("train", *(rule for rule in RULES if rule != "train")))
 """Every rule against its like; the first is out of the market."""
 
 
@@ -114,14 +114,16 @@ def _seat(
 ) -> tuple[MarketBatch, list[Policy]]:
     """The markets of an arm, reset, and its policies in their seats."""
     count = len(arm.policies)
-    allowed = f"one name, or one for each of {config.agents} agents"
+    allowed = f"one policy, or one for each of {config.agents} agents"
     require(count in (1, config.agents), "policies", arm.policies, allowed)
-    policies = arm.policies if count > 1 else arm.policies * config.agents
     batch = MarketBatch(arm.market(config) if arm.market else config, len(seeds), device)
     market_seeds = as_seeds(list(seeds), len(seeds), batch.device)
     batch.reset(market_seeds)
-    keys = [stream(market_seeds, "policy", agent) for agent in range(config.agents)]
-    return batch, [build_policy(policy, seat_of(batch, key)) for policy, key in zip(policies, keys, strict=True)]
+    seat, rows = seat_of(batch, len(seeds)), torch.arange(len(seeds), device=batch.device)
+    players = [POLICIES.check(policy)(seat) for policy in (arm.policies * config.agents)[: config.agents]]
+    for agent, player in enumerate(players):
+        player.reset(rows, stream(market_seeds, "policy", agent))
+    return batch, players
 
 
 def _lowest_ask(asks: Tensor) -> Tensor:

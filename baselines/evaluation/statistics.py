@@ -24,7 +24,7 @@ from baselines.evaluation.estimates import (
 )
 from baselines.evaluation.play import Arm, Episode, closed, play
 from baselines.evaluation.welfare import returns
-from baselines.policies.decisions import policy_factory
+from baselines.policies.decisions import POLICIES
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.policy import PolicyFactory
 from paramarket_env.validation import require
@@ -56,7 +56,7 @@ def evaluate(
     """
     require(len(seeds) >= 2, "seeds", len(seeds), "at least 2")
     for name in (*policies, *populations):
-        policy_factory(name)  # what does not exist is refused before anything is played
+        POLICIES.parse(name)  # what does not exist is refused before anything is played
     outside = returns(play(config, Arm("out of market", ("train",), closed), seeds, device, closing_trade=False))
     tables = []
     for policy, population, seat in product(policies, populations, range(config.agents)):

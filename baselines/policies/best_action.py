@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from paramarket_env.interface.policy import Seat
+from paramarket_env.interface.policy import Policy, Seat
 
 
-class BestAction:
+class BestAction(Policy):
     """Takes the legal action that a network scores highest. Ties go to the first such action.
 
     ``scores`` maps observations, float32 ``[B, D]``, to a score for each entry of the action mask, ``[B, A]``, such as

@@ -7,24 +7,24 @@ that it was trained on) and ``policy.json`` (which market it was made for).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from stable_baselines3 import A2C, DQN, PPO
-from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
-from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.interface.actions import Actions
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.observations import ObservationLayout
-from paramarket_env.interface.policy import Seat
-from paramarket_env.validation import lookup
+from paramarket_env.interface.policy import Policy, Seat
+from paramarket_env.validation import configuration, lookup
+
+if TYPE_CHECKING:  # slow to import, so rules do without it
+    from stable_baselines3.common.base_class import BaseAlgorithm
+    from stable_baselines3.common.vec_env import VecNormalize
 
 MASKABLE = "maskable-ppo"
 
@@ -32,26 +32,23 @@ POLICY_FILES = ("model.zip", "normaliser.npz", "policy.json")
 """What a folder must have to be played."""
 
 
-def _maskable_ppo() -> type[BaseAlgorithm]:
-    try:
-        from sb3_contrib import MaskablePPO  # noqa: PLC0415  # an extra
-    except ImportError as error:
-        raise ImportError(f"algo='{MASKABLE}' needs sb3-contrib: pip install sb3-contrib") from error
-    algorithm: type[BaseAlgorithm] = MaskablePPO
-    return algorithm
-
-
-ALGORITHMS: dict[str, Callable[[], type[BaseAlgorithm]]] = {
-    "ppo": lambda: PPO,
-    MASKABLE: _maskable_ppo,
-    "a2c": lambda: A2C,
-    "dqn": lambda: DQN,
+ALGORITHMS = {
+    "ppo": ("stable_baselines3", "PPO"),
+    MASKABLE: ("sb3_contrib", "MaskablePPO"),
+    "a2c": ("stable_baselines3", "A2C"),
+    "dqn": ("stable_baselines3", "DQN"),
 }
+"""Where the class of each algorithm is."""
 
 
 def algorithm(name: str) -> type[BaseAlgorithm]:
     """The algorithm of that name; ``ImportError`` that says what to install where it is an extra."""
-    found: type[BaseAlgorithm] = lookup(ALGORITHMS, name, "algorithm")()
+    module, kind = lookup(ALGORITHMS, name, "algorithm")
+    try:
+        found: type[BaseAlgorithm] = getattr(import_module(module), kind)
+    except ImportError as error:
+        package = module.replace("_", "-")
+        raise ImportError(f"algo={name!r} needs {package}: pip install {package}") from error
     return found
 
 
@@ -110,6 +107,8 @@ def save_policy(folder: Path | str, model: BaseAlgorithm, metadata: dict[str, An
 
 def _market_of(model: BaseAlgorithm) -> MarketBatch:
     """The markets that a model has learned on."""
+    from paramarket_env.adapters.sb3 import ParaMarketVecEnv  # noqa: PLC0415  # slow to import
+
     env = model.get_env()
     market = None if env is None else env.unwrapped
     if not isinstance(market, ParaMarketVecEnv) or model.observation_space.shape != market.observation_space.shape:
@@ -117,8 +116,19 @@ def _market_of(model: BaseAlgorithm) -> MarketBatch:
     return market.market_batch
 
 
+@configuration
 class Learned:
-    """A learned policy in a seat: it takes the action that it holds for best.
+    """A policy that ``paramarket train`` or :func:`save_policy` has kept in a folder."""
+
+    folder: str
+
+    def __call__(self, seat: Seat) -> Policy:
+        """See ``PolicyFactory``."""
+        return LearnedPolicy(seat, self.folder)
+
+
+class LearnedPolicy(Policy):
+    """A learned policy in a seat, acting deterministically.
 
     Raises ``ValueError`` if there is none in the folder, or if it was made for other observations or actions. Only open
     folders that you trust: the format of the model is Python's pickle.

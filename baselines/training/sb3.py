@@ -22,7 +22,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 from baselines.evaluation.results import provenance
-from baselines.policies.decisions import policy_factory
+from baselines.policies.decisions import POLICIES
 from baselines.policies.learned import MASKABLE, algorithm, save_policy
 from baselines.training.callbacks import EvalCallback, MarketMetrics, OnRollout, Progress
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
@@ -136,7 +136,7 @@ def learn(
     kind, checkpoint = algorithm(plan.algo), folder / "checkpoint"
     if resume:
         _require_same(plan, checkpoint)
-    vec_env = ParaMarketVecEnv(plan.config, plan.num_markets, device, [policy_factory(name) for name in plan.against])
+    vec_env = ParaMarketVecEnv(plan.config, plan.num_markets, device, [POLICIES.parse(name) for name in plan.against])
     env, model = _continued(kind, vec_env, checkpoint) if resume else _new(kind, vec_env, plan)
     vec_env.seed(TRAINING_SEEDS + plan.seed * 2**20 + model.num_timesteps)
     model.set_logger(configure(str(folder / "log" / f"from-{model.num_timesteps}"), _formats()))

@@ -53,7 +53,7 @@ class ParaMarketGymEnv(gymnasium.Env[np.ndarray, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin an episode, as ``ParaMarketEnv.reset`` does, with new policies in the other seats."""
+        """Begin an episode, as ``ParaMarketEnv.reset`` does; the policies in the other seats are reset too."""
         _require_no_options(options)
         observations, infos = self.market.reset(seed=seed)
         super().reset(seed=None if seed is None else int(seed))
@@ -88,9 +88,9 @@ class ParaMarketGymEnv(gymnasium.Env[np.ndarray, Any]):
 class ParaMarketVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """One learning seat in each of M markets, which begin anew in the step in which they end (``SAME_STEP``).
 
-    A market's episodes are those of a ``ParaMarketGymEnv`` that is reset after each end. Policies with a memory keep
-    their place from one episode to the next: they see by ``time_left`` = 1 that one begins. ``info["action_mask"]`` is
-    int8 ``[M, A]``, flat in both action modes; the rest of the infos is as in ``ParaMarketEnv``, ``[M]`` each.
+    A market's episodes are those of a ``ParaMarketGymEnv`` that is reset after each end. The other policies are told by
+    ``reset(rows, keys)`` in which markets an episode begins. ``info["action_mask"]`` is int8 ``[M, A]``, flat in both
+    action modes; the rest of the infos is as in ``ParaMarketEnv``, ``[M]`` each.
 
     Observations and masks lie in two buffers in turn: those handed out are overwritten by the second step after.
     ``final_obs`` and ``final_info`` are copies.
@@ -122,7 +122,7 @@ class ParaMarketVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | Iterable[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """New episodes in all markets, with new policies in the other seats.
+        """New episodes in all markets; the policies in the other seats are reset too.
 
         ``seed``: one for each market, or ``seed, seed + 1, ...`` from a single one. No ``options`` are known.
         """
@@ -142,7 +142,7 @@ class ParaMarketVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             raise RuntimeError("step() before the first reset(): call reset()")
         advance, ending = autoreset.step(self._opponents.joint_action(chosen, autoreset.observation, autoreset.mask))
         if ending is not None:
-            self._opponents.reseed()
+            self._opponents.reset(ending.markets)
         record = advance.record
         reward, terminated = (part[:, self._seat].cpu().numpy() for part in (record.reward, record.terminated))
         return self._look(), reward, terminated, record.truncated.cpu().numpy(), self._step_infos(advance, ending)

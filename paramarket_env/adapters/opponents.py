@@ -64,28 +64,22 @@ class Opponents:
     """The policies of a seating, in their seats."""
 
     def __init__(self, batch: MarketBatch, seating: Seating) -> None:
-        self._batch, self._factories = batch, seating.policies
+        self._batch = batch
         seats = seating.seats.flatten().to(batch.device)
         self.learners = (seats == LEARNER).nonzero().squeeze(1)
         """int64 ``[R]``: the seats that learn, as market * N + agent."""
         self._seats = [(seats == player).nonzero().squeeze(1) for player in range(len(seating.policies))]
-        self._keys: list[Tensor] = []
-        self._policies: list[Policy] = []
+        pairs = zip(seating.policies, self._seats, strict=True)
+        self._policies: list[Policy] = [factory(seat_of(batch, len(seats))) for factory, seats in pairs]
 
-    def reset(self) -> None:
-        """New policies in all seats, for the episodes that have just begun."""
-        self._keys = [self._streams(seats) for seats in self._seats]
-        pairs = zip(self._factories, self._keys, strict=True)
-        self._policies = [factory(seat_of(self._batch, keys)) for factory, keys in pairs]
-
-    def reseed(self) -> None:
-        """Write the streams of the episodes that have just begun into the seats; in the other markets they stay."""
-        for keys, seats in zip(self._keys, self._seats, strict=True):
-            keys.copy_(self._streams(seats))
-
-    def _streams(self, seats: Tensor) -> Tensor:
-        agents = self._batch.config.agents
-        return stream(self._batch.engine.state.seeds[seats // agents], "policy", seats % agents)
+    def reset(self, markets: Tensor | None = None) -> None:
+        """Tell the policies that the episodes of these markets, int64 ``[m]``, have just begun; None: of all."""
+        agents, seeds = self._batch.config.agents, self._batch.seeds
+        began = torch.arange(len(seeds), device=seeds.device) if markets is None else markets
+        for policy, seats in zip(self._policies, self._seats, strict=True):
+            rows = torch.isin(seats // agents, began).nonzero().squeeze(1)
+            market, agent = seats[rows] // agents, seats[rows] % agents
+            policy.reset(rows, stream(seeds[market], "policy", agent))
 
     def joint_action(self, chosen: Tensor, observation: Tensor, mask: Tensor) -> Tensor:
         """The actions of all agents, int64 ``[M, N]`` or ``[M, N, parts]``, of those of the learners, ``[R]`` each.

@@ -98,7 +98,7 @@ class ParaMarketVecEnv(VecEnv):
         dones = self._learners_of(advance.record.terminated | advance.ended.unsqueeze(1)).cpu().numpy()
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if ending is not None:
-            self._opponents.reseed()
+            self._opponents.reset(ending.markets)
             self._tell_ending(infos, advance, ending)
         seen = self._look()
         if any(not infos[row] for row in np.flatnonzero(dones)):

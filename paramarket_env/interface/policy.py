@@ -1,11 +1,11 @@
-"""What a policy is, and how it is given a seat."""
+"""The interface of policies, and the seat that a policy takes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from paramarket_env.config import Disclosure
@@ -17,20 +17,33 @@ from paramarket_env.interface.observations import ObservationLayout
 
 
 class Policy(Protocol):
-    """Plays one seat in B markets at once, on what an RL agent sees."""
+    """Plays one seat in B markets at once, on what an RL agent sees. Row b is the seat in market b."""
+
+    def reset(self, rows: Tensor, keys: Tensor) -> None:
+        """Begin new episodes in some rows: clear what the policy remembers of them.
+
+        ``rows`` int64 ``[b]``; ``keys`` int64 ``[b]``: the stream of random numbers of each of these episodes
+        (:mod:`paramarket_env.seeding`). It is called for all rows before the first ``act``, and then for the rows whose
+        markets begin anew. A subclass without a memory inherits this method, which does nothing.
+        """
+        return
 
     def act(self, observation: Tensor, mask: Tensor) -> Tensor:
         """The actions, int64 ``[B]`` (``verb``) or ``[B, 2 + S]`` (``round``).
 
         ``observation`` float32 ``[B, D]``, ``mask`` bool ``[B, A]``; S is the number of asks of a seller.
-
-        An observation with ``time_left`` = 1 begins an episode: a policy with a memory clears that row of it.
         """
+        ...
 
 
 @dataclass(frozen=True)
 class Seat:
-    """What a policy is told when it sits down: the rules of the game, nothing of the other agents."""
+    """The rules of the game as a policy is told them when it takes its seat: nothing of the other agents."""
+
+    num_markets: int
+    """B: in how many markets the policy has the seat. Each is a row of what it sees."""
+    num_agents: int
+    """N: the agents of a market."""
 
     layout: ObservationLayout
     actions: Actions
@@ -47,18 +60,29 @@ class Seat:
     """Reward lost by a training pass."""
     rivalry: float
     """Reward lost for each nat that the other agents gain on average."""
-    keys: Tensor
-    """int64 ``[B]``: one stream of random numbers for each market; written anew, in place, when an episode begins."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where observations, masks and actions are."""
+        return self.prices.device
 
 
-PolicyFactory = Callable[[Seat], Policy]
+@runtime_checkable
+class PolicyFactory(Protocol):
+    """A policy before it takes a seat: a rule with its configuration, or a function."""
+
+    def __call__(self, seat: Seat) -> Policy:
+        """The policy that plays the seat; ``ValueError`` if it cannot play in this market."""
+        ...
 
 
-def seat_of(batch: MarketBatch, keys: Tensor) -> Seat:
-    """The seat of one agent in every market of a batch; ``keys`` int64 ``[M]`` from ``seeding.stream``."""
+def seat_of(batch: MarketBatch, num_markets: int) -> Seat:
+    """A seat in ``num_markets`` of a batch's markets. All agents are told the same rules."""
     economy = batch.config.economy
     lows, highs = zip(*batch.config.kappa_ranges, strict=True)
     return Seat(
+        num_markets=num_markets,
+        num_agents=batch.config.agents,
         layout=batch.layout,
         actions=batch.actions,
         max_cycles=batch.config.max_cycles,
@@ -68,5 +92,4 @@ def seat_of(batch: MarketBatch, keys: Tensor) -> Seat:
         kappa_range=(min(lows), max(highs)),
         train_cost=sum(term.cost for term in economy.reward_terms if isinstance(term, TrainCost)),
         rivalry=sum(term.weight for term in economy.reward_terms if isinstance(term, Rivalry)),
-        keys=keys,
     )

@@ -20,16 +20,17 @@ from stable_baselines3.common.env_checker import check_env as stable_baselines_c
 from torch import Tensor
 
 import paramarket_env
-from baselines.policies.decisions import policy_factory
+from baselines.policies.decisions import POLICIES
 from paramarket_env import paramarket_v0
 from paramarket_env.adapters.gymnasium import ParaMarketGymEnv, ParaMarketVectorEnv
-from paramarket_env.interface.policy import Seat
+from paramarket_env.interface.policy import Policy, Seat
+from paramarket_env.seeding import stream
 from tests.helpers import digest, frozen, priced_market, scripted, spoil
 
 MODES = ("verb", "round")
 SEEDS = (5, 11, 2)
 SEAT = 1
-OPPONENTS = (policy_factory("random"), policy_factory("paper"))  # one draws random numbers, one has a memory
+OPPONENTS = (POLICIES.parse("random"), POLICIES.parse("paper"))  # one draws random numbers, one has a memory
 
 
 def new_env(mode: str = "verb", opponents: Any = OPPONENTS, seat: int = SEAT, **settings: Any) -> ParaMarketGymEnv:
@@ -53,7 +54,7 @@ def test_the_checks_of_gymnasium_and_stable_baselines_pass(mode: str) -> None:
     env = gymnasium.make(
         "paramarket/ParaMarket-v0",
         scenario=priced_market(action_mode=mode),
-        opponents=policy_factory("patient"),
+        opponents=POLICIES.parse("patient"),
         render_mode="ansi",
         device="cpu",
     )
@@ -64,7 +65,7 @@ def test_the_checks_of_gymnasium_and_stable_baselines_pass(mode: str) -> None:
 def test_the_other_seats_are_played_by_their_policies() -> None:
     heard: dict[int, list[Tensor]] = {}
 
-    class Told:
+    class Told(Policy):
         def __init__(self, place: int, seat: Seat) -> None:
             self.place, self.seat = place, seat
 
@@ -82,7 +83,7 @@ def test_the_other_seats_are_played_by_their_policies() -> None:
 
 
 def test_it_is_the_parallel_environment_with_policies_in_it() -> None:
-    env, market = new_env(opponents=policy_factory("train")), paramarket_v0.parallel_env(priced_market(), device="cpu")
+    env, market = new_env(opponents=POLICIES.parse("train")), paramarket_v0.parallel_env(priced_market(), device="cpu")
     observation, info = env.reset(seed=3)
     observations, infos = market.reset(seed=3)
     assert digest([observation, info]) == digest([observations["trader_1"], infos["trader_1"]])
@@ -113,7 +114,7 @@ def test_it_draws_the_whole_market() -> None:
 
 
 def test_the_learners_failure_ends_the_episode() -> None:
-    env = new_env(opponents=policy_factory("train"))
+    env = new_env(opponents=POLICIES.parse("train"))
     env.reset(seed=1)
     spoil(env.market.market_batch.engine, 0, SEAT)
     _, reward, terminated, truncated, _ = env.step(1)
@@ -200,7 +201,7 @@ def test_observations_and_masks_lie_in_two_buffers_in_turn() -> None:
 
 
 def test_what_is_told_of_a_step_outlives_the_next() -> None:
-    vector = new_vector(opponents=policy_factory("train"), max_cycles=3, budget=5)  # too little for any purchase
+    vector = new_vector(opponents=POLICIES.parse("train"), max_cycles=3, budget=5)  # too little for any purchase
     told = [vector.reset(seed=0)[1]]
     before = [told_digest(told[0])]
     for _ in range(5):
@@ -228,24 +229,39 @@ def test_gymnasiums_wrappers_take_it() -> None:
     assert all(info["final_info"]["trained"] and not info["trained"] for info in infos)
 
 
-def test_new_policies_sit_down_at_each_reset_and_keep_their_seats_between() -> None:
+def test_policies_take_their_seats_once_and_are_told_which_episodes_begin() -> None:
+    told: list[tuple[int, list[int], list[int]]] = []
+
+    class Told(Policy):
+        def __init__(self, seat: Seat) -> None:
+            self.number, self.count = len(seats), seat.num_markets
+            seats.append(seat)
+
+        def reset(self, rows: Tensor, keys: Tensor) -> None:
+            told.append((self.number, rows.tolist(), keys.tolist()))
+
+        def act(self, observation: Tensor, mask: Tensor) -> Tensor:
+            return torch.zeros(self.count, dtype=torch.int64)
+
+    def keys(agent: int, rows: list[int]) -> list[int]:
+        return stream(vector.market_batch.seeds[rows], "policy", agent).tolist()
+
     seats: list[Seat] = []
-
-    def factory(seat: Seat) -> Any:
-        seats.append(seat)
-        return policy_factory("random")(seat)
-
-    vector = new_vector(opponents=factory, max_cycles=2)
+    vector = new_vector(opponents=Told, max_cycles=2)
+    vector.reset(seed=0)
+    everywhere = [0, 1, 2]
+    assert told == [(number, everywhere, keys(agent, everywhere)) for number, agent in enumerate((0, 2))]
+    told.clear()
+    vector.step(np.ones(3, int))
+    assert told == []
+    vector.step(np.ones(3, int))
+    assert told == [(number, everywhere, keys(agent, everywhere)) for number, agent in enumerate((0, 2))]
+    told.clear()
+    spoil(vector.market_batch.engine, 1, SEAT)  # its learner fails, so the episode is over
+    vector.step(np.ones(3, int))
+    assert told == [(number, [1], keys(agent, [1])) for number, agent in enumerate((0, 2))]
     vector.reset(seed=0)
     assert len(seats) == 2
-    before = seats[0].keys.clone()
-    for _ in range(2):
-        vector.step(np.ones(3, int))
-    assert len(seats) == 2
-    assert not bool((seats[0].keys == before).any())
-    vector.reset(seed=0)
-    assert len(seats) == 4
-    assert torch.equal(seats[2].keys, before)
 
 
 @pytest.mark.parametrize("actions", [np.ones(2, int), np.ones((3, 1), int), np.ones(3), [1, 1, 99], "train", None])
@@ -261,7 +277,7 @@ def test_actions_outside_the_space_are_refused_before_anything_changes(actions: 
 @pytest.mark.parametrize("make", [new_env, new_vector])
 def test_what_does_not_exist_is_refused(make: Callable[..., Any]) -> None:
     with pytest.raises(ValueError, match=r"(?s)opponents=.*one for each of the 2 other seats"):
-        make(opponents=[policy_factory("hold")])
+        make(opponents=[POLICIES.parse("hold")])
     with pytest.raises(ValueError, match=r"opponents='hold'.*policy factory"):
         make(opponents="hold")
     with pytest.raises(ValueError, match=r"opponents=3 .*policy factory"):
@@ -285,7 +301,7 @@ def test_a_seat_that_does_not_exist_is_refused(seat: Any) -> None:
 
 
 def test_gymnasium_makes_both_by_name() -> None:
-    settings: dict[str, Any] = {"scenario": "three-firms", "opponents": policy_factory("patient"), "device": "cpu"}
+    settings: dict[str, Any] = {"scenario": "three-firms", "opponents": POLICIES.parse("patient"), "device": "cpu"}
     single = gymnasium.make("paramarket/ParaMarket-v0", seat=2, max_cycles=3, **settings)
     vector = gymnasium.make_vec("paramarket/ParaMarket-v0", num_envs=4, action_mode="round", **settings)
     assert isinstance(single.unwrapped, ParaMarketGymEnv)

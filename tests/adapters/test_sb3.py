@@ -12,7 +12,7 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecMonitor
 
-from baselines.policies.decisions import policy_factory
+from baselines.policies.decisions import POLICIES
 from paramarket_env import paramarket_v0
 from paramarket_env.adapters.gymnasium import ParaMarketGymEnv
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
@@ -204,7 +204,7 @@ POPULATIONS = ("random", "paper")  # one draws random numbers, one has a memory
 
 @pytest.mark.parametrize("mode", MODES)
 def test_beside_populations_every_market_is_a_single_seat_beside_its_opponents(mode: str) -> None:
-    factories = [policy_factory(name) for name in POPULATIONS]
+    factories = [POLICIES.parse(name) for name in POPULATIONS]
     env = ParaMarketVecEnv(priced_market(action_mode=mode), 7, "cpu", factories)
     alone = [
         ParaMarketGymEnv(priced_market(action_mode=mode), factories[m // 3 % 2], seat=m % 3, device="cpu")
@@ -235,7 +235,7 @@ def draw(env: ParaMarketVecEnv, rng: np.random.Generator) -> Any:
 
 
 def test_a_market_ends_when_its_learner_fails_and_not_when_an_opponent_does() -> None:
-    env = ParaMarketVecEnv(priced_market(), 3, "cpu", [policy_factory("train")])
+    env = ParaMarketVecEnv(priced_market(), 3, "cpu", [POLICIES.parse("train")])
     env.seed(4)
     env.reset()
     spoil(env.market_batch.engine, 1, 1)  # market 1's learner is agent 1

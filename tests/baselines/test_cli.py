@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from baselines.cli import main
-from baselines.policies.decisions import POLICIES
+from baselines.policies.decisions import POLICIES, RULES
 from paramarket_env.scenarios import SCENARIOS
 
 SMALL = [
@@ -42,7 +42,7 @@ def test_run_plays_the_papers_comparison_and_keeps_it(tmp_path: Path, capsys: py
 def test_run_with_one_verb_a_step_plays_every_rule(tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert main(["run", *SMALL, "--action-mode", "verb", "--out", str(out)]) == 0
-    assert set(json.loads((out / "summary.json").read_text())["arms"]) == set(POLICIES)
+    assert set(json.loads((out / "summary.json").read_text())["arms"]) == set(RULES)
 
 
 def test_options_change_the_scenario(tmp_path: Path) -> None:

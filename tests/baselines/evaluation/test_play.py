@@ -11,7 +11,7 @@ import torch
 
 from baselines.evaluation.federated import average
 from baselines.evaluation.play import PAPER_ARMS, RULE_ARMS, Arm, closed, play
-from baselines.policies.decisions import POLICIES, policy_factory
+from baselines.policies.decisions import RULES, Paper
 from paramarket_env.scenarios import digits
 from tests.helpers import new_engine, orders, priced_market, tiny_market
 
@@ -98,8 +98,8 @@ def test_the_federated_arm_averages_before_each_step_but_the_first() -> None:
     assert not both[0].loc[2].equals(both[1].loc[2])
 
 
-def test_the_rule_arms_are_the_policies() -> None:
-    assert {arm.name for arm in RULE_ARMS} == set(POLICIES)
+def test_the_rule_arms_are_the_rules() -> None:
+    assert {arm.name for arm in RULE_ARMS} == set(RULES)
     assert RULE_ARMS[0].name == "train"
 
 
@@ -114,7 +114,7 @@ def test_trading_improves_performance_as_the_paper_claims() -> None:
     assert accuracy["market unaligned"] > accuracy["out of market"] + 0.1
 
 
-def test_an_arm_takes_policies_by_name_or_as_what_makes_them() -> None:
+def test_an_arm_takes_policies_as_texts_or_as_plug_ins() -> None:
     config = tiny_market(max_cycles=3)
-    named, made = (play(config, Arm("arm", (policy,)), SEEDS, "cpu") for policy in ("paper", policy_factory("paper")))
+    named, made = (play(config, Arm("arm", (policy,)), SEEDS, "cpu") for policy in ("paper", Paper()))
     pd.testing.assert_frame_equal(named.steps, made.steps)

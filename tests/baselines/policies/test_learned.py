@@ -16,14 +16,13 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 from baselines.evaluation.play import Arm, play
-from baselines.policies.decisions import build_policy
 from baselines.policies.learned import Learned, Normaliser, algorithm, save_policy
 from baselines.training.sb3 import Plan, learn
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.policy import seat_of
-from tests.baselines.policies.test_decisions import seat
+from tests.baselines.policies.test_decisions import seat, seated
 from tests.helpers import priced_market
 
 CONFIG = priced_market(max_cycles=4)
@@ -45,7 +44,7 @@ def test_a_policy_that_was_kept_acts_as_the_model_that_was_trained(name: str, mo
     model = taught(config, name, tmp_path)
     batch = MarketBatch(config, 5, "cpu")
     seen, mask = batch.reset(torch.arange(5))
-    player = build_policy(f"learned:{tmp_path / 'checkpoint'}", seat_of(batch, batch.seeds))
+    player = seated(f"learned:{tmp_path / 'checkpoint'}", seat_of(batch, 5))
     masks = {"action_masks": mask[:, 1].numpy()} if name == "maskable-ppo" else {}
     env = model.get_vec_normalize_env()
     assert env is not None
@@ -66,7 +65,7 @@ def test_a_model_of_ones_own_is_kept_with_the_scale_of_its_observations(normalis
     save_policy(folder, model, {"note": "mine"})
     batch = MarketBatch(CONFIG, 5, "cpu")
     seen, mask = batch.reset(torch.arange(5))
-    player = build_policy(f"learned:{folder}", seat_of(batch, batch.seeds))
+    player = seated(f"learned:{folder}", seat_of(batch, 5))
     scaled = env.normalize_obs(seen[:, 1].numpy()) if normalise else seen[:, 1].numpy()
     expected, _ = model.predict(scaled, deterministic=True)
     assert np.array_equal(player.act(seen[:, 1], mask[:, 1]).numpy(), expected)
@@ -108,14 +107,14 @@ def test_observations_are_scaled_as_they_were_in_training() -> None:
 def test_a_policy_made_for_other_observations_or_actions_is_refused(tmp_path: Path) -> None:
     taught(CONFIG, "ppo", tmp_path)
     with pytest.raises(ValueError, match=r"was made for another market: its observation has .*'trade_price'"):
-        Learned(seat(priced_market(max_cycles=4, disclosure="none")), str(tmp_path))
+        Learned(str(tmp_path))(seat(priced_market(max_cycles=4, disclosure="none")))
     with pytest.raises(ValueError, match=r"was made for another market: its nvec"):
-        Learned(seat(priced_market(max_cycles=4, action_mode="round")), str(tmp_path))
+        Learned(str(tmp_path))(seat(priced_market(max_cycles=4, action_mode="round")))
 
 
 def test_a_folder_without_a_policy_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is not there"):
-        build_policy(f"learned:{tmp_path}", seat(CONFIG))
+        seated(f"learned:{tmp_path}", seat(CONFIG))
 
 
 def test_an_extra_that_is_missing_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

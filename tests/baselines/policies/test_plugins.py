@@ -8,13 +8,36 @@ import pytest
 
 from baselines.cli import main
 from baselines.evaluation.play import Arm, play
-from baselines.policies.decisions import build_policy, policy_factory
-from tests.baselines.policies.test_decisions import OFFERS, seat, trace, wants
+from baselines.policies.decisions import POLICIES
+from baselines.policies.pricing import PRICING
+from tests.baselines.policies.test_decisions import OFFERS, seat, seated, trace, wants
 from tests.baselines.test_cli import SMALL
-from tests.helpers import priced_market, tiny_market
+from tests.helpers import priced_market
 
-POLICY = "from baselines.policies.decisions import Greedy\n\ndef policy(seat):\n    return Greedy(seat)\n"
-PRICING = "from baselines.policies.pricing import Fixed\n\ndef pricing(seat):\n    return Fixed(seat, 2)\n"
+POLICY = "from baselines.policies.decisions import Greedy\n\ndef policy(seat):\n    return Greedy()(seat)\n"
+CONFIGURED_POLICY = """
+from baselines.policies.decisions import Patient
+from paramarket_env.validation import configuration
+
+@configuration
+class policy:
+    patience: int = 3
+
+    def __call__(self, seat):
+        return Patient(self.patience)(seat)
+"""
+RULE = """
+import torch
+from baselines.policies.pricing import PricingRule
+from paramarket_env.validation import configuration
+
+@configuration
+class pricing(PricingRule):
+    level: int = 2
+
+    def price(self, seat, memory, fields):
+        return torch.full_like(fields["ask"], self.level, dtype=torch.int64)
+"""
 
 
 def written(folder: Path, source: str) -> str:
@@ -29,10 +52,23 @@ def test_a_policy_in_a_file_plays_as_itself(tmp_path: Path) -> None:
     assert trace(written(tmp_path, POLICY), config) == trace("greedy", config)
 
 
-def test_a_pricing_rule_in_a_file_sets_the_asks(tmp_path: Path) -> None:
-    chair = seat(priced_market(action_mode="round"))
-    policy = build_policy(f"paper+{written(tmp_path, PRICING)}", chair)
-    assert wants(policy, chair, offer_gain=[0.5, 0.1], **OFFERS) == "tb0a2"
+def test_the_fields_of_a_policy_in_a_file_are_given_behind_its_name(tmp_path: Path) -> None:
+    config, name = priced_market(max_cycles=8), written(tmp_path, CONFIGURED_POLICY)
+    assert trace(name, config) == trace("patient:3", config)
+    assert trace(f"{name}(patience=1)", config) == trace("patient:1", config)
+    assert POLICIES.text(POLICIES.parse(f"{name}(patience=1)")) == f"{name}(patience=1)"
+
+
+@pytest.mark.parametrize(("fields", "expected"), [("", "tb0a2"), ("(level=0)", "tb0a0")])
+def test_a_pricing_rule_in_a_file_sets_the_asks(tmp_path: Path, fields: str, expected: str) -> None:
+    chair, name = seat(priced_market(action_mode="round")), f"{written(tmp_path, RULE)}{fields}"
+    assert wants(seated(f"paper+{name}", chair), chair, offer_gain=[0.5, 0.1], **OFFERS) == expected
+    assert PRICING.text(PRICING.parse(name)) == name
+
+
+def test_a_function_is_no_pricing_rule(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"pricing=<function .* is not allowed: it must be a pricing rule: one of"):
+        POLICIES.parse("paper+" + written(tmp_path, "def pricing(seat):\n    return None\n"))
 
 
 def test_a_policy_in_a_file_sits_beside_rules(tmp_path: Path) -> None:
@@ -52,19 +88,19 @@ def test_the_command_evaluates_a_policy_in_a_file(tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(("name", "what"), [("file:nowhere.py", "policy"), ("paper+file:nowhere.py", "pricing")])
 def test_a_file_that_is_not_there_is_refused(name: str, what: str) -> None:
     with pytest.raises(ValueError, match=rf"^{what}='file:nowhere\.py' is not there: no file 'nowhere\.py'$"):
-        policy_factory(name)
+        POLICIES.parse(name)
 
 
 @pytest.mark.parametrize("source", ["", "policy = pricing = 3\n"])
 @pytest.mark.parametrize(("plus", "what"), [("", "policy"), ("paper+", "pricing")])
-def test_a_file_without_the_function_is_refused(tmp_path: Path, source: str, plus: str, what: str) -> None:
-    with pytest.raises(ValueError, match=rf"own\+rule\.py' cannot play: the file defines no function {what}\(seat\)"):
-        policy_factory(plus + written(tmp_path, source))
+def test_a_file_without_the_name_is_refused(tmp_path: Path, source: str, plus: str, what: str) -> None:
+    with pytest.raises(ValueError, match=rf"own\+rule\.py' cannot be used: the file defines no {what}"):
+        POLICIES.parse(plus + written(tmp_path, source))
 
 
 def test_what_a_file_raises_is_passed_on(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
-        build_policy(written(tmp_path, "1 / 0\n"), seat(tiny_market()))
+        POLICIES.parse(written(tmp_path, "1 / 0\n"))
 
 
 def test_the_command_says_what_is_missing_and_leaves_no_folder(

@@ -22,14 +22,17 @@ from baselines.policies.pricing import (
     PricingRule,
     RandomPrice,
     RivalAware,
+    Seller,
     Thompson,
-    pricing_factory,
+    posted_levels,
 )
+from baselines.policies.pricing.bayesian import sales_to_third_parties
 from paramarket_env.config import MarketConfig
 from paramarket_env.economics.clearing import MECHANISMS
 from paramarket_env.economics.pricing import drift, uniform_belief, update_belief
 from paramarket_env.economics.rewards import Rivalry, TrainCost
 from paramarket_env.interface.policy import Seat
+from paramarket_env.seeding import stream
 from tests.baselines.policies.test_decisions import seat, see
 from tests.helpers import CPU, priced_market
 
@@ -42,7 +45,7 @@ def market(**changes: Any) -> MarketConfig:
 
 
 def fields_of(chair: Seat, **values: Any) -> dict[str, Tensor]:
-    return chair.layout.unpack(see(chair, rows=len(chair.keys), **values)[0])
+    return chair.layout.unpack(see(chair, rows=chair.num_markets, **values)[0])
 
 
 def standing(chair: Seat, level: int, **values: object) -> dict[str, Tensor]:
@@ -53,10 +56,22 @@ def standing(chair: Seat, level: int, **values: object) -> dict[str, Tensor]:
     return fields_of(chair, **(posted | values))
 
 
-def posts(rule: PricingRule, fields: dict[str, Tensor]) -> list[int]:
+def seller(rule: PricingRule, chair: Seat) -> Seller:
+    """The rule in the seat, at the beginning of an episode in each row."""
+    found, rows = Seller(chair, rule), torch.arange(chair.num_markets)
+    found.reset(rows, stream(rows, "policy", 0))
+    return found
+
+
+def posts(rule: Seller, fields: dict[str, Tensor]) -> list[int]:
     """The levels that stand in the first row after the rule has spoken."""
-    before, wanted = rule._posted(fields)[0].tolist(), rule.ask(fields)[0].tolist()
+    before, wanted = posted_levels(rule.seat, fields)[0].tolist(), rule.ask(fields)[0].tolist()
     return [old if new < 0 else new for old, new in zip(before, wanted, strict=True)]
+
+
+def levels_of(rule: Seller, fields: dict[str, Tensor]) -> Tensor:
+    """The levels that the rule names, without regard to those that stand."""
+    return rule.rule.price(rule.seat, rule.memory, fields)
 
 
 # --- all rules ------------------------------------------------------------------------------------------------------
@@ -66,17 +81,17 @@ def posts(rule: PricingRule, fields: dict[str, Tensor]) -> list[int]:
 def test_what_is_posted_already_is_not_posted_again(name: str) -> None:
     told = {"bounds": "bounds", "omniscient": "full"}.get(name, "transactions")
     chair = seat(market(disclosure=told))
-    rule = pricing_factory(name)(chair)
+    rule = seller(PRICING.parse(name), chair)
     [level] = posts(rule, standing(chair, 1, time_left=[1]))
     fields = standing(chair, level, time_left=[1])
     if level < len(LEVELS):
-        assert pricing_factory(name)(chair).ask(fields).tolist() == [[-1]]
+        assert seller(PRICING.parse(name), chair).ask(fields).tolist() == [[-1]]
 
 
 def test_with_one_verb_a_step_an_ask_is_thought_over_once_in_a_period() -> None:
     config = priced_market(action_mode="verb", max_cycles=40)
     chair = seat(config)
-    rule = Bayesian(chair)
+    rule = seller(Bayesian(), chair)
     turns = [
         cycle
         for cycle in range(40)
@@ -101,7 +116,7 @@ def test_a_market_that_a_rule_cannot_play_is_refused_with_the_reason(
     rule: str, economy: dict[str, Any], needs: str
 ) -> None:
     with pytest.raises(ValueError, match=f"pricing='{rule}' cannot play here: it needs {needs}, this market has"):
-        pricing_factory(rule)(seat(market(**economy)))
+        seller(PRICING.parse(rule), seat(market(**economy)))
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
@@ -116,7 +131,7 @@ def test_every_rule_that_a_market_suits_plays_it(mechanism: str, disclosure: str
     played = 0
     for name in PRICING:
         try:
-            pricing_factory(name)(seat(config))
+            seller(PRICING.parse(name), seat(config))
         except ValueError:
             continue
         play(config, Arm(name, (f"paper+{name}",)), [0, 1], "cpu")
@@ -124,15 +139,15 @@ def test_every_rule_that_a_market_suits_plays_it(mechanism: str, disclosure: str
     assert played >= 6
 
 
-@pytest.mark.parametrize("name", ["dear", "fixed:", "fixed:x", "fixed:-1", "bayesian:2", ""])
+@pytest.mark.parametrize("name", ["dear", "fixed:", "fixed:x", "fixed:-1", "bayesian:2", "bayesian(k=1)", ""])
 def test_names_that_are_no_pricing_rules_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=r"choose from|fixed:L"):
-        pricing_factory(name)
+    with pytest.raises(ValueError, match=r"choose from bayesian, bounds|must be"):
+        PRICING.parse(name)
 
 
-def test_a_level_that_does_not_exist_is_refused_when_the_rule_sits_down() -> None:
-    with pytest.raises(ValueError, match="fixed:L with L from 0 to 3"):
-        pricing_factory("fixed:4")(seat(CONFIG))
+def test_a_level_that_does_not_exist_is_refused_when_the_rule_takes_its_seat() -> None:
+    with pytest.raises(ValueError, match=r"fixed\.level=4 is not allowed: it must be from 0 to 3 in this market"):
+        seller(PRICING.parse("fixed:4"), seat(CONFIG))
 
 
 # --- rules that learn nothing ---------------------------------------------------------------------------------------
@@ -141,13 +156,13 @@ def test_a_level_that_does_not_exist_is_refused_when_the_rule_sits_down() -> Non
 @pytest.mark.parametrize(("given", "level"), [(None, 1), (0, 0), (3, 3)])
 def test_a_fixed_price_is_the_level_given_or_the_middle_one(given: int | None, level: int) -> None:
     chair = seat(CONFIG)
-    assert posts(Fixed(chair, given), standing(chair, 2)) == [level]
+    assert posts(seller(Fixed(given), chair), standing(chair, 2)) == [level]
 
 
 def test_random_prices_are_uniform_and_differ_between_cycles_and_asks() -> None:
     chair = seat(market(mechanism="personal", max_cycles=40), rows=400)
-    rule = RandomPrice(chair)
-    first, second = (rule.price(fields_of(chair, time_left=[left])) for left in (1.0, 0.5))
+    rule = seller(RandomPrice(), chair)
+    first, second = (levels_of(rule, fields_of(chair, time_left=[left])) for left in (1.0, 0.5))
     assert first.flatten().bincount().tolist() == pytest.approx([200] * 4, abs=60)
     assert not torch.equal(first, second)
     assert not torch.equal(first[:, 0], first[:, 1])
@@ -157,9 +172,9 @@ def test_cost_plus_asks_the_lowest_price_that_covers_cost_and_markup() -> None:
     chair = seat(market(reward_terms=(TrainCost(0.007), Rivalry(0.04))))
     quoted = {"offer_gain": [0.2, -0.3]}  # its larger gain of 0.2 nats, taken for the buyer's: costs 0.04 / 2 * 0.2
     # 1.5 * (0.007 + 0.004) = 0.0165 is above level 1 (0.010).
-    assert posts(CostPlus(chair), standing(chair, 0, **quoted)) == [2]
-    assert posts(CostPlus(seat(market())), standing(chair, 2)) == [0]
-    assert posts(CostPlus(seat(market(reward_terms=(TrainCost(1.0),)))), standing(chair, 2)) == [len(LEVELS)]
+    assert posts(seller(CostPlus(), chair), standing(chair, 0, **quoted)) == [2]
+    assert posts(seller(CostPlus(), seat(market())), standing(chair, 2)) == [0]
+    assert posts(seller(CostPlus(), seat(market(reward_terms=(TrainCost(1.0),)))), standing(chair, 2)) == [len(LEVELS)]
 
 
 # --- the Bayesian seller --------------------------------------------------------------------------------------------
@@ -168,23 +183,23 @@ def test_cost_plus_asks_the_lowest_price_that_covers_cost_and_markup() -> None:
 def test_it_begins_with_the_price_that_is_optimal_for_a_uniform_belief() -> None:
     chair = seat(CONFIG)
     # Survival 4/5, 3/5, 2/5, 1/5: revenue 0, 6, 10, 12.
-    assert posts(Bayesian(chair), standing(chair, 2, time_left=[1])) == [3]
+    assert posts(seller(Bayesian(), chair), standing(chair, 2, time_left=[1])) == [3]
 
 
 def test_it_learns_of_each_buyer_at_the_level_that_stood_before_the_step() -> None:
     chair = seat(CONFIG)
-    rule = Bayesian(chair)
+    rule = seller(Bayesian(), chair)
     rule.ask(standing(chair, 3, time_left=[1]))
     rule.ask(standing(chair, 1, sold_now=[1, 0], declined=[0, 1]))
     prior, level = uniform_belief((1, 2), 4, CPU), torch.full((1, 2, 1), 3)
     sold, declined = torch.tensor([[[1], [0]]]), torch.tensor([[[0], [1]]])
-    learned = update_belief(prior, level, sold, declined, rule.attention)
-    torch.testing.assert_close(rule.belief, drift(learned, rule.spread, rule.jump))
+    learned = update_belief(prior, level, sold, declined, rule.rule.attention)
+    torch.testing.assert_close(rule.memory["belief"], drift(learned, rule.rule.spread, rule.rule.jump))
 
 
 def test_sales_raise_the_price_and_refusals_lower_it() -> None:
     chair = seat(CONFIG)
-    rule = Bayesian(chair)
+    rule = seller(Bayesian(), chair)
     level = posts(rule, standing(chair, 3, time_left=[1]))[0]
     for _ in range(3):
         level = posts(rule, standing(chair, level, declined=[1, 1]))[0]
@@ -196,7 +211,7 @@ def test_sales_raise_the_price_and_refusals_lower_it() -> None:
 
 def test_with_personal_prices_each_buyer_is_priced_by_its_own_record() -> None:
     chair = seat(market(mechanism="personal"))
-    rule = Bayesian(chair)
+    rule = seller(Bayesian(), chair)
     levels = posts(rule, standing(chair, 2, time_left=[1]))
     for _ in range(4):
         fields = standing(chair, 2, ask=[LEVELS[level] * 0.001 for level in levels], sold_now=[1, 0], declined=[0, 1])
@@ -207,70 +222,66 @@ def test_with_personal_prices_each_buyer_is_priced_by_its_own_record() -> None:
 
 def test_where_nothing_could_be_sold_nothing_is_learned() -> None:
     chair = seat(CONFIG)
-    rule = Bayesian(chair)
+    rule = seller(Bayesian(), chair)
     rule.ask(standing(chair, 3, market_open=[0], time_left=[1]))
     rule.ask(standing(chair, 3))
-    torch.testing.assert_close(rule.belief, uniform_belief((1, 2), 4, CPU))
+    torch.testing.assert_close(rule.memory["belief"], uniform_belief((1, 2), 4, CPU))
 
 
 @pytest.mark.parametrize(("kind", "told"), [(Bayesian, "none"), (Bounds, "bounds"), (Thompson, "none")])
 def test_a_new_episode_clears_the_memory_of_its_row_alone(kind: type[PricingRule], told: str) -> None:
     config = market(disclosure=told, kappa_distribution="uniform", kappa=0.5, kappa_high=2.0)
     chair = seat(config, rows=2)
-    rule = kind(chair)
+    rule, name = seller(kind(), chair), "taken" if kind is Thompson else "belief"
     told_bounds = {"gain_low": [0.04, 0.04], "gain_high": [0.06, 0.06]} if told == "bounds" else {}
-
-    def memory() -> Tensor:
-        return (rule.taken if isinstance(rule, Thompson) else rule.belief).clone()  # type: ignore[attr-defined]
-
     rule.ask(standing(chair, 3, time_left=[1], **told_bounds))
-    fresh = memory()
+    fresh = rule.memory[name]
     rule.ask(standing(chair, 3, sold_now=[1, 1], **told_bounds))
-    learned = memory()
-    again = standing(chair, 3, sold_now=[1, 1], **told_bounds)
-    again["time_left"][1] = 1
-    rule.ask(again)
+    learned = rule.memory[name]
+    rule.reset(torch.tensor([1]), torch.tensor([9]))
+    assert torch.equal(rule.memory[name], torch.stack([learned[0], fresh[1]]))
+    # The sale that the new episode's first observation tells of was in the old one.
+    rule.ask(standing(chair, 3, sold_now=[1, 1], **told_bounds))
     assert not torch.equal(learned[1], fresh[1])
-    assert not torch.equal(memory()[0], fresh[0])
-    torch.testing.assert_close(memory()[1], fresh[1])
+    assert not torch.equal(rule.memory[name][0], learned[0])
+    assert torch.equal(rule.memory[name][1], fresh[1])
 
 
 def test_the_rival_aware_seller_withholds_what_costs_it_more_than_any_price() -> None:
     quoted = {"offer_gain": [0.1, 0.3], "time_left": [1]}
     for rivalry, expected in ((0.0, 3), (0.2, 3), (1.0, len(LEVELS))):  # a cost of rivalry / 2 * 0.3
         chair = seat(market(rivalry=rivalry))
-        assert posts(RivalAware(chair), standing(chair, 1, **quoted)) == [expected]
-        assert posts(Bayesian(chair), standing(chair, 1, **quoted)) == [3]
+        assert posts(seller(RivalAware(), chair), standing(chair, 1, **quoted)) == [expected]
+        assert posts(seller(Bayesian(), chair), standing(chair, 1, **quoted)) == [3]
 
 
 def test_history_learns_from_what_others_sold_at_their_asks() -> None:
     chair = seat(CONFIG)
-    rule, lonely = History(chair), Bayesian(chair)
+    rule, lonely = seller(History(), chair), seller(Bayesian(), chair)
     public = {"offer_price": [0.01, 0.06], "offer_legal": [1, 0]}
     first = standing(chair, 3, time_left=[1], **public)
     then = standing(chair, 3, trades_now=[0, 1], since_purchase=[0.5], **public)
-    for seller in (rule, lonely):
-        seller.ask(first)
-        seller.ask(then)
+    for player in (rule, lonely):
+        player.ask(first)
+        player.ask(then)
     # Each of the others has one more buyer: at level 1 it declined, at level 3 it bought.
     level = torch.tensor([3, 1, 3]).expand(1, 2, 3)
     sold, refused = torch.tensor([0, 0, 1]).expand(1, 2, 3), torch.tensor([0, 1, 0]).expand(1, 2, 3)
-    learned = update_belief(uniform_belief((1, 2), 4, CPU), level, sold, refused, rule.attention)
-    torch.testing.assert_close(rule.belief, drift(learned, rule.spread, rule.jump))
-    assert not torch.allclose(rule.belief, lonely.belief)
+    learned = update_belief(uniform_belief((1, 2), 4, CPU), level, sold, refused, rule.rule.attention)
+    torch.testing.assert_close(rule.memory["belief"], drift(learned, rule.rule.spread, rule.rule.jump))
+    assert not torch.allclose(rule.memory["belief"], lonely.memory["belief"])
 
 
 def test_ones_own_purchases_are_no_history() -> None:
     chair = seat(CONFIG)
-    rule = History(chair)
     trades = standing(chair, 1, trades_now=[2, 1], since_purchase=[0])  # one of the three was made by this seat
-    torch.testing.assert_close(rule._sales_to_third_parties(trades), torch.tensor([[1.5, 0.5]]))
+    torch.testing.assert_close(sales_to_third_parties(trades), torch.tensor([[1.5, 0.5]]))
     two = seat(replace(CONFIG, agents=2))
-    alone, lonely = History(two), Bayesian(two)
-    for seller in (alone, lonely):
-        seller.ask(standing(two, 3, time_left=[1], offer_price=[0.01], offer_legal=[1]))
-        seller.ask(standing(two, 3, trades_now=[1], since_purchase=[0]))
-    torch.testing.assert_close(alone.belief, lonely.belief)
+    alone, lonely = seller(History(), two), seller(Bayesian(), two)
+    for player in (alone, lonely):
+        player.ask(standing(two, 3, time_left=[1], offer_price=[0.01], offer_legal=[1]))
+        player.ask(standing(two, 3, trades_now=[1], since_purchase=[0]))
+    torch.testing.assert_close(alone.memory["belief"], lonely.memory["belief"])
 
 
 # --- sellers who are told more --------------------------------------------------------------------------------------
@@ -280,18 +291,18 @@ def test_with_bounds_and_a_known_kappa_the_price_is_optimal_for_a_uniform_value(
     chair = seat(market(disclosure="bounds", kappa=0.5, ask_levels=tuple(range(0, 61, 2)), initial_ask=0))
     fields = fields_of(chair, time_left=[1], gain_low=[0.02, 0.02], gain_high=[0.1, 0.1])
     # Values within [0.01, 0.05]: max(0.01, 0.05 / 2) = 0.025, between the levels 0.024 and 0.026.
-    assert Bounds(chair).ask(fields).item() in (12, 13)
+    assert seller(Bounds(), chair).ask(fields).item() in (12, 13)
 
 
 def test_with_bounds_a_seller_learns_kappa_from_sales_and_refusals() -> None:
     chair = seat(market(disclosure="bounds", kappa_distribution="uniform", kappa=0.5, kappa_high=2.0), rows=1)
     means = {}
     for outcome in ("sold_now", "declined"):
-        rule = Bounds(chair)
+        rule = seller(Bounds(), chair)
         told = {"gain_low": [0.02, 0.02], "gain_high": [0.025, 0.025]}
         rule.ask(standing(chair, 2, time_left=[1], **told))
         rule.ask(standing(chair, 2, **told, **{outcome: [1, 0]}))
-        expected = (rule.belief * rule.kappa).sum(2)[0]
+        expected = (rule.memory["belief"] * rule.rule.kappas(chair)).sum(2)[0]
         means[outcome] = float(expected[0])
         assert float(expected[1]) == pytest.approx(1.25)  # of the other buyer nothing is learned
     assert means["declined"] < 1.25 < means["sold_now"]
@@ -299,18 +310,18 @@ def test_with_bounds_a_seller_learns_kappa_from_sales_and_refusals() -> None:
 
 def test_the_omniscient_price_is_the_highest_that_is_worth_it_to_the_buyers() -> None:
     chair = seat(market(disclosure="full"))
-    rule = Omniscient(chair)
+    rule = seller(Omniscient(), chair)
     assert posts(rule, standing(chair, 0, buyer_value=[0.030, 0.030])) == [2]
     assert posts(rule, standing(chair, 0, buyer_value=[0.061, 0.011])) == [3]  # 60 once is more than 10 twice
     assert posts(rule, standing(chair, 0, buyer_value=[0.026, 0.0])) == [2]
     personal = seat(market(disclosure="full", mechanism="personal"))
-    assert posts(Omniscient(personal), standing(personal, 0, buyer_value=[0.061, 0.011])) == [3, 1]
+    assert posts(seller(Omniscient(), personal), standing(personal, 0, buyer_value=[0.061, 0.011])) == [3, 1]
 
 
 def test_a_seller_of_parts_is_paid_for_the_best_of_them() -> None:
     chair = seat(market(disclosure="full", parameter_sets="layers"))
     fields = standing(chair, 0, buyer_value=[0.001, 0.027, 0.002, 0.028])
-    assert posts(Omniscient(chair), fields) == [2]
+    assert posts(seller(Omniscient(), chair), fields) == [2]
 
 
 # --- the bandit -----------------------------------------------------------------------------------------------------
@@ -319,7 +330,7 @@ def test_a_seller_of_parts_is_paid_for_the_best_of_them() -> None:
 def test_thompson_comes_to_post_the_level_that_earns_most() -> None:
     config = replace(market(), max_cycles=400)
     chair = seat(config, rows=200)
-    rule = Thompson(chair)
+    rule = seller(Thompson(), chair)
     level = cleared = torch.full((200, 1), 1)
     prices = torch.tensor(LEVELS) * 0.001
     for cycle in range(60):
@@ -334,5 +345,5 @@ def test_thompson_comes_to_post_the_level_that_earns_most() -> None:
 def test_thompson_draws_by_the_seats_own_stream() -> None:
     chair = seat(CONFIG, rows=50)
     fields = fields_of(chair, time_left=[1])
-    assert torch.equal(Thompson(chair).price(fields), Thompson(chair).price(fields))
-    assert len(Thompson(chair).price(fields).unique()) > 1
+    assert torch.equal(levels_of(seller(Thompson(), chair), fields), levels_of(seller(Thompson(), chair), fields))
+    assert len(levels_of(seller(Thompson(), chair), fields).unique()) > 1

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from baselines.cli import main
-from baselines.policies.decisions import build_policy
+from baselines.policies.decisions import POLICIES
 from baselines.policies.learned import ALGORITHMS, POLICY_FILES, algorithm
 from baselines.training import callbacks, sb3
 from baselines.training.sb3 import SETTINGS, TRAINING_OPPONENTS, TRAINING_SEEDS, TUNED, Plan, learn, tuned
@@ -34,7 +34,7 @@ def acted(config: MarketConfig, folder: Path) -> torch.Tensor:
     """What the policy in the folder does first in 20 markets, in seat 0."""
     batch = MarketBatch(config, 20, "cpu")
     seen, mask = batch.reset(torch.arange(1000, 1020))
-    player = build_policy(f"learned:{folder}", seat_of(batch, batch.seeds))
+    player = POLICIES.parse(f"learned:{folder}")(seat_of(batch, batch.num_markets))
     return player.act(seen[:, 0], mask[:, 0])
 
 

@@ -1,0 +1,37 @@
+"""Pricing rules: which ask a seller posts, on what an agent sees."""
+
+from baselines.policies.pricing.bayesian import Bayesian, Bounds, History, Omniscient, OptimalPrice, RivalAware
+from baselines.policies.pricing.rule import (
+    PRICING,
+    VERB_POSTING_PERIOD,
+    Fields,
+    Memory,
+    PricingRule,
+    Seller,
+    by_ask,
+    cycle_of,
+    posted_levels,
+)
+from baselines.policies.pricing.simple import CostPlus, Fixed, RandomPrice, Thompson
+
+__all__ = [
+    "PRICING",
+    "VERB_POSTING_PERIOD",
+    "Bayesian",
+    "Bounds",
+    "CostPlus",
+    "Fields",
+    "Fixed",
+    "History",
+    "Memory",
+    "Omniscient",
+    "OptimalPrice",
+    "PricingRule",
+    "RandomPrice",
+    "RivalAware",
+    "Seller",
+    "Thompson",
+    "by_ask",
+    "cycle_of",
+    "posted_levels",
+]

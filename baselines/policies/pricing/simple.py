@@ -1,0 +1,111 @@
+"""Pricing rules that do without a belief about the buyers' values."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from baselines.policies.pricing.rule import (
+    PRICING,
+    Fields,
+    Memory,
+    PricingRule,
+    by_ask,
+    cycle_of,
+    posted_levels,
+    rival_cost,
+)
+from paramarket_env.interface.policy import Seat
+from paramarket_env.seeding import stream, uniform
+from paramarket_env.validation import configuration, require
+
+
+@PRICING.register
+@configuration
+class Fixed(PricingRule):
+    """Posts one level and keeps it: the one given, or the middle one."""
+
+    level: Annotated[int, Field(ge=0)] | None = None
+
+    def require_playable(self, seat: Seat) -> None:
+        """See :meth:`PricingRule.require_playable`."""
+        top = len(seat.prices) - 1
+        require(self.level is None or self.level <= top, "fixed.level", self.level, f"from 0 to {top} in this market")
+
+    def posting_period(self, seat: Seat) -> int:
+        """Always 1: it posts once."""
+        return 1
+
+    def price(self, seat: Seat, memory: Memory, fields: Fields) -> Tensor:
+        """See :meth:`PricingRule.price`."""
+        level = (len(seat.prices) - 1) // 2 if self.level is None else self.level
+        return torch.full_like(fields["ask"], level, dtype=torch.int64)
+
+
+@configuration
+class RandomPrice(PricingRule):
+    """Draws a level uniformly each time."""
+
+    def memory(self, seat: Seat, keys: Tensor) -> Memory:
+        """See :meth:`PricingRule.memory`."""
+        return {"keys": keys}
+
+    def price(self, seat: Seat, memory: Memory, fields: Fields) -> Tensor:
+        """See :meth:`PricingRule.price`."""
+        keys = stream(memory["keys"], "random price", cycle_of(fields, seat))
+        return (uniform(keys, seat.actions.choices.ask_slots) * len(seat.prices)).long()
+
+
+PRICING.register(RandomPrice, "random")
+
+
+@PRICING.register
+@configuration
+class CostPlus(PricingRule):
+    """Asks the cost of a sale to the seller (a training pass, and the buyer's gain by rivalry), and a markup on it."""
+
+    markup: Annotated[float, Field(ge=0)] = 0.5
+
+    def price(self, seat: Seat, memory: Memory, fields: Fields) -> Tensor:
+        """See :meth:`PricingRule.price`: the lowest level that covers cost and markup, or withheld."""
+        price = (1 + self.markup) * (seat.train_cost + rival_cost(seat, fields))
+        level = torch.searchsorted(seat.prices, price.double().contiguous())
+        return level.unsqueeze(1).expand(-1, seat.actions.choices.ask_slots)
+
+
+@PRICING.register
+@configuration
+class Thompson(PricingRule):
+    """A bandit over the levels (Thompson sampling): posts the level whose sampled revenue is largest.
+
+    The share of buyers that take a level has a Beta posterior, which is sampled from by its normal approximation. A
+    sale is one at every lower level too, and a refusal one at every higher level.
+    """
+
+    def memory(self, seat: Seat, keys: Tensor) -> Memory:
+        """See :meth:`PricingRule.memory`: ``taken`` and ``left`` ``[b, S, L]`` count the buyers at each level."""
+        shape = len(keys), seat.actions.choices.ask_slots, len(seat.prices)
+        counts = torch.ones(shape, dtype=torch.float64, device=seat.device)
+        return {"keys": keys, "taken": counts, "left": counts}
+
+    def learn(self, seat: Seat, memory: Memory, before: Fields, now: Fields) -> Memory:
+        """See :meth:`PricingRule.learn`."""
+        levels = torch.arange(len(seat.prices), device=seat.device)
+        posted = posted_levels(seat, before).unsqueeze(2)
+        sold, declined = (by_ask(seat, now[name]).unsqueeze(2) for name in ("sold_now", "declined"))
+        taken = memory["taken"] + sold * (levels <= posted)
+        left = memory["left"] + declined * (levels >= posted)
+        return memory | {"taken": taken, "left": left}
+
+    def price(self, seat: Seat, memory: Memory, fields: Fields) -> Tensor:
+        """See :meth:`PricingRule.price`."""
+        total = memory["taken"] + memory["left"]
+        mean = memory["taken"] / total
+        deviation = (mean * (1 - mean) / (total + 1)).sqrt()
+        keys = stream(memory["keys"], "thompson", cycle_of(fields, seat))
+        draws = torch.special.ndtri(uniform(keys, mean[0].numel()).clamp_min(1e-12)).view_as(mean)
+        revenue: Tensor = seat.prices * (mean + deviation * draws).clamp(0, 1)
+        return revenue.argmax(2)
