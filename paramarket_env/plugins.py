@@ -22,8 +22,8 @@ import inspect
 import re
 import runpy
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import MISSING, Field, fields, is_dataclass
-from functools import cache
+from dataclasses import Field, fields, is_dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -105,7 +105,7 @@ class Registry(Generic[P]):
         entry = self._from_file(name.removeprefix(FILE)) if name.startswith(FILE) else self[name]
         known = parameters(entry)
         require(len(positional) <= len(known), self.kind, text, f"{usage(name, entry)}, without further values")
-        values = dict(zip(known, positional, strict=False))
+        values = {field: _read(value, known[field]) for field, value in zip(known, positional, strict=False)}
         for field in (*named, *joined):
             new = field in known and field not in values
             require(new, self.kind, text, f"{usage(name, entry)}, each field once; {field!r} is not one or given twice")
@@ -133,18 +133,19 @@ class Registry(Generic[P]):
         self._names.setdefault(entry, f"{FILE}{path}")
         return entry
 
-    def text(self, plugin: P) -> str:
+    def text(self, plugin: P, *, complete: bool = False) -> str:
         """The textual form of a plug-in: its name, and the fields that differ from their defaults.
 
-        Raises ``ValueError`` for one that is not registered.
+        ``complete``: all fields, as files keep it, so that they mean the same when a default changes. Raises
+        ``ValueError`` for a plug-in that is not registered.
         """
         kind: Any = type(plugin)
         name = self._names.get(kind) or self._names.get(plugin)  # type: ignore[call-overload]  # a function is a key
         if name is None:
             raise ValueError(f"{self.kind}={plugin!r} has no name: register it, or name the file that defines it")
-        changed = _changed(plugin)
-        behind = "" if changed.get(self.joined) is None else f"+{text_of(changed.pop(self.joined))}"
-        inside = ", ".join(f"{field}={_literal(value)}" for field, value in changed.items())
+        values = _values(plugin, complete)
+        behind = "" if values.get(self.joined) is None else f"+{text_of(values.pop(self.joined), complete=complete)}"
+        inside = ", ".join(f"{field}={_literal(value)}" for field, value in values.items())
         return name + (f"({inside})" if inside else "") + behind
 
     # --- a field of a configuration --------------------------------------------------------------------------------
@@ -161,7 +162,8 @@ class Registry(Generic[P]):
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         """So that ``Annotated[Interface, REGISTRY]`` is a field of a configuration, in JSON its textual form."""
-        serialization = core_schema.plain_serializer_function_ser_schema(self.text)
+        complete = partial(self.text, complete=True)
+        serialization = core_schema.plain_serializer_function_ser_schema(complete)
         return core_schema.no_info_plain_validator_function(self.check, serialization=serialization)
 
     def __hash__(self) -> int:
@@ -183,11 +185,11 @@ def usage(name: str, entry: Callable[..., Any]) -> str:
     return name + (f"({', '.join(inside)})" if inside else "")
 
 
-def text_of(plugin: object) -> str:
-    """The textual form of a plug-in of whichever kind."""
+def text_of(plugin: object, *, complete: bool = False) -> str:
+    """The textual form of a plug-in of whichever kind; see :meth:`Registry.text`."""
     for registry in REGISTRIES.values():
         if type(plugin) in registry._names or (callable(plugin) and plugin in registry._names):
-            return registry.text(plugin)
+            return registry.text(plugin, complete=complete)
     raise ValueError(f"{plugin!r} has no name: register it, or name the file that defines it")
 
 
@@ -196,11 +198,11 @@ def _literal(value: object) -> str:
     return repr(value) if plain else repr(text_of(value))
 
 
-def _changed(plugin: object) -> dict[str, Any]:
-    """The fields of a dataclass that differ from their defaults."""
+def _values(plugin: object, complete: bool) -> dict[str, Any]:
+    """The fields of a dataclass: all of them, or those that differ from their defaults."""
     known: tuple[Field[Any], ...] = fields(plugin) if is_dataclass(plugin) else ()
     values = {field: getattr(plugin, field.name) for field in known if field.init}
-    return {field.name: value for field, value in values.items() if field.default is MISSING or value != field.default}
+    return {field.name: value for field, value in values.items() if complete or value != field.default}
 
 
 def _split(text: str, kind: str) -> tuple[str, list[Any], dict[str, Any]]:
@@ -211,7 +213,7 @@ def _split(text: str, kind: str) -> tuple[str, list[Any], dict[str, Any]]:
         raise ValueError(f"{kind}={text!r} is not allowed: it must be NAME, NAME:VALUE or NAME(field=VALUE, ...)")
     name, short, inside = found.groups()
     if short is not None:
-        return prefix + name, [_value(short)], {}
+        return prefix + name, [Short(short)], {}
     try:
         call = ast.parse(f"_({inside or ''})", mode="eval").body
         assert isinstance(call, ast.Call)
@@ -222,12 +224,22 @@ def _split(text: str, kind: str) -> tuple[str, list[Any], dict[str, Any]]:
     return prefix + name, positional, named
 
 
-def _value(text: str) -> Any:
-    """A literal, or the text itself."""
+class Short(str):
+    """The value of ``NAME:VALUE``, as it was written."""
+
+    __slots__ = ()
+
+
+def _read(value: Any, field: inspect.Parameter) -> Any:
+    """The value of a field: of a short form the literal that it spells, or the text itself, such as a path."""
+    if not isinstance(value, Short):
+        return value
+    if str(field.annotation).startswith("str"):
+        return str(value)
     try:
-        return ast.literal_eval(text)
+        return ast.literal_eval(value)
     except (SyntaxError, ValueError):
-        return text
+        return str(value)
 
 
 @cache

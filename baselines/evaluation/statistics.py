@@ -32,7 +32,7 @@ from paramarket_env.validation import require
 POPULATIONS = ("train", "paper", "patient", "greedy", "random")
 """The policies in the other seats by default: ``paramarket train`` learns against all of them but random."""
 
-MEANS = {"advantage": "advantage", "surplus": "surplus", "test_accuracy": "test acc.", "all_better_off": "all better"}
+MEANS = {"advantage": "adv.", "surplus": "surplus", "test_accuracy": "test acc.", "all_better_off": "all better"}
 """Measures that are shown by their mean, besides the statistics of the return, and their labels."""
 
 AGAINST = "against "
@@ -153,6 +153,6 @@ def estimates_table(summary: Summary, title: str) -> Group:
 ESTIMATES_LEGEND = (
     "mean and IQM (interquartile mean) of a seat's return, over seats, populations and seeds, [95 % interval] of a "
     "bootstrap stratified by seat and population; P: probability of a higher return than the first policy's on the "
-    "same task; advantage: return above that out of the market; surplus: value of all purchases to their buyers; all "
-    "better: share of the markets in which every agent has a positive advantage"
+    "same task; adv.: advantage, the return above that out of the market; surplus: value of all purchases to their "
+    "buyers; all better: share of the markets in which every agent has a positive advantage"
 )

@@ -19,8 +19,8 @@ WELFARE = {
     "omniscient_share": Measure("of omn. %", 0),
     "regret": Measure("regret", 0),
     "gini": Measure("Gini", 2),
-    "advantage": Measure("advantage", 2),
-    "better_off": Measure("better off %", 0),
+    "advantage": Measure("adv.", 2),
+    "better_off": Measure("better %", 0),
 }
 """Columns of the summary: each is a number for every arm and seed. More are kept with a run."""
 
@@ -29,8 +29,8 @@ WELFARE_LEGEND = (
     "their buyers; sellers: the sellers' share of the realised surplus (the buyers have the rest, less the broker's "
     "fee); revenue: ticks per agent; of omn.: payments as a share of what sellers who know every value would have got; "
     "regret: ticks per agent lost relative to the best fixed price in hindsight; Gini: of the final balances; "
-    "advantage: return above that of the first line, paired by seed; better off: share of the agents with a positive "
-    "advantage"
+    "adv.: advantage, the return above that of the first line, paired by seed; better: share of the agents with a "
+    "positive advantage"
 )
 
 
