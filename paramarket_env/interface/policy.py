@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from paramarket_env.config import Disclosure
-from paramarket_env.economics.clearing import MECHANISMS
+from paramarket_env.economics.clearing import Mechanism
 from paramarket_env.economics.rewards import Rivalry, TrainCost
 from paramarket_env.interface.actions import Actions
 from paramarket_env.interface.batch import MarketBatch
@@ -50,7 +50,7 @@ class Seat:
     max_cycles: int
     prices: Tensor
     """float64 ``[L]``: the prices that can be asked, or bid, in units of reward."""
-    mechanism: str
+    mechanism: Mechanism
     """How orders become trades."""
     disclosure: Disclosure
     """What sellers are told."""
@@ -87,7 +87,7 @@ def seat_of(batch: MarketBatch, num_markets: int) -> Seat:
         actions=batch.actions,
         max_cycles=batch.config.max_cycles,
         prices=economy.prices.to(batch.device),
-        mechanism=MECHANISMS.text(economy.mechanism),
+        mechanism=economy.mechanism,
         disclosure=economy.disclosure,
         kappa_range=(min(lows), max(highs)),
         train_cost=sum(term.cost for term in economy.reward_terms if isinstance(term, TrainCost)),

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from baselines.policies.pricing.rule import PRICING, Fields, Memory, PricingRule, posted_levels, rival_cost
+from paramarket_env.economics.mechanisms import Posted
 from paramarket_env.economics.pricing import (
     bayesian_price,
     drift,
@@ -98,7 +99,8 @@ class History(Bayesian):
 
     def require_playable(self, seat: Seat) -> None:
         """See :meth:`PricingRule.require_playable`."""
-        _require("history", "mechanism", seat.mechanism, "posted", met=seat.mechanism == "posted")
+        posted = isinstance(seat.mechanism, Posted) and not seat.mechanism.personal
+        _require("history", "mechanism", seat.mechanism, "posted", met=posted)
         _require_disclosure("history", seat, "trades_now", "transactions")
 
     def outcomes(self, seat: Seat, before: Fields, now: Fields) -> tuple[Tensor, Tensor, Tensor]:
@@ -214,7 +216,7 @@ def _require_disclosure(rule: str, seat: Seat, field: str, disclosure: str) -> N
     _require(rule, "disclosure", seat.disclosure, disclosure, met=field in seat.layout.slices)
 
 
-def _require(rule: str, setting: str, value: str, needed: str, *, met: bool) -> None:
+def _require(rule: str, setting: str, value: object, needed: str, *, met: bool) -> None:
     if not met:
         has = f"this market has {setting}={value!r}"
         raise ValueError(f"pricing={rule!r} cannot play here: it needs {setting}={needed!r}, {has}")
