@@ -27,6 +27,6 @@ format: $(BIN)/paramarket    ## mend the style
 	$(BIN)/ruff format
 
 docs: $(BIN)/paramarket      ## the documentation site, into build/site
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 check: lint test             ## everything

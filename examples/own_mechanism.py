@@ -6,12 +6,12 @@ market: ``paramarket run --scenario three-firms --mechanism "file:examples/own_m
 
 import os
 
+from paramarket_env.economics.mechanisms import SecondPrice
 from rich.console import Console
 from torch import Tensor
 
 from baselines.evaluation.statistics import estimates_table, evaluate, summary
 from paramarket_env.economics.clearing import Book
-from paramarket_env.economics.mechanisms import SecondPrice
 from paramarket_env.scenarios import scenario
 from paramarket_env.validation import configuration
 
@@ -34,7 +34,7 @@ mechanism = FirstPrice
 
 
 def main() -> None:
-    """Compare the two auctions by the return of the paper's rule, which bids the value of a purchase, alone among sellers."""
+    """Compare the auctions by the return of the paper's rule, which bids its value, against agents that only train."""
     for text in ("second-price", f"file:{os.path.relpath(__file__)}"):
         market = MARKET.changed(mechanism=text)
         runs = evaluate(market, ["train", "paper"], populations=["train"], seeds=range(4), device="cpu")

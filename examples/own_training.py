@@ -20,7 +20,9 @@ LEARNING_RATE, LAMBDA, CLIP, ENTROPY = 5e-3, 0.95, 0.2, 0.01
 
 
 class Agent(nn.Module):
-    """The actor and the critic, on observations scaled by their upper bounds."""
+    """The actor and the critic, on observations scaled by their upper bounds where these are below 1."""
+
+    high: Tensor
 
     def __init__(self, high: np.ndarray, actions: int) -> None:
         super().__init__()
@@ -50,9 +52,9 @@ def main() -> None:
     """Learn, and print the mean return of an episode as it rises."""
     torch.manual_seed(0)
     env = paramarket_v0.vector_env(MARKET, opponents=Patient(), num_envs=MARKETS, device="cpu")
-    agent = Agent(env.single_observation_space.high, env.single_action_space.n)
-    optimizer = torch.optim.Adam(agent.parameters(), LEARNING_RATE)
     observation, info = env.reset(seed=0)
+    agent = Agent(env.market_batch.layout.high, actions=info["action_mask"].shape[1])
+    optimizer = torch.optim.Adam(agent.parameters(), LEARNING_RATE)
     for iteration in range(ITERATIONS):
         steps = []
         for _ in range(MARKET.max_cycles):

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from baselines.evaluation.report import MEASURES
 from baselines.evaluation.statistics import MEANS
 from baselines.evaluation.welfare import WELFARE
 from paramarket_env import paramarket_v0
+from paramarket_env.config import MarketConfig
 from paramarket_env.scenarios import SCENARIOS
 from tests.helpers import tiny_market
 
@@ -42,7 +44,17 @@ def test_the_code_on_the_pages_runs(code: str, tmp_path: Path, monkeypatch: pyte
         if f"from {module}" in code:
             pytest.importorskip(module)
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "page", "exec"), {"__name__": "page"})
+    names: dict[str, Any] = {"__name__": "page"}
+    exec(compile(code, "page", "exec", dont_inherit=True), names)
+    if "market" in names:
+        play_a_step(names["market"])
+
+
+def play_a_step(market: MarketConfig) -> None:
+    """Whatever a page puts into a market can be played."""
+    env = paramarket_v0.parallel_env(market, device="cpu")
+    _, infos = env.reset(seed=0)
+    env.step({agent: env.action_space(agent).sample(infos[agent]["action_mask"]) for agent in env.agents})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -87,6 +99,14 @@ def test_every_figure_is_on_the_page_of_metrics() -> None:
     labels = [*MEASURES.values(), *WELFARE.values(), *MEANS.values()]
     for name in (*labels, *infos, *played.steps.columns, *played.trades.columns):
         assert f"`{name}`" in page, name
+
+
+def test_the_table_of_plug_ins_names_files_that_exist() -> None:
+    table = re.findall(r"^\| [\w-]+ ?\w* \|.*\|$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    paths = re.findall(r"`([\w/]+\.py)`", "\n".join(table))
+    assert len(paths) == 2 * 11
+    for path in paths:
+        assert (ROOT / path).is_file(), path
 
 
 @pytest.mark.parametrize("page", sorted((DOCS / "api").glob("*.md")), ids=lambda page: page.stem)
