@@ -6,16 +6,16 @@ market: ``paramarket run --scenario three-firms --mechanism "file:examples/own_m
 
 import os
 
-from paramarket_env.economics.mechanisms import SecondPrice
 from rich.console import Console
 from torch import Tensor
 
 from baselines.evaluation.statistics import estimates_table, evaluate, summary
 from paramarket_env.economics.clearing import Book
+from paramarket_env.economics.mechanisms import SecondPrice
 from paramarket_env.scenarios import scenario
 from paramarket_env.validation import configuration
 
-MARKET = scenario("three-firms", max_cycles=12, action_mode="round", budget=20_000)
+MARKET = scenario("three-firms", max_cycles=8, action_mode="round", budget=20_000)
 
 
 @configuration

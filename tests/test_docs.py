@@ -17,6 +17,7 @@ from baselines.evaluation.statistics import MEANS
 from baselines.evaluation.welfare import WELFARE
 from paramarket_env import paramarket_v0
 from paramarket_env.config import MarketConfig
+from paramarket_env.interface.infos import info_table
 from paramarket_env.scenarios import SCENARIOS
 from tests.helpers import tiny_market
 
@@ -90,14 +91,18 @@ def test_every_argument_is_on_the_page_of_the_environment() -> None:
             assert f"`{name}`" in page or f"`**{name}`" in page
 
 
+def test_the_table_of_infos_is_the_interfaces() -> None:
+    assert info_table() in (DOCS / "metrics.md").read_text()
+
+
 def test_every_figure_is_on_the_page_of_metrics() -> None:
     page = (DOCS / "metrics.md").read_text()
     market = tiny_market(max_cycles=2)
     played = play(market, Arm("greedy", ("greedy",)), [0], "cpu")
     env = paramarket_v0.parallel_env(market, device="cpu")
     infos = env.reset(seed=0)[1]["trader_0"]
-    labels = [*MEASURES.values(), *WELFARE.values(), *MEANS.values()]
-    for name in (*labels, *infos, *played.steps.columns, *played.trades.columns):
+    labels = [measure.label for measure in (*MEASURES.values(), *WELFARE.values())]
+    for name in (*labels, *MEANS.values(), *infos, *played.steps.columns, *played.trades.columns):
         assert f"`{name}`" in page, name
 
 

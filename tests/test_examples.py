@@ -12,7 +12,6 @@ import torch
 from paramarket_env.learning.alignment.permutations import permute
 from paramarket_env.learning.data.datasets import DATASETS
 from paramarket_env.learning.networks.mlp import NETWORKS
-from paramarket_env.learning.networks.modules import from_module
 from paramarket_env.learning.networks.network import initial_parameters, permutation_sizes
 from tests.helpers import logits
 
@@ -83,7 +82,7 @@ def test_own_training_learns(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_permutations_of_own_network_change_nothing_that_it_computes() -> None:
     example = runpy.run_path(str(EXAMPLES / "own_network.py"))
-    network = from_module(example["residual"], example["PERMUTATIONS"])((6,), 3, (5,))
+    network = example["network"]((6,), 3)
     parameters = initial_parameters(network, torch.arange(2))
     order = torch.cat(
         [torch.randperm(size, generator=torch.Generator()) for size in permutation_sizes(network).values()]
