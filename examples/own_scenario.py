@@ -4,11 +4,11 @@ Run it with ``python examples/own_scenario.py``. The function ``scenario`` below
 ``paramarket evaluate train paper patient --scenario file:examples/own_scenario.py``.
 """
 
-from paramarket_env.economics.rewards import TrainCost
 from rich.console import Console
 
 from baselines.evaluation.statistics import estimates_table, evaluate, summary
 from paramarket_env.config import MarketConfig
+from paramarket_env.economics.rewards import TrainCost
 from paramarket_env.learning.data.endowments import Dirichlet
 from paramarket_env.learning.training import SGD
 from paramarket_env.scenarios import digits_priced

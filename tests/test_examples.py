@@ -10,8 +10,6 @@ import pytest
 import torch
 
 from paramarket_env.learning.alignment.permutations import permute
-from paramarket_env.learning.data.datasets import DATASETS
-from paramarket_env.learning.networks.mlp import NETWORKS
 from paramarket_env.learning.networks.network import initial_parameters, permutation_sizes
 from tests.helpers import logits
 
@@ -30,8 +28,6 @@ def means(example: str, capsys: pytest.CaptureFixture[str]) -> list[float]:
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an example keeps is kept in a folder of the test; what it enters into a table is known to it alone."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("paramarket_env.learning.data.datasets.DATASETS", dict(DATASETS))
-    monkeypatch.setattr("paramarket_env.learning.networks.mlp.NETWORKS", dict(NETWORKS))
 
 
 def test_own_agent_is_kept_and_better_than_the_papers_rule(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

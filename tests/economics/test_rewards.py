@@ -35,5 +35,5 @@ def test_terms_add_up() -> None:
 
 @pytest.mark.parametrize("text", ["train-cost(cost=-1.0)", "rivalry(weight=-0.5)", "rivalry", "generosity"])
 def test_what_is_not_allowed_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="cost|weight|generosity"):
+    with pytest.raises(ValueError, match=r"cost|weight|generosity"):
         REWARD_TERMS.parse(text)
