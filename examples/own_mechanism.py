@@ -15,7 +15,7 @@ from paramarket_env.economics.mechanisms import SecondPrice
 from paramarket_env.scenarios import scenario
 from paramarket_env.validation import configuration
 
-MARKET = scenario("three-firms", max_cycles=8, action_mode="round", budget=20_000)
+MARKET = scenario("three-firms-short", max_cycles=8, action_mode="round", budget=20_000)
 
 
 @configuration
