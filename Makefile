@@ -2,11 +2,11 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-slow lint format check
+.PHONY: run test test-slow lint format docs check
 
 $(BIN)/paramarket: pyproject.toml
 	python3 -m venv $(VENV)
-	$(BIN)/pip install -e '.[test,dev]'
+	$(BIN)/pip install -e '.[test,dev,docs]'
 
 run: $(BIN)/paramarket       ## the paper's comparison on the digits
 	$(BIN)/paramarket run
@@ -25,5 +25,8 @@ lint: $(BIN)/paramarket      ## style and types
 format: $(BIN)/paramarket    ## mend the style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: $(BIN)/paramarket      ## the documentation site, into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 check: lint test             ## everything

@@ -7,8 +7,7 @@ import pettingzoo
 
 __version__ = "0.1.0"
 
-_ID, _MODULE = "paramarket/paramarket-v0", "paramarket_env.paramarket_v0"
-_SEAT_ID = "paramarket/ParaMarket-v0"
+_ID, _MODULE = "paramarket/ParaMarket-v0", "paramarket_env.paramarket_v0"
 
 # PettingZoo has a registry since 1.27. A second import finds the names there and leaves them.
 if hasattr(pettingzoo, "register") and _ID not in pettingzoo.parallel_registry:
@@ -16,5 +15,5 @@ if hasattr(pettingzoo, "register") and _ID not in pettingzoo.parallel_registry:
     pettingzoo.register("aec", _ID, f"{_MODULE}:env")
 
 # Gymnasium warns of a name that is registered again.
-if _SEAT_ID not in gymnasium.registry:
-    gymnasium.register(_SEAT_ID, entry_point=f"{_MODULE}:gym_env", vector_entry_point=f"{_MODULE}:vector_env")
+if _ID not in gymnasium.registry:
+    gymnasium.register(_ID, entry_point=f"{_MODULE}:gym_env", vector_entry_point=f"{_MODULE}:vector_env")

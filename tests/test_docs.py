@@ -1,37 +1,86 @@
-"""The README keeps its word: its code runs, its table of observations is the layout's, its pictures exist."""
+"""README and the site keep their word: their code runs, their tables are the code's, their links lead somewhere."""
 
 from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from baselines.evaluation.play import Arm, play
+from baselines.evaluation.report import MEASURES
+from baselines.evaluation.statistics import MEANS
+from baselines.evaluation.welfare import WELFARE
 from paramarket_env import paramarket_v0
+from paramarket_env.config import MarketConfig
+from paramarket_env.interface.infos import info_table
+from paramarket_env.scenarios import SCENARIOS
+from tests.helpers import tiny_market
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-EXTRAS = ("sb3_contrib", "torchrl")
+README = ROOT / "README.md"
+DOCS = ROOT / "docs"
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+EXTRAS = ("ray", "sb3_contrib", "torchrl")
 """What a snippet may import although it need not be installed."""
-SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-@pytest.mark.parametrize("snippet", SNIPPETS)
-def test_the_code_in_the_readme_runs(snippet: str) -> None:
+def snippets() -> Iterator[object]:
+    """Every piece of Python on the pages, once."""
+    seen = set()
+    for page in PAGES:
+        for number, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)):
+            if code not in seen:
+                seen.add(code)
+                yield pytest.param(code, id=f"{page.stem}-{number}")
+
+
+@pytest.mark.parametrize("code", list(snippets()))
+def test_the_code_on_the_pages_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in EXTRAS:
-        if f"from {module}" in snippet:
+        if f"from {module}" in code:
             pytest.importorskip(module)
-    exec(compile(snippet, "README.md", "exec"), {})
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "page"}
+    exec(compile(code, "page", "exec", dont_inherit=True), names)
+    if "market" in names:
+        play_a_step(names["market"])
+
+
+def play_a_step(market: MarketConfig) -> None:
+    """Whatever a page puts into a market can be played."""
+    env = paramarket_v0.parallel_env(market, device="cpu")
+    _, infos = env.reset(seed=0)
+    env.step({agent: env.action_space(agent).sample(infos[agent]["action_mask"]) for agent in env.agents})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_to_files_that_exist(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text()):
+        if target != "results/leaderboard.md":
+            assert (page.parent / target).exists(), target
+
+
+def test_readme_is_short_and_begins_with_the_environment() -> None:
+    text = README.read_text()
+    assert len(text.splitlines()) <= 150
+    titles = re.findall(r"^## (.*)", text, re.MULTILINE)
+    assert titles[:3] == ["Words", "Scenarios", "Plug in an agent"]
+
+
+def test_the_table_of_scenarios_is_made_of_their_docstrings() -> None:
+    rows = re.findall(r"^\| `([\w-]+)` \| (.*) \|$", README.read_text().split("## Scenarios")[1], re.MULTILINE)
+    first_lines = {name: (inspect.getdoc(SCENARIOS[name]) or "").splitlines()[0] for name in SCENARIOS}
+    whole = {name: line for name, line in first_lines.items() if not name.endswith("-short")}
+    assert dict(rows[: len(whole)]) == whole
 
 
 def test_the_table_of_observations_is_the_layout_of_the_default_market() -> None:
-    assert paramarket_v0.parallel_env(device="cpu").layout.table() in README
-
-
-def test_pictures_and_files_that_the_readme_names_exist() -> None:
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+    assert paramarket_v0.parallel_env(device="cpu").layout.table() in (DOCS / "environment.md").read_text()
 
 
 def test_every_argument_is_on_the_page_of_the_environment() -> None:
@@ -39,4 +88,41 @@ def test_every_argument_is_on_the_page_of_the_environment() -> None:
     for factory in ("parallel_env", "gym_env", "vector_env", "sb3_vec_env", "torchrl_env", "rllib_env"):
         assert f"`{factory}(" in page or f"`{factory}`" in page
         for name in inspect.signature(getattr(paramarket_v0, factory)).parameters:
-            assert f"`{name}`" in page
+            assert f"`{name}`" in page or f"`**{name}`" in page
+
+
+def test_the_table_of_infos_is_the_interfaces() -> None:
+    assert info_table() in (DOCS / "metrics.md").read_text()
+
+
+def test_every_figure_is_on_the_page_of_metrics() -> None:
+    page = (DOCS / "metrics.md").read_text()
+    market = tiny_market(max_cycles=2)
+    played = play(market, Arm("greedy", ("greedy",)), [0], "cpu")
+    env = paramarket_v0.parallel_env(market, device="cpu")
+    infos = env.reset(seed=0)[1]["trader_0"]
+    labels = [measure.label for measure in (*MEASURES.values(), *WELFARE.values())]
+    for name in (*labels, *MEANS.values(), *infos, *played.steps.columns, *played.trades.columns):
+        assert f"`{name}`" in page, name
+
+
+def test_the_table_of_plug_ins_names_files_that_exist() -> None:
+    table = re.findall(r"^\| [\w-]+ ?\w* \|.*\|$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    paths = re.findall(r"`([\w/]+\.py)`", "\n".join(table))
+    assert len(paths) == 2 * 11
+    for path in paths:
+        assert (ROOT / path).is_file(), path
+
+
+@pytest.mark.parametrize("page", sorted((DOCS / "api").glob("*.md")), ids=lambda page: page.stem)
+def test_the_api_pages_name_modules_that_exist(page: Path) -> None:
+    for module in re.findall(r"^::: (\S+)", page.read_text(), re.MULTILINE):
+        import_module(module)
+
+
+def test_every_package_is_on_an_api_page() -> None:
+    named = "\n".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
+    for package in ("paramarket_env", "baselines"):
+        for path in (ROOT / package).iterdir():
+            private = path.stem.startswith("_") or path.suffix in (".typed", ".pyc") or path.stem == "cli"
+            assert private or f"::: {package}.{path.stem}" in named, path

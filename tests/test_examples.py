@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from paramarket_env.learning.alignment.permutations import permute
-from paramarket_env.learning.networks.modules import from_module
 from paramarket_env.learning.networks.network import initial_parameters, permutation_sizes
 from tests.helpers import logits
 
@@ -60,9 +59,26 @@ def test_trade_pays_between_own_networks(capsys: pytest.CaptureFixture[str]) -> 
     assert patient > train + 0.1
 
 
+def test_it_pays_to_wait_in_own_scenario(capsys: pytest.CaptureFixture[str]) -> None:
+    train, paper, patient = means("own_scenario", capsys)
+    assert patient > max(train, paper) + 0.4
+
+
+def test_a_bid_of_the_value_earns_less_by_own_mechanism(capsys: pytest.CaptureFixture[str]) -> None:
+    alone, bidder, still_alone, bidder_that_pays_its_bid = means("own_mechanism", capsys)
+    assert alone == still_alone
+    assert bidder_that_pays_its_bid < bidder - 0.05
+
+
+def test_own_training_learns(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(EXAMPLES / "own_training.py"), run_name="__main__")
+    returns = [float(mean) for mean in re.findall(r"mean return (-?\d\.\d\d)", capsys.readouterr().out)]
+    assert sum(returns[-5:]) / 5 > returns[0] + 0.3
+
+
 def test_the_permutations_of_own_network_change_nothing_that_it_computes() -> None:
     example = runpy.run_path(str(EXAMPLES / "own_network.py"))
-    network = from_module(example["residual"], example["PERMUTATIONS"])((6,), 3, (5,))
+    network = example["network"]((6,), 3)
     parameters = initial_parameters(network, torch.arange(2))
     order = torch.cat(
         [torch.randperm(size, generator=torch.Generator()) for size in permutation_sizes(network).values()]
@@ -78,5 +94,5 @@ def test_the_permutations_of_own_network_change_nothing_that_it_computes() -> No
 def test_every_example_is_tested_and_on_the_page() -> None:
     tests, page = Path(__file__).read_text(), (EXAMPLES.parent / "docs/examples.md").read_text()
     for file in EXAMPLES.glob("*.py"):
-        assert f'means("{file.stem}"' in tests, file
+        assert f'"{file.stem}"' in tests or f'"{file.name}"' in tests, file
         assert f"(../examples/{file.name})" in page, file

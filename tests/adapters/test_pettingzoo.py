@@ -116,8 +116,8 @@ def test_arguments_replace_those_of_the_scenario() -> None:
 
 @pytest.mark.skipif(not hasattr(pettingzoo, "register"), reason="PettingZoo has a registry since 1.27")
 def test_pettingzoo_makes_both_environments_by_name() -> None:
-    parallel = pettingzoo.make("parallel", "paramarket/paramarket_v0", max_cycles=3, device="cpu")
-    turns = pettingzoo.make("aec", "paramarket/paramarket_v0", scenario="three-firms", device="cpu")
+    parallel = pettingzoo.make("parallel", "paramarket/ParaMarket-v0", max_cycles=3, device="cpu")
+    turns = pettingzoo.make("aec", "paramarket/ParaMarket-v0", scenario="three-firms", device="cpu")
     assert isinstance(parallel, pettingzoo.ParallelEnv)
     assert isinstance(turns, pettingzoo.AECEnv)
     assert parallel.unwrapped.config.max_cycles == 3

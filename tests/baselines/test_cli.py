@@ -13,7 +13,16 @@ from baselines.policies.decisions import POLICIES, RULES
 from paramarket_env.scenarios import SCENARIOS
 
 SMALL = [
-    *("--train-samples", "120", "--validation-samples", "60", "--test-samples", "60", "--architecture", "mlp(hidden=(8,))"),
+    *(
+        "--train-samples",
+        "120",
+        "--validation-samples",
+        "60",
+        "--test-samples",
+        "60",
+        "--architecture",
+        "mlp(hidden=(8,))",
+    ),
     *("--batch-size", "16", "--max-cycles", "2", "--seeds", "2", "--device", "cpu"),
 ]
 
