@@ -96,6 +96,11 @@ def entries(folder: Path) -> dict[str, Path]:
     return {REFERENCE: found.pop(REFERENCE), **found}
 
 
+def _settings(kept: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a plan as JSON has them: its lists are tuples."""
+    return {field: tuple(value) if isinstance(value, list) else value for field, value in kept.items()}
+
+
 def _policy_of(file: Path, name: str, options: Leaderboard) -> str:
     """The name of an entry's policy on the command line, in a scenario; trained now if it has to be."""
     if file.suffix == ".py":
@@ -105,7 +110,7 @@ def _policy_of(file: Path, name: str, options: Leaderboard) -> str:
         return str(entry["policy"])
     folder = options.policies / name / file.stem
     if not (folder / "policy.json").is_file():
-        learn(replace(tuned(name), **entry["train"]), folder, options.device)
+        learn(replace(tuned(name), **_settings(entry["train"])), folder, options.device)
     return f"learned:{folder}"
 
 

@@ -11,6 +11,7 @@ from unittest.mock import patch
 
 import torch
 
+from paramarket_env.learning.alignment import weight_matching
 from paramarket_env.market import broker
 from paramarket_env.market.broker import Broker
 from paramarket_env.market.engine import Engine
@@ -22,7 +23,7 @@ another phase counts for the inner one alone."""
 
 PHASES: Phases = (
     ("train", Engine, "_train"),
-    ("align", broker, "weight_matching"),
+    ("align", weight_matching, "weight_matching"),
     ("try", Broker, "_quote"),
     ("evaluate", broker, "group"),
     ("evaluate", broker, "own_losses"),

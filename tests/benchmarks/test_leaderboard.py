@@ -10,7 +10,7 @@ import pytest
 
 from baselines.training import sb3
 from benchmarks import leaderboard
-from benchmarks.leaderboard import HERE, Leaderboard, entries, main, page, standings
+from benchmarks.leaderboard import HERE, Leaderboard, _settings, entries, main, page, standings
 from paramarket_env import scenarios
 from paramarket_env.config import MarketConfig
 from tests.helpers import tiny_market
@@ -22,7 +22,7 @@ NAMES = ("digits-short", "digits-layers-short")
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The scenarios are tiny markets, and training is next to none."""
     for name, cycles in zip(NAMES, (2, 3), strict=True):
-        monkeypatch.setitem(scenarios.SCENARIOS, name, lambda cycles=cycles: tiny_market(max_cycles=cycles))
+        monkeypatch.setitem(scenarios.SCENARIOS._entries, name, lambda cycles=cycles: tiny_market(max_cycles=cycles))
         monkeypatch.setitem(sb3.TUNED, name, {"timesteps": 1, "num_markets": 2})
 
 
@@ -87,7 +87,7 @@ def test_what_was_not_played_is_shown_with_its_reason(tmp_path: Path, monkeypatc
     assert board["late"] == "not played"
     told = page({NAMES[0]: board})
     assert "| late | – (not played) |" in told
-    monkeypatch.setitem(scenarios.SCENARIOS, NAMES[0], lambda: tiny_market(max_cycles=5))
+    monkeypatch.setitem(scenarios.SCENARIOS._entries, NAMES[0], lambda: tiny_market(max_cycles=5))
     board = standings(out / "leaderboard", NAMES[0], list(entries(folder)))
     assert board["patient"] == "train: played in another configuration"
     lines = page({NAMES[0]: board}).split(f"## {NAMES[0]}")[1].strip().split("\n")
@@ -117,4 +117,4 @@ def test_every_entry_of_the_repository_can_be_played() -> None:
         told = json.loads(file.read_text())
         assert set(told) in ({"policy"}, {"train"})
         if "train" in told:
-            sb3.Plan(MarketConfig(), **told["train"])
+            sb3.Plan(MarketConfig(), **_settings(told["train"]))

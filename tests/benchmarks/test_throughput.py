@@ -32,7 +32,9 @@ def _small_yardstick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def flop_of(config: MarketConfig, features: int, sizes: list[list[int]], validation: int) -> dict[str, int]:
-    return step_flop(config, MLPNetwork((features,), 10, config.network.hidden), torch.tensor(sizes), validation)
+    network = config.network.architecture((features,), 10)
+    assert isinstance(network, MLPNetwork)
+    return step_flop(config, network, torch.tensor(sizes), validation)
 
 
 # --- the roofline -----------------------------------------------------------------------------------------------------

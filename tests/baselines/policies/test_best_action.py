@@ -19,10 +19,10 @@ from tests.helpers import priced_market
 @pytest.mark.parametrize("mode", ["verb", "round"])
 def test_the_legal_action_with_the_highest_score_is_taken(mode: ActionMode) -> None:
     batch = MarketBatch(priced_market(action_mode=mode, opens_at=3), 4, "cpu")
-    observation, mask = batch.reset(torch.arange(4))[:, 0], batch.mask()[:, 0]
+    observation, mask = (seen[:, 0] for seen in batch.reset(torch.arange(4)))
     generator = torch.Generator().manual_seed(0)
     table = torch.rand(mask.shape, generator=generator) + 10 * ~mask  # what is illegal scores highest
-    chosen = BestAction(lambda seen: table, seat_of(batch, batch.seeds)).act(observation, mask)
+    chosen = BestAction(lambda seen: table, seat_of(batch, 4)).act(observation, mask)
     assert not bool(mask.all())
     parts = torch.where(mask, table, -1.0).split(batch.actions.nvec, dim=-1)
     assert chosen.reshape(4, -1).tolist() == torch.stack([part.argmax(-1) for part in parts], -1).tolist()

@@ -320,7 +320,7 @@ def test_every_policy_is_what_its_text_names(policy: PolicyFactory) -> None:
         ("nobody", "unknown policy 'nobody': choose from greedy, hold, learned, paper, patient, random, train$"),
         ("nobody+fixed:1", "unknown policy 'nobody': choose from greedy"),
         ("paper+nobody", "unknown pricing rule 'nobody': choose from bayesian, bounds, cost-plus, fixed"),
-        ("train:3", "pricing=3 is not allowed: it must be a pricing rule"),
+        ("train:3", "pricing=3 is not allowed: it must be one of"),
         ("patient:", "patient.patience='' is not allowed"),
         ("patient:x", "patient.patience='x' is not allowed"),
         ("patient:-1", "patient.patience=-1 is not allowed: it must be greater than or equal to 0"),

@@ -67,7 +67,7 @@ def test_a_pricing_rule_in_a_file_sets_the_asks(tmp_path: Path, fields: str, exp
 
 
 def test_a_function_is_no_pricing_rule(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"pricing=<function .* is not allowed: it must be a pricing rule: one of"):
+    with pytest.raises(ValueError, match=r"pricing=<function .* is not allowed: it must be one of"):
         POLICIES.parse("paper+" + written(tmp_path, "def pricing(seat):\n    return None\n"))
 
 

@@ -250,7 +250,7 @@ def test_a_new_episode_clears_the_memory_of_its_row_alone(kind: type[PricingRule
 def test_the_rival_aware_seller_withholds_what_costs_it_more_than_any_price() -> None:
     quoted = {"offer_gain": [0.1, 0.3], "time_left": [1]}
     for rivalry, expected in ((0.0, 3), (0.2, 3), (1.0, len(LEVELS))):  # a cost of rivalry / 2 * 0.3
-        chair = seat(market(rivalry=rivalry))
+        chair = seat(market(reward_terms=(Rivalry(rivalry),)))
         assert posts(seller(RivalAware(), chair), standing(chair, 1, **quoted)) == [expected]
         assert posts(seller(Bayesian(), chair), standing(chair, 1, **quoted)) == [3]
 
