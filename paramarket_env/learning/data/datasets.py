@@ -103,8 +103,8 @@ def read_idx(path: Path) -> np.ndarray:
         raise ValueError(f"{path} has the wrong length: its header needs {start} bytes, but it has {len(raw)}")
     shape = np.frombuffer(raw, ">u4", count=raw[3], offset=4)
     if len(raw) - start != shape.prod(dtype=np.int64):
-        found = f"{len(raw) - start} bytes follow"
-        raise ValueError(f"{path} has the wrong length: its header says {tuple(map(int, shape))}, but {found}")
+        lengths = f"its header announces shape {tuple(map(int, shape))}, but {len(raw) - start} bytes follow"
+        raise ValueError(f"{path} has the wrong length: {lengths}")
     return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
 
 
@@ -124,7 +124,7 @@ class IdxFamily:
     transposed: ClassVar[bool] = False
 
     data_dir: str | None = None
-    """Folder with the four files, gzipped or not, flat or in torchvision's folders. None: downloaded."""
+    """Folder with the four files, gzipped or not, flat or in torchvision's folders. None: they are downloaded."""
 
     @property
     def files(self) -> list[str]:
@@ -176,7 +176,7 @@ class MNIST(IdxFamily):
 @DATASETS.register
 @configuration
 class FashionMNIST(IdxFamily):
-    """60,000 + 10,000 images of clothing of 28 x 28 pixels (Xiao, Rasul and Vollgraf 2017)."""
+    """60,000 + 10,000 images of clothing, 28 x 28 pixels (Xiao, Rasul and Vollgraf 2017)."""
 
     torchvision_name: ClassVar[str] = "FashionMNIST"
 
@@ -207,7 +207,7 @@ class CIFAR10:
     """50,000 + 10,000 colour images ``[3, 32, 32]``, normalised by the mean and standard deviation of each channel."""
 
     data_dir: str | None = None
-    """Folder with ``cifar-10-batches-py``. None: downloaded."""
+    """Folder with ``cifar-10-batches-py``. None: the dataset is downloaded."""
 
     def __call__(self) -> Dataset:
         """Read the images with torchvision, which downloads them if needed and ``data_dir`` is None."""

@@ -88,7 +88,7 @@ class Complementary:
     """The authors' rule: agent i has few samples of its block of classes, and all samples of the other classes."""
 
     scarcity: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """The share of its block's samples that an agent keeps."""
+    """The share of its block's samples that an agent holds."""
 
     def __call__(self, pool: Pool) -> Tensor:
         """See :meth:`Endowment.__call__`; raises ``ValueError`` for more agents than classes."""

@@ -20,7 +20,7 @@ from paramarket_env.learning.networks.network import Architecture, Gradients, Lo
 from paramarket_env.validation import require
 
 ModuleFactory = Callable[[tuple[int, ...], int], nn.Sequential]
-"""A function of ``features``, the shape of a sample, and the number of classes that makes the module."""
+"""Makes the module from ``features``, the shape of a sample, and the number of classes."""
 
 Permutations = Mapping[str, tuple[str | None, ...]]
 """For each tensor by name, such as ``0.weight``: the permutation of hidden units that acts on each axis, or None."""
@@ -95,12 +95,8 @@ class ModuleNetwork:
             specs.append(ParameterSpec(name, tuple(tensor.shape), name.split(".")[0], acting, bound, centre))
         sizes = {(acting, size) for spec in specs for acting, size in zip(spec.permutations, spec.shape, strict=True)}
         named = [acting for acting, _ in sizes if acting is not None]
-        require(
-            len(set(named)) == len(named),
-            "permutations",
-            dict(permutations),
-            "such that all axes with one name have one size",
-        )
+        one_size = len(set(named)) == len(named)
+        require(one_size, "permutations", dict(permutations), "such that all axes with one name have one size")
         return tuple(specs)
 
     def stem(self, parameters: Tensor, inputs: Tensor) -> Tensor:

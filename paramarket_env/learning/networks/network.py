@@ -33,7 +33,7 @@ class ParameterSpec:
     bound: float
     """Initial values are uniform within [centre - bound, centre + bound]."""
     centre: float = 0.0
-    """0 for weights and biases. 1, with bound 0, for the scale of a normalisation layer."""
+    """0 for weights and biases; 1, with bound 0, for the scale of a normalisation layer."""
 
     @property
     def size(self) -> int:
