@@ -96,8 +96,8 @@ def interpolate(buyers: Tensor, aligned: Tensor, weights: Tensor) -> Tensor:
 def _line(grid: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor, list[int], list[int]]:
     """The merge weights, and the points of the line between two networks where they lie when seen from either end.
 
-    Returns the weights, float32 ``[W]``; the distinct points, float32; and two lists of W indices into the points: where
-    each weight lies as seen from the first end, and as seen from the second.
+    Returns the weights, float32 ``[W]``; the distinct points, float32; and two lists of W indices into the points, for
+    the weights as seen from the first end and as seen from the second.
     """
     points, back = list(grid), []
     for weight in grid:
