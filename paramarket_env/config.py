@@ -1,7 +1,7 @@
-"""What a market is made of, as frozen dataclasses that refuse impossible values at construction.
+"""The configuration of a market: frozen dataclasses that refuse invalid values at construction.
 
-Every setting of a market is here or a field of a plug-in that is named here. A plug-in is given itself, or by its
-textual form (see ``paramarket_env.plugins``): ``EconomyConfig(mechanism=DoubleAuction(k=0.3))`` and
+Every setting of a market is a field here, or a field of a plug-in that is chosen here. A plug-in is given as an object
+or in its textual form (see ``paramarket_env.plugins``): ``EconomyConfig(mechanism=DoubleAuction(k=0.3))`` and
 ``EconomyConfig(mechanism="double-auction(k=0.3)")`` are equal. Importing this module registers the built-in plug-ins.
 """
 
@@ -45,26 +45,26 @@ Kappa = Annotated[float, Field(ge=0, le=KAPPA_MAX)]
 
 
 def _each(value: Any) -> tuple[Any, ...]:
-    """The values of a setting that is one value or one for each agent."""
+    """The values of a setting that is one value, or one for each agent."""
     return value if isinstance(value, tuple) else (value,)
 
 
 @configuration
 class DataConfig:
-    """Which samples there are, and who holds them."""
+    """The samples of a market, and their division into splits and endowments."""
 
     dataset: Annotated[DatasetSource, DATASETS] = Digits()
-    """Where the samples come from."""
+    """The source of the samples."""
     train_samples: Count | None = 1000
-    """Training samples, divided among the agents by ``endowment``; None: all that are left."""
+    """Number of training samples, which ``endowment`` divides among the agents. None: all that are left."""
     validation_samples: Count | None = 400
-    """The broker's samples, for quotes and rewards (under ``authors`` they are the test set instead)."""
+    """Number of the broker's samples, for quotes and rewards. Under ``authors`` they are the test set instead."""
     test_samples: Count | None = 397
-    """Samples of the reports, never seen by an agent; None: all of the test set."""
+    """Number of the reports' samples, which no agent sees. None: the whole test set."""
     protocol: SplitProtocol = "clean"
-    """``clean``: three disjoint splits. ``authors``: validation *is* the test set, as in the authors' scripts."""
+    """``clean``: three disjoint splits. ``authors``: the test set also serves for validation, as in their scripts."""
     endowment: Annotated[Endowment, ENDOWMENTS] = Complementary()
-    """Who gets which training samples."""
+    """The rule that divides the training samples among the agents."""
 
     def __post_init__(self) -> None:
         sized = self.protocol == "authors" or self.validation_samples is not None
@@ -72,81 +72,81 @@ class DataConfig:
 
     @property
     def split_sizes(self) -> SplitSizes:
-        """How many samples each split has."""
+        """The number of samples of each split."""
         return SplitSizes(self.train_samples, self.validation_samples, self.test_samples, self.protocol)
 
 
 @configuration
 class NetworkConfig:
-    """The networks of a market: all agents have the same architecture, each its own parameters."""
+    """The networks of a market. All agents have the same architecture, and each has its own parameters."""
 
     architecture: Annotated[Architecture, ARCHITECTURES] = MLP()
-    """What a network is made of."""
+    """The architecture of the networks."""
 
 
 @configuration
 class TrainingConfig:
-    """What the action *train* does."""
+    """The effect of the action *train*."""
 
     optimizer: Annotated[Optimizer, OPTIMIZERS] = SGD()
-    """How gradients change the parameters."""
+    """The rule by which gradients update the parameters."""
     batch_size: Count = 32
-    """Samples of a minibatch."""
+    """Number of samples of a minibatch."""
     local_steps: Count | None = None
-    """At most this many minibatches of a shuffled pass; None: the whole pass, its last short batch included."""
+    """Largest number of minibatches of a shuffled pass. None: the whole pass, including a short last minibatch."""
 
 
 @configuration
 class BrokerConfig:
-    """How the broker aligns, tries and quotes, and when the market is open."""
+    """The goods for sale, the broker's alignment and merging, and the cycles in which the market is open."""
 
     parameter_sets: Annotated[ParameterSetRule, PARAMETER_SETS] = full
-    """What is sold as one good: the ``full`` network, its ``layers`` one by one, or ``prefixes`` of layers."""
+    """The parts sold as one good: the ``full`` network, its ``layers`` one by one, or ``prefixes`` of layers."""
     aligner: Annotated[Aligner, ALIGNERS] = WeightMatching()
-    """How the seller's hidden units are brought into the buyer's order before merging; ``none`` leaves them."""
+    """The method that brings the seller's hidden units into the buyer's order before a merge, or ``none``."""
     merger: Annotated[Merger, MERGERS] = Linear()
-    """Which merges are tried before a purchase."""
+    """The method that merges networks, with the candidates tried before a purchase."""
     opens_at: Annotated[int, Field(ge=0, le=INT64_MAX)] = 0
-    """First cycle at which purchases clear."""
+    """First cycle in which purchases clear."""
     trade_every: Count = 1
-    """From then on the market is open every so many cycles."""
+    """Number of cycles from one opening of the market to the next."""
     smoothness: Curvature | None = None
-    """``disclosure="bounds"``: beta of the lower bounds on gains; None: the largest curvature met in the tries."""
+    """beta of the lower bounds on gains (``disclosure="bounds"``). None: the largest curvature of the merges tried."""
     convexity: Curvature | None = None
-    """``disclosure="bounds"``: mu of the upper bounds on gains; None: the smallest curvature met in the tries."""
+    """mu of the upper bounds on gains (``disclosure="bounds"``). None: the smallest curvature of the merges tried."""
 
     def __post_init__(self) -> None:
         beta, mu = self.smoothness, self.convexity
-        require(beta is None or mu is None or mu <= beta, "broker.convexity", mu, f"at most smoothness, {beta}")
+        require(beta is None or mu is None or mu <= beta, "broker.convexity", mu, f"at most smoothness={beta}")
 
 
 @configuration
 class EconomyConfig:
-    """Money, kappas, reward terms and the rules of trade. Amounts of money are integers of ticks."""
+    """Money, kappas, reward terms and the rules of trade. Amounts of money are integer numbers of ticks."""
 
     mechanism: Annotated[Mechanism, MECHANISMS] = Posted()
-    """How orders become trades."""
+    """The rule by which orders become trades."""
     disclosure: Disclosure = "transactions"
-    """What sellers are told: ``none`` (their own sales and refusals), ``transactions`` (also all trade prices),
-    ``bounds`` (also bounds on every buyer's gain), ``full`` (also what their parameters are worth to every buyer)."""
+    """The information that sellers observe: ``none`` (their own sales and refusals), ``transactions`` (also all trade
+    prices), ``bounds`` (also bounds on every buyer's gain), ``full`` (also the value of their goods to every buyer)."""
     ask_levels: Annotated[tuple[Ticks, ...], Field(min_length=1)] = (0,)
-    """The prices that a seller can ask, and a buyer bid, in ticks, increasing. One more level withholds."""
+    """The prices that sellers can ask and buyers can bid, in ticks, increasing. One more ask level withholds."""
     initial_ask: Annotated[int, Field(ge=0)] = 0
-    """Index of the level posted at the start; ``len(ask_levels)``: withheld."""
+    """Index of the level posted at the start. ``len(ask_levels)``: withheld."""
     budget: Ticks | Annotated[tuple[Ticks, ...], Field(min_length=1)] = 1000
-    """Balance at the start, in ticks: one number, or one for each agent."""
+    """Initial balance in ticks: one number, or one for each agent."""
     tick: Annotated[float, Field(gt=0, le=1e6)] = 0.001
-    """Units of reward for one tick."""
+    """Units of reward per tick."""
     broker_fee: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """The broker's share of every price, rounded down to whole ticks; the seller gets the rest."""
+    """The broker's share of every price, rounded down to whole ticks. The seller gets the rest."""
     kappa_distribution: KappaDistribution = "fixed"
-    """How kappa, the value of a nat of validation loss to an agent, is drawn for each agent and episode."""
+    """The distribution from which each agent's kappa, its reward per nat of gain, is drawn for each episode."""
     kappa: Kappa | Annotated[tuple[Kappa, ...], Field(min_length=1)] = 1.0
-    """kappa if fixed, otherwise the lower end: one number, or one for each agent."""
+    """kappa if it is fixed, otherwise its lower end: one number, or one for each agent."""
     kappa_high: Kappa | Annotated[tuple[Kappa, ...], Field(min_length=1)] | None = None
-    """The upper end of kappa: one number, or one for each agent; None if fixed."""
+    """The upper end of kappa: one number, or one for each agent. None if it is fixed."""
     reward_terms: tuple[Annotated[RewardTerm, REWARD_TERMS], ...] = ()
-    """Terms of the reward besides kappa * gain and income."""
+    """Terms that are added to kappa * gain and income."""
 
     def __post_init__(self) -> None:
         levels = self.ask_levels
@@ -155,20 +155,20 @@ class EconomyConfig:
         require(posted, "economy.initial_ask", self.initial_ask, f"a level from 0 to {len(levels)} (withheld)")
         kind, high = self.kappa_distribution, self.kappa_high
         fits = (high is None) == (kind == "fixed")
-        require(fits, "economy.kappa_high", high, "None if kappa is fixed, and otherwise its upper end")
+        require(fits, "economy.kappa_high", high, "None if kappa is fixed, otherwise its upper end")
         for name in ("kappa", "kappa_high"):
             value = getattr(self, name)
             positive = kind != "log-uniform" or all(end > 0 for end in _each(value))
             require(positive, f"economy.{name}", value, "above 0 if kappa_distribution is 'log-uniform'")
 
     def in_reward(self, ticks: Tensor) -> Tensor:
-        """Ticks in units of reward, float64: the one place where ``tick`` is applied to tensors."""
-        # In float64: an int64 times a Python float would be rounded to float32, and whole ticks would be lost.
+        """Convert ticks to units of reward, float64. ``tick`` is applied to tensors only here."""
+        # Without the cast, an int64 times a Python float would be rounded to float32, which loses whole ticks.
         return ticks.double() * self.tick
 
     @property
     def prices(self) -> Tensor:
-        """The prices that can be asked, or bid, in units of reward: float64 ``[L]``."""
+        """The prices that can be asked or bid, in units of reward: float64 ``[L]``."""
         return self.in_reward(torch.tensor(self.ask_levels))
 
 
@@ -177,11 +177,11 @@ class MarketConfig:
     """One market: N agents, one broker, one ledger."""
 
     agents: Annotated[int, Field(ge=2, le=INT64_MAX)] = 2
-    """N."""
+    """Number of agents, N."""
     max_cycles: Count = 40
-    """Steps of an episode, after which it is truncated."""
+    """Number of steps after which an episode is truncated."""
     action_mode: ActionMode = "verb"
-    """``verb``: one of train, buy, ask or hold a step. ``round``: all of them in one step."""
+    """``verb``: one of train, buy, ask or hold in a step. ``round``: train, buy and ask in one step."""
     data: DataConfig = DataConfig()
     network: NetworkConfig = NetworkConfig()
     training: TrainingConfig = TrainingConfig()
@@ -195,15 +195,16 @@ class MarketConfig:
             require(one_each, f"economy.{name}", value, f"one number, or one for each of the {self.agents} agents")
         ordered = all(low <= high for low, high in self.kappa_ranges)
         require(ordered, "economy.kappa_high", self.economy.kappa_high, "at least kappa")
-        # All that an agent earns in an episode is counted, and the same money can come round in every cycle.
+        # The earnings of an episode are summed, and an agent can earn the same money again in every cycle.
         money = sum(self.budgets) * self.max_cycles
-        require(money <= INT64_MAX, "economy.budget", self.economy.budget, "at most 2**63 - 1 ticks, in all cycles")
+        allowed = "at most 2**63 - 1 ticks, summed over agents and cycles"
+        require(money <= INT64_MAX, "economy.budget", self.economy.budget, allowed)
         bounded, line = self.economy.disclosure == "bounds", isinstance(self.broker.merger, Linear)
-        require(not bounded or line, "economy.disclosure", "bounds", "another, unless broker.merger is linear")
+        require(not bounded or line, "economy.disclosure", "bounds", "another one unless broker.merger is linear")
 
     @property
     def budgets(self) -> tuple[int, ...]:
-        """The balance of each agent at the start, in ticks."""
+        """The initial balance of each agent, in ticks."""
         return self._for_each_agent(self.economy.budget)
 
     @property
@@ -219,9 +220,9 @@ class MarketConfig:
     # --- changes, and JSON -----------------------------------------------------------------------------------------
 
     def changed(self, **changes: Any) -> MarketConfig:
-        """The market with other values for fields of its own or of its sections, such as ``agents`` or ``endowment``.
+        """A copy with other values of its own fields or its sections' fields, such as ``agents`` or ``endowment``.
 
-        Raises ``ValueError`` that lists the fields for a name that is none, and for values that are not allowed.
+        Raises ``ValueError`` for an unknown field, listing those that exist, and for a value that is not allowed.
         """
         own = {field.name for field in fields(self)}
         values: dict[str, Any] = {name: changes[name] for name in changes if name in own}
@@ -235,18 +236,18 @@ class MarketConfig:
         return replace(self, **values)
 
     def to_dict(self) -> dict[str, Any]:
-        """The market as JSON has it: plug-ins by their textual form."""
+        """The configuration as plain JSON types, with plug-ins in their textual form."""
         plain: dict[str, Any] = _adapter().dump_python(self, mode="json")
         return plain
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> MarketConfig:
-        """The market of :meth:`to_dict`. A field that is missing has its default; an unknown one is refused."""
+        """The inverse of :meth:`to_dict`. A missing field gets its default; an unknown field is refused."""
         return cls.from_json(json.dumps(plain))
 
     @classmethod
     def from_json(cls, text: str) -> MarketConfig:
-        """The market of a JSON text; raises ``ValueError`` for what is not allowed."""
+        """The configuration in a JSON text; raises ``ValueError`` for unknown fields and invalid values."""
         try:
             return _adapter().validate_json(text)
         except pydantic.ValidationError as error:
@@ -263,7 +264,7 @@ SECTIONS: dict[str, frozenset[str]] = {
         ("economy", EconomyConfig),
     )
 }
-"""The fields of each section; no two sections have a field of one name."""
+"""The fields of each section. No field name is in two sections."""
 
 
 @cache

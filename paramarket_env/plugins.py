@@ -1,4 +1,4 @@
-"""Plug-ins: what a configuration chooses by name, one registry for each kind.
+"""Plug-ins: the parts that a configuration chooses by name, with one registry for each kind.
 
 A plug-in is an object with the interface of its kind, such as a dataset, a mechanism or a policy. Its class is a frozen
 dataclass whose fields are its configuration (:func:`paramarket_env.validation.configuration` checks them). Where the
@@ -7,12 +7,12 @@ interface is a call, a plain function can be a plug-in too; it has no configurat
 Every plug-in has one textual form. The command line, configuration files and the leaderboard use it::
 
     dirichlet                                a plug-in with its defaults
-    dirichlet(concentration=0.3)             with a field of its own
-    dirichlet:0.3                            short: the value of its first field
+    dirichlet(concentration=0.3)             with a value for a field
+    dirichlet:0.3                            short form: the value of the first field
     patient(patience=7)+fixed(level=3)       a policy with a pricing rule
-    file:PATH.py, file:PATH.py(field=1)      what a Python file defines under the name of the kind
+    file:PATH.py, file:PATH.py(field=1)      the object that a Python file defines under the name of the kind
 
-A file is executed, so name only files that you trust.
+The file is executed, so name only files that you trust.
 """
 
 from __future__ import annotations
@@ -37,14 +37,15 @@ Entry = TypeVar("Entry", bound=Callable[..., Any])
 FILE = "file:"
 
 REGISTRIES: dict[type, Registry[Any]] = {}
-"""Every registry by the interface of its plug-ins."""
+"""Every registry, by the interface of its plug-ins."""
 
 
 class Registry(Generic[P]):
-    """The plug-ins of one kind by name: classes, and functions that are plug-ins themselves.
+    """The plug-ins of one kind by name: classes of plug-ins, and functions that are plug-ins themselves.
 
-    ``kind`` is its name in errors. ``interface`` is a runtime-checkable protocol. ``attribute`` is the name under which
-    a file defines one, by default the kind with underscores. The value of the field ``joined`` may stand behind ``+``.
+    ``kind`` names a plug-in in errors. ``interface`` is a runtime-checkable protocol. ``attribute`` is the name under
+    which a file defines a plug-in, by default the kind with underscores. The value of the field ``joined`` can be
+    written after a ``+``.
     """
 
     def __init__(self, kind: str, interface: type[P], *, attribute: str = "", joined: str = "") -> None:
@@ -55,22 +56,22 @@ class Registry(Generic[P]):
         REGISTRIES[interface] = self
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
-        """The class or function of that name; ``ValueError`` that lists the names for one that does not exist."""
+        """The class or function of that name; raises ``ValueError``, listing the names, for an unknown name."""
         found = self._entries.get(name.replace("_", "-"))
         if found is None:
             raise ValueError(f"unknown {self.kind} {name!r}: choose from {', '.join(sorted(self))}")
         return found
 
     def __iter__(self) -> Iterator[str]:
-        """The names, in the order of registration."""
+        """The names in the order of registration."""
         return iter(self._entries)
 
     def __len__(self) -> int:
-        """How many plug-ins there are."""
+        """The number of plug-ins."""
         return len(self._entries)
 
     def __contains__(self, name: object) -> bool:
-        """Whether there is a plug-in of that name."""
+        """Whether a plug-in has that name."""
         return name in self._entries
 
     def items(self) -> Iterable[tuple[str, Callable[..., Any]]]:
@@ -79,25 +80,26 @@ class Registry(Generic[P]):
 
     @property
     def plural(self) -> str:
-        """What a list of them is called."""
+        """The kind in the plural."""
         return f"{self.kind.removesuffix('y')}ies" if self.kind.endswith("y") else f"{self.kind}s"
 
     def register(self, entry: Entry, name: str | None = None) -> Entry:
-        """Add a class or a function; also as a decorator.
+        """Add a class or a function and return it, so that this is also a decorator.
 
-        Without a ``name`` it is that of the class or function with hyphens: ``DoubleAuction`` is ``double-auction``.
+        The default ``name`` is that of the class or function with hyphens: ``double-auction`` for ``DoubleAuction``.
         """
         name = name or re.sub(r"(?<=[a-z])(?=[A-Z])", "-", entry.__name__).replace("_", "-").lower()
-        require(name not in self._entries, f"name of a {self.kind}", name, "one that is not taken")
+        require(name not in self._entries, f"name of a {self.kind}", name, "a name that is not yet taken")
         self._entries[name], self._names[entry] = entry, name
         return entry
 
     # --- the textual form ------------------------------------------------------------------------------------------
 
     def parse(self, text: str) -> P:
-        """The plug-in of a textual form (see the module).
+        """The plug-in with this textual form; see the module.
 
-        Raises ``ValueError``, naming what exists, for an unknown name or field, and for a value that is not allowed.
+        Raises ``ValueError`` for an unknown name or field, listing those that exist, and for a value that is not
+        allowed.
         """
         place = self._place_of_plus(text)
         joined = {} if place < 0 else {self.joined: text[place + 1 :]}
@@ -108,17 +110,18 @@ class Registry(Generic[P]):
         values = {field: _read(value, known[field]) for field, value in zip(known, positional, strict=False)}
         for field in (*named, *joined):
             new = field in known and field not in values
-            require(new, self.kind, text, f"{usage(name, entry)}, each field once; {field!r} is not one or given twice")
-        # A function is the plug-in itself.
+            problem = f"{field!r} is given twice" if field in known else f"there is no field {field!r}"
+            require(new, self.kind, text, f"{usage(name, entry)}, each field at most once; {problem}")
+        # A class is called to make the plug-in; a function is the plug-in itself.
         return self.check(entry(**values, **named, **joined) if isinstance(entry, type) else entry)
 
     def _place_of_plus(self, text: str) -> int:
-        """Where the ``+`` outside of brackets stands, -1 without one; a path may contain others."""
+        """The position of the ``+`` outside brackets, or -1. A path can contain other ``+``."""
         name = re.match(r"[\w-]*", text)
         assert name is not None
         rest = text[name.end() :]
-        takes_it = name.group() in self and self.joined in parameters(self[name.group()])
-        if not (takes_it or rest.startswith("+")):
+        has_field = name.group() in self and self.joined in parameters(self[name.group()])
+        if not (has_field or rest.startswith("+")):
             return -1
         depth = 0
         for place, character in enumerate(text):
@@ -128,30 +131,30 @@ class Registry(Generic[P]):
         return -1
 
     def _from_file(self, path: str) -> Callable[..., Any]:
-        """What a file defines under the name of the kind; registered under ``file:PATH``."""
+        """The class or function that a file defines under ``attribute``; it gets the name ``file:PATH``."""
         entry = _defined(str(Path(path).expanduser()), self.attribute)
         self._names.setdefault(entry, f"{FILE}{path}")
         return entry
 
     def text(self, plugin: P, *, complete: bool = False) -> str:
-        """The textual form of a plug-in: its name, and the fields that differ from their defaults.
+        """The textual form of a plug-in: its name and the fields that differ from their defaults.
 
-        ``complete``: all fields, as files keep it, so that they mean the same when a default changes. Raises
-        ``ValueError`` for a plug-in that is not registered.
+        With ``complete``, it has all fields. Files store this form, which keeps its meaning if a default changes.
+        Raises ``ValueError`` for a plug-in that is not registered.
         """
         kind: Any = type(plugin)
         name = self._names.get(kind) or self._names.get(plugin)  # type: ignore[call-overload]  # a function is a key
         if name is None:
             raise ValueError(f"{self.kind}={plugin!r} has no name: register it, or name the file that defines it")
         values = _values(plugin, complete)
-        behind = "" if values.get(self.joined) is None else f"+{text_of(values.pop(self.joined), complete=complete)}"
+        suffix = "" if values.get(self.joined) is None else f"+{text_of(values.pop(self.joined), complete=complete)}"
         inside = ", ".join(f"{field}={_literal(value)}" for field, value in values.items())
-        return name + (f"({inside})" if inside else "") + behind
+        return name + (f"({inside})" if inside else "") + suffix
 
     # --- a field of a configuration --------------------------------------------------------------------------------
 
     def check(self, value: Any) -> P:
-        """A plug-in, given itself or its textual form; raises ``ValueError`` for what is neither."""
+        """The plug-in, given as an object or in its textual form; raises ``ValueError`` for anything else."""
         if isinstance(value, str):
             return self.parse(value)
         fits = isinstance(value, self.interface) and not isinstance(value, type)
@@ -161,32 +164,32 @@ class Registry(Generic[P]):
         return plugin
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
-        """So that ``Annotated[Interface, REGISTRY]`` is a field of a configuration, in JSON its textual form."""
+        """Allows ``Annotated[Interface, REGISTRY]`` as a field of a configuration. In JSON it is the textual form."""
         complete = partial(self.text, complete=True)
         serialization = core_schema.plain_serializer_function_ser_schema(complete)
         return core_schema.no_info_plain_validator_function(self.check, serialization=serialization)
 
     def __hash__(self) -> int:
-        """By identity."""
+        """Registries are hashed by identity."""
         return id(self)
 
 
 def parameters(entry: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The fields of a plug-in's class, by name; a function has none."""
+    """The fields of a plug-in's class by name; a function has none."""
     return dict(inspect.signature(entry).parameters) if isinstance(entry, type) else {}
 
 
 def usage(name: str, entry: Callable[..., Any]) -> str:
-    """How a plug-in is written, with all of its fields and their defaults."""
+    """The textual form of a plug-in with all its fields and their defaults."""
     known = parameters(entry).values()
     inside = [
-        found.name if found.default is found.empty else f"{found.name}={_literal(found.default)}" for found in known
+        field.name if field.default is field.empty else f"{field.name}={_literal(field.default)}" for field in known
     ]
     return name + (f"({', '.join(inside)})" if inside else "")
 
 
 def text_of(plugin: object, *, complete: bool = False) -> str:
-    """The textual form of a plug-in of whichever kind; see :meth:`Registry.text`."""
+    """The textual form of a plug-in of any kind; see :meth:`Registry.text`."""
     for registry in REGISTRIES.values():
         if type(plugin) in registry._names or (callable(plugin) and plugin in registry._names):
             return registry.text(plugin, complete=complete)
@@ -206,7 +209,7 @@ def _values(plugin: object, complete: bool) -> dict[str, Any]:
 
 
 def _split(text: str, kind: str) -> tuple[str, list[Any], dict[str, Any]]:
-    """Name, positional values and named values of one plug-in's textual form."""
+    """The name, positional values and named values in the textual form of one plug-in."""
     prefix = FILE if text.startswith(FILE) else ""
     found = re.fullmatch(r"([^(:]+)(?::(.*)|\((.*)\))?", text.removeprefix(prefix), re.DOTALL)
     if found is None:
@@ -225,13 +228,13 @@ def _split(text: str, kind: str) -> tuple[str, list[Any], dict[str, Any]]:
 
 
 class Short(str):
-    """The value of ``NAME:VALUE``, as it was written."""
+    """The value in ``NAME:VALUE``, verbatim."""
 
     __slots__ = ()
 
 
 def _read(value: Any, field: inspect.Parameter) -> Any:
-    """The value of a field: of a short form the literal that it spells, or the text itself, such as a path."""
+    """The value of a field. In a short form it is a Python literal, or else the text itself, such as a path."""
     if not isinstance(value, Short):
         return value
     if str(field.annotation).startswith("str"):
@@ -244,13 +247,13 @@ def _read(value: Any, field: inspect.Parameter) -> Any:
 
 @cache
 def _defined(path: str, attribute: str) -> Callable[..., Any]:
-    """What a Python file defines under a name; the file is executed once.
+    """The class or function that a Python file defines under the name ``attribute``. The file is executed once.
 
-    Raises ``ValueError`` if there is no such file, or no such class or function in it; what the file itself raises is
-    passed on.
+    Raises ``ValueError`` if there is no such file, or no such class or function in it. Exceptions of the file itself
+    are not caught.
     """
     if not Path(path).is_file():
-        raise ValueError(f"{attribute}='{FILE}{path}' is not there: no file {path!r}")
+        raise ValueError(f"{attribute}='{FILE}{path}' cannot be used: there is no file {path!r}")
     found: Any = runpy.run_path(path).get(attribute)
     if not callable(found):
         raise ValueError(f"{attribute}='{FILE}{path}' cannot be used: the file defines no {attribute}")

@@ -1,4 +1,4 @@
-"""Named configurations. Each is one function; its docstring says what is hard about it."""
+"""Named configurations. Each is one function, and its docstring says what makes it hard."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from paramarket_env.plugins import Registry
 
 @runtime_checkable
 class Scenario(Protocol):
-    """A named configuration: a plug-in. Its docstring says what is hard about it."""
+    """A plug-in that makes a named configuration. Its docstring says what makes it hard."""
 
     def __call__(self) -> MarketConfig:
         """The configuration."""
@@ -28,24 +28,24 @@ SCENARIOS: Registry[Scenario] = Registry("scenario", Scenario)
 def scenario(name: str, **changes: Any) -> MarketConfig:
     """The scenario of that name, with ``changes`` of any of its fields (see ``MarketConfig.changed``).
 
-    Raises ``ValueError`` that lists the names for one that does not exist.
+    Raises ``ValueError``, listing the names, for an unknown name.
     """
     return SCENARIOS.parse(name)().changed(**changes)
 
 
 def short(market: MarketConfig) -> MarketConfig:
-    """The market in 12 cycles, in which a training pass does four times as much: a horizon that a CPU can learn on."""
+    """The market in 12 cycles with four times the learning rate: a horizon short enough for learning on a CPU."""
     return market.changed(max_cycles=12, optimizer=SGD(lr=0.2))
 
 
 def _with_short_form(rule: Callable[[], MarketConfig]) -> Callable[[], MarketConfig]:
-    """Register a scenario that agents learn on, and its short form."""
+    """Register a scenario and its short form."""
 
     def shortened() -> MarketConfig:
         return short(rule())
 
     name = rule.__name__.replace("_", "-")
-    shortened.__doc__ = f"{name} in 12 cycles that do more: for learning on a CPU."
+    shortened.__doc__ = f"{name} in 12 cycles with four times the learning rate, for learning on a CPU."
     SCENARIOS.register(rule)
     SCENARIOS.register(shortened, f"{name}-short")
     return rule
@@ -53,20 +53,21 @@ def _with_short_form(rule: Callable[[], MarketConfig]) -> Callable[[], MarketCon
 
 @_with_short_form
 def digits() -> MarketConfig:
-    """Two firms, handwritten digits, free parameters: when is it worth a step to buy?
+    """Two firms, handwritten digits, free parameters: when is a purchase worth a step?
 
     Each firm has a tenth of the samples of the classes that the other has in full. A purchase mixes the two networks,
-    and training pulls them apart again: to buy always starves training, to train only forgets half of the classes.
+    and training pulls them apart again. A firm that always buys never trains; one that only trains forgets half of the
+    classes.
     """
     return MarketConfig()
 
 
 @_with_short_form
 def digits_priced() -> MarketConfig:
-    """The same two firms, with prices: what is a network worth to one who will not say?
+    """The same two firms, with prices: what is a network worth to a buyer who will not say?
 
-    Budgets are short, so that every purchase has to be chosen, and every seller has to find the price that the other
-    firm still pays.
+    Budgets are small, so buyers must choose their purchases, and sellers must find the price that the other firm still
+    pays.
     """
     levels = (0, 25, 50, 100, 150, 200, 300, 400, 600, 800)
     return MarketConfig(economy=EconomyConfig(ask_levels=levels, initial_ask=3, budget=2000))
@@ -74,23 +75,23 @@ def digits_priced() -> MarketConfig:
 
 @_with_short_form
 def digits_layers() -> MarketConfig:
-    """Two firms that sell their layers one by one: which part of a network is worth having?"""
+    """Two firms that sell their layers one by one: which part of a network is worth buying?"""
     return digits().changed(parameter_sets="layers")
 
 
 @_with_short_form
 def three_firms() -> MarketConfig:
-    """Three firms, priced, each short of a third of the classes: whom to buy from, and at which price?"""
+    """Three firms, with prices, each short of a third of the classes: whom to buy from, and at which price?"""
     return digits_priced().changed(agents=3)
 
 
 @_with_short_form
 def private_values() -> MarketConfig:
-    """Two firms with private values: what would the other pay, whose nat may be worth four times as much or as little?
+    """Two firms that know only their own kappa: what is the other firm willing to pay?
 
-    A nat is worth between 0.5 and 2 to each, drawn anew for each episode and seen by its owner alone. Money is ample,
-    prices range from next to nothing to more than most purchases are worth, the broker keeps a twentieth of each, and a
-    training pass has its price.
+    Each firm's kappa is drawn between 0.5 and 2 for each episode, so a nat can be worth four times as much to one firm
+    as to the other. Money is ample, and prices range from almost nothing to more than most purchases are worth. The
+    broker keeps a twentieth of each price, and training is not free.
     """
     levels = (10, 14, 20, 28, 40, 57, 80, 113, 160, 226, 320, 453, 640, 905, 1280)
     economy = EconomyConfig(
@@ -108,28 +109,29 @@ def private_values() -> MarketConfig:
 
 @_with_short_form
 def costly_training() -> MarketConfig:
-    """Three firms for whom a training pass is dear: who trains, and who lives on what the others have learned?
+    """Three firms for which training is costly: who trains, and who buys what the others have learned?
 
-    Who trains bears the cost alone; all may buy the result. Without income from sales nobody might bother.
+    The firm that trains bears the cost alone, but all can buy the result. Without income from sales, training might not
+    pay.
     """
     return three_firms().changed(reward_terms=(TrainCost(0.05),), broker_fee=0.05)
 
 
 @_with_short_form
 def rivals() -> MarketConfig:
-    """Two rivals with private values: a sale earns its price, and helps the competitor.
+    """Two rivals that know only their own kappa: a sale earns its price, but helps the competitor.
 
-    Half of each nat that the other gains is lost to oneself, so that some sales are not worth their price.
+    Each firm loses 0.5 of reward for each nat that the other gains, so some sales are not worth their price.
     """
     return private_values().changed(reward_terms=(TrainCost(0.01), Rivalry(0.5)))
 
 
 @_with_short_form
 def crowd() -> MarketConfig:
-    """Eight firms, priced, with a few samples of a few classes each: whom to buy from, when many sell?
+    """Eight firms, with prices and a few samples of a few classes each: whom to buy from when many sell?
 
-    The samples are divided unevenly, by a Dirichlet distribution, and nobody's are enough to learn from alone; but what
-    seven others sell has its price driven down by competition.
+    A Dirichlet distribution divides the samples unevenly, and no firm has enough to learn from alone. Competition
+    between seven sellers drives prices down.
     """
     return digits_priced().changed(agents=8, endowment=Dirichlet(concentration=0.3))
 
@@ -137,9 +139,9 @@ def crowd() -> MarketConfig:
 def _authors(
     dataset: DatasetSource, hidden: tuple[int, ...], scarcity: float, epochs: int, period: int
 ) -> MarketConfig:
-    """The authors' two-agent setting with SGD: whole dataset, one pass a round, free trade every round.
+    """The authors' two-agent setting with SGD: the whole dataset, one pass per round, free trade in every round.
 
-    They trade after the pass of epoch ``period``, counted from 0; our cycle t trades on networks trained t times.
+    They trade after the pass of epoch ``period``, counted from 0. Our cycle t trades networks trained t times.
     """
     return MarketConfig().changed(
         max_cycles=epochs,
@@ -158,7 +160,7 @@ def _authors(
 
 @SCENARIOS.register
 def mnist() -> MarketConfig:
-    """The authors' MNIST setting: five-layer MLP of width 32, SGD, a tenth of the scarce classes."""
+    """The authors' MNIST setting: a five-layer MLP of width 32, SGD, a tenth of the scarce classes."""
     return _authors(MNIST(), (32, 32, 32, 16), scarcity=0.1, epochs=50, period=5)
 
 
@@ -182,5 +184,5 @@ def emnist() -> MarketConfig:
 
 @SCENARIOS.register
 def cifar10() -> MarketConfig:
-    """The authors' CIFAR-10 setting for MLPs: width 256, a fifth of the scarce classes, without augmentation."""
+    """The authors' CIFAR-10 setting for MLPs: width 256, a fifth of the scarce classes, no data augmentation."""
     return _authors(CIFAR10(), (256, 256, 256, 128), scarcity=0.2, epochs=80, period=0)

@@ -1,9 +1,9 @@
-"""One seed -> named, independent streams of random numbers, for M markets at once.
+"""Named, independent streams of random numbers from one seed, for M markets at once.
 
 The streams are counter-based (Salmon et al., *Parallel random numbers: as easy as 1, 2, 3*, SC 2011): the k-th
-number of a stream is a hash of (seed, name, counters, k). There is no generator to carry, copy or
-synchronise: a market draws the same numbers alone or as one of M, on the CPU or a GPU, and whatever else was
-drawn before. The hash is SplitMix64 (Steele, Lea and Flood, *Fast splittable pseudorandom number generators*,
+number of a stream is a hash of (seed, name, counters, k). No generator has to be carried, copied or
+synchronised: a market draws the same numbers alone or as one of M, on the CPU or a GPU, regardless of earlier
+draws. The hash is SplitMix64 (Steele, Lea and Flood, *Fast splittable pseudorandom number generators*,
 OOPSLA 2014). No global generator is read or written.
 """
 
@@ -22,7 +22,7 @@ from paramarket_env.validation import require
 
 
 def _signed(value: int) -> int:
-    """A 64-bit pattern as the int64 that torch stores."""
+    """The int64 with the bits of an unsigned 64-bit integer."""
     return value - 2**64 if value >= 2**63 else value
 
 
@@ -32,12 +32,12 @@ _MIX_2 = _signed(0x94D049BB133111EB)
 
 
 def _shift(bits: Tensor, places: int) -> Tensor:
-    """``bits >> places`` without copies of the sign."""
+    """The logical right shift: ``bits >> places`` with zeros on the left."""
     return (bits >> places) & ((1 << (64 - places)) - 1)
 
 
 def _mix(bits: Tensor) -> Tensor:
-    """SplitMix64's output function: a bijection of int64 that changes half the bits when one changes."""
+    """SplitMix64's output function: a bijection of int64 in which one changed bit changes about half of the output."""
     bits = (bits ^ _shift(bits, 30)) * _MIX_1
     bits = (bits ^ _shift(bits, 27)) * _MIX_2
     return bits ^ _shift(bits, 31)
@@ -49,7 +49,7 @@ def _name_bits(name: str) -> int:
 
 
 def as_seeds(seeds: int | Iterable[int], num_markets: int, device: torch.device) -> Tensor:
-    """Seeds of ``markets`` markets, int64 ``[M]``: those given, or ``seed, seed + 1, ...`` from a single one."""
+    """The seeds of M markets, int64 ``[M]``: those given, or ``seed, seed + 1, ...`` from a single seed."""
     given = seeds if isinstance(seeds, Iterable) else range(int(seeds), int(seeds) + num_markets)
     first = [index(seed) for seed in given]
     require(len(first) == num_markets, "seeds", seeds, f"one seed, or one for each of the {num_markets} markets")
@@ -59,14 +59,14 @@ def as_seeds(seeds: int | Iterable[int], num_markets: int, device: torch.device)
 
 
 def fresh_seed() -> int:
-    """A seed that nobody chose, from the operating system."""
+    """A random seed from the operating system."""
     return secrets.randbits(62)
 
 
 def stream(seeds: Tensor, name: str, *counters: Tensor | int) -> Tensor:
-    """The key of a named stream of each seed.
+    """The key of a named stream for each seed, int64.
 
-    ``seeds`` is int64 of any shape; ``counters`` (agent, cycle, ...) broadcast against it. Keys of different names
+    ``seeds`` is int64 of any shape; ``counters`` (agent, cycle, ...) broadcast against it. Keys with different names
     or counters are independent.
     """
     key = _mix(seeds + _name_bits(name))
@@ -77,21 +77,21 @@ def stream(seeds: Tensor, name: str, *counters: Tensor | int) -> Tensor:
 
 
 def next_seeds(seeds: Tensor) -> Tensor:
-    """The seeds of the episodes that follow those of ``seeds``, int64 within [0, 2**62)."""
+    """The seeds of the next episodes after those with ``seeds``, int64 within [0, 2**62)."""
     return _shift(stream(seeds, "next episode"), 2)
 
 
 def bits(key: Tensor, count: int) -> Tensor:
-    """``count`` random non-negative int64 (63 bits) of each stream: ``[*key.shape, count]``."""
+    """``count`` random non-negative int64 (63 bits) from each stream: ``[*key.shape, count]``."""
     counter = torch.arange(1, count + 1, device=key.device)
     return _shift(_mix(key.unsqueeze(-1) + counter * _GOLDEN), 1)
 
 
 def uniform(key: Tensor, count: int) -> Tensor:
-    """``count`` random float64 in [0, 1) of each stream: ``[*key.shape, count]``."""
+    """``count`` random float64 within [0, 1) from each stream: ``[*key.shape, count]``."""
     return _shift(bits(key, count), 10).to(torch.float64) * 2.0**-53
 
 
 def permutation(key: Tensor, count: int) -> Tensor:
-    """A random order of ``0 .. count - 1`` of each stream: int64 ``[*key.shape, count]``."""
+    """A random permutation of ``0 .. count - 1`` from each stream: int64 ``[*key.shape, count]``."""
     return bits(key, count).argsort(dim=-1, stable=True)

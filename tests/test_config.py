@@ -104,7 +104,7 @@ def test_an_impossible_range_of_values_is_refused(distribution: str, low: Any, h
 
 def test_a_loss_cannot_be_more_convex_than_it_is_smooth() -> None:
     tiny_market(smoothness=1.0, convexity=1.0)
-    with pytest.raises(ValueError, match=r"broker.convexity=2.0 is not allowed: it must be at most smoothness, 1.0"):
+    with pytest.raises(ValueError, match=r"broker.convexity=2.0 is not allowed: it must be at most smoothness=1.0"):
         tiny_market(smoothness=1.0, convexity=2.0)
 
 

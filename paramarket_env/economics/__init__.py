@@ -1,1 +1,1 @@
-"""Ledger, clearing and pricing: money and orders. Nothing here knows of networks."""
+"""Ledger, clearing, mechanisms, pricing and rewards. Nothing here depends on networks."""

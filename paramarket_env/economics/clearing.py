@@ -1,6 +1,7 @@
-"""Clearing: how purchase orders, bids and asks become trades, all at once, on the balances before the step.
+"""Clearing turns purchase orders, bids and asks into trades, all at once, on the balances before the step.
 
-A mechanism says which orders become trades and at which price. The ledger and the merge do not know which one ran.
+A mechanism decides which orders become trades and at which price. The ledger and the merge do not depend on the
+mechanism.
 """
 
 from __future__ import annotations
@@ -14,77 +15,80 @@ from torch import Tensor
 from paramarket_env.plugins import Registry
 
 REFUSALS = ("closed", "unquoted", "withheld", "unaffordable", "underbid", "outbid")
-"""Why a purchase is refused, in the order in which the causes are looked for."""
+"""The causes for which a purchase is refused, in the order in which they are checked."""
 
 WITHHELD = -1
-"""The ask, in place of a price, of a seller that does not sell."""
+"""The ask of a seller that does not sell, in place of a price."""
 
 
 @dataclass(frozen=True)
 class Book:
-    """Each agent's purchase order, and what it meets: ``[M, N]`` each but ``market_open`` ``[M]``."""
+    """Each agent's purchase order, and the data that decide on it: ``[M, N]`` each, except for ``market_open``."""
 
     wanted: Tensor
-    """int64: the seller to buy from, or -1."""
+    """int64: the seller to buy from, or -1 without an order."""
     good: Tensor
-    """int64: what is wanted of it; orders of one seller and good compete. Of no meaning where ``wanted`` is -1."""
+    """int64: the seller's good to buy. Orders for the same good of a seller compete. Ignored where ``wanted`` is -1."""
     bid: Tensor
-    """int64: the most that the buyer pays, in ticks; of no meaning where the mechanism takes no bids."""
+    """int64: the most that the buyer pays, in ticks. Ignored by a mechanism without bids."""
     ask: Tensor
-    """int64: what that seller asks of this buyer, in ticks, or ``WITHHELD``; of no meaning where ``wanted`` is -1."""
+    """int64: the seller's ask to this buyer, in ticks, or ``WITHHELD``. Ignored where ``wanted`` is -1."""
     quoted: Tensor
-    """bool: the broker quoted the offer."""
+    """bool: whether the broker quoted the offer."""
     balance: Tensor
-    """int64: the buyer's, in ticks."""
+    """int64: the buyer's balance, in ticks."""
     priority: Tensor
-    """int64, different for all agents of a market: of equal bids the lowest goes first."""
+    """int64, distinct within a market. Among equal bids, the lowest number goes first."""
     market_open: Tensor
-    """bool ``[M]``."""
+    """bool ``[M]``: whether purchases clear in this cycle."""
 
 
 @dataclass(frozen=True)
 class Trades:
-    """What became of each agent's purchase order, int64 ``[M, N]``, one row a market."""
+    """The outcome of each agent's purchase order, int64 ``[M, N]`` each."""
 
     wanted: Tensor
-    """The agent it was to buy from, or -1."""
+    """The agent that the order was to buy from, or -1 without an order."""
     seller: Tensor
-    """The agent bought from, or -1."""
+    """The agent bought from, or -1 where nothing was bought."""
     price: Tensor
-    """Ticks paid; 0 where nothing was bought."""
+    """The price paid, in ticks; 0 where nothing was bought."""
     refusal: Tensor
-    """Index into ``REFUSALS``, or -1 where nothing was refused."""
+    """The index of the cause in ``REFUSALS``, or -1 where nothing was refused."""
 
 
 @runtime_checkable
 class Mechanism(Protocol):
-    """How orders become trades: a plug-in."""
+    """A plug-in that decides how orders become trades."""
 
     bids: ClassVar[bool]
-    """Buyers name a price; otherwise they take the seller's or leave it."""
+    """Whether buyers name a price. Otherwise they take or leave the seller's."""
     personal: ClassVar[bool]
-    """A seller has an ask for each buyer; otherwise one for all."""
+    """Whether a seller has an ask for each buyer. Otherwise it has one for all."""
     sealed: ClassVar[bool]
-    """Buyers do not see the asks, only who sells."""
+    """Whether asks are hidden from buyers, who then see only which agents sell."""
 
     def unaffordable(self, bid: Tensor, ask: Tensor, balance: Tensor) -> Tensor:
-        """bool: more than the buyer has might have to be paid. Ticks of any shapes that broadcast."""
+        """Whether the buyer might have to pay more than its balance, bool. The arguments are ticks and broadcast."""
 
     def underbid(self, bid: Tensor, ask: Tensor) -> Tensor:
-        """bool: the bid is below the ask."""
+        """Whether the bid is below the ask, bool. The arguments are ticks and broadcast."""
 
     def outbid(self, book: Book, standing: Tensor) -> Tensor:
-        """bool ``[M, N]``: others take all copies; ``standing`` bool ``[M, N]``: nothing else is against the order."""
+        """Whether other orders take all copies, bool ``[M, N]``.
+
+        ``standing``, bool ``[M, N]``, marks the orders that no other cause refuses.
+        """
 
     def price(self, book: Book, standing: Tensor) -> Tensor:
-        """int64 ``[M, N]``: what each order pays if it becomes a trade."""
+        """The price of each order if it becomes a trade, in ticks: int64 ``[M, N]``."""
 
 
 MECHANISMS: Registry[Mechanism] = Registry("mechanism", Mechanism)
 
 
 def clear(mechanism: Mechanism, book: Book) -> Trades:
-    """Turn the orders of a book into trades, each of which both sides' orders allow; the others are refused."""
+    """Turn the orders of a book into trades where both sides' orders allow it, and refuse the others."""
     wants = book.wanted >= 0
     causes = [
         ~book.market_open.unsqueeze(1).expand_as(wants),

@@ -1,4 +1,4 @@
-"""The mechanisms: posted prices, personal ones, a double auction and a second-price auction."""
+"""The mechanisms: posted prices, personal prices, a double auction and a second-price auction."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from paramarket_env.validation import configuration
 @MECHANISMS.register
 @configuration
 class Posted:
-    """The seller posts one price for all; a buyer takes it or leaves it."""
+    """The seller posts one price for all buyers, who take it or leave it."""
 
     bids: ClassVar[bool] = False
     personal: ClassVar[bool] = False
@@ -42,14 +42,14 @@ class Posted:
 @MECHANISMS.register
 @configuration
 class Personal(Posted):
-    """The seller posts a price for each buyer, which takes it or leaves it."""
+    """The seller posts a price for each buyer, who takes it or leaves it."""
 
     personal: ClassVar[bool] = True
 
 
 @configuration
 class Auction:
-    """The part that auctions share: a bid is a promise to pay as much, for an ask or a reserve of no more."""
+    """The part that auctions share: a buyer must be able to pay its bid, and a bid below the ask or reserve fails."""
 
     bids: ClassVar[bool] = True
     personal: ClassVar[bool] = False
@@ -63,7 +63,7 @@ class Auction:
         return bid < ask
 
     def outbid(self, book: Book, standing: Tensor) -> Tensor:
-        """See :meth:`Mechanism.outbid`: where there are copies for all, nobody is."""
+        """See :meth:`Mechanism.outbid`. Copies are unlimited, so nobody is outbid."""
         return torch.zeros_like(standing)
 
 
@@ -78,7 +78,7 @@ class DoubleAuction(Auction):
     sealed: ClassVar[bool] = True
 
     k: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Where between the ask (0) and the bid (1) the price lies."""
+    """The position of the price between the ask (0) and the bid (1)."""
 
     def price(self, book: Book, standing: Tensor) -> Tensor:
         """See :meth:`Mechanism.price`."""
@@ -88,19 +88,19 @@ class DoubleAuction(Auction):
 @MECHANISMS.register
 @configuration
 class SecondPrice(Auction):
-    """Each good has so many copies; they go to the highest bids of at least the seller's reserve, its ask.
+    """A limited number of copies goes to the highest bids of at least the seller's reserve, its ask.
 
-    All winners pay the highest bid that lost, or the reserve (Vickrey 1961). As nobody wants more than one copy, to bid
-    one's value is a dominant strategy.
+    All winners pay the highest losing bid, or the reserve if that is higher (Vickrey 1961). Since no buyer wants more
+    than one copy, bidding the true value is a dominant strategy.
     """
 
     sealed: ClassVar[bool] = False
 
     copies: Annotated[int, Field(ge=1)] = 1
-    """How many copies of each good are for sale in a step."""
+    """The number of copies of each good that are for sale in a step."""
 
     def _rivals(self, book: Book, standing: Tensor) -> tuple[Tensor, Tensor]:
-        """For each order: which others want the same good, bool ``[M, N, N]``, and how many of them go before it."""
+        """Each order's rivals for the same good, bool ``[M, N, N]``, and how many go before it, int64 ``[M, N]``."""
 
         def pair(column: Tensor) -> tuple[Tensor, Tensor]:
             return column.unsqueeze(2), column.unsqueeze(1)

@@ -1,4 +1,4 @@
-"""The reward of a step: the value of the gain, plus the income, plus the terms that a market adds to them."""
+"""The reward of a step: kappa times the gain, plus the income, plus the reward terms of the market."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from paramarket_env.validation import configuration
 
 @dataclass(frozen=True)
 class Outcome:
-    """The part of a step that rewards depend on, ``[M, N]`` each."""
+    """The part of a step's result that rewards depend on, ``[M, N]`` each."""
 
     kappa: Tensor
-    """float64: reward for a nat."""
+    """float64: units of reward per nat."""
     gain: Tensor
-    """float64: fall of the validation loss, in nats."""
+    """float64: the fall of the validation loss, in nats."""
     income: Tensor
-    """float64: receipts less payments, in units of reward."""
+    """float64: receipts minus payments, in units of reward."""
     trained: Tensor
-    """bool."""
+    """bool: whether the agent trained."""
 
 
 @runtime_checkable
 class RewardTerm(Protocol):
-    """A term of the reward besides gain and income: a plug-in."""
+    """A plug-in that adds a term to the reward."""
 
     def __call__(self, outcome: Outcome) -> Tensor:
         """The term, in units of reward: float64 ``[M, N]``."""
@@ -49,10 +49,10 @@ def step_reward(outcome: Outcome, terms: Sequence[RewardTerm]) -> Tensor:
 @REWARD_TERMS.register
 @configuration
 class TrainCost:
-    """A training pass costs its owner a fixed amount."""
+    """A training pass costs the agent a fixed amount."""
 
     cost: Annotated[float, Field(ge=0, le=1e6)]
-    """Units of reward."""
+    """The cost of a pass, in units of reward."""
 
     def __call__(self, outcome: Outcome) -> Tensor:
         """See :meth:`RewardTerm.__call__`."""
@@ -62,10 +62,10 @@ class TrainCost:
 @REWARD_TERMS.register
 @configuration
 class Rivalry:
-    """A gain of the others is a loss to oneself."""
+    """The gains of the other agents reduce the reward."""
 
     weight: Annotated[float, Field(ge=0, le=1e6)]
-    """Reward lost for each nat that the other agents gained on average."""
+    """Units of reward lost per nat of the other agents' mean gain."""
 
     def __call__(self, outcome: Outcome) -> Tensor:
         """See :meth:`RewardTerm.__call__`."""

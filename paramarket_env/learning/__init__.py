@@ -1,1 +1,1 @@
-"""Networks, data, training, alignment and merging, batched. Nothing here knows of money."""
+"""Batched networks, data, training, alignment and merging. Nothing here depends on money."""

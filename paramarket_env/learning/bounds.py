@@ -1,8 +1,9 @@
-"""Bounds on the gain of a merge from the loss's slope and curvature (Nesterov, *Introductory lectures*, 2004).
+"""Bounds on the gain of a merge from the gradient and curvature of the loss (Nesterov, *Introductory lectures*, 2004).
 
-On the line from the buyer's network, theta, to the seller's aligned one, with d their difference and g the gradient of
-the buyer's loss: if the loss is beta-smooth, the merge weight alpha gains at least
--alpha <g, d> - (beta / 2) alpha^2 |d|^2, and if it is mu-strongly convex, at most the same with mu for beta.
+Let theta be the buyer's network, d the difference between the seller's aligned network and theta, and g the gradient of
+the buyer's loss at theta. If the loss is beta-smooth on the line from theta to theta + d, a merge with weight alpha
+gains at least -alpha <g, d> - (beta / 2) alpha^2 |d|^2. If the loss is mu-strongly convex on the line, the merge gains
+at most the same expression with mu in place of beta.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from paramarket_env.learning.networks.network import Network
 from paramarket_env.learning.training import cross_entropy_gradient
 
 LINE = ("directional derivative", "squared distance", "least curvature", "most curvature")
-"""What is kept of a line between two networks."""
+"""The quantities that are measured on the line between two networks."""
 
 
 def loss_gradients(network: Network, dataset: Dataset, parameters: Tensor, samples: Tensor) -> Tensor:
-    """The gradients of the mean losses of networks ``[R, P]``, each on its samples int64 ``[R, n]``: ``[R, P]``."""
+    """The gradients ``[R, P]`` of the mean losses of networks ``[R, P]``, each on its own samples, int64 ``[R, n]``."""
     rows = max(1, chunk_elements(samples.device) // (samples.shape[1] * dataset.size))
-    several = zip(parameters.split(rows), samples.split(rows), strict=True)
-    return torch.cat([_gradients(network, dataset, *some) for some in several])
+    chunks = zip(parameters.split(rows), samples.split(rows), strict=True)
+    return torch.cat([_gradients(network, dataset, *chunk) for chunk in chunks])
 
 
 def _gradients(network: Network, dataset: Dataset, parameters: Tensor, samples: Tensor) -> Tensor:
@@ -36,31 +37,37 @@ def _gradients(network: Network, dataset: Dataset, parameters: Tensor, samples: 
 
 
 def measure_lines(gradient: Tensor, difference: Tensor, masks: Tensor, gains: Tensor, weights: Tensor) -> Tensor:
-    """What ``LINE`` names, of Q lines and each parameter set: float64 ``[Q, K, 4]``.
+    """The quantities of ``LINE`` for Q lines and K parameter sets, float64 ``[Q, K, 4]``.
 
-    ``gradient`` of the buyers' losses and ``difference`` d, ``[Q, P]``; ``masks`` bool ``[K, P]``; ``gains`` float64
-    ``[Q, K, L]`` of the merges tried, at the ``weights`` ``[L]``. The curvature is that of the parabola through the
-    buyer's network, with the slope there, and one of the merges; those that are not finite do not count.
+    ``gradient`` is that of the buyers' losses and ``difference`` is d, ``[Q, P]`` each. ``masks`` is bool ``[K, P]``.
+    ``gains``, float64 ``[Q, K, W]``, are those of the merges tried at the ``weights`` ``[W]``. Each merge gives one
+    curvature: that of the parabola through the buyer's loss, with the directional derivative there, and the loss of the
+    merge. Curvatures that are not finite are ignored.
     """
-    chosen = masks.double().T
-    directional_derivative = (gradient * difference).double() @ chosen
-    squared = difference.double().square() @ chosen
+    in_set = masks.double().T
+    directional_derivative = (gradient * difference).double() @ in_set
+    squared = difference.double().square() @ in_set
     weights = weights.double()
-    bent = -2 * (weights * directional_derivative.unsqueeze(-1) + gains) / (weights.square() * squared.unsqueeze(-1))
-    known = bent.isfinite()
-    least = bent.masked_fill(~known, torch.inf).amin(-1)
-    most = bent.masked_fill(~known, -torch.inf).amax(-1)
+    linear = weights * directional_derivative.unsqueeze(-1)
+    curvature = -2 * (linear + gains) / (weights.square() * squared.unsqueeze(-1))
+    finite = curvature.isfinite()
+    least = curvature.masked_fill(~finite, torch.inf).amin(-1)
+    most = curvature.masked_fill(~finite, -torch.inf).amax(-1)
     return torch.stack([directional_derivative, squared, least, most], dim=-1)
 
 
 def gain_bounds(
     directional_derivative: Tensor, squared: Tensor, weights: Tensor, smoothness: Tensor, convexity: Tensor
 ) -> Tensor:
-    """The lower and the upper bound on the gain of the best of the ``weights`` ``[L]``: ``[..., 2]``, in nats.
+    """The lower and the upper bound on the gain of the best of the ``weights`` ``[W]``, in nats: ``[..., 2]``.
 
-    ``directional_derivative`` <g, d> and ``squared`` |d|^2, ``[...]``; ``smoothness`` beta and ``convexity`` mu
-    broadcast against them. The gain is at least the best lower bound of all weights, and at most the best upper bound.
+    ``directional_derivative`` <g, d> and ``squared`` |d|^2 are ``[...]``; ``smoothness`` beta and ``convexity`` mu
+    broadcast against them. The lower bound is the largest of the weights' lower bounds, and the upper bound is the
+    largest of their upper bounds.
     """
     curvature = torch.stack(torch.broadcast_tensors(smoothness, convexity), dim=-1).unsqueeze(-1)
-    line, arc = weights * directional_derivative[..., None, None], weights.square() / 2 * squared[..., None, None]
-    return (-line - curvature * arc).amax(-1)
+    linear, quadratic = (
+        weights * directional_derivative[..., None, None],
+        weights.square() / 2 * squared[..., None, None],
+    )
+    return (-linear - curvature * quadratic).amax(-1)

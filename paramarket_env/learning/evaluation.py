@@ -14,9 +14,9 @@ from paramarket_env.learning.networks.network import Network
 
 
 def stems(network: Network, dataset: Dataset, parameters: Tensor, samples: Tensor) -> Tensor:
-    """The stems of R groups of G networks, each group on its own samples.
+    """The stems of R groups of G networks, each group on its own samples: float32 ``[R, G, units, n]``.
 
-    ``parameters`` ``[R, G, P]``, ``samples`` int64 ``[R, n]`` -> float32 ``[R, G, units, n]``.
+    ``parameters`` is ``[R, G, P]``, and ``samples`` is int64 ``[R, n]``.
     """
     return network.stem(parameters, dataset.take(samples))
 
@@ -28,7 +28,10 @@ def sample_losses(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def losses(network: Network, parameters: Tensor, stem: Tensor, labels: Tensor) -> Tensor:
-    """Mean loss in nats, float64 ``[R, G]``, of networks ``[R, G, P]`` whose stems ``[R, G, units, n]`` are at hand."""
+    """Mean loss in nats, float64 ``[R, G]``, of networks ``[R, G, P]``, given their stems ``[R, G, units, n]``.
+
+    ``labels`` is int64 ``[R, n]``.
+    """
     parts = _logits(network, parameters, stem, labels)
     return torch.cat([sample_losses(*part).mean(-1, dtype=torch.float64) for part in parts])
 
@@ -38,7 +41,7 @@ def losses_and_accuracies(
 ) -> tuple[Tensor, Tensor]:
     """Mean loss in nats, and the share of samples whose class has the largest logit: float64 ``[R, G]`` each.
 
-    Arguments as for :func:`stems`.
+    The arguments are those of :func:`stems`.
     """
     rows = groups_at_once(network, dataset, parameters, samples)
     parts = zip(parameters.split(rows), samples.split(rows), strict=True)
@@ -47,7 +50,10 @@ def losses_and_accuracies(
 
 
 def groups_at_once(network: Network, dataset: Dataset, parameters: Tensor, samples: Tensor) -> int:
-    """Few enough groups for their stems and inputs to stay near the processor; arguments as for :func:`stems`."""
+    """The number of groups to evaluate at a time, so that their stems and inputs stay in the cache.
+
+    The arguments are those of :func:`stems`.
+    """
     widest = max(parameters.shape[1] * network.parameters[0].shape[0], dataset.size)
     return max(1, 4 * chunk_elements(samples.device) // (widest * samples.shape[1]))
 
@@ -65,11 +71,11 @@ def _loss_and_accuracy(
 
 
 def _logits(network: Network, parameters: Tensor, stem: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits ``[r, G, classes, n]`` and labels ``[r, n]`` of some groups after others."""
+    """Yield the logits ``[r, G, classes, n]`` and labels ``[r, n]`` of a few groups at a time."""
     bodies = parameters[..., network.stem_size :]
     rows = max(1, chunk_elements(stem.device) // stem[0].numel())
-    for some, entering, truth in zip(bodies.split(rows), stem.split(rows), labels.split(rows), strict=True):
-        yield network.body(some, entering), truth
+    for body, entering, truth in zip(bodies.split(rows), stem.split(rows), labels.split(rows), strict=True):
+        yield network.body(body, entering), truth
 
 
 def _accuracies(logits: Tensor, labels: Tensor) -> Tensor:

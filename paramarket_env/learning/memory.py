@@ -1,4 +1,4 @@
-"""How much is computed at a time."""
+"""The size of the chunks in which batched routines work."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import torch
 
 
 def chunk_elements(device: torch.device) -> int:
-    """Numbers that a batched routine works on at a time.
+    """The number of elements that a batched routine processes at a time.
 
-    On a CPU few enough to stay in the cache of a core; on a GPU as many as leave most of its memory to the markets.
+    On a CPU, a chunk fits into the cache of a core. On a GPU, it leaves most of the memory to the markets.
     """
     if device.type == "cuda":
         total: int = torch.cuda.get_device_properties(device).total_memory

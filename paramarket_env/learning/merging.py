@@ -1,4 +1,4 @@
-"""Mergers: which merges of a buyer's and an aligned seller's network are tried, and how the chosen one is made."""
+"""Mergers try candidate merges of a buyer's network with an aligned seller's, and make the one that is bought."""
 
 from __future__ import annotations
 
@@ -19,26 +19,27 @@ from paramarket_env.validation import configuration, require
 
 @runtime_checkable
 class Merger(Protocol):
-    """Owns the candidates that are tried before a purchase, their evaluation, and the delivery: a plug-in.
+    """A plug-in that defines the candidates tried before a purchase, evaluates them and delivers the one bought.
 
-    A candidate is known by its merge weight: how much of the seller it takes.
+    A candidate is identified by its merge weight: the share of the seller in the merge.
     """
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """The merge weights of the L candidates."""
+        """The merge weights of the W candidates."""
 
     def losses(self, network: Network, groups: Groups, couples: Pairs, goods: ParameterSets) -> Tensor:
-        """The mean loss of every candidate on the broker's data, float64 ``[2 C, K, L]``.
+        """The mean loss of every candidate on the broker's data, float64 ``[2 C, K, W]``.
 
-        ``couples`` has each of C couples twice: one after another as first buyer and seller, then in the same order the
-        other way round. What is not finite is never quoted.
+        ``couples`` holds each of the C couples twice: first all couples, then all couples in the same order with buyer
+        and seller exchanged. A candidate whose loss is not finite is never quoted.
         """
 
     def merge(self, buyers: Tensor, aligned: Tensor, weights: Tensor, masks: Tensor) -> Tensor:
-        """The networks float32 ``[B, P]`` of the candidates with these weights ``[B]``.
+        """The merged networks of Q purchases, float32 ``[Q, P]``.
 
-        ``buyers`` and ``aligned`` sellers ``[B, P]``; ``masks`` bool ``[B, P]``: the parameter sets that are bought.
+        ``buyers`` and ``aligned`` sellers are ``[Q, P]``, and ``weights`` ``[Q]`` are the merge weights. ``masks``,
+        bool ``[Q, P]``, mark the parameter sets that are bought.
         """
 
 
@@ -50,7 +51,7 @@ Weight = Annotated[float, Field(gt=0, le=1)]
 @MERGERS.register
 @configuration
 class Linear:
-    """Linear interpolation (1 - w) * buyer + w * seller, the paper's, over a grid of merge weights."""
+    """The paper's linear interpolation, (1 - w) * buyer + w * seller, over a grid of merge weights."""
 
     weights: Annotated[tuple[Weight, ...], Field(min_length=1)] = (
         *(0.05, 0.15, 0.25, 0.35, 0.45),
@@ -69,7 +70,7 @@ class Linear:
         grid, line, there, back = _line(self.weights, goods.masks.device)
         for good, (mask, whole) in enumerate(zip(goods.masks, goods.whole, strict=True)):
             if whole:
-                # Two whole networks have one line between them: w from one end is 1 - w from the other.
+                # Whole networks are merged on one line in both directions: w from one end is 1 - w from the other.
                 on_line = try_merges(network, groups, couples[: len(couples) // 2], line.unsqueeze(1) * mask)
                 loss[:, good] = torch.cat([on_line[:, there], on_line[:, back]])
             else:
@@ -82,24 +83,26 @@ class Linear:
 
 
 def interpolate(buyers: Tensor, aligned: Tensor, weights: Tensor) -> Tensor:
-    """(1 - w) * buyer + w * aligned seller, where ``weights`` is the merge weight on the set and 0 elsewhere.
+    """The linear merges (1 - w) * buyer + w * aligned seller, float32 ``[..., P]``.
 
-    All broadcast, ``[..., P]`` float32. Where the weight is 0 the result is the buyer's parameter to the bit, even
-    against a seller's that is not finite.
+    ``weights`` holds the merge weight w on the parameter set and 0 elsewhere. All arguments are float32 ``[..., P]``
+    and broadcast. Where the weight is 0, the result equals the buyer's parameter to the bit, even if the seller's is
+    not finite.
     """
     return torch.where(weights == 0, buyers, torch.lerp(buyers, aligned, weights))
 
 
 @lru_cache(maxsize=16)
 def _line(grid: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor, list[int], list[int]]:
-    """The merge weights; places on the line from one network to another; which of them each weight is, from each end.
+    """The merge weights, and the points of the line between two networks where they lie when seen from either end.
 
-    The weights ``[L]`` and the places are float32.
+    Returns the weights, float32 ``[W]``; the distinct points, float32; and two lists of W indices into the points, for
+    the weights as seen from the first end and as seen from the second.
     """
-    places, back = list(grid), []
+    points, back = list(grid), []
     for weight in grid:
-        same = [index for index, place in enumerate(places) if abs(place - (1 - weight)) < 1e-9]
-        back += same or [len(places)]
-        places += [] if same else [1 - weight]
-    weights, line = (torch.tensor(values, dtype=torch.float32, device=device) for values in (grid, places))
+        same = [index for index, point in enumerate(points) if abs(point - (1 - weight)) < 1e-9]
+        back += same or [len(points)]
+        points += [] if same else [1 - weight]
+    weights, line = (torch.tensor(values, dtype=torch.float32, device=device) for values in (grid, points))
     return weights, line, list(range(len(grid))), back

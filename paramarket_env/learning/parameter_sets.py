@@ -15,10 +15,10 @@ from paramarket_env.validation import require
 
 @runtime_checkable
 class ParameterSetRule(Protocol):
-    """Says which layers of a network are sold together: a plug-in."""
+    """A plug-in that groups the layers of a network into parameter sets."""
 
     def __call__(self, network: Network) -> dict[str, list[str]]:
-        """The parameter sets by name, each the list of the layers in it."""
+        """The layers of each parameter set, by the name of the set."""
 
 
 PARAMETER_SETS: Registry[ParameterSetRule] = Registry(
@@ -32,19 +32,19 @@ def _layers(network: Network) -> list[str]:
 
 @PARAMETER_SETS.register
 def full(network: Network) -> dict[str, list[str]]:
-    """The whole network, as one good."""
+    """The whole network as one good."""
     return {"full": _layers(network)}
 
 
 @PARAMETER_SETS.register
 def layers(network: Network) -> dict[str, list[str]]:
-    """Each layer for itself."""
+    """Each layer as a good of its own."""
     return {layer: [layer] for layer in _layers(network)}
 
 
 @PARAMETER_SETS.register
 def prefixes(network: Network) -> dict[str, list[str]]:
-    """The first layer, the first two, ..., the whole network."""
+    """The first layer, the first two layers, and so on up to the whole network."""
     names = _layers(network)
     return {f"to_{last}": names[: names.index(last) + 1] for last in names}
 
@@ -55,17 +55,18 @@ class ParameterSets:
 
     names: tuple[str, ...]
     masks: Tensor
-    """bool ``[K, P]``: which parameters of the flat vector are in each."""
+    """bool ``[K, P]``: whether each set contains each parameter of the flat vector."""
     whole: tuple[bool, ...]
-    """Which of them are the whole network."""
+    """Whether each set is the whole network."""
 
 
 def parameter_sets(rule: ParameterSetRule, network: Network, device: torch.device) -> ParameterSets:
-    """The parameter sets of a rule; raises ``ValueError`` for a set without parameters, or with an unknown layer."""
+    """The parameter sets of a rule; raises ``ValueError`` for a set without layers or with an unknown layer."""
     goods = rule(network)
     for good, members in goods.items():
         require(bool(members), f"parameter set {good}", members, "at least one layer")
-        require(set(members) <= set(_layers(network)), f"parameter set {good}", members, f"of {_layers(network)}")
+        known = _layers(network)
+        require(set(members) <= set(known), f"parameter set {good}", members, f"a list of layers among {known}")
     sizes = torch.tensor([spec.size for spec in network.parameters])
     chosen = torch.tensor([[spec.layer in members for spec in network.parameters] for members in goods.values()])
     whole = tuple(bool(members.all()) for members in chosen)

@@ -1,4 +1,4 @@
-"""Local training of many networks at once: minibatches, optimizers, one pass over each endowment."""
+"""Local training of many networks at once: minibatches, optimizers and passes over endowments."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from paramarket_env.seeding import bits
 from paramarket_env.validation import configuration
 
 OptimizerState = dict[str, Tensor]
-"""Tensors ``[R, ...]``, one row a network; all zeros is a fresh optimizer."""
+"""Tensors ``[R, ...]``, one row per network. A fresh optimizer's are all zeros."""
 
 
 @runtime_checkable
 class Optimizer(Protocol):
-    """Updates rows of flat parameters in place, each row with its own state: a plug-in."""
+    """A plug-in that updates rows of flat parameters in place, each row with its own state."""
 
     def fresh(self, parameters: Tensor) -> OptimizerState:
-        """The state before any step for parameters ``[..., P]``: zeros."""
+        """The state before the first step for parameters ``[..., P]``: zeros."""
 
     def step(self, parameters: Tensor, gradients: Gradients, state: OptimizerState) -> None:
-        """One step of the rows ``[R, P]``, in place, the state too."""
+        """Take one step with the rows ``[R, P]``; parameters and state change in place."""
 
 
 OPTIMIZERS: Registry[Optimizer] = Registry("optimizer", Optimizer)
@@ -38,11 +38,12 @@ LearningRate = Annotated[float, Field(gt=0, le=1e30)]
 @OPTIMIZERS.register
 @configuration
 class SGD:
-    """Gradient descent with momentum, as ``torch.optim.SGD``."""
+    """Stochastic gradient descent with momentum, as in ``torch.optim.SGD``."""
 
     lr: LearningRate = 0.05
     """Learning rate."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Momentum coefficient."""
 
     def fresh(self, parameters: Tensor) -> OptimizerState:
         """See :meth:`Optimizer.fresh`."""
@@ -61,7 +62,7 @@ class SGD:
 @OPTIMIZERS.register
 @configuration
 class Adam:
-    """Adam (Kingma and Ba 2015) with torch's defaults, as ``torch.optim.Adam``."""
+    """Adam (Kingma and Ba 2015) with torch's defaults, as in ``torch.optim.Adam``."""
 
     beta1: ClassVar[float] = 0.9
     beta2: ClassVar[float] = 0.999
@@ -87,7 +88,10 @@ class Adam:
 
 
 def shuffled(endowments: Tensor, sizes: Tensor, keys: Tensor) -> Tensor:
-    """Each row's samples in the random order of its key, then the -1s: int64 ``[R, L]``, L the largest size."""
+    """Each row's samples in a random order, then -1: int64 ``[R, T]``, where T is the largest of the ``sizes`` ``[R]``.
+
+    Each row's order depends only on its key in ``keys`` ``[R]``.
+    """
     endowments = endowments[:, : int(sizes.max())]
     order = bits(keys, endowments.shape[1]).masked_fill_(endowments < 0, torch.iinfo(torch.int64).max)
     return endowments.gather(1, order.argsort(dim=1, stable=True))
@@ -105,12 +109,12 @@ def train(
     batch_size: int,
     local_steps: int | None,
 ) -> None:
-    """One pass of R networks, each over its own samples, in place: at most ``local_steps`` minibatches.
+    """Train R networks in place for one pass, each over its own samples, for at most ``local_steps`` minibatches.
 
-    ``parameters`` ``[R, P]``; ``state`` of ``optimizer``, rows alike; ``samples`` int64 ``[R, L]`` in the order of the
-    pass, then -1; ``sizes`` int64 ``[R]``. Rows must come with the largest sizes first: the networks that still have
-    minibatches are then a prefix, and no other takes part in a step. The last, short minibatch counts; its loss is
-    the mean over the samples that it has.
+    ``parameters`` is ``[R, P]``, and ``state`` holds the optimizer's state of the same rows. ``samples``, int64
+    ``[R, T]``, are in the order of the pass, then -1; ``sizes``, int64 ``[R]``, are their numbers. Rows must be sorted
+    by size, largest first: the networks that still have minibatches are then a prefix, and only they take part in a
+    step. The last minibatch can be short; its loss is the mean over the samples that it has.
     """
     samples = samples[:, : batch_size * (local_steps or samples.shape[1])]
     starts = torch.arange(0, samples.shape[1], batch_size, device=samples.device)
@@ -131,12 +135,15 @@ def train(
 
 
 def _weights(samples: Tensor, sizes: Tensor, batch: int) -> Tensor:
-    """What each sample's loss counts for in the mean of its minibatch, float32 ``[R, L]``; 0 where there is none."""
+    """The weight of each sample's loss in the mean of its minibatch, float32 ``[R, T]``; 0 where there is no sample."""
     place = torch.arange(samples.shape[1], device=samples.device)
     in_batch = (sizes.unsqueeze(1) - place // batch * batch).clamp(1, batch)
     return (samples >= 0) / in_batch
 
 
 def cross_entropy_gradient(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """The gradient of the weighted cross-entropy in the logits: the softmax less the label, times the weight."""
+    """The gradient ``[R, classes, n]`` of the weighted cross-entropy with respect to the logits ``[R, classes, n]``.
+
+    It is the softmax minus the one-hot label, times the weight. ``labels`` and ``weights`` are ``[R, 1, n]``.
+    """
     return logits.softmax(1).mul_(weights).scatter_add_(1, labels, -weights)

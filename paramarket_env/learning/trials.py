@@ -1,8 +1,8 @@
 """Try before purchase: the losses of many merges of many pairs of networks.
 
-The stem of a network, its first layer's products with the data, is most of the work of evaluating it. It is linear in
-the parameters, so it is computed once for each network: the stem of a merge is the merge of the stems, and to permute
-hidden units only reorders its rows.
+Most of the work of evaluating a network is its stem: the products of its first layer with the data. The stem is linear
+in the parameters, so it is computed once per network: the stem of a merge is the merge of the stems, and a permutation
+of hidden units only reorders the rows of the stem.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from paramarket_env.learning.networks.network import Network
 
 @dataclass(frozen=True)
 class Groups:
-    """m groups of N networks, with their stems on the samples of the group."""
+    """m groups of N networks, with their stems on the samples of their group."""
 
     parameters: Tensor
     """float32 ``[m, N, P]``."""
@@ -33,25 +33,29 @@ class Groups:
 
 
 def group(network: Network, dataset: Dataset, parameters: Tensor, samples: Tensor) -> Groups:
-    """Groups of networks ``[m, N, P]``, each group on its samples (int64 ``[m, n]``)."""
+    """The groups of networks ``[m, N, P]``, each group on its own samples, int64 ``[m, n]``."""
     return Groups(parameters, stems(network, dataset, parameters, samples), dataset.labels[samples])
 
 
 def own_losses(network: Network, groups: Groups) -> Tensor:
-    """The mean loss of each network, float64 ``[m, N]``; NaN for one that is not finite."""
+    """The mean loss of each network, float64 ``[m, N]``; NaN for a network with a parameter that is not finite."""
     loss = losses(network, groups.parameters, groups.stem, groups.labels)
-    # A loss can be finite although a parameter is not (-inf before a ReLU): such a network cannot be aligned.
+    # A loss can be finite even if a parameter is not (-inf before a ReLU). Such a network cannot be aligned.
     return loss.masked_fill(~groups.parameters.isfinite().all(dim=2), torch.nan)
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Q buyers and sellers, each pair in one group: int64 ``[Q]``, and ``[Q, H]`` the alignment."""
+    """Q pairs of a buyer and a seller; both networks of a pair are in one group."""
 
     group: Tensor
+    """int64 ``[Q]``: the index of the group."""
     buyer: Tensor
+    """int64 ``[Q]``: the index of the buyer within the group."""
     seller: Tensor
+    """int64 ``[Q]``: the index of the seller within the group."""
     permutations: Tensor
+    """int64 ``[Q, H]``: they bring the seller's hidden units into the buyer's order."""
 
     def __len__(self) -> int:
         return len(self.group)
@@ -59,47 +63,50 @@ class Pairs:
     def __getitem__(self, some: slice) -> Pairs:
         return Pairs(self.group[some], self.buyer[some], self.seller[some], self.permutations[some])
 
-    def split(self, several: int) -> Iterator[Pairs]:
-        """So many pairs at a time."""
-        for start in range(0, len(self), several):
-            yield self[start : start + several]
+    def split(self, size: int) -> Iterator[Pairs]:
+        """Yield the pairs in chunks of at most ``size``."""
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
 
 
 def try_merges(network: Network, groups: Groups, pairs: Pairs, weights: Tensor) -> Tensor:
-    """The mean loss, float64 ``[Q, L]``, of L merges of each pair, with the merge weights ``[L, P]`` float32."""
+    """The mean losses, float64 ``[Q, W]``, of W merges of each pair.
+
+    ``weights``, float32 ``[W, P]``, hold the merge weight of each merge for each parameter.
+    """
     units, samples = groups.stem.shape[2:]
     room = max(1, chunk_elements(weights.device) // (len(weights) * units))
-    several, block = max(1, room // samples), min(room, samples)
-    mine = groups.parameters[pairs.group, pairs.buyer]
-    theirs = permute(network, groups.parameters[pairs.group, pairs.seller], pairs.permutations)
-    size = network.stem_size
-    mine, theirs = (bodies[:, None, size:].split(several) for bodies in (mine, theirs))
+    chunk, block = max(1, room // samples), min(room, samples)
+    buyers = groups.parameters[pairs.group, pairs.buyer]
+    sellers = permute(network, groups.parameters[pairs.group, pairs.seller], pairs.permutations)
+    stem_size = network.stem_size
+    buyers, sellers = (networks[:, None, stem_size:].split(chunk) for networks in (buyers, sellers))
     parts = [
-        _try(network, groups, some, torch.lerp(*bodies, weights[:, size:]), weights[:, 0], block)
-        for some, bodies in zip(pairs.split(several), zip(mine, theirs, strict=True), strict=True)
+        _try(network, groups, some, torch.lerp(*bodies, weights[:, stem_size:]), weights[:, 0], block)
+        for some, bodies in zip(pairs.split(chunk), zip(buyers, sellers, strict=True), strict=True)
     ]
     return torch.cat(parts)
 
 
 def _try(network: Network, groups: Groups, pairs: Pairs, bodies: Tensor, weights: Tensor, block: int) -> Tensor:
-    """As :func:`try_merges` for a few pairs, whose merged ``bodies`` are ``[Q, L, P - stem_size]``.
+    """The losses of :func:`try_merges` for a few pairs with the merged ``bodies`` ``[Q, W, P - stem_size]``.
 
-    ``weights`` ``[L]`` are those of the stems; ``block`` is how many samples are looked at at a time.
+    ``weights`` ``[W]`` are the merge weights of the stems. Samples are evaluated in blocks of ``block``.
     """
     units = torch.arange(groups.stem.shape[2], device=weights.device)
-    my_stem = _rows_of_stem(groups, pairs.group, pairs.buyer, units)
-    their_stem = _rows_of_stem(groups, pairs.group, pairs.seller, stem_order(network, pairs.permutations))
+    buyer_stem = _rows_of_stem(groups, pairs.group, pairs.buyer, units)
+    seller_stem = _rows_of_stem(groups, pairs.group, pairs.seller, stem_order(network, pairs.permutations))
     total = torch.zeros(bodies.shape[:2], dtype=torch.float64, device=weights.device)
     for start in range(0, groups.stem.shape[3], block):
         columns = slice(start, start + block)
-        stem = torch.lerp(my_stem[:, None, :, columns], their_stem[:, None, :, columns], weights[:, None, None])
+        stem = torch.lerp(buyer_stem[:, None, :, columns], seller_stem[:, None, :, columns], weights[:, None, None])
         logits = network.body(bodies, stem)
         total += sample_losses(logits, groups.labels[pairs.group, columns]).sum(-1, dtype=torch.float64)
     return total / groups.stem.shape[3]
 
 
 def _rows_of_stem(groups: Groups, group: Tensor, network: Tensor, units: Tensor) -> Tensor:
-    """Stems ``[Q, units, n]`` of some networks, their units in the order ``[Q, units]`` or ``[units]``."""
+    """The stems ``[Q, units, n]`` of Q networks, with the ``units`` ``[Q, units]`` or ``[units]`` in that order."""
     _, networks, width, samples = groups.stem.shape
     rows = (group * networks + network).unsqueeze(1) * width + units
     return groups.stem.view(-1, samples).index_select(0, rows.flatten()).view(*rows.shape, samples)

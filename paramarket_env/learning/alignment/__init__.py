@@ -1,1 +1,1 @@
-"""Bringing the hidden units of one network into the order of another's."""
+"""Alignment permutes the hidden units of one network into the order of another's."""

@@ -1,4 +1,4 @@
-"""The interface of an aligner, and the aligner that leaves every network as it is."""
+"""The interface of an aligner, and the aligner that leaves every network unchanged."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from paramarket_env.validation import configuration
 
 @runtime_checkable
 class Aligner(Protocol):
-    """Brings sellers' hidden units into their buyers' order before a merge: a plug-in.
+    """A plug-in that brings sellers' hidden units into their buyers' order before a merge.
 
-    The inverse permutations serve the same pairs the other way round.
+    The inverse permutations serve the same pairs with buyer and seller exchanged.
     """
 
     def __call__(self, network: Network, buyers: Tensor, sellers: Tensor, start: Tensor) -> Tensor:
-        """The permutations int64 ``[Q, H]`` for buyers and sellers float32 ``[Q, P]``.
+        """The permutations, int64 ``[Q, H]``, for buyers and sellers, float32 ``[Q, P]`` each.
 
-        ``start`` ``[Q, H]`` are those of the pairs' last alignment, at first the identity.
+        ``start`` ``[Q, H]`` holds the result of each pair's previous alignment; before the first it is the identity.
         """
 
 
@@ -31,10 +31,10 @@ ALIGNERS: Registry[Aligner] = Registry("aligner", Aligner)
 
 @configuration
 class NoAlignment:
-    """Hidden units stay in the order they have."""
+    """No alignment: hidden units keep their order."""
 
     def __call__(self, network: Network, buyers: Tensor, sellers: Tensor, start: Tensor) -> Tensor:
-        """See :meth:`Aligner.__call__`: the identity."""
+        """See :meth:`Aligner.__call__`; returns the identity."""
         return identity(network, buyers.device).repeat(len(buyers), 1)
 
 

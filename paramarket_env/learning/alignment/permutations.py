@@ -1,7 +1,7 @@
-"""Permutations of hidden units: how they act on flat parameter vectors.
+"""Permutations of hidden units, and their action on flat parameter vectors.
 
-The permutations of Q pairs are one int64 tensor ``[Q, H]``: those of ``networks.permutation_sizes`` in their order, one
-behind the other; entry i names the seller's unit that takes the place of the buyer's unit i.
+The permutations of Q pairs are one int64 tensor ``[Q, H]``. It concatenates the permutations that ``permutation_sizes``
+lists, in that order. Entry i of a permutation is the seller's unit that takes the place of the buyer's unit i.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from paramarket_env.learning.networks.network import Network, offsets, permutati
 
 
 def identity(network: Network, device: torch.device) -> Tensor:
-    """Permutations that change nothing, ``[H]``."""
+    """The permutations that change nothing, int64 ``[H]``."""
     units = [torch.arange(size, device=device) for size in permutation_sizes(network).values()]
     return torch.cat(units) if units else torch.zeros(0, dtype=torch.int64, device=device)
 
 
 def stem_order(network: Network, permutations: Tensor) -> Tensor:
-    """The part of the permutations that orders the stem's units: ``[Q, units]``."""
+    """The part of the permutations that acts on the stem's units, ``[Q, units]``."""
     first = network.parameters[0]
     acting = first.permutations[0]
     if acting is None:
@@ -43,12 +43,12 @@ def permute(network: Network, parameters: Tensor, permutations: Tensor) -> Tenso
 
 
 def inverse(network: Network, permutations: Tensor) -> Tensor:
-    """The permutations that undo these, ``[Q, H]``: they match the buyer's units to the seller's."""
+    """The inverse permutations, ``[Q, H]``: they bring the buyer's units into the seller's order."""
     orders = [order.argsort(dim=1) for order in by_name(network, permutations).values()]
     return torch.cat(orders or [permutations], dim=1)
 
 
 def by_name(network: Network, permutations: Tensor) -> dict[str, Tensor]:
-    """Views of the permutations ``[Q, H]`` by name, ``[Q, n]`` each."""
+    """Views of the permutations ``[Q, H]`` by name, ``[Q, units]`` each."""
     sizes = permutation_sizes(network)
     return dict(zip(sizes, permutations.split(list(sizes.values()), dim=1), strict=True))

@@ -1,8 +1,9 @@
-"""Align a seller's network to a buyer's: weight matching (Ainsworth et al., *Git Re-Basin*, ICLR 2023, algorithm 1).
+"""Weight matching of a seller's network to a buyer's (Ainsworth et al., *Git Re-Basin*, ICLR 2023, algorithm 1).
 
-Hidden units have no order of their own, so two networks that compute alike may look unlike. Weight matching permutes
-the seller's units so that its tensors have the largest inner product with the buyer's, by coordinate ascent over the
-permutations, each step a linear assignment. It needs no data and never changes the function the seller computes.
+The order of hidden units is arbitrary, so two networks that compute the same function can have different parameters.
+Weight matching permutes the seller's units to maximise the inner product of its tensors with the buyer's. It is a
+coordinate ascent over the permutations, and each of its steps solves a linear assignment problem. It needs no data and
+never changes the function that the seller's network computes.
 """
 
 from __future__ import annotations
@@ -33,29 +34,29 @@ class WeightMatching:
 
 
 TOLERANCE = 1e-12
-"""A permutation is replaced only by one whose inner product is larger by more than this share of it (of 1, if less)."""
+"""A permutation is replaced only if the inner product grows by more than this share of it (of 1 if it is below 1)."""
 
 
 def weight_matching(network: Network, buyers: Tensor, sellers: Tensor, start: Tensor | None = None) -> Tensor:
-    """The permutations ``[Q, H]`` that bring each seller's units into its buyer's order; both ``[Q, P]``.
+    """The permutations ``[Q, H]`` that bring the units of sellers ``[Q, P]`` into the order of their buyers ``[Q, P]``.
 
-    The ascent begins at ``start`` ``[Q, H]`` where that is better than the identity: from the last match of the same
-    pair, a sweep or two suffice. The permutations are visited in a random order, drawn from a fixed stream for each
-    sweep, the same for all pairs: a pair is matched alike alone and beside others.
+    The ascent begins at ``start`` ``[Q, H]`` where that is better than the identity. From the previous match of the
+    same pair, one or two sweeps suffice. Each sweep visits the permutations in a random order from a fixed stream,
+    which is the same for all pairs. The match of a pair therefore does not depend on the other pairs.
     """
     sizes = permutation_sizes(network)
     names = list(sizes)
     both = torch.stack([buyers, sellers]).double()
     result = identity(network, buyers.device).repeat(len(buyers), 1)
     if start is not None:
-        warmer = _likeness(both[0], permute(network, both[1], start)) > _likeness(*both)
-        result = torch.where(warmer.unsqueeze(1), start, result)
+        better_start = _inner_products(both[0], permute(network, both[1], start)) > _inner_products(*both)
+        result = torch.where(better_start.unsqueeze(1), start, result)
     tensors = split(network, both)
-    nothing = {name: both.new_zeros(len(buyers), size, size) for name, size in sizes.items()}
-    fixed_products = {name: _add_inner_products(nothing[name], network, name, tensors) for name in names}
+    zeros = {name: both.new_zeros(len(buyers), size, size) for name, size in sizes.items()}
+    fixed_products = {name: _add_inner_products(zeros[name], network, name, tensors) for name in names}
     shared = {spec.name: tensors[spec.name] for spec in network.parameters if len(_acting_on(spec)) > 1}
-    orders = by_name(network, result)  # views: what is written there is written into the result
-    # A permutation has to be looked at again only if one that acts on the same tensors has changed since.
+    orders = by_name(network, result)  # views: assigning to them changes the result
+    # A permutation must be solved again only if one that acts on the same tensors has changed since.
     stale = {name: torch.ones(len(buyers), dtype=torch.bool, device=buyers.device) for name in names}
     for sweep in count():
         if not any(bool(pairs.any()) for pairs in stale.values()):
@@ -70,12 +71,12 @@ def weight_matching(network: Network, buyers: Tensor, sellers: Tensor, start: Te
             products = _add_inner_products(fixed_products[name][pairs], network, name, theirs, current)
             better = _assign(products)
             before = _total(products, current[name])
-            gain = _total(products, better) - before > TOLERANCE * before.abs().clamp_min(1)
-            orders[name][pairs] = torch.where(gain.unsqueeze(-1), better, current[name])
+            improves = _total(products, better) - before > TOLERANCE * before.abs().clamp_min(1)
+            orders[name][pairs] = torch.where(improves.unsqueeze(-1), better, current[name])
             for other in _neighbours(network, name):
-                stale[other][pairs] |= gain
+                stale[other][pairs] |= improves
             stale[name][pairs] = False
-    raise AssertionError("unreachable: each sweep improves a bounded sum or ends")
+    raise AssertionError("unreachable: every sweep but the last increases a bounded sum")
 
 
 @cache
@@ -86,23 +87,24 @@ def _visits(sweep: int, permutations: int) -> list[int]:
 
 
 def _neighbours(network: Network, name: str) -> set[str]:
-    """The other permutations that act on a tensor that this one acts on."""
+    """The other permutations that share a tensor with this one."""
     together = [_acting_on(spec) for spec in network.parameters]
     return {other for acting in together if name in acting for other in acting} - {name}
 
 
-def _likeness(buyers: Tensor, sellers: Tensor) -> Tensor:
-    """The inner product of each buyer and its seller ``[Q, P]``, ``[Q]``: what weight matching makes large."""
+def _inner_products(buyers: Tensor, sellers: Tensor) -> Tensor:
+    """The inner products ``[Q]`` of buyers and sellers ``[Q, P]``, which weight matching maximises."""
     return torch.einsum("qp,qp->q", buyers, sellers)
 
 
 def _add_inner_products(
     total: Tensor, network: Network, name: str, tensors: dict[str, Tensor], current: dict[str, Tensor] | None = None
 ) -> Tensor:
-    """``total`` ``[Q, n, n]`` and the inner products of the buyer's unit i and the seller's unit j: how alike they are.
+    """``total`` ``[Q, units, units]`` plus the inner product of each unit of the buyer with each unit of the seller.
 
-    ``tensors`` are the buyer's and the seller's, ``[2, Q, *shape]``. With ``current``, it is summed over those that
-    other permutations act on, too: the seller's other axes stand in that order. Without it, over all others.
+    ``tensors`` are the buyer's and the seller's, ``[2, Q, *shape]``. With ``current``, the sum is over the tensors on
+    which other permutations act too, and the seller's other axes are put into the order of ``current``. Without
+    ``current``, the sum is over the other tensors.
     """
     for spec in network.parameters:
         if (len(_acting_on(spec)) > 1) != (current is not None):
@@ -114,13 +116,13 @@ def _add_inner_products(
             for other, permuting in enumerate(spec.permutations):
                 if other != axis and permuting is not None and current is not None:
                     seller = _reorder(seller, other + 1, current[permuting])
-            mine, theirs = (tensor.movedim(axis + 1, 1).unsqueeze(-1).flatten(2) for tensor in (buyer, seller))
-            total = total + mine @ theirs.mT
+            buyer, seller = (tensor.movedim(axis + 1, 1).unsqueeze(-1).flatten(2) for tensor in (buyer, seller))
+            total = total + buyer @ seller.mT
     return total
 
 
 def _assign(products: Tensor) -> Tensor:
-    """The permutation of each ``[n, n]`` matrix with the largest sum, int64 ``[Q, n]``."""
+    """The permutation with the largest sum in each matrix of ``[Q, units, units]``: int64 ``[Q, units]``."""
     solved = [linear_sum_assignment(matrix, maximize=True)[1] for matrix in products.cpu().numpy()]
     return torch.from_numpy(np.stack(solved)).to(products.device)
 

@@ -1,1 +1,1 @@
-"""Datasets, and who holds which samples."""
+"""Datasets, and the endowments that divide their samples among the agents."""

@@ -1,7 +1,7 @@
-"""Datasets, held once in memory on the device; markets hold indices into them.
+"""Datasets. The device holds each of them once, and markets hold indices into them.
 
-``digits`` comes with scikit-learn. The others are read from the files of ``data_dir`` where those are there (gzipped or
-not, flat or in torchvision's folders) and downloaded by torchvision otherwise.
+``digits`` comes with scikit-learn. The others are read from the files in ``data_dir``, gzipped or not, flat or in
+torchvision's folders. Without ``data_dir``, torchvision downloads them once into a default folder.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ DEFAULT_DATA_DIR = Path.home() / ".cache" / "paramarket"
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled samples, normalised."""
+    """Labelled samples with normalised inputs."""
 
     inputs: Tensor
-    """float32 ``[S, *features]``."""
+    """float32 ``[n, *features]``."""
     labels: Tensor
-    """int64 ``[S]``."""
+    """int64 ``[n]``."""
     classes: int
     official_test: int
-    """How many samples, the last ones, are the dataset's own test set; 0: it has none, and splits are drawn."""
+    """The number of samples at the end that are the official test set; 0 if there is none and the test set is drawn."""
 
     @property
     def features(self) -> tuple[int, ...]:
@@ -46,28 +46,28 @@ class Dataset:
 
     @property
     def size(self) -> int:
-        """How many numbers a sample has."""
+        """The number of elements of one sample."""
         return math.prod(self.features)
 
     def take(self, samples: Tensor) -> Tensor:
-        """The inputs ``[..., *features]`` of these samples (int64 ``[...]``)."""
-        # index_select copies whole rows: several times as fast as an index of tensors.
+        """The inputs ``[..., *features]`` of the samples with these indices, int64 ``[...]``."""
+        # index_select copies whole rows, which is several times as fast as indexing with a tensor.
         return self.inputs.index_select(0, samples.flatten()).view(*samples.shape, *self.features)
 
     def to(self, device: torch.device) -> Dataset:
-        """The same samples on a device."""
+        """The same samples on ``device``."""
         return Dataset(self.inputs.to(device), self.labels.to(device), self.classes, self.official_test)
 
 
 @runtime_checkable
 class DatasetSource(Protocol):
-    """A dataset as a configuration names it: a plug-in that reads the samples."""
+    """A plug-in that reads the samples of a dataset."""
 
     def __call__(self) -> Dataset:
-        """Read the samples, onto the CPU."""
+        """Read the samples into CPU memory."""
 
     def __hash__(self) -> int:
-        """Equal sources are read once."""
+        """Equal sources have equal hashes, so that a dataset is read once."""
 
 
 DATASETS: Registry[DatasetSource] = Registry("dataset", DatasetSource)
@@ -76,31 +76,35 @@ DATASETS: Registry[DatasetSource] = Registry("dataset", DatasetSource)
 @DATASETS.register
 @configuration
 class Digits:
-    """1,797 handwritten digits of 8 x 8 pixels (UCI, in scikit-learn's wheel), pixels within [0, 1]."""
+    """1,797 handwritten digits of 8 x 8 pixels within [0, 1] (UCI, included in scikit-learn)."""
 
     def __call__(self) -> Dataset:
-        """Read them from scikit-learn."""
+        """Read the samples from scikit-learn."""
         images, labels = load_digits(return_X_y=True)
         pixels = torch.from_numpy(images).float()
         return Dataset(pixels / 16, torch.from_numpy(labels).long(), classes=10, official_test=0)
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The array in a file of the IDX format (LeCun's MNIST page), uint8, gzipped if its name ends in ``.gz``."""
+    """The uint8 array in a file of the IDX format (LeCun's MNIST page), gzipped if its name ends in ``.gz``.
+
+    Raises ``ValueError``, naming the file, if it has another format or the wrong length.
+    """
     raw = path.read_bytes()
     if path.suffix == ".gz":
         try:
             raw = gzip.decompress(raw)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{path} is not a whole gzip file: {error}") from error
+            raise ValueError(f"{path} is not a complete gzip file: {error}") from error
     if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
         raise ValueError(f"{path} is not an IDX file of unsigned bytes: it begins with {raw[:4].hex()}")
     start = 4 + 4 * raw[3]
     if len(raw) < start:
-        raise ValueError(f"{path} is cut short: its header has {start} bytes, the file {len(raw)}")
+        raise ValueError(f"{path} has the wrong length: its header needs {start} bytes, but it has {len(raw)}")
     shape = np.frombuffer(raw, ">u4", count=raw[3], offset=4)
     if len(raw) - start != shape.prod(dtype=np.int64):
-        raise ValueError(f"{path} is cut short: its header says {tuple(shape)}, {len(raw) - start} bytes follow")
+        lengths = f"its header announces shape {tuple(map(int, shape))}, but {len(raw) - start} bytes follow"
+        raise ValueError(f"{path} has the wrong length: {lengths}")
     return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
 
 
@@ -111,7 +115,7 @@ def _find(folders: list[Path], name: str) -> Path | None:
 
 @configuration
 class IdxFamily:
-    """MNIST and the datasets that took its format, normalised by MNIST's constants as the authors do."""
+    """MNIST and the datasets in its format, normalised with MNIST's constants as in the authors' code."""
 
     torchvision_name: ClassVar[str]
     classes: ClassVar[int] = 10
@@ -120,15 +124,15 @@ class IdxFamily:
     transposed: ClassVar[bool] = False
 
     data_dir: str | None = None
-    """Folder with the four files, gzipped or not, flat or in torchvision's folders; None: torchvision's download."""
+    """Folder with the four files, gzipped or not, flat or in torchvision's folders. None: they are downloaded."""
 
     @property
     def files(self) -> list[str]:
-        """Names of the four files, without ``.gz``."""
+        """The names of the four files, without ``.gz``."""
         return [f"{prefix}-{kind}" for prefix in self.prefixes for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
 
     def __call__(self) -> Dataset:
-        """Read the files, after a download if no folder is given and they are not in the default one."""
+        """Read the files. Without ``data_dir``, first download the dataset if the default folder lacks a file."""
         root = _folder(self.data_dir)
         folders = [root, root / self.torchvision_name / "raw"]
         if self.data_dir is None and any(_find(folders, name) is None for name in self.files):
@@ -172,7 +176,7 @@ class MNIST(IdxFamily):
 @DATASETS.register
 @configuration
 class FashionMNIST(IdxFamily):
-    """60,000 + 10,000 pictures of clothes of 28 x 28 pixels (Xiao, Rasul and Vollgraf 2017)."""
+    """60,000 + 10,000 images of clothing, 28 x 28 pixels (Xiao, Rasul and Vollgraf 2017)."""
 
     torchvision_name: ClassVar[str] = "FashionMNIST"
 
@@ -188,7 +192,7 @@ class KMNIST(IdxFamily):
 @DATASETS.register
 @configuration
 class EMNIST(IdxFamily):
-    """112,800 + 18,800 handwritten letters and digits of 47 classes (Cohen et al. 2017, the balanced split)."""
+    """112,800 + 18,800 handwritten letters and digits in 47 classes (the balanced split, Cohen et al. 2017)."""
 
     torchvision_name: ClassVar[str] = "EMNIST"
     classes: ClassVar[int] = 47
@@ -200,13 +204,13 @@ class EMNIST(IdxFamily):
 @DATASETS.register
 @configuration
 class CIFAR10:
-    """50,000 + 10,000 colour pictures, ``[3, 32, 32]``, normalised by their channel means and deviations."""
+    """50,000 + 10,000 colour images ``[3, 32, 32]``, normalised by the mean and standard deviation of each channel."""
 
     data_dir: str | None = None
-    """Folder with ``cifar-10-batches-py``; None: torchvision's download."""
+    """Folder with ``cifar-10-batches-py``. None: the dataset is downloaded."""
 
     def __call__(self) -> Dataset:
-        """Read the pictures, by torchvision."""
+        """Read the images with torchvision, which downloads them if needed and ``data_dir`` is None."""
         root, download = _folder(self.data_dir), self.data_dir is None
         cifar10 = _torchvision_datasets("CIFAR10").CIFAR10
         try:
@@ -225,7 +229,7 @@ class CIFAR10:
 def _torchvision_datasets(name: str) -> ModuleType:
     try:
         datasets = import_module("torchvision.datasets")
-    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that was built for another torch
+    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision was built for another torch
         message = f"reading {name} needs torchvision: pip install 'paramarket-env[vision]'"
         raise ImportError(f"{message} ({error})") from error
     return datasets
@@ -237,9 +241,9 @@ def _folder(data_dir: str | None) -> Path:
 
 @lru_cache(maxsize=4)
 def load_dataset(source: DatasetSource) -> Dataset:
-    """The samples of a dataset, on the CPU; read once in a process.
+    """The samples of a dataset in CPU memory; each process reads a dataset once.
 
-    Raises ``FileNotFoundError`` naming the files that ``data_dir`` lacks, ``OSError`` for a failed download, and
-    ``ImportError`` where a download needs torchvision and it is not installed.
+    Raises ``FileNotFoundError``, naming the files that ``data_dir`` lacks; ``OSError`` if a download fails; and
+    ``ImportError`` if torchvision is needed and not installed.
     """
     return source()

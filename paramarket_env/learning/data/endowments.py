@@ -1,7 +1,7 @@
-"""Who holds which samples: the three splits, and the rules that deal the training split to the agents.
+"""Endowments: the three splits, and the rules that divide the training split among the agents.
 
-An endowment rule says which training samples belong to which agent; agents may hold the same sample (in the paper's
-setting they do), but no sample is in two splits.
+An endowment rule chooses the training samples of each agent. Several agents can hold the same sample, as in the paper's
+setting, but the training split shares no sample with the other splits.
 """
 
 from __future__ import annotations
@@ -23,39 +23,40 @@ from paramarket_env.validation import configuration
 SplitProtocol = Literal["clean", "authors"]
 
 DIRICHLET_DRAWS = 100
+"""The largest number of draws for a market. The last one is kept even if an agent has too few samples."""
 
 
 @dataclass(frozen=True)
 class Partition:
-    """Indices into the dataset, int64, for M markets of N agents."""
+    """The samples of M markets of N agents, as int64 indices into the dataset."""
 
     endowments: Tensor
     """``[M, N, T]``: each agent's training samples, then -1."""
     sizes: Tensor
-    """``[M, N]``: how many samples each agent has."""
+    """``[M, N]``: the number of each agent's training samples."""
     validation: Tensor
-    """``[M, V]``: the broker's."""
+    """``[M, V]``: the broker's samples."""
     test: Tensor
-    """``[M, E]``: for reports."""
+    """``[M, E]``: the samples of the reports."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """What an endowment rule deals from: the training split of each market."""
+    """The training split of each market, which an endowment rule divides."""
 
     labels: Tensor
-    """``[M, T]``, in the random order of the split."""
+    """int64 ``[M, T]``: the classes of the samples, in the random order of the split."""
     classes: int
     agents: int
     seeds: Tensor
-    """``[M]``."""
+    """int64 ``[M]``."""
     fewest: int
-    """Every agent needs at least so many samples: one minibatch."""
+    """The number of samples that each agent needs at least: one minibatch."""
 
 
 @runtime_checkable
 class Endowment(Protocol):
-    """A rule that divides the training samples among the agents: a plug-in."""
+    """A plug-in that divides the training samples among the agents."""
 
     def __call__(self, pool: Pool) -> Tensor:
         """Whether each agent holds each sample of the pool: bool ``[M, N, T]``."""
@@ -65,7 +66,7 @@ ENDOWMENTS: Registry[Endowment] = Registry("endowment", Endowment)
 
 
 def _rank_in_class(labels: Tensor, classes: int) -> Tensor:
-    """The place of each sample among those of its class, int64 ``[m, T]``; random, since the pool's order is."""
+    """The rank of each sample within its class, int64 ``[m, T]``. It is random because the order of the pool is."""
     by_class = labels.argsort(dim=-1, stable=True)
     counts = _class_counts(labels, classes)
     starts = (counts.cumsum(-1) - counts).gather(-1, labels)
@@ -84,15 +85,16 @@ def _class_counts(labels: Tensor, classes: int) -> Tensor:
 @ENDOWMENTS.register
 @configuration
 class Complementary:
-    """The authors': agent i is short of its block of classes, and has all the rest."""
+    """The authors' rule: agent i has few samples of its block of classes, and all samples of the other classes."""
 
     scarcity: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """The share that an agent keeps of the classes it is short of."""
+    """The share of its block's samples that an agent holds."""
 
     def __call__(self, pool: Pool) -> Tensor:
         """See :meth:`Endowment.__call__`; raises ``ValueError`` for more agents than classes."""
         if pool.agents > pool.classes:
-            raise ValueError(f"agents={pool.agents} is not allowed: complementary has {pool.classes} classes to divide")
+            allowed = f"at most the {pool.classes} classes that complementary divides"
+            raise ValueError(f"agents={pool.agents} is not allowed: it must be {allowed}")
         labels = pool.labels
         kept = (_class_counts(labels, pool.classes) * self.scarcity).round().long().gather(-1, labels)
         spared = _rank_in_class(labels, pool.classes) < kept
@@ -104,7 +106,7 @@ class Complementary:
 @ENDOWMENTS.register
 @configuration
 class IID:
-    """Equal parts of the shuffled samples, one for each agent."""
+    """The shuffled samples are divided into equal parts, one per agent."""
 
     def __call__(self, pool: Pool) -> Tensor:
         """See :meth:`Endowment.__call__`."""
@@ -116,13 +118,13 @@ class IID:
 @ENDOWMENTS.register
 @configuration
 class Dirichlet:
-    """Each class divided in proportions drawn from a Dirichlet distribution (Hsu et al. 2019).
+    """Each class is divided in proportions drawn from a Dirichlet distribution (Hsu et al. 2019).
 
-    As is usual in federated learning, a market is divided again until every agent has enough samples.
+    As is usual in federated learning, a market's proportions are drawn again until every agent has enough samples.
     """
 
     concentration: Annotated[float, Field(ge=0.01, le=1e6)] = 0.5
-    """The parameter alpha; small is uneven."""
+    """The parameter alpha. The smaller it is, the more uneven are the parts."""
 
     def __call__(self, pool: Pool) -> Tensor:
         """See :meth:`Endowment.__call__`."""
@@ -138,10 +140,10 @@ class Dirichlet:
         return owner.unsqueeze(1) == agents[:, None]
 
     def _owners(self, pool: Pool, markets: Tensor, draw: int) -> Tensor:
-        """The owner of each sample of these markets, int64 ``[m, T]``, in one draw."""
+        """The owner of each sample of these markets in one draw, int64 ``[m, T]``."""
         labels, seeds = pool.labels[markets], pool.seeds[markets]
         quantiles = uniform(stream(seeds, "dirichlet", draw), pool.classes * pool.agents)
-        # A Dirichlet vector is a normalised vector of gammas; each is drawn by its inverse distribution function.
+        # A Dirichlet vector is a normalised vector of gamma variates, each drawn by inverting its CDF.
         gammas = torch.from_numpy(np.asarray(gammaincinv(self.concentration, quantiles.cpu().numpy())))
         shares = (gammas.to(labels.device) + 1e-300).view(-1, pool.classes, pool.agents)
         ends = shares.cumsum(-1) / shares.sum(-1, keepdim=True)
@@ -152,7 +154,7 @@ class Dirichlet:
 
 @dataclass(frozen=True)
 class SplitSizes:
-    """How many samples each split has; see ``DataConfig``."""
+    """The number of samples of each split; see ``DataConfig``."""
 
     train: int | None
     validation: int | None
@@ -163,9 +165,9 @@ class SplitSizes:
 def partition(
     dataset: Dataset, sizes: SplitSizes, endowment: Endowment, agents: int, seeds: Tensor, fewest: int
 ) -> Partition:
-    """Split the dataset and divide the training samples, each market by its own seed (int64 ``[M]``).
+    """Split the dataset and divide the training samples, each market by its own seed, int64 ``[M]``.
 
-    Raises ``ValueError`` where a split asks for more samples than there are, or an agent would have none.
+    Raises ``ValueError`` if a split asks for more samples than there are, or if an agent would have none.
     """
     train, validation, test = _splits(dataset, sizes, seeds)
     held = endowment(Pool(dataset.labels[train], dataset.classes, agents, seeds, fewest))
@@ -179,13 +181,13 @@ def partition(
 
 
 def require_minibatches(split: Partition, batch_size: int) -> None:
-    """Raise ``ValueError``, naming the agent, if one has fewer samples than a minibatch."""
+    """Raise ``ValueError``, naming the agent, if an agent has fewer samples than a minibatch."""
     short = (split.sizes < batch_size).nonzero()
     if len(short):
         market, agent = short[0].tolist()
         raise ValueError(
-            f"training.batch_size={batch_size} is not allowed: it must be at most the samples of each agent, and "
-            f"trader_{agent} has {int(split.sizes[market, agent])}"
+            f"training.batch_size={batch_size} is not allowed: it must be at most the number of samples of each "
+            f"agent, and trader_{agent} has {int(split.sizes[market, agent])}"
         )
 
 
@@ -212,5 +214,5 @@ def _splits(dataset: Dataset, sizes: SplitSizes, seeds: Tensor) -> tuple[Tensor,
 def _take(samples: Tensor, field: str, count: int | None) -> Tensor:
     left = samples.shape[1]
     if count is not None and count > left:
-        raise ValueError(f"{field}={count} is not allowed: it must be at most the {left} samples that are left for it")
+        raise ValueError(f"{field}={count} is not allowed: it must be at most the {left} samples that are left")
     return samples if count is None else samples[:, :count]

@@ -1,1 +1,1 @@
-"""Networks whose parameters are one flat vector."""
+"""Neural networks whose parameters are one flat vector."""

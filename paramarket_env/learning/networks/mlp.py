@@ -1,4 +1,4 @@
-"""The multilayer perceptron, written batched."""
+"""The batched multilayer perceptron."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from paramarket_env.validation import configuration
 @ARCHITECTURES.register
 @configuration
 class MLP:
-    """Linear layers with ReLU between them; torch's default initialisation.
+    """Linear layers with ReLU between them and torch's default initialisation.
 
     The paper's network for vectors is ``hidden=(h, h, h, h // 2)``.
     """
@@ -31,7 +31,7 @@ class MLP:
 
 
 class MLPNetwork:
-    """A multilayer perceptron, written batched; see :class:`MLP`."""
+    """A batched multilayer perceptron; see :class:`MLP`."""
 
     def __init__(self, features: tuple[int, ...], classes: int, hidden: tuple[int, ...]) -> None:
         self.widths = (math.prod(features), *hidden, classes)
@@ -39,7 +39,7 @@ class MLPNetwork:
         for layer, (inputs, outputs) in enumerate(pairwise(self.widths)):
             units_in = f"hidden{layer}" if layer > 0 else None
             units_out = f"hidden{layer + 1}" if layer < len(hidden) else None
-            # nn.Linear draws weight and bias alike from U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
+            # nn.Linear draws both weight and bias from U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
             bound = 1 / math.sqrt(inputs)
             name = f"layer{layer + 1}"
             specs.append(ParameterSpec(f"{name}.weight", (outputs, inputs), name, (units_out, units_in), bound))
@@ -49,14 +49,14 @@ class MLPNetwork:
 
     def stem(self, parameters: Tensor, inputs: Tensor) -> Tensor:
         """See :meth:`Network.stem`."""
-        groups, same, _ = parameters.shape
+        groups, networks, _ = parameters.shape
         width = self.widths[1]
         weight, bias = parameters[..., : self.stem_size].split([self.stem_size - width, width], dim=-1)
         samples = inputs.flatten(2)
-        # The networks of a group share their samples: their first layers are one wide layer.
-        weight = weight.reshape(groups, same * width, samples.shape[2])
-        wide = torch.baddbmm(bias.reshape(groups, same * width, 1), weight, samples.mT)
-        return wide.view(groups, same, width, samples.shape[1])
+        # The networks of a group share their samples, so their first layers can be computed as one wide layer.
+        weight = weight.reshape(groups, networks * width, samples.shape[2])
+        wide = torch.baddbmm(bias.reshape(groups, networks * width, 1), weight, samples.mT)
+        return wide.view(groups, networks, width, samples.shape[1])
 
     def body(self, parameters: Tensor, stem: Tensor) -> Tensor:
         """See :meth:`Network.body`."""
@@ -66,7 +66,7 @@ class MLPNetwork:
         return hidden.view(*stem.shape[:2], *hidden.shape[1:])
 
     def gradients(self, parameters: Tensor, inputs: Tensor, logit_gradient: LogitGradient) -> Gradients:
-        """See :meth:`Network.gradients`. Backpropagation written out: autograd takes half as long again."""
+        """See :meth:`Network.gradients`. Backpropagation is written out, because autograd takes 1.5 times as long."""
         layers = self._layers(parameters)
         entering, out = [], inputs.flatten(2).mT
         for layer, (weight, bias) in enumerate(layers):
@@ -82,7 +82,7 @@ class MLPNetwork:
         return parts
 
     def _layers(self, parameters: Tensor, first: int = 0) -> list[tuple[Tensor, Tensor]]:
-        """Weights ``[R, outputs, inputs]`` and biases ``[R, outputs, 1]`` from layer ``first`` on, as views."""
+        """Views of the weights ``[R, outputs, inputs]`` and biases ``[R, outputs, 1]`` from layer ``first`` on."""
         shapes = [spec.shape for spec in self.parameters[2 * first :]]
         parts = parameters.split([math.prod(shape) for shape in shapes], dim=-1)
         tensors = [part.view(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]

@@ -1,7 +1,7 @@
-"""Networks out of ordinary modules: any ``nn.Sequential`` that begins with an ``nn.Linear`` plays in a market.
+"""Networks made of ordinary modules: a market can use any ``nn.Sequential`` that begins with an ``nn.Linear``.
 
-The protocol of ``networks.Network`` by ``torch.func``: slower than a network that is written batched, and as easy as
-writing the module.
+They implement the protocol ``Network`` with ``torch.func``. They are slower than a network that is written for batches,
+but need no code besides the module.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from paramarket_env.learning.networks.network import Architecture, Gradients, Lo
 from paramarket_env.validation import require
 
 ModuleFactory = Callable[[tuple[int, ...], int], nn.Sequential]
-"""The module for samples of shape ``features`` and so many classes."""
+"""Makes the module from ``features``, the shape of a sample, and the number of classes."""
 
 Permutations = Mapping[str, tuple[str | None, ...]]
-"""For tensors by name, such as ``0.weight``: which permutation of hidden units acts on each axis, None where none."""
+"""For each tensor by name, such as ``0.weight``: the permutation of hidden units that acts on each axis, or None."""
 
 
 def from_module(build: ModuleFactory, permutations: Permutations | None = None) -> Architecture:
-    """An architecture made of a module: a plug-in. Without permutations nothing is aligned.
+    """An architecture made of a module, as a plug-in. Without ``permutations``, nothing is aligned.
 
-    To permute the units of all axes that bear a name, alike, must not change what the module computes. What cannot play
-    is refused when the market is made: see :class:`ModuleNetwork`.
+    A permutation reorders the units of all axes with its name. This must not change what the module computes. A module
+    that a market cannot use is refused when the market is made; see :class:`ModuleNetwork`.
     """
 
     def network(features: tuple[int, ...], classes: int) -> ModuleNetwork:
-        with torch.device("meta"):  # shapes alone: nothing is drawn from torch's own generator
+        with torch.device("meta"):  # shapes only: nothing is drawn from torch's global generator
             module = build(features, classes)
         return ModuleNetwork(module, features, classes, permutations or {})
 
@@ -42,12 +42,12 @@ def from_module(build: ModuleFactory, permutations: Permutations | None = None) 
 
 
 class ModuleNetwork:
-    """A module as a market's network, played in ``eval`` mode; its children are the layers that can be sold.
+    """A module as a market's network, run in ``eval`` mode. Its children are the layers that can be sold.
 
-    The first child, or the second behind an ``nn.Flatten``, is the stem. Initial values are torch's defaults for linear
+    The stem is the first child, or the second after an ``nn.Flatten``. Initial values are torch's defaults for linear
     and convolutional layers and for layer and group normalisation. Raises ``ValueError`` for a module that begins with
-    another layer, has buffers, a tensor twice, or parameters of layers besides, or does not return ``classes`` logits;
-    and for permutations of tensors that it does not have or with another number of axes.
+    another layer, has buffers, uses a tensor twice, has parameters in layers of other kinds, or does not return
+    ``classes`` logits. Also raises it for permutations of unknown tensors or with a wrong number of axes.
     """
 
     def __init__(
@@ -67,36 +67,36 @@ class ModuleNetwork:
         self._whole = partial(_call, self._module, self.parameters)
 
     def _check(self, features: tuple[int, ...], classes: int, first: nn.Module | None) -> None:
-        """Raise ``ValueError`` for what cannot play."""
+        """Raise ``ValueError`` if the module cannot be a market's network."""
         linear = isinstance(first, nn.Linear) and first.in_features == math.prod(features)
-        allowed = f"an nn.Linear of {math.prod(features)} inputs, or nn.Flatten and then that"
+        allowed = f"an nn.Linear with {math.prod(features)} inputs, or an nn.Flatten followed by one"
         require(linear, "network's first layer", first, allowed)
         flat = len(features) == 1 or isinstance(self._module[0], nn.Flatten)
-        require(flat, "network's first layer", first, f"behind nn.Flatten, for samples of shape {features}")
+        require(flat, "network's first layer", first, f"preceded by nn.Flatten for samples of shape {features}")
         buffers = [name for name, _ in self._module.named_buffers()]
-        require(not buffers, "network's buffers", buffers, "none: a network is its parameters")
+        require(not buffers, "network's buffers", buffers, "empty: a network is defined by its parameters")
         names = [name for name, _ in self._module.named_parameters(remove_duplicate=False)]
         once = len(names) == len(list(self._module.parameters()))
-        require(once, "network's parameters", names, "different tensors")
+        require(once, "network's parameters", names, "distinct tensors")
         shape = tuple(self._module(torch.empty(2, *features, device="meta")).shape)
         require(shape == (2, classes), "network's output for 2 samples", shape, f"of shape {(2, classes)}")
 
     def _specs(self, permutations: Permutations) -> tuple[ParameterSpec, ...]:
         tensors = dict(self._module.named_parameters())
         unknown = sorted(set(permutations) - set(tensors))
-        require(not unknown, "permutations of", unknown, f"of {', '.join(tensors)}")
+        require(not unknown, "names in permutations", unknown, f"among {', '.join(tensors)}")
         specs = []
         for name, tensor in tensors.items():
             acting = permutations.get(name, (None,) * tensor.dim())
-            require(
-                len(acting) == tensor.dim(), f"permutations of {name}", acting, f"{tensor.dim()}, one for each axis"
-            )
+            one_each = len(acting) == tensor.dim()
+            require(one_each, f"permutations of {name}", acting, f"{tensor.dim()} names or None, one for each axis")
             owner, _, kind = name.rpartition(".")
             bound, centre = _initial(self._module.get_submodule(owner), kind, name)
             specs.append(ParameterSpec(name, tuple(tensor.shape), name.split(".")[0], acting, bound, centre))
         sizes = {(acting, size) for spec in specs for acting, size in zip(spec.permutations, spec.shape, strict=True)}
         named = [acting for acting, _ in sizes if acting is not None]
-        require(len(set(named)) == len(named), "permutations", dict(permutations), "of axes of one size for each name")
+        one_size = len(set(named)) == len(named)
+        require(one_size, "permutations", dict(permutations), "such that all axes with one name have one size")
         return tuple(specs)
 
     def stem(self, parameters: Tensor, inputs: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class ModuleNetwork:
 
     def gradients(self, parameters: Tensor, inputs: Tensor, logit_gradient: LogitGradient) -> Gradients:
         """See :meth:`Network.gradients`."""
-        # The networks do not touch each other, so that the gradient of all is that of each.
+        # The networks are independent, so one pullback gives the gradient of each.
         logits, pullback, *_ = vjp(lambda vectors: vmap(self._whole)(vectors, inputs), parameters)
         (gradient,) = pullback(logit_gradient(logits.mT.contiguous()).mT)
         parts: Gradients = gradient.split([spec.size for spec in self.parameters], dim=1)
@@ -125,7 +125,7 @@ class ModuleNetwork:
 
 
 def _call(module: nn.Module, specs: Sequence[ParameterSpec], parameters: Tensor, inputs: Tensor) -> Tensor:
-    """A part of the network for one vector of its parameters, and one batch of inputs."""
+    """Evaluate a part of the network with one vector of its parameters, on one batch of inputs."""
     parts = parameters.split([spec.size for spec in specs])
     tensors = {spec.name: part.view(spec.shape) for spec, part in zip(specs, parts, strict=True)}
     result: Tensor = functional_call(module, tensors, (inputs,))
@@ -133,9 +133,9 @@ def _call(module: nn.Module, specs: Sequence[ParameterSpec], parameters: Tensor,
 
 
 def _initial(owner: nn.Module, kind: str, name: str) -> tuple[float, float]:
-    """Bound and centre of the initial values of a layer's ``weight`` or ``bias``, as torch draws them."""
+    """The bound and the centre of torch's initial values for a layer's ``weight`` or ``bias``."""
     if isinstance(owner, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return 1 / math.sqrt(owner.weight[0].numel()), 0.0
     known = isinstance(owner, nn.LayerNorm | nn.GroupNorm)
-    require(known, f"owner of {name}", type(owner).__name__, "Linear, Conv1d to Conv3d, LayerNorm or GroupNorm")
+    require(known, f"layer of {name}", type(owner).__name__, "Linear, Conv1d to Conv3d, LayerNorm or GroupNorm")
     return 0.0, float(kind == "weight")

@@ -1,8 +1,8 @@
-"""Networks whose parameters are one flat vector, so that a market's agents are one tensor ``[M, N, P]``.
+"""Networks whose parameters are one flat vector, so that the networks of M markets are one tensor ``[M, N, P]``.
 
-A network says how the vector is cut into named tensors, how to compute with many vectors at once, and, as data, which
-axis of which tensor each permutation of hidden units acts on. Optimizers, merging and alignment then need no
-knowledge of the architecture.
+A network defines how the vector is cut into named tensors and how to compute with many vectors at once. It lists, as
+data, the axes on which each permutation of hidden units acts. Optimizers, mergers and aligners then need no knowledge
+of the architecture.
 """
 
 from __future__ import annotations
@@ -27,62 +27,62 @@ class ParameterSpec:
     name: str
     shape: tuple[int, ...]
     layer: str
-    """The layer that it belongs to: parameter sets are made of layers."""
+    """The layer that the tensor belongs to. Parameter sets are made of layers."""
     permutations: tuple[str | None, ...]
-    """For each axis, the name of the permutation of hidden units that acts on it, if any (Ainsworth et al. 2023)."""
+    """For each axis, the name of the permutation of hidden units that acts on it, or None (Ainsworth et al. 2023)."""
     bound: float
     """Initial values are uniform within [centre - bound, centre + bound]."""
     centre: float = 0.0
-    """0 for weights and biases; 1, with bound 0, for the scale of a normalisation."""
+    """0 for weights and biases; 1, with bound 0, for the scale of a normalisation layer."""
 
     @property
     def size(self) -> int:
-        """How many numbers the tensor has."""
+        """The number of elements of the tensor."""
         return math.prod(self.shape)
 
 
 LogitGradient = Callable[[Tensor], Tensor]
-"""The gradient of the losses in the logits, both float32 ``[R, classes, n]``."""
+"""Maps the logits to the gradient of the losses with respect to them, both float32 ``[R, classes, n]``."""
 
 
 Gradients = Sequence[Tensor]
-"""Those of the named tensors, in their order, float32 ``[R, size]`` each: as one, the gradient of ``[R, P]``."""
+"""The gradients of the named tensors in their order, float32 ``[R, size]`` each. Concatenated they are ``[R, P]``."""
 
 
 class Network(Protocol):
-    """An architecture: what an aligner, a merger, a trainer and an evaluator need to know of it.
+    """A network architecture: all that alignment, merging, training and evaluation need to know about it.
 
-    Its *stem* is the first layer before its nonlinearity, which is linear in the parameters: the stem of a merged
-    network is the merge of the stems. Its *body* is all the rest.
+    The *stem* is the first layer before its nonlinearity. It is linear in the parameters, so the stem of a merged
+    network is the merge of the stems. The *body* is everything after the stem.
     """
 
     parameters: tuple[ParameterSpec, ...]
-    """Those of the stem first. Axis 0 of all of these is the stem's units."""
+    """The named tensors, the stem's first. Axis 0 of each of the stem's tensors is the stem's units."""
     stem_size: int
-    """How many numbers of the flat vector, the first ones, are the stem's."""
+    """The number of the stem's parameters, which come first in the flat vector."""
 
     def stem(self, parameters: Tensor, inputs: Tensor) -> Tensor:
-        """The stems of G networks that look at the same samples, for R groups of such networks.
+        """The stems ``[R, G, units, n]`` of R groups of G networks. The networks of a group share their samples.
 
-        ``parameters`` ``[R, G, P]``, ``inputs`` float32 ``[R, n, *features]`` -> ``[R, G, units, n]``.
+        ``parameters`` is ``[R, G, P]``, and ``inputs`` is float32 ``[R, n, *features]``.
         """
 
     def body(self, parameters: Tensor, stem: Tensor) -> Tensor:
-        """Logits ``[R, G, classes, n]``, from the other parameters ``[R, G, P - stem_size]`` and the stems."""
+        """The logits ``[R, G, classes, n]``, from the body's parameters ``[R, G, P - stem_size]`` and the stems."""
 
     def gradients(self, parameters: Tensor, inputs: Tensor, logit_gradient: LogitGradient) -> Gradients:
         """The gradients of R networks ``[R, P]``, each on its own samples ``[R, n, *features]``."""
 
     def module(self, parameters: Tensor) -> nn.Module:
-        """An ordinary ``torch.nn.Module`` with a copy of these parameters ``[P]``."""
+        """A ``torch.nn.Module`` with a copy of these parameters ``[P]``."""
 
 
 @runtime_checkable
 class Architecture(Protocol):
-    """An architecture as a configuration names it: a plug-in that makes the network of a dataset."""
+    """A plug-in that makes the network for a dataset."""
 
     def __call__(self, features: tuple[int, ...], classes: int) -> Network:
-        """The network for samples of shape ``features`` and so many classes."""
+        """The network for samples of shape ``features`` and this number of classes."""
 
 
 ARCHITECTURES: Registry[Architecture] = Registry("network", Architecture)
@@ -94,19 +94,19 @@ def parameter_count(network: Network) -> int:
 
 
 def offsets(network: Network) -> list[int]:
-    """Where each tensor begins in the flat vector."""
+    """The offset of each tensor in the flat vector."""
     return [0, *accumulate(spec.size for spec in network.parameters)][:-1]
 
 
 def split(network: Network, parameters: Tensor) -> dict[str, Tensor]:
-    """Views of the named tensors, each ``[..., *shape]``, of flat vectors ``[..., P]``."""
+    """Views of flat vectors ``[..., P]`` as named tensors, ``[..., *shape]`` each."""
     parts = parameters.split([spec.size for spec in network.parameters], dim=-1)
     batch = parameters.shape[:-1]
     return {spec.name: part.view(*batch, *spec.shape) for spec, part in zip(network.parameters, parts, strict=True)}
 
 
 def permutation_sizes(network: Network) -> dict[str, int]:
-    """The permutations of hidden units and how many units each one orders."""
+    """The number of units of each permutation of hidden units, by name."""
     return {
         name: size
         for spec in network.parameters
@@ -116,7 +116,7 @@ def permutation_sizes(network: Network) -> dict[str, int]:
 
 
 def initial_parameters(network: Network, keys: Tensor) -> Tensor:
-    """Fresh parameters, float32 ``[*keys.shape, P]``, one network for each key of ``seeding.stream``."""
+    """Initial parameters, float32 ``[*keys.shape, P]``: one network for each key of ``seeding.stream``."""
     sizes = torch.tensor([spec.size for spec in network.parameters])
     ranges = torch.tensor([(spec.centre, spec.bound) for spec in network.parameters], dtype=torch.float64)
     centre, bound = ranges.repeat_interleave(sizes, dim=0).to(keys.device).unbind(1)

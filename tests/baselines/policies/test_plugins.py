@@ -87,7 +87,8 @@ def test_the_command_evaluates_a_policy_in_a_file(tmp_path: Path, capsys: pytest
 
 @pytest.mark.parametrize(("name", "what"), [("file:nowhere.py", "policy"), ("paper+file:nowhere.py", "pricing")])
 def test_a_file_that_is_not_there_is_refused(name: str, what: str) -> None:
-    with pytest.raises(ValueError, match=rf"^{what}='file:nowhere\.py' is not there: no file 'nowhere\.py'$"):
+    message = rf"^{what}='file:nowhere\.py' cannot be used: there is no file 'nowhere\.py'$"
+    with pytest.raises(ValueError, match=message):
         POLICIES.parse(name)
 
 

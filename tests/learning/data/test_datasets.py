@@ -109,7 +109,7 @@ def test_files_of_another_format_are_refused_by_name(tmp_path: Path, suffix: str
 def test_files_that_are_cut_short_are_refused_by_name(tmp_path: Path, suffix: str, bytes_left: int) -> None:
     content = idx_bytes(np.zeros((4, 5, 3), dtype=np.uint8))
     path = write(tmp_path / f"some-ubyte{suffix}", content[:bytes_left])
-    with pytest.raises(ValueError, match=rf"some-ubyte{suffix} is cut short"):
+    with pytest.raises(ValueError, match=rf"some-ubyte{suffix} has the wrong length"):
         read_idx(path)
 
 

@@ -137,12 +137,12 @@ SHARED = nn.Linear(5, 5)
         (lambda: Sub(nn.Linear(12, 5)), "network='Sub' is not allowed: it must be an nn.Sequential"),
         (nn.Sequential, "first layer=None is not allowed"),
         (lambda: nn.Sequential(nn.ReLU(), nn.Linear(12, 5)), r"first layer=ReLU\(\)"),
-        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(11, 5)), "must be an nn.Linear of 12 inputs"),
-        (lambda: nn.Sequential(nn.Linear(12, 5)), "it must be behind nn.Flatten, for samples of shape"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(11, 5)), "must be an nn.Linear with 12 inputs"),
+        (lambda: nn.Sequential(nn.Linear(12, 5)), "it must be preceded by nn.Flatten for samples of shape"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.BatchNorm1d(5)), r"buffers=\['2.running_mean'"),
-        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 5), SHARED, SHARED), "different tensors"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 5), SHARED, SHARED), "distinct tensors"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), r"output for 2 samples=\(2, 4\) is not allowed"),
-        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.PReLU()), "owner of 2.weight='PReLU'"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.PReLU()), "layer of 2.weight='PReLU'"),
     ],
 )
 def test_a_module_that_cannot_play_is_refused(build: Callable[[], nn.Sequential], message: str) -> None:
@@ -154,9 +154,15 @@ def test_a_module_that_cannot_play_is_refused(build: Callable[[], nn.Sequential]
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"9.weight": ("a", None)}, r"permutations of=\['9.weight'\] is not allowed: it must be of 1.weight, 1.bias"),
-        ({"1.weight": ("a",)}, r"permutations of 1.weight=\('a',\) is not allowed: it must be 2, one for each axis"),
-        ({"1.weight": ("a", None), "3.bias": ("a",)}, "must be of axes of one size for each name"),
+        (
+            {"9.weight": ("a", None)},
+            r"names in permutations=\['9.weight'\] is not allowed: it must be among 1.weight, 1.bias",
+        ),
+        (
+            {"1.weight": ("a",)},
+            r"permutations of 1.weight=\('a',\) is not allowed: it must be 2 names or None, one for",
+        ),
+        ({"1.weight": ("a", None), "3.bias": ("a",)}, "must be such that all axes with one name have one size"),
     ],
 )
 def test_permutations_that_do_not_fit_are_refused(spec: Permutations, message: str) -> None:
