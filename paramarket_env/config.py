@@ -11,7 +11,7 @@ import json
 from dataclasses import fields, replace
 from functools import cache
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, overload
 
 import pydantic
 import torch
@@ -161,10 +161,14 @@ class EconomyConfig:
             positive = kind != "log-uniform" or all(end > 0 for end in _each(value))
             require(positive, f"economy.{name}", value, "above 0 if kappa_distribution is 'log-uniform'")
 
-    def in_reward(self, ticks: Tensor) -> Tensor:
-        """Convert ticks to units of reward, float64. ``tick`` is applied to tensors only here."""
+    @overload
+    def in_reward(self, ticks: Tensor) -> Tensor: ...
+    @overload
+    def in_reward(self, ticks: float) -> float: ...
+    def in_reward(self, ticks: Tensor | float) -> Tensor | float:
+        """Convert ticks to units of reward, a tensor to float64. ``tick`` is applied only here."""
         # Without the cast, an int64 times a Python float would be rounded to float32, which loses whole ticks.
-        return ticks.double() * self.tick
+        return (ticks.double() if isinstance(ticks, Tensor) else ticks) * self.tick
 
     @property
     def prices(self) -> Tensor:

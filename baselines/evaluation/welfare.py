@@ -43,15 +43,14 @@ def gini(amounts: np.ndarray) -> np.ndarray:
     return np.where(total > 0, weighted / (count * np.where(total > 0, total, 1)), 0.0)
 
 
-def hindsight_revenue(values: np.ndarray, levels: Sequence[int], tick: float) -> float:
+def hindsight_revenue(values: np.ndarray, economy: EconomyConfig) -> float:
     """Ticks that the best fixed price would have earned from buyers who each time buy at a price up to their value.
 
-    ``values`` in units of reward, any shape; the price is one of ``levels``, in ticks. Budgets, and what other
+    ``values`` in units of reward, any shape; the price is one of the economy's ask levels. Budgets, and what other
     purchases would have changed, are left out.
     """
-    prices = np.asarray(levels, dtype=float)
-    sales = (values.reshape(-1, 1) >= prices * tick * (1 - 1e-12)).sum(0)
-    return float((prices * sales).max())
+    sales = (values.reshape(-1, 1) >= economy.prices.numpy() * (1 - 1e-12)).sum(0)
+    return float((np.asarray(economy.ask_levels, dtype=float) * sales).max())
 
 
 def welfare(episodes: Sequence[Episode], economy: EconomyConfig) -> pd.DataFrame:
@@ -74,19 +73,19 @@ def _of_seed(episode: Episode, seed: int, economy: EconomyConfig, outside: pd.Se
     steps = episode.steps[episode.steps.seed == seed]
     trades = episode.trades[episode.trades.seed == seed]
     last = steps[steps.cycle == steps.cycle.max()]
-    agents, tick = len(last), economy.tick
+    agents = len(last)
     possible, realised = float(steps.best_value.sum()), float(trades.value.sum())
     paid, received = float(steps.paid.sum()), float(steps.received.sum())
-    best_fixed = hindsight_revenue(steps.best_value.to_numpy(), economy.ask_levels, tick)
+    best_fixed = hindsight_revenue(steps.best_value.to_numpy(), economy)
     advantage = returns(episode)[seed] - outside[seed]
     return {
         "arm": steps.arm.iloc[0],
         "seed": seed,
         "efficiency": _percent(realised, possible),
-        "buyers_share": _percent(realised - paid * tick, realised),
-        "sellers_share": _percent(received * tick, realised),
+        "buyers_share": _percent(realised - economy.in_reward(paid), realised),
+        "sellers_share": _percent(economy.in_reward(received), realised),
         "revenue": received / agents,
-        "omniscient_share": _percent(paid * tick, possible),
+        "omniscient_share": _percent(economy.in_reward(paid), possible),
         "regret": (best_fixed - paid) / agents,
         "refused": last.refused.mean(),
         **{name: last[name].mean() for name in REFUSED},

@@ -97,7 +97,7 @@ class Observer:
 def _own_fields(engine: Engine) -> Readings:
     config, slots, others = engine.config, engine.exchange.ask_slots, engine.config.agents - 1
     cycles, price, in_reward = config.max_cycles, _highest_price(config), config.economy.in_reward
-    money, receipts = max(sum(config.budgets), 1) * config.economy.tick, others * cycles * price
+    money, receipts = in_reward(max(sum(config.budgets), 1)), others * cycles * price
     whose = " to each other agent" if engine.exchange.mechanism.personal else ""
     declined = "each other agent could have, at the ask of the last step, and did not"
 
@@ -189,4 +189,4 @@ def _disclosed_fields(engine: Engine) -> Readings:
 
 
 def _highest_price(config: MarketConfig) -> float:
-    return max(config.economy.ask_levels[-1], 1) * config.economy.tick
+    return config.economy.in_reward(max(config.economy.ask_levels[-1], 1))

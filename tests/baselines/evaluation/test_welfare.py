@@ -41,10 +41,10 @@ def test_the_gini_coefficient_is_half_the_mean_difference_over_the_mean(amounts:
 def test_the_best_fixed_price_in_hindsight() -> None:
     values = np.array([[0.15, 0.30], [0.25, 0.45], [0.0, 0.41]])
     # 100 ticks sell five times, 200 four times, 400 twice.
-    assert hindsight_revenue(values, (100, 200, 400), tick=0.001) == 800
-    assert hindsight_revenue(values, (100, 450), tick=0.001) == 500
-    assert hindsight_revenue(values, (450,), tick=0.001) == 450  # a value of exactly the price buys
-    assert hindsight_revenue(np.zeros((0, 2)), (100,), tick=0.001) == 0
+    assert hindsight_revenue(values, EconomyConfig(ask_levels=(100, 200, 400))) == 800
+    assert hindsight_revenue(values, EconomyConfig(ask_levels=(100, 450))) == 500
+    assert hindsight_revenue(values, EconomyConfig(ask_levels=(450,))) == 450  # a value of exactly the price buys
+    assert hindsight_revenue(np.zeros((0, 2)), EconomyConfig(ask_levels=(100,))) == 0
 
 
 # --- an episode made by hand ----------------------------------------------------------------------------------------
