@@ -19,12 +19,12 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import re
 import runpy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import Field, fields, is_dataclass
 from functools import cache, partial
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pydantic_core import core_schema
@@ -102,18 +102,19 @@ class Registry(Generic[P]):
         allowed.
         """
         place = self._place_of_plus(text)
-        joined = {} if place < 0 else {self.joined: text[place + 1 :]}
+        joined = [] if place < 0 else [(self.joined, text[place + 1 :])]
         name, positional, named = _split(text if place < 0 else text[:place], self.kind)
         entry = self._from_file(name.removeprefix(FILE)) if name.startswith(FILE) else self[name]
         known = parameters(entry)
         require(len(positional) <= len(known), self.kind, text, f"{usage(name, entry)}, without further values")
         values = {field: _read(value, known[field]) for field, value in zip(known, positional, strict=False)}
-        for field in (*named, *joined):
+        for field, value in (*named, *joined):
             new = field in known and field not in values
             problem = f"{field!r} is given twice" if field in known else f"there is no field {field!r}"
             require(new, self.kind, text, f"{usage(name, entry)}, each field at most once; {problem}")
+            values[field] = value
         # A class is called to make the plug-in; a function is the plug-in itself.
-        return self.check(entry(**values, **named, **joined) if isinstance(entry, type) else entry)
+        return self.check(entry(**values) if isinstance(entry, type) else entry)
 
     def _place_of_plus(self, text: str) -> int:
         """The position of the ``+`` outside brackets, or -1. A path can contain other ``+``."""
@@ -132,7 +133,7 @@ class Registry(Generic[P]):
 
     def _from_file(self, path: str) -> Callable[..., Any]:
         """The class or function that a file defines under ``attribute``; it gets the name ``file:PATH``."""
-        entry = _defined(str(Path(path).expanduser()), self.attribute)
+        entry = _defined(os.path.expanduser(path), self.attribute)
         self._names.setdefault(entry, f"{FILE}{path}")
         return entry
 
@@ -208,7 +209,7 @@ def _values(plugin: object, complete: bool) -> dict[str, Any]:
     return {field.name: value for field, value in values.items() if complete or value != field.default}
 
 
-def _split(text: str, kind: str) -> tuple[str, list[Any], dict[str, Any]]:
+def _split(text: str, kind: str) -> tuple[str, list[Any], list[tuple[str, Any]]]:
     """The name, positional values and named values in the textual form of one plug-in."""
     prefix = FILE if text.startswith(FILE) else ""
     found = re.fullmatch(r"([^(:]+)(?::(.*)|\((.*)\))?", text.removeprefix(prefix), re.DOTALL)
@@ -216,15 +217,24 @@ def _split(text: str, kind: str) -> tuple[str, list[Any], dict[str, Any]]:
         raise ValueError(f"{kind}={text!r} is not allowed: it must be NAME, NAME:VALUE or NAME(field=VALUE, ...)")
     name, short, inside = found.groups()
     if short is not None:
-        return prefix + name, [Short(short)], {}
+        return prefix + name, [Short(short)], []
     try:
-        call = ast.parse(f"_({inside or ''})", mode="eval").body
-        assert isinstance(call, ast.Call)
-        positional = [ast.literal_eval(value) for value in call.args]
-        named = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
-    except (SyntaxError, ValueError) as error:
+        return prefix + name, *_arguments(inside or "")
+    except NOT_LITERAL as error:
         raise ValueError(f"{kind}={text!r} is not allowed: its values must be Python literals ({error})") from error
-    return prefix + name, positional, named
+
+
+NOT_LITERAL = (SyntaxError, ValueError, TypeError, MemoryError, RecursionError)
+"""What ``ast`` raises for a text that is not a literal."""
+
+
+def _arguments(inside: str) -> tuple[list[Any], list[tuple[str, Any]]]:
+    """The positional and the named values between the brackets of a textual form."""
+    call = ast.parse(f"_({inside})", mode="eval").body
+    if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
+        raise SyntaxError("the brackets end before the text does")
+    positional = [ast.literal_eval(value) for value in call.args]
+    return positional, [(str(keyword.arg), ast.literal_eval(keyword.value)) for keyword in call.keywords]
 
 
 class Short(str):
@@ -241,7 +251,7 @@ def _read(value: Any, field: inspect.Parameter) -> Any:
         return str(value)
     try:
         return ast.literal_eval(value)
-    except (SyntaxError, ValueError):
+    except NOT_LITERAL:
         return str(value)
 
 
@@ -252,7 +262,7 @@ def _defined(path: str, attribute: str) -> Callable[..., Any]:
     Raises ``ValueError`` if there is no such file, or no such class or function in it. Exceptions of the file itself
     are not caught.
     """
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise ValueError(f"{attribute}='{FILE}{path}' cannot be used: there is no file {path!r}")
     found: Any = runpy.run_path(path).get(attribute)
     if not callable(found):

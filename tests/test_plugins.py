@@ -165,6 +165,17 @@ def test_a_text_is_read_and_written_in_one_form(text: str, canonical: str) -> No
         ("box", "box.label must be given"),
         ("bare-hand:3", "it must be bare-hand, without further values"),
         ("bare-hand+box:x", "it must be bare-hand, each field at most once; there is no field 'handle'"),
+        ("coarse-file(size=4, size=5)", "each field at most once; 'size' is given twice"),
+        ("coarse-file(handle='bare-hand')+box:x", "each field at most once; 'handle' is given twice"),
+        ("coarse-file(4)(5)", "its values must be Python literals"),
+        ("coarse-file(4).size(5)", "its values must be Python literals"),
+        ("file:tool.py(size=4)+bare(hand=1)", "its values must be Python literals"),
+        ("coarse-file({[]: 4})", "its values must be Python literals"),
+        ("coarse-file:{[]}", r"coarsefile.size='{\[\]}' is not allowed"),
+        (f"coarse-file:{'-' * 99_999}1", "coarsefile.size='-+1' is not allowed"),
+        (f"coarse-file({'-' * 99_999}1)", "its values must be Python literals"),
+        (f"file:{'a' * 999}.py", "tool='file:a+.py' cannot be used"),
+        ("file:~no-such-user/tool.py", "there is no file '~no-such-user/tool.py'"),
     ],
 )
 @pytest.mark.usefixtures("_tools")
