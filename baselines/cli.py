@@ -151,7 +151,7 @@ def run(options: Run, console: Console) -> None:
     episodes = _play_all(config, arms, seeds, device, console)
     economy = welfare(episodes, config.economy)
     arms_summary = summarise(per_seed(episodes).merge(economy, on=["arm", "seed"]))
-    kept = write_results(
+    files = write_results(
         folder,
         config,
         {name: pd.concat([getattr(episode, name) for episode in episodes]) for name in ("steps", "trades")},
@@ -163,7 +163,7 @@ def run(options: Run, console: Console) -> None:
     if config.economy.ask_levels[-1] > 0:
         console.print(summary_table(arms_summary, "economic measures", WELFARE))
         console.print(WELFARE_LEGEND, highlight=False)
-    console.print(f"saved in {folder}: {', '.join(kept)}", highlight=False)
+    console.print(f"saved in {folder}: {', '.join(files)}", highlight=False)
 
 
 def evaluate(options: Evaluate, console: Console) -> None:
@@ -187,7 +187,7 @@ def evaluate(options: Evaluate, console: Console) -> None:
         )
     estimates, origin = summary(runs), provenance(seeds, device)
     about = {"policies": estimates, **origin, "populations": options.populations}
-    kept = write_results(folder, config, {"runs": runs}, about)
+    files = write_results(folder, config, {"runs": runs}, about)
     title = (
         f"{options.scenario}, {config.action_mode} mode, against {', '.join(options.populations)}, {len(seeds)} seeds"
     )
@@ -195,7 +195,7 @@ def evaluate(options: Evaluate, console: Console) -> None:
     console.print(ESTIMATES_LEGEND, highlight=False)
     for error in sorted(set(runs.error) - {""}):
         console.print(f"could not be played: {escape(error)}", highlight=False)
-    console.print(f"saved in {folder}: {', '.join(kept)}", highlight=False)
+    console.print(f"saved in {folder}: {', '.join(files)}", highlight=False)
 
 
 def train(options: Train, console: Console) -> None:

@@ -144,10 +144,10 @@ def _stored(file: Path, current: str) -> pd.DataFrame | str:
     """The runs of an entry, or the reason why there are none."""
     if not file.is_file():
         return "not played"
-    kept = json.loads(file.read_text())
-    if kept["config_hash"] != current:
+    stored = json.loads(file.read_text())
+    if stored["config_hash"] != current:
         return "played in another configuration"
-    runs = pd.DataFrame(kept["runs"]["data"], columns=kept["runs"]["columns"]).assign(policy=file.stem)
+    runs = pd.DataFrame(stored["runs"]["data"], columns=stored["runs"]["columns"]).assign(policy=file.stem)
     errors = sorted(set(runs.error) - {""})
     return str(errors[0]) if errors else runs
 

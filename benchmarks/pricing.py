@@ -211,7 +211,7 @@ def main() -> None:
     console = new_console()
     seeds = range(options.seeds)
     base = replace(scenario("private-values"), action_mode="round")
-    kept: Provenance = provenance(seeds, resolve_device(options.device))
+    results: Provenance = provenance(seeds, resolve_device(options.device))
     options.out.mkdir(parents=True, exist_ok=True)
     for agents in options.agents:
         config = replace(base, agents=agents)
@@ -228,11 +228,11 @@ def main() -> None:
             options.out / f"pricing-{agents}.png",
         )
         alone = summarise(found.alone)
-        kept[f"{agents} agents"] = {"everyone": everyone, "alone": alone, "config": config}
+        results[f"{agents} agents"] = {"everyone": everyone, "alone": alone, "config": config}
     console.print(_rivalry_table(seeds, options.device))
     console.print(WELFARE_LEGEND, "one seller by the rule: its revenue in ticks and its advantage", sep="; ")
-    console.print(f"{machine(kept)}, seeds {seeds}", highlight=False)
-    write_json(options.out / "pricing.json", kept)
+    console.print(f"{machine(results)}, seeds {seeds}", highlight=False)
+    write_json(options.out / "pricing.json", results)
 
 
 if __name__ == "__main__":

@@ -237,7 +237,7 @@ def legend(series: Series) -> str:
             f"without shared tries, {_figure(unshared / 1e6)} MFLOP: {row.name} ÷ {_figure(unshared_ratio)}",
             f"- {_parts(mega, 'MB')} at a large copy's {_figure(bandwidth / 1e9)} GB/s: {moving} ms, "
             f"{reading} of it for the shuffled samples",
-            "MiB: peak memory of a separate process, less what it used before it made these markets; est.: the estimate",
+            "MiB: peak memory of a separate process, less what it used before these markets; est.: the estimate",
             f"the losses of the reference and of the engine's first market differ by {series.disagreement:.1g} nats",
         )
     )

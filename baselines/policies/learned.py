@@ -101,8 +101,8 @@ def save_policy(folder: Path | str, model: BaseAlgorithm, metadata: dict[str, An
     path.mkdir(parents=True, exist_ok=True)
     model.save(path / "model.zip")
     np.savez(path / "normaliser.npz", mean=scale.mean, variance=scale.variance, clip=scale.clip)
-    kept = {"algorithm": name, **interface_signature(market.layout, market.actions), **(metadata or {})}
-    (path / "policy.json").write_text(json.dumps(kept, indent=2) + "\n")
+    saved = {"algorithm": name, **interface_signature(market.layout, market.actions), **(metadata or {})}
+    (path / "policy.json").write_text(json.dumps(saved, indent=2) + "\n")
 
 
 def _market_of(model: BaseAlgorithm) -> MarketBatch:
@@ -140,10 +140,10 @@ class LearnedPolicy(Policy):
         path = Path(folder)
         if not (path / "policy.json").is_file():
             raise ValueError(f"policy='learned:{folder}' is not there: {folder!r} has no policy.json")
-        kept = json.loads((path / "policy.json").read_text())
-        _require_same(kept, interface_signature(seat.layout, seat.actions), folder)
-        self._masks = kept["algorithm"] == MASKABLE
-        self.model: Any = algorithm(kept["algorithm"]).load(path / "model.zip", device="cpu")
+        saved = json.loads((path / "policy.json").read_text())
+        _require_same(saved, interface_signature(seat.layout, seat.actions), folder)
+        self._masks = saved["algorithm"] == MASKABLE
+        self.model: Any = algorithm(saved["algorithm"]).load(path / "model.zip", device="cpu")
         with np.load(path / "normaliser.npz") as arrays:
             self.scale = Normaliser(arrays["mean"], arrays["variance"], float(arrays["clip"]))
 
@@ -154,11 +154,11 @@ class LearnedPolicy(Policy):
         return torch.from_numpy(np.asarray(actions, dtype=np.int64)).to(observation.device)
 
 
-def _require_same(kept: dict[str, Any], here: dict[str, Any], folder: str) -> None:
+def _require_same(saved: dict[str, Any], here: dict[str, Any], folder: str) -> None:
     for part in ("observation", "nvec"):
-        if kept[part] != here[part]:
+        if saved[part] != here[part]:
             theirs, ours = (
-                [entry for entry in a[part] if entry not in b[part]] for a, b in ((kept, here), (here, kept))
+                [entry for entry in a[part] if entry not in b[part]] for a, b in ((saved, here), (here, saved))
             )
             raise ValueError(
                 f"policy='learned:{folder}' was made for another market: its {part} has {theirs}, this market's {ours}"

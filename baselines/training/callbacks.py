@@ -107,11 +107,11 @@ class EvalCallback(BaseCallback):
         populations: Sequence[str],
         timesteps: int,
         folder: Path,
-        keep: Callable[[], None],
+        save: Callable[[], None],
         device: str | torch.device,
     ) -> None:
         super().__init__()
-        self._config, self._folder, self._keep, self._device = config, folder, keep, device
+        self._config, self._folder, self._save, self._device = config, folder, save, device
         self._name = f"learned:{folder / 'checkpoint'}"
         self._populations = tuple(populations) or (self._name,)
         self._every = timesteps / EVALUATIONS
@@ -137,7 +137,7 @@ class EvalCallback(BaseCallback):
             self._evaluate()
 
     def _evaluate(self) -> None:
-        self._keep()
+        self._save()
         runs = evaluate(self._config, [self._name], self._populations, EVALUATION_SEEDS, self._device)
         score, best = float(runs["return"].mean()), max((old for _, old in self._scores), default=-np.inf)
         self.logger.record("evaluation/return", score)

@@ -22,7 +22,7 @@ class SharedPolicy(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]  # RL
     """An actor and a critic: two small networks on scaled observations."""
 
     def setup(self) -> None:
-        """Make the networks. ``model_config`` has a ``Normaliser``, ``scale``, and an action's ``choices``, ints."""
+        """Make the networks. :func:`model_config` makes the ``scale`` and the ``choices`` that they need."""
         scale, choices = self.model_config["scale"], list(self.model_config["choices"])
         self.clip = scale.clip
         self.register_buffer("mean", torch.tensor(scale.mean, dtype=torch.float32))
@@ -55,9 +55,9 @@ def _network(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def model_config(config: MarketConfig, seed: int) -> dict[str, Any]:
-    """The ``model_config`` of a :class:`SharedPolicy`, with the scale of observations in random play.
+    """The ``model_config`` of a :class:`SharedPolicy`: ``scale``, a ``Normaliser``, and ``choices``, by action part.
 
-    Observations are scaled because the ranges of their fields differ by orders of magnitude.
+    The scale is that of observations in random play, since the ranges of their fields differ by orders of magnitude.
     """
     seen: list[np.ndarray] = []
     choices: tuple[int, ...] = ()

@@ -141,10 +141,10 @@ def learn(
     vec_env.seed(TRAINING_SEEDS + plan.seed * 2**20 + model.num_timesteps)
     model.set_logger(configure(str(folder / "log" / f"from-{model.num_timesteps}"), _formats()))
 
-    def keep() -> None:
-        _keep(plan, checkpoint, model, env, vec_env.market_batch.device)
+    def save() -> None:
+        _save(plan, checkpoint, model, env, vec_env.market_batch.device)
 
-    evaluation = EvalCallback(plan.config, plan.against, plan.timesteps, folder, keep, device)
+    evaluation = EvalCallback(plan.config, plan.against, plan.timesteps, folder, save, device)
     callbacks = CallbackList([Progress(on_rollout), MarketMetrics(vec_env), evaluation])
     left = plan.timesteps - model.num_timesteps
     try:
@@ -186,7 +186,7 @@ def _continued(kind: Any, vec_env: ParaMarketVecEnv, checkpoint: Path) -> tuple[
     return env, model
 
 
-def _keep(plan: Plan, checkpoint: Path, model: BaseAlgorithm, env: VecNormalize, device: torch.device) -> None:
+def _save(plan: Plan, checkpoint: Path, model: BaseAlgorithm, env: VecNormalize, device: torch.device) -> None:
     """Save what is needed to play the policy and to resume the training."""
     metadata = {"plan": plan.to_dict(), "timesteps": model.num_timesteps, **provenance([plan.seed], device)}
     save_policy(checkpoint, model, metadata)
@@ -199,9 +199,9 @@ def _require_same(plan: Plan, checkpoint: Path) -> None:
     """Refuse to resume with a plan that differs from that of the checkpoint."""
     if not (checkpoint / "policy.json").is_file():
         raise FileNotFoundError(f"out={str(checkpoint.parent)!r} has no checkpoint to resume")
-    kept = json.loads((checkpoint / "policy.json").read_text())["plan"]
+    saved = json.loads((checkpoint / "policy.json").read_text())["plan"]
     here = plan.to_dict()
-    for name, now, then in _differences(here, kept):
+    for name, now, then in _differences(here, saved):
         require(name == "timesteps", name, now, f"{then!r}, as in the checkpoint in {str(checkpoint)!r}")
 
 
