@@ -1,1 +1,1 @@
-"""Who plays: decision rules, pricing rules, federated averaging, and how they are played and compared."""
+"""Baselines: decision rules, pricing rules, learned policies, federated averaging, and tools to compare them."""

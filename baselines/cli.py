@@ -48,23 +48,23 @@ from paramarket_env.validation import require
 
 @dataclass(frozen=True)
 class Run:
-    """Play the rules in the market and out of it, all seeds side by side, and compare them."""
+    """Play rules in the market and out of it, on the same seeds, and compare them."""
 
     scenario: str = "digits"
-    """Where the settings below start from: a name that `paramarket list` shows."""
+    """The scenario that gives the defaults of the settings below: a name that `paramarket list` shows."""
     seeds: int = 10
-    """How many seeds."""
+    """Number of seeds."""
     first_seed: int = 0
-    """The seeds are this one and those that follow it."""
+    """The first seed; the others follow it."""
     policies: tuple[str, ...] = ()
-    """Rules to compare, each with itself in all seats, such as `patient:7` or, with a pricing rule, `paper+fixed:3`;
-    none: the paper's comparison (round), every rule (verb)."""
+    """Rules to compare, each in all seats, such as `patient:7` or, with a pricing rule, `paper+fixed:3`. Without any:
+    the paper's comparison in round mode, every rule in verb mode."""
     out: Path | None = None
-    """Folder of the run; none: a new one under `runs/`."""
+    """Folder for the results. Without it: a new one under `runs/`."""
     overwrite: bool = False
-    """Write into `out` although it exists."""
+    """Write into `out` even if it exists."""
     device: str = "auto"
-    """`auto` (the GPU where there is one), `cpu` or `cuda`."""
+    """`auto` (the GPU if there is one), `cpu` or `cuda`."""
     config: Annotated[MarketConfig, tyro.conf.arg(name="")] = field(default_factory=MarketConfig)
 
     def __post_init__(self) -> None:
@@ -74,24 +74,24 @@ class Run:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Play each policy in every seat beside given populations, on the same seeds, and say how good it is."""
+    """Play each policy in every seat against given populations, on the same seeds, and compare their returns."""
 
     policies: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Policies, such as `patient:7` or `paper+fixed:3`; the others are compared with the first."""
+    """Policies to evaluate, such as `patient:7` or `paper+fixed:3`. The others are compared with the first."""
     scenario: str = "digits"
-    """Where the settings below start from: a name that `paramarket list` shows."""
+    """The scenario that gives the defaults of the settings below: a name that `paramarket list` shows."""
     populations: tuple[str, ...] = POPULATIONS
-    """Who has all other seats: one policy after the other. `train` learns beside the first three, not the others."""
+    """Policies that have all other seats, one at a time. `train` trains against the first four by default."""
     seeds: int = 20
-    """How many seeds for each seat and population."""
+    """Number of seeds for each seat and population."""
     first_seed: int = 0
-    """The seeds are this one and those that follow it."""
+    """The first seed; the others follow it."""
     out: Path | None = None
-    """Folder of the evaluation; none: a new one under `runs/`."""
+    """Folder for the results. Without it: a new one under `runs/`."""
     overwrite: bool = False
-    """Write into `out` although it exists."""
+    """Write into `out` even if it exists."""
     device: str = "auto"
-    """`auto` (the GPU where there is one), `cpu` or `cuda`."""
+    """`auto` (the GPU if there is one), `cpu` or `cuda`."""
     config: Annotated[MarketConfig, tyro.conf.arg(name="")] = field(default_factory=MarketConfig)
 
     def __post_init__(self) -> None:
@@ -101,31 +101,36 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Train:
-    """Learn a policy with Stable-Baselines3, and keep it where a rule's name can be."""
+    """Train a policy with Stable-Baselines3, and save it in a folder; `learned:FOLDER` plays it like a rule."""
 
     scenario: str = "digits"
-    """Where the settings below start from: a name that `paramarket list` shows."""
+    """The scenario that gives the defaults of the settings below: a name that `paramarket list` shows."""
     out: Path | None = None
-    """Folder of the training; none: a new one under `runs/`."""
+    """Folder for the policy. Without it: a new one under `runs/`."""
     overwrite: bool = False
-    """Write into `out` although it exists."""
+    """Write into `out` even if it exists."""
     resume: bool = False
-    """Go on from the checkpoint in `out`, with the same settings, but for more `timesteps`."""
+    """Continue from the checkpoint in `out`. Only `timesteps` may differ from its settings."""
     device: str = "auto"
-    """`auto`, `cpu` or `cuda`: where the markets are. The policy's small network stays on the CPU."""
+    """Device of the markets: `auto`, `cpu` or `cuda`. The policy's small network stays on the CPU."""
     plan: Annotated[Plan, tyro.conf.arg(name="")] = field(default_factory=lambda: Plan(MarketConfig()))
 
     def __post_init__(self) -> None:
-        require(not self.resume or self.out is not None, "resume", self.resume, "with out, the folder to go on in")
+        require(
+            not self.resume or self.out is not None,
+            "resume",
+            self.resume,
+            "used together with out, the folder of the training",
+        )
 
 
 @dataclass(frozen=True)
 class List:
-    """Show the scenarios, the policies and what else can be named."""
+    """Show the scenarios, the policies and all other plug-ins."""
 
 
 def run(options: Run, console: Console) -> None:
-    """Play, print the table, keep the run."""
+    """Play, print the tables and save the results."""
     config = options.config
     arms = _arms(options)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
@@ -137,7 +142,7 @@ def run(options: Run, console: Console) -> None:
     if config.data.protocol == "authors":
         title += "; protocol=authors: validated on the TEST set"
     console.print(f"{title} on {origin['device']}", highlight=False)
-    # What the market, the data, the seeds or the policies do not allow is refused before a folder is made.
+    # Refuse invalid settings, data, seeds and policies before making a folder.
     as_seeds(seeds, len(seeds), device)
     one = MarketBatch(config, 1, device)
     for policy in {policy for arm in arms for policy in arm.policies}:
@@ -146,7 +151,7 @@ def run(options: Run, console: Console) -> None:
     episodes = _play_all(config, arms, seeds, device, console)
     economy = welfare(episodes, config.economy)
     arms_summary = summarise(per_seed(episodes).merge(economy, on=["arm", "seed"]))
-    kept = write_results(
+    files = write_results(
         folder,
         config,
         {name: pd.concat([getattr(episode, name) for episode in episodes]) for name in ("steps", "trades")},
@@ -156,21 +161,21 @@ def run(options: Run, console: Console) -> None:
     console.print(summary_table(arms_summary, title))
     console.print(LEGEND, highlight=False)
     if config.economy.ask_levels[-1] > 0:
-        console.print(summary_table(arms_summary, "as an economy", WELFARE))
+        console.print(summary_table(arms_summary, "economic measures", WELFARE))
         console.print(WELFARE_LEGEND, highlight=False)
-    console.print(f"kept in {folder}: {', '.join(kept)}", highlight=False)
+    console.print(f"saved in {folder}: {', '.join(files)}", highlight=False)
 
 
 def evaluate(options: Evaluate, console: Console) -> None:
-    """Evaluate, print the table, keep the runs."""
-    for what in ("policies", "populations"):
-        names = getattr(options, what)
-        require(0 < len(set(names)) == len(names), what, names, "different names, at least one")
+    """Evaluate, print the tables and save the results."""
+    for field_name in ("policies", "populations"):
+        names = getattr(options, field_name)
+        require(0 < len(set(names)) == len(names), field_name, names, "one or more different names")
     config, device = options.config, resolve_device(options.device)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     folder = options.out or _new_folder(f"evaluate-{options.scenario}-{config.action_mode}")
     as_seeds(seeds, len(seeds), device)
-    Engine(config, 1, device)  # what the market or the data do not allow is refused before a folder is made
+    Engine(config, 1, device)  # refuse invalid settings and data before making a folder
     for name in (*options.policies, *options.populations):
         POLICIES.parse(name)
     claim_folder(folder, overwrite=options.overwrite)
@@ -182,7 +187,7 @@ def evaluate(options: Evaluate, console: Console) -> None:
         )
     estimates, origin = summary(runs), provenance(seeds, device)
     about = {"policies": estimates, **origin, "populations": options.populations}
-    kept = write_results(folder, config, {"runs": runs}, about)
+    files = write_results(folder, config, {"runs": runs}, about)
     title = (
         f"{options.scenario}, {config.action_mode} mode, against {', '.join(options.populations)}, {len(seeds)} seeds"
     )
@@ -190,21 +195,21 @@ def evaluate(options: Evaluate, console: Console) -> None:
     console.print(ESTIMATES_LEGEND, highlight=False)
     for error in sorted(set(runs.error) - {""}):
         console.print(f"could not be played: {escape(error)}", highlight=False)
-    console.print(f"kept in {folder}: {', '.join(kept)}", highlight=False)
+    console.print(f"saved in {folder}: {', '.join(files)}", highlight=False)
 
 
 def train(options: Train, console: Console) -> None:
-    """Train, keep the policy."""
+    """Train, and save the policy."""
     plan, device = options.plan, resolve_device(options.device)
     folder = options.out or _new_folder(f"{plan.algo}-{options.scenario}-{plan.config.action_mode}")
     algorithm(plan.algo)
     for name in plan.against:
         POLICIES.parse(name)
-    Engine(plan.config, plan.num_markets, device)  # what cannot be is refused before a folder is made
+    Engine(plan.config, plan.num_markets, device)  # refuse invalid settings before making a folder
     if not options.resume:
         claim_folder(folder, overwrite=options.overwrite)
-    among = f"beside {', '.join(plan.against)}" if plan.against else "among themselves"
-    console.print(f"{plan.algo} on {options.scenario}, {plan.config.action_mode} mode, {among}", highlight=False)
+    opponents = f"against {', '.join(plan.against)}" if plan.against else "in self-play"
+    console.print(f"{plan.algo} on {options.scenario}, {plan.config.action_mode} mode, {opponents}", highlight=False)
     columns = (*COLUMNS, TimeRemainingColumn(), TextColumn("return {task.fields[returned]:.2f}"))
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(plan.algo, total=plan.timesteps, returned=float("nan"))
@@ -217,7 +222,7 @@ def train(options: Train, console: Console) -> None:
     best = scores.iloc[int(scores["return"].to_numpy().argmax())]
     console.print(
         f"best of {len(scores)} evaluations: return {best['return']:.2f} after {best.timesteps:,.0f} steps; "
-        f"kept in {folder}; play it as learned:{folder}",
+        f"saved in {folder}; play it as learned:{folder}",
         highlight=False,
     )
 
@@ -230,7 +235,7 @@ def _arms(options: Run) -> Sequence[Arm]:
     names = options.policies
     require(len(set(names)) == len(names), "policies", names, "different names")
     for name in names:
-        POLICIES.parse(name)  # an unknown name is refused before anything is played
+        POLICIES.parse(name)  # refuse unknown names before playing
     if options.policies:
         return [Arm(name, (name,)) for name in options.policies]
     return PAPER_ARMS if options.config.action_mode == "round" else RULE_ARMS
@@ -262,12 +267,12 @@ def list_names(console: Console) -> None:
 
 
 PLUGINS = tyro.constructors.ConstructorRegistry()
-"""How the command line reads plug-ins."""
+"""The rules by which the command line reads plug-ins."""
 
 
 @PLUGINS.primitive_rule
 def _plugin(given: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
-    """A field whose type is the interface of a kind of plug-in is given by the plug-in's textual form."""
+    """Read a plug-in from its textual form, for fields whose type is the interface of a kind of plug-in."""
     registry: Registry[Any] | None = REGISTRIES.get(given.type)
     if registry is None:
         return None
@@ -281,23 +286,23 @@ def _plugin(given: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.Pri
 
 
 def _parse(arguments: Sequence[str]) -> Run | Evaluate | Train | List:
-    """The command and its options. The scenario comes first: it gives the defaults of all settings."""
+    """The command and its options. ``--scenario`` is read first, since it gives the defaults of all settings."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--scenario", default="digits")
     name = early.parse_known_args(arguments)[0].scenario
     # The paper's comparison plays in rounds, so that every arm trains equally often.
     default = Run(scenario=name, config=replace(scenario(name), action_mode="round"))
-    judged = Evaluate(scenario=name, config=scenario(name))
+    evaluation = Evaluate(scenario=name, config=scenario(name))
     commands: Any = (
         Annotated[Run, tyro.conf.subcommand("run", default=default)]
-        | Annotated[Evaluate, tyro.conf.subcommand("evaluate", default=judged)]
+        | Annotated[Evaluate, tyro.conf.subcommand("evaluate", default=evaluation)]
         | Annotated[Train, tyro.conf.subcommand("train", default=Train(scenario=name, plan=tuned(name)))]
         | Annotated[List, tyro.conf.subcommand("list")]
     )
     chosen: Run | Evaluate | Train | List = tyro.cli(
         commands,
         prog="paramarket",
-        description="ParaMarket: networks train, trade and price.",
+        description="ParaMarket: agents train networks and trade their parameters.",
         args=list(arguments),
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
         registry=PLUGINS,
@@ -306,7 +311,7 @@ def _parse(arguments: Sequence[str]) -> Run | Evaluate | Train | List:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command's entry: 0, or 2 with a message for what cannot be."""
+    """Run the command. Returns the exit status: 0, or 2 after an error message."""
     console = new_console()
     try:
         chosen = _parse(sys.argv[1:] if arguments is None else arguments)

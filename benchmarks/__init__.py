@@ -1,1 +1,1 @@
-"""What is measured: throughput, the paper's experiments, the leaderboard."""
+"""Benchmarks: throughput, pricing, the leaderboard and the pictures of the documentation."""

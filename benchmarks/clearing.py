@@ -1,7 +1,7 @@
-"""What each mechanism costs: the share of a step that goes into clearing: ``python -m benchmarks.clearing``.
+"""The cost of each mechanism, as clearing's share of a step: ``python -m benchmarks.clearing``.
 
-Many markets of eight agents, in rounds: everybody trains, orders one purchase at random, and re-prices, so that all
-orders of a step meet in the book.
+Many markets of eight agents play in rounds. All agents train, order one purchase at random and post new asks, so that
+all orders of a step clear together.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ PHASES: Phases = (
 
 @dataclass(frozen=True)
 class Clearing:
-    """Time a step, and the clearing in it, with each mechanism."""
+    """Measure the time of a step, and of clearing in it, with each mechanism."""
 
     num_markets: int = 1024
-    """M."""
+    """Number of markets."""
     agents: int = 8
-    """N."""
+    """Agents of a market."""
     steps: int = 3
-    """Steps of which the median is shown, after one that is not counted."""
+    """Steps to measure, after one to warm up. The table shows the median."""
     device: str = "auto"
     """`auto`, `cpu` or `cuda`."""
 
@@ -48,8 +48,8 @@ class Clearing:
         require(self.steps >= 1, "steps", self.steps, "an integer >= 1")
 
 
-def _any_orders(engine: Engine, generator: torch.Generator) -> Orders:
-    """All agents train, and draw an offer, a bid and an ask level at random."""
+def _random_orders(engine: Engine, generator: torch.Generator) -> Orders:
+    """Orders in which all agents train and draw an offer, a bid and ask levels at random."""
     shape = (engine.num_markets, engine.config.agents)
 
     def draw(high: int, *extra: int) -> torch.Tensor:
@@ -71,7 +71,7 @@ def measure(config: MarketConfig, options: Clearing) -> dict[str, float]:
     generator = torch.Generator().manual_seed(0)
     runs = []
     for _ in range(1 + options.steps):
-        orders = _any_orders(engine, generator)
+        orders = _random_orders(engine, generator)
         runs.append(phase_seconds(lambda orders=orders: engine.step(orders), engine.device, PHASES))  # type: ignore[misc]
     return {phase: float(np.median([run[phase] for run in runs[1:]])) for phase in runs[0]}
 
@@ -91,7 +91,7 @@ def main() -> None:
     markets = {name: base.changed(mechanism=name) for name in MECHANISMS}
     rows = {name: _cells(measure(config, options)) for name, config in markets.items()}
     labels = ("step", "clear", "settle", "merge", "clear and settle")
-    console.print(table(rows, labels, f"{options.num_markets} markets of {options.agents} agents, ms of a step"))
+    console.print(table(rows, labels, f"{options.num_markets} markets of {options.agents} agents, ms per step"))
     origin = provenance(range(options.num_markets), resolve_device(options.device))
     console.print(machine(origin), highlight=False)
 

@@ -1,4 +1,4 @@
-"""What the throughput benchmark measures: the plain reference and the engine, each with all agents training."""
+"""The contenders of the throughput benchmark: the plain reference and the engine, with all agents training."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ CPU = torch.device("cpu")
 
 
 def always_open(config: MarketConfig) -> MarketConfig:
-    """The market with quotes in every step, for as long as it is measured."""
+    """The same market, but open in every step and longer than any measurement."""
     return replace(config, max_cycles=10**9, broker=replace(config.broker, opens_at=0, trade_every=1))
 
 
 @dataclass
 class Contender:
-    """Something whose steps are timed."""
+    """An implementation whose steps are timed."""
 
     name: str
-    """What tells it from those beside it."""
+    """The label of its row in the table."""
     config: MarketConfig
     num_markets: int
     goods: int
     """Parameter sets for sale."""
     flop: dict[str, int]
-    """The least that a step of all markets needs, by phase."""
+    """The least FLOP that a step of all markets needs, by phase."""
     unshared_flop: int
-    """The same in all, with the tries of each buyer counted for itself."""
+    """The sum over the phases if buyers shared no tries."""
     moved: dict[str, int]
-    """Bytes that such a step moves at least, by what they are."""
+    """The least bytes that a step of all markets moves, by kind."""
     step: Callable[[], None]
     losses: Callable[[], list[float]]
     """The validation losses of the agents of the first market, in nats."""
     device: torch.device
     seconds: list[dict[str, float]] = field(default_factory=list)
-    """Of each phase, for each step measured."""
+    """Seconds of each phase, for each measured step."""
 
     def measure(self) -> None:
         """Time one step."""
@@ -65,7 +65,7 @@ class Contender:
 
 
 def new_engine(config: MarketConfig, num_markets: int, device: torch.device) -> Engine:
-    """So many markets at cycle 0, of the seeds 0, 1, ..."""
+    """An engine of ``num_markets`` markets at cycle 0, on the seeds 0, 1, ..."""
     engine = Engine(config, num_markets, device)
     engine.reset(as_seeds(0, num_markets, engine.device))
     return engine
@@ -96,7 +96,7 @@ def _contender(name: str, engine: Engine, step: Callable[[], None], losses: Call
 
 
 def engine_contender(name: str, config: MarketConfig, num_markets: int, device: torch.device) -> Contender:
-    """The engine with so many markets."""
+    """The engine with ``num_markets`` markets."""
     engine = new_engine(config, num_markets, device)
     orders = all_train(engine)
 
@@ -111,7 +111,7 @@ def engine_contender(name: str, config: MarketConfig, num_markets: int, device: 
 
 
 def reference_contender(config: MarketConfig) -> Contender:
-    """The plain market: the first of the engine's, same networks, endowments and orders of samples, on the CPU."""
+    """The plain market on the CPU, with networks, endowments and sample orders of the engine's first market."""
     engine = new_engine(config, 1, CPU)
     plain, agents = plain_market(engine, 0), range(config.agents)
 
@@ -127,7 +127,7 @@ def reference_contender(config: MarketConfig) -> Contender:
 
 @dataclass(frozen=True)
 class Memory:
-    """MiB of a process of its own: before there is an engine, at most up to its second reset, and as estimated."""
+    """Memory of a separate process in MiB: before it makes the engine, its peak after that, and an estimate."""
 
     bare: float
     peak: float
@@ -135,27 +135,27 @@ class Memory:
 
 
 def peak_memory(jobs: Sequence[tuple[MarketConfig, int]], device: torch.device) -> list[Memory]:
-    """What so many markets of a configuration take, each pair in a process of its own."""
-    # A process that a fork server makes does not inherit our own peak, as one would that we start ourselves.
+    """The memory of each job, a configuration and a number of markets, measured in a separate process."""
+    # A process that a fork server makes does not inherit this process's peak, as a forked child would.
     with get_context("forkserver").Pool(1, maxtasksperchild=1) as pool:
         return pool.map(partial(_peak_memory, threads=torch.get_num_threads(), device=device), jobs, chunksize=1)
 
 
 def _peak_memory(job: tuple[MarketConfig, int], threads: int, device: torch.device) -> Memory:
     torch.set_num_threads(threads)
-    config, markets = job
-    small = new_engine(config, 1, device)  # what the libraries and the data take is not the markets'
+    config, num_markets = job
+    small = new_engine(config, 1, device)  # counts libraries and data as bare memory
     small.step(all_train(small))
     bare = _peak(device)
-    engine = new_engine(config, markets, device)
+    engine = new_engine(config, num_markets, device)
     engine.step(all_train(engine))
-    engine.reset(as_seeds(0, markets, engine.device))
-    estimate = required_bytes(markets, engine.one, engine.network, engine.dataset)
+    engine.reset(as_seeds(0, num_markets, engine.device))
+    estimate = required_bytes(num_markets, engine.one, engine.network, engine.dataset)
     return Memory(bare, _peak(device), estimate / MIB)
 
 
 def _peak(device: torch.device) -> float:
-    """The most memory that this process has had so far, in MiB: resident, or torch's on a GPU."""
+    """The peak memory of this process so far, in MiB: resident, or torch's on a GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / MIB
     unit = 1 if sys.platform == "darwin" else 1024

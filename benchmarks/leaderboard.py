@@ -1,14 +1,13 @@
 """The leaderboard of policies, over all short scenarios: ``python -m benchmarks.leaderboard``.
 
-Each file of ``benchmarks/entries/`` is a policy: ``NAME.json`` names one that the command line knows (``{"policy":
-"patient:7"}``) or what to train (``{"train": {"algo": "ppo"}}``: settings of ``baselines.training.sb3.Plan``);
-``NAME.py`` defines ``policy(seat)``. The command plays what ``benchmarks/results/leaderboard/`` lacks, one JSON file
-for each scenario and policy, and makes the page and the picture of all that is there. A dash stands for
-what could not be played, or was played in another configuration.
+Each file of ``benchmarks/entries/`` is a policy. ``NAME.json`` contains the name of a policy (``{"policy":
+"patient:7"}``) or the settings of a training (``{"train": {"algo": "ppo"}}``: fields of
+``baselines.training.sb3.Plan``); ``NAME.py`` defines ``policy(seat)``. ``benchmarks/results/leaderboard/`` stores one
+JSON file for each scenario and policy. The command plays what is missing there, and makes the page and the picture from
+all files. The page shows a dash for a policy that could not play, or that played in another configuration.
 
-Each policy plays in every seat against the populations of ``paramarket evaluate``, and against one that was trained:
-the entry ``self-play``. What that has learned in each scenario is in ``benchmarks/policies/``, so that all meet the
-same opponent.
+Each policy plays in every seat against the populations of ``paramarket evaluate``, and against a trained one: the entry
+``self-play``. Its policy for each scenario is in ``benchmarks/policies/``, so that all entries meet the same opponent.
 """
 
 from __future__ import annotations
@@ -42,22 +41,22 @@ REFERENCE = "train"
 """The policy out of the market. The page shows the probability of improvement over it."""
 PROBABILITY = f"P(> {REFERENCE})"
 TRAINED = "self-play"
-"""The entry that is a population, too."""
+"""The entry that is also a population."""
 
 HEAD = f"""# Leaderboard
 
-`python -m benchmarks.leaderboard` makes this page from the runs in `leaderboard/`, which name their seeds, versions and
-configuration. Every policy plays in every seat while one of {", ".join((*POPULATIONS, TRAINED))}
-has all others, on the same seeds. The 95 % intervals are those of a bootstrap that is stratified by seat and
-population. Learned policies have learned against {", ".join(TRAINING_OPPONENTS)}, and meet the other populations for
-the first time; `{TRAINED}`, and in `crowd-short` each of them, has learned against copies of itself. Policies are
-ordered by the probability of a higher return than that of `{REFERENCE}` on the same task, averaged over all scenarios.
-A dash stands for what could not be played, and counts as 0.
+`python -m benchmarks.leaderboard` makes this page from the runs in `leaderboard/`, which state their seeds, versions
+and configuration. Every policy plays in every seat while one of {", ".join((*POPULATIONS, TRAINED))}
+has all other seats, on the same seeds. The 95 % intervals are from a bootstrap stratified by seat and population.
+Learned policies were trained against {", ".join(TRAINING_OPPONENTS)}; the other populations are new to them.
+`{TRAINED}`, and in `crowd-short` every learned policy, was trained against copies of itself. Policies are ordered by
+the probability of a higher return than that of `{REFERENCE}` on the same task, averaged over all scenarios. A dash
+marks a missing result, which counts as 0; the scenario's table gives the reason.
 
 To submit a policy, add one file to `benchmarks/entries/`: `NAME.py` with a function `policy(seat)` (see
-[docs/examples.md](../../docs/examples.md)), or `NAME.json` with what to train, such as
-`{{"train": {{"algo": "ppo"}}}}`. Run `python -m benchmarks.leaderboard --entries NAME`, and send the file and the runs
-that it has stored.
+[docs/examples.md](../../docs/examples.md)), or `NAME.json` with the settings of a training, such
+as `{{"train": {{"algo": "ppo"}}}}`. Run `python -m benchmarks.leaderboard --entries NAME`, and send the file and the
+runs that it stored.
 
 ![Mean returns with their intervals, scenario by scenario](leaderboard.png)"""
 
@@ -67,19 +66,19 @@ class Leaderboard:
     """Play what is missing, and make the page."""
 
     entries: tuple[str, ...] = ()
-    """Names of files in the folder of entries, without their endings; none: all."""
+    """Names of entries, which are files without their suffixes. Without any: all."""
     scenarios: tuple[str, ...] = tuple(name for name in SCENARIOS if name.endswith("-short"))
     """Names that `paramarket list` shows."""
     runs: int = 40
-    """How many runs of a policy against each population: in all seats, on seeds from 0 on."""
+    """Number of runs of a policy against each population, over all seats, on seeds from 0 on."""
     folder: Path = HERE / "entries"
-    """Where the entries are."""
+    """Folder of the entries."""
     out: Path = HERE / "results"
-    """Where the runs, the page and the picture go."""
+    """Folder for the runs, the page and the picture."""
     policies: Path = Path("benchmarks") / "policies"
-    """Where the policies are kept that are trained here."""
+    """Folder of the policies that are trained here."""
     again: bool = False
-    """Play also what is stored."""
+    """Play entries again whose results are stored."""
     device: str = "auto"
     """`auto`, `cpu` or `cuda`."""
 
@@ -102,7 +101,7 @@ def _settings(kept: dict[str, Any]) -> dict[str, Any]:
 
 
 def _policy_of(file: Path, name: str, options: Leaderboard) -> str:
-    """The name of an entry's policy on the command line, in a scenario; trained now if it has to be."""
+    """The textual form of an entry's policy in a scenario. Trains the policy first if it is missing."""
     if file.suffix == ".py":
         return f"file:{file}"
     entry = json.loads(file.read_text())
@@ -115,7 +114,7 @@ def _policy_of(file: Path, name: str, options: Leaderboard) -> str:
 
 
 def play_entry(file: Path, name: str, options: Leaderboard) -> dict[str, Any]:
-    """The runs of one entry in one scenario, as they are stored; the date is left out, so that they can be compared."""
+    """The runs of one entry in one scenario, in their stored form. It has no date, so that files can be compared."""
     config = scenario(name)
     seeds = range(math.ceil(options.runs / config.agents))
     trained = _policy_of(lookup(entries(options.folder), TRAINED, "entry"), name, options)
@@ -127,7 +126,7 @@ def play_entry(file: Path, name: str, options: Leaderboard) -> dict[str, Any]:
 
 
 def _fill(options: Leaderboard) -> None:
-    """Play what the store lacks."""
+    """Play what is not stored."""
     known = entries(options.folder)
     chosen = [lookup(known, name, "entry") for name in options.entries or known]
     tasks = [(file, name) for name in options.scenarios for file in chosen]
@@ -138,22 +137,22 @@ def _fill(options: Leaderboard) -> None:
 
 
 EXACT = (*STATISTICS, PROBABILITY)
-"""What is shown with its interval."""
+"""Measures that are shown with their intervals."""
 
 LABELS = {"mean": "mean return", **MEANS}
 
 Board = dict[str, dict[str, Estimate] | str]
-"""The estimates of every entry in a scenario, or why there are none; the best first."""
+"""The estimates of every entry in a scenario, best first, or the reason why there are none."""
 
 
 def _stored(file: Path, current: str) -> pd.DataFrame | str:
-    """The runs of an entry, or why there are none."""
+    """The runs of an entry, or the reason why there are none."""
     if not file.is_file():
         return "not played"
-    kept = json.loads(file.read_text())
-    if kept["config_hash"] != current:
+    stored = json.loads(file.read_text())
+    if stored["config_hash"] != current:
         return "played in another configuration"
-    runs = pd.DataFrame(kept["runs"]["data"], columns=kept["runs"]["columns"]).assign(policy=file.stem)
+    runs = pd.DataFrame(stored["runs"]["data"], columns=stored["runs"]["columns"]).assign(policy=file.stem)
     errors = sorted(set(runs.error) - {""})
     return str(errors[0]) if errors else runs
 
@@ -171,7 +170,7 @@ def standings(store: Path, name: str, names: Sequence[str]) -> Board:
 
 
 def page(boards: dict[str, Board]) -> str:
-    """The leaderboard in Markdown: the mean return in all scenarios, then a table for each one."""
+    """The leaderboard in Markdown: a table of mean returns in all scenarios, then a table for each scenario."""
     names = sorted(
         dict.fromkeys(entry for board in boards.values() for entry in board), key=lambda entry: -_overall(boards, entry)
     )
@@ -189,7 +188,7 @@ def page(boards: dict[str, Board]) -> str:
 
 
 def _overall(boards: dict[str, Board], entry: str) -> float:
-    """The probability of improvement over the reference, averaged over the scenarios; a missing one counts as 0."""
+    """The probability of improvement over the reference, averaged over the scenarios; missing ones count as 0."""
     rows = [board.get(entry, "") for board in boards.values()]
     return sum(0.0 if isinstance(row, str) else row[PROBABILITY].value for row in rows) / len(rows)
 
@@ -230,10 +229,10 @@ def draw(boards: dict[str, Board]) -> Figure:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Play what is missing; make the page and the picture of all that is there."""
+    """Play what is missing, and make the page and the picture from all stored runs."""
     options = tyro.cli(Leaderboard, args=arguments)
     for name in options.scenarios:
-        scenario(name)  # an unknown name is refused before anything is played
+        scenario(name)  # refuse unknown names before playing
     _fill(options)
     names = list(entries(options.folder))
     boards = {name: standings(options.out / "leaderboard", name, names) for name in options.scenarios}

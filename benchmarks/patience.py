@@ -1,8 +1,7 @@
-"""How long should a buyer wait between purchases? ``python -m benchmarks.patience``.
+"""The best patience, that is, the steps to wait between purchases: ``python -m benchmarks.patience``.
 
-With one verb a step, a purchase costs a training pass. The table shows the return of the patient rule for each
-patience, and so which one should be its default. All play the same seeds, which `paramarket run` does not use by
-default.
+In ``verb`` mode a purchase takes the step of a training pass. The table shows the return of the patient rule for each
+patience, from which its default is chosen. All play the same seeds, which `paramarket run` does not use by default.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from paramarket_env.scenarios import scenario
 
 @dataclass(frozen=True)
 class Patience:
-    """Play the patient rule at each patience, and training alone."""
+    """Play the patient rule with each patience, and training without trade."""
 
     scenario: str = "digits"
     """A name that `paramarket list` shows."""
     patience: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 15, 19)
     """Steps between purchases."""
     seeds: int = 20
-    """How many seeds, from 1000 on."""
+    """Number of seeds, from 1000 on."""
     device: str = "auto"
     """`auto`, `cpu` or `cuda`."""
 

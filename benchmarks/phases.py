@@ -1,4 +1,4 @@
-"""How long a step of the engine takes, phase by phase; the engine itself has no clock in it."""
+"""The time of a step of the engine, phase by phase. The engine itself contains no timers."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from paramarket_env.market.engine import Engine
 from paramarket_env.market.exchange import Exchange
 
 Phases = tuple[tuple[str, Any, str], ...]
-"""A phase, and a function that belongs to it: where that is looked up, and its name. What runs inside a function of
-another phase counts for the inner one alone."""
+"""A phase, and a function that belongs to it: the object that holds the function, and its name. Time in a function of
+another phase inside it counts only for the inner phase."""
 
 PHASES: Phases = (
     ("train", Engine, "_train"),
@@ -31,38 +31,38 @@ PHASES: Phases = (
     ("clear", Engine, "_merge"),
     ("clear", Exchange, "settle"),
 )
-"""Of a step: to try is what quoting takes besides aligning."""
+"""The phases of a step. ``try`` is the time of quoting without aligning and evaluating."""
 
 REST = "rest"
 NAMES = (*dict.fromkeys(phase for phase, _, _ in PHASES), REST)
 
 
 def now(device: torch.device) -> float:
-    """Seconds, once the device has done all that it was given."""
+    """The time in seconds, after the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 class Clock:
-    """Charges every moment from its start to exactly one phase, the innermost that runs."""
+    """Charges all time from its start to exactly one phase, the innermost that runs."""
 
     def __init__(self, device: torch.device, phases: Phases = PHASES) -> None:
         self.seconds = dict.fromkeys((*(phase for phase, _, _ in phases), REST), 0.0)
         self._device, self._running, self._since = device, [REST], 0.0
 
     def start(self) -> None:
-        """What went before is nobody's."""
+        """Start the clock. Earlier time is not charged."""
         self._since = now(self._device)
 
     def charge(self) -> None:
-        """Book the time since the last booking to the phase that runs."""
+        """Charge the time since the last charge to the running phase."""
         moment = now(self._device)
         self.seconds[self._running[-1]] += moment - self._since
         self._since = moment
 
     def timed(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, its time booked to the phase."""
+        """The function, with its time charged to the phase."""
 
         @wraps(function)
         def wrapper(*arguments: Any, **named: Any) -> Any:
@@ -78,7 +78,7 @@ class Clock:
 
 
 def phase_seconds(step: Callable[[], object], device: torch.device, phases: Phases = PHASES) -> dict[str, float]:
-    """Seconds of each phase of one step; together they are the step (on a GPU with a wait where phases meet)."""
+    """Seconds of each phase of one step. They sum to the step (on a GPU, with a wait between phases)."""
     clock = Clock(device, phases)
     with ExitStack() as patches:
         for phase, owner, name in phases:

@@ -1,4 +1,4 @@
-"""The README's picture: one episode of three firms that train, trade and price: ``python -m benchmarks.picture``."""
+"""The README's picture, an episode of three firms that train, trade and price: ``python -m benchmarks.picture``."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Picture:
     """Play one episode and draw it."""
 
     out: Path = Path("docs/market.png")
-    """Where to write the picture."""
+    """File for the picture."""
     scenario: str = "three-firms"
     """A name that `paramarket list` shows."""
     policies: tuple[str, ...] = ("patient:4", "paper", "patient:7")
-    """One for each agent."""
+    """One policy for each agent."""
     seed: int = 0
     """The market's seed."""
 

@@ -1,7 +1,7 @@
-"""How long does an agent take to learn, and what of it is the market? ``python -m benchmarks.ppo``.
+"""The time that an agent takes to learn, and the market's share of it: ``python -m benchmarks.ppo``.
 
-Stable-Baselines3's PPO with an MLP plays all agents of many markets through the ``VecEnv`` adapter, ``VecMonitor``
-around it: with one verb a step, as is the market's default, and in rounds.
+Stable-Baselines3's PPO with an MLP plays all agents of many markets through the ``VecEnv`` adapter in a ``VecMonitor``,
+in ``verb`` mode, the market's default, and in ``round`` mode.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ PHASES: Phases = (
 
 @dataclass(frozen=True)
 class Training:
-    """Train PPO, and say where the time went."""
+    """Train PPO, and measure the time of each part."""
 
     scenario: str = "digits"
     """A name that `paramarket list` shows."""
     action_modes: tuple[ActionMode, ...] = ("verb", "round")
-    """Train once in each."""
+    """Modes to train in, one after the other."""
     timesteps: int = 200_000
     """Agent-steps to train for."""
     num_markets: int = 64
-    """How many markets at once."""
+    """Number of markets."""
     seed: int = 0
-    """Of PPO and of the markets."""
+    """Seed of PPO and of the markets."""
     device: str = "auto"
-    """`auto`, `cpu` or `cuda`: where the markets are. PPO's small networks stay on the CPU."""
+    """Device of the markets: `auto`, `cpu` or `cuda`. PPO's small networks stay on the CPU."""
     out: Path = Path("benchmarks/results")
     """Folder for `ppo-DEVICE.json`."""
 
@@ -69,7 +69,7 @@ class Returns(BaseCallback):
 
 
 def train(options: Training, mode: ActionMode) -> tuple[dict[str, float], list[float]]:
-    """Seconds of each phase, and the mean return of an agent in each rollout, which is an episode of all markets."""
+    """Seconds of each phase, and an agent's mean return in each rollout, which is one episode of every market."""
     markets = paramarket_v0.sb3_vec_env(
         options.scenario, num_markets=options.num_markets, action_mode=mode, device=options.device
     )
@@ -91,13 +91,13 @@ def train(options: Training, mode: ActionMode) -> tuple[dict[str, float], list[f
 
 def _phases_table(seconds: dict[str, float], mode: ActionMode) -> Table:
     total = sum(seconds.values())
-    spent = {**seconds, "together": total}
+    spent = {**seconds, "total": total}
     rows = {phase: [f"{time:.1f}", f"{100 * time / total:.1f} %"] for phase, time in spent.items()}
     return table(rows, ("s", "share"), f"{mode} mode")
 
 
 def main() -> None:
-    """Train, print and keep the figures."""
+    """Train, print and save the figures."""
     options = tyro.cli(Training, description=__doc__)
     console, device = new_console(), resolve_device(options.device)
     origin = provenance([options.seed], device, dated=False)
@@ -108,7 +108,7 @@ def main() -> None:
         total = sum(seconds.values())
         console.print(_phases_table(seconds, mode))
         console.print(
-            f"{options.timesteps:,} agent-steps in {total:.0f} s: {options.timesteps / total:,.0f} a second; mean "
+            f"{options.timesteps:,} agent-steps in {total:.0f} s: {options.timesteps / total:,.0f} per second; mean "
             f"return of an episode {returns[0]:.2f} in the first rollout, {returns[-1]:.2f} in the last",
             highlight=False,
         )

@@ -1,4 +1,4 @@
-"""The asks of one seller in one market, cycle by cycle, and what the buyers would have paid."""
+"""The asks of one seller in one market and the values of its buyers, cycle by cycle."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from paramarket_env.market.orders import StepRecord
 
 
 class PricePath:
-    """Records the last seller of the first market of a batch, step by step, in ticks."""
+    """Records the last seller of a batch's first market in each step, in ticks."""
 
     def __init__(self) -> None:
         self.asks: list[float] = []
-        """The ask in the coming step; NaN while withheld."""
+        """The ask in each coming step; NaN while withheld."""
         self.values: list[list[float]] = []
-        """The value of the offer to each buyer in that step."""
+        """The value of the offer to each buyer in each coming step."""
         self.sales: list[tuple[int, float]] = []
-        """Cycle and price."""
+        """The cycle and the price of each sale."""
 
     def __call__(self, batch: MarketBatch, record: StepRecord | None) -> None:
         """See ``baselines.evaluation.play.OnStep``."""
@@ -33,8 +33,8 @@ class PricePath:
             self.sales += [(len(self.asks) - 1, float(record.paid[0, buyer])) for buyer in bought]
         ask = int(engine.asks[0, seller, 0])
         self.asks.append(ask if ask >= 0 else math.nan)
-        worth = engine.broker.to_sellers(engine.values)[0, seller].unflatten(0, (batch.config.agents - 1, -1))
-        self.values.append((worth.amax(1).clamp_min(0) / engine.config.economy.tick).tolist())
+        values = engine.broker.to_sellers(engine.values)[0, seller].unflatten(0, (batch.config.agents - 1, -1))
+        self.values.append((values.amax(1).clamp_min(0) / engine.config.economy.tick).tolist())
 
 
 def draw_paths(paths: Mapping[str, PricePath], title: str, file: Path) -> None:
@@ -44,10 +44,10 @@ def draw_paths(paths: Mapping[str, PricePath], title: str, file: Path) -> None:
     FigureCanvasAgg(figure)
     panels = figure.subplots(2, columns, sharex=True, sharey=True, squeeze=False).flatten()
     for axes, (name, path) in zip(panels, paths.items(), strict=False):
-        # The last row is of the closed market after the end.
+        # The last row describes the market after the episode, where it is closed.
         values = np.asarray(path.values[:-1])
-        for buyer, worth in enumerate(values.T):
-            axes.plot(worth, color="#7a9cc6", linewidth=1, label="worth to a buyer" if buyer == 0 else None)
+        for buyer, value in enumerate(values.T):
+            axes.plot(value, color="#7a9cc6", linewidth=1, label="value to a buyer" if buyer == 0 else None)
         axes.step(range(len(values)), path.asks[:-1], where="mid", color="#c0392b", linewidth=1.5, label="asked")
         if path.sales:
             cycles, prices = zip(*path.sales, strict=True)

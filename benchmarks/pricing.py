@@ -1,9 +1,9 @@
-"""Is pricing viable in a competitive market? It compares all pricing rules: ``python -m benchmarks.pricing``.
+"""Compares all pricing rules, and asks whether pricing is viable: ``python -m benchmarks.pricing``.
 
-It asks two questions of two and of four agents whose values are private. What does a seller earn by a pricing rule
-while the others are the paper's Bayesian sellers? And what becomes of a market in which all agents price by that rule?
-All agents buy by the paper's rule and train in every round. All seeds of an arm play as one batch, and all arms play
-the same seeds. The rules were tuned on others (1000 and above).
+The benchmark answers two questions for two and for four agents with private values. What does a seller earn with a
+pricing rule against the paper's Bayesian sellers? How does a market perform if all agents use that rule? All agents
+buy by the paper's rule and train in every round. All seeds of an arm play as one batch, and all arms play the same
+seeds. The rules were tuned on other seeds (1000 and above).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from paramarket_env.scenarios import scenario
 from paramarket_env.validation import require
 
 PAPER = "bayesian"
-"""The paper's pricing rule, which all sellers use whose rule is not in question."""
+"""The paper's pricing rule, which sellers use unless their rule is the one under test."""
 
 RULES: dict[str, Disclosure] = {
     "random": "none",
@@ -43,19 +43,19 @@ RULES: dict[str, Disclosure] = {
     "bounds": "bounds",
     "omniscient": "full",
 }
-"""Pricing rules, and what has to be disclosed for them."""
+"""The pricing rules, with the disclosure that each needs."""
 
 OUTSIDE = Arm("out of market", ("train",), closed)
 
 
 @dataclass(frozen=True)
 class Pricing:
-    """Play every pricing rule, alone among Bayesian sellers and by all."""
+    """Play every pricing rule in one seat against Bayesian sellers, and in all seats."""
 
     agents: tuple[int, ...] = (2, 4)
-    """How many agents compete."""
+    """Numbers of agents to play with."""
     seeds: int = 30
-    """How many seeds, from 0 on."""
+    """Number of seeds, from 0 on."""
     out: Path = Path("benchmarks/results")
     """Folder for `pricing.json` and the pictures."""
     device: str = "auto"
@@ -71,26 +71,26 @@ def _with_rules(config: MarketConfig, disclosure: Disclosure, mechanism: str = "
 
 
 def _sellers(levels: int) -> dict[str, Disclosure]:
-    """All pricing rules that are compared: the fixed prices at every level, and ``RULES``."""
+    """All pricing rules to compare: a fixed price at every level, and ``RULES``."""
     fixed: dict[str, Disclosure] = {f"fixed:{level}": "none" for level in range(levels)}
     return fixed | RULES
 
 
 @dataclass(frozen=True)
 class Contest:
-    """The results with one number of agents."""
+    """The results for one number of agents."""
 
     agents: int
     alone: pd.DataFrame
     """Revenue in ticks and advantage of the one seat, by rule and seed."""
     everyone: list[Episode]
-    """The market that is closed, then all by each rule, then all by the paper's in each mechanism."""
+    """Episodes of the closed market, of all agents by each rule, and of all by the paper's rule with each mechanism."""
     paths: dict[str, PricePath]
-    """By rule, in the market in which all price by it."""
+    """By rule, in the market in which all agents price by it."""
 
 
 def _contest(config: MarketConfig, seeds: Sequence[int], device: str, progress: Progress) -> Contest:
-    """Play all arms of one number of agents."""
+    """Play all arms with one number of agents."""
     agents, alone = config.agents, _sellers(len(config.economy.ask_levels))
     middle = _middle(config.economy.ask_levels)
     together, others = {middle: alone[middle], **RULES}, [name for name in MECHANISMS if name != "posted"]
@@ -111,11 +111,11 @@ def _contest(config: MarketConfig, seeds: Sequence[int], device: str, progress: 
         everyone.append(episode(Arm(mechanism, (f"paper+{PAPER}",), market)))
     for rule, disclosure in alone.items():
         seats = (f"paper+{rule}", *(f"paper+{PAPER}",) * (agents - 1))
-        rows.append(_of_seat(episode(Arm(rule, seats, partial(_with_rules, disclosure=disclosure))), everyone[0]))
+        rows.append(_seat_measures(episode(Arm(rule, seats, partial(_with_rules, disclosure=disclosure))), everyone[0]))
     return Contest(agents, pd.concat(rows, ignore_index=True), everyone, paths)
 
 
-def _of_seat(episode: Episode, outside: Episode) -> pd.DataFrame:
+def _seat_measures(episode: Episode, outside: Episode) -> pd.DataFrame:
     """Revenue and advantage of the first seat, by seed."""
     first = episode.steps[episode.steps.agent == 0]
     advantage = (returns(episode) - returns(outside)).xs(0, level="agent")
@@ -127,23 +127,23 @@ def _of_seat(episode: Episode, outside: Episode) -> pd.DataFrame:
 
 
 def median_fixed(alone: pd.DataFrame) -> str:
-    """The fixed price whose mean revenue is the median of all fixed prices' (of two the better)."""
+    """The fixed price with the median of the mean revenues of all fixed prices (the upper median)."""
     means = alone[alone.arm.str.startswith("fixed:")].groupby("arm").revenue.mean().sort_values()
     return str(means.index[len(means) // 2])
 
 
 def best_fixed(alone: pd.DataFrame) -> str:
-    """The fixed price with the highest mean revenue: nobody knows it beforehand."""
+    """The fixed price with the highest mean revenue, which is known only in hindsight."""
     return str(alone[alone.arm.str.startswith("fixed:")].groupby("arm").revenue.mean().idxmax())
 
 
 def _alone_table(contest: Contest, levels: Sequence[int]) -> Table:
-    """The earnings of the one seat by each rule, among Bayesian sellers."""
+    """The earnings of one seat by each rule against Bayesian sellers."""
     by_rule = contest.alone.pivot_table(index="seed", columns="arm", values="revenue")
     advantages = contest.alone.pivot_table(index="seed", columns="arm", values="advantage")
     median, best = median_fixed(contest.alone), best_fixed(contest.alone)
     fixed = {"median revenue": median, "middle level": _middle(levels), "best": best}
-    named = {f"fixed, {what}: {levels[int(rule.partition(':')[2])]}": rule for what, rule in fixed.items()}
+    named = {f"fixed, {kind}: {levels[int(rule.partition(':')[2])]}": rule for kind, rule in fixed.items()}
     title = f"{contest.agents} agents, one seller by the rule, the others Bayesian"
     top = by_rule["omniscient"].mean()
     rows = {
@@ -167,7 +167,7 @@ def _mean(values: pd.Series, digits: int = 0) -> str:
 
 
 def _verdict(contest: Contest, config: MarketConfig) -> str:
-    """Whether both sides are better off than out of the market where all are Bayesian sellers, and by how much."""
+    """A text that says whether pricing is viable if all are Bayesian sellers, and how much better off agents are."""
     economy = welfare(contest.everyone, config.economy)
     mine = economy[economy.arm == PAPER]
     advantage, buyers, revenue = (
@@ -196,22 +196,22 @@ def _by_name(episodes: Sequence[Episode], arm: str) -> Episode:
 
 
 def _rivalry_table(seeds: Sequence[int], device: str) -> Table:
-    """Rivals: the Bayesian seller, and the one who counts the rival's gain as a cost, against a Bayesian one."""
+    """The scenario ``rivals``: a Bayesian and a rival-aware seller, each against a Bayesian seller."""
     config = replace(scenario("rivals"), action_mode="round")
     outside = play(config, OUTSIDE, seeds, device)
     arms = [Arm(rule, (f"paper+{rule}", f"paper+{PAPER}")) for rule in (PAPER, "rival-aware")]
-    found = pd.concat([_of_seat(play(config, arm, seeds, device), outside) for arm in arms])
+    found = pd.concat([_seat_measures(play(config, arm, seeds, device), outside) for arm in arms])
     rows = {str(rule): [_mean(own.revenue), _mean(own.advantage, 2)] for rule, own in found.groupby("arm", sort=False)}
     return table(rows, ("revenue", "advantage"), "rivals, one seller by the rule")
 
 
 def main() -> None:
-    """Play, print the tables, keep figures and pictures."""
+    """Play, print the tables, and save figures and pictures."""
     options = tyro.cli(Pricing)
     console = new_console()
     seeds = range(options.seeds)
     base = replace(scenario("private-values"), action_mode="round")
-    kept: Provenance = provenance(seeds, resolve_device(options.device))
+    results: Provenance = provenance(seeds, resolve_device(options.device))
     options.out.mkdir(parents=True, exist_ok=True)
     for agents in options.agents:
         config = replace(base, agents=agents)
@@ -228,11 +228,11 @@ def main() -> None:
             options.out / f"pricing-{agents}.png",
         )
         alone = summarise(found.alone)
-        kept[f"{agents} agents"] = {"everyone": everyone, "alone": alone, "config": config}
+        results[f"{agents} agents"] = {"everyone": everyone, "alone": alone, "config": config}
     console.print(_rivalry_table(seeds, options.device))
-    console.print(WELFARE_LEGEND, "alone: revenue and advantage of the one seat", sep="; ")
-    console.print(f"{machine(kept)}, seeds {seeds}", highlight=False)
-    write_json(options.out / "pricing.json", kept)
+    console.print(WELFARE_LEGEND, "one seller by the rule: its revenue in ticks and its advantage", sep="; ")
+    console.print(f"{machine(results)}, seeds {seeds}", highlight=False)
+    write_json(options.out / "pricing.json", results)
 
 
 if __name__ == "__main__":

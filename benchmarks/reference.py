@@ -1,8 +1,8 @@
-"""The market, plain and slow: one market of ordinary ``torch.nn`` modules, one agent and one pair at a time.
+"""A plain, slow market of ordinary ``torch.nn`` modules: one market, one agent and one pair at a time.
 
-It says in loops what ``paramarket_env`` computes for thousands of markets at once, and shares no code with it beyond
-random orders: of the samples in a pass, and of the layers in weight matching. The tests hold the two together; the
-throughput benchmark measures what batching is worth against it.
+Its loops compute what ``paramarket_env`` computes for thousands of markets at once. The two share only the code for
+random orders: of the samples in a pass, and of the layers in weight matching. Tests compare their results; the
+throughput benchmark compares their speed.
 
 Networks are multilayer perceptrons: an ``nn.Sequential`` of linear layers with ReLU between them.
 """
@@ -25,7 +25,7 @@ from paramarket_env.market.engine import Engine
 from paramarket_env.seeding import permutation, stream
 
 TOLERANCE = 1e-12
-"""A permutation is replaced only by one whose inner product is larger by more than this."""
+"""A permutation replaces another only if its inner product is larger by more than this."""
 
 MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
 
@@ -58,7 +58,7 @@ def train(
 
 @torch.no_grad()
 def evaluate(module: nn.Module, samples: Samples) -> tuple[float, float]:
-    """Mean loss in nats, and accuracy."""
+    """The mean loss in nats, and the accuracy."""
     logits = module(samples.inputs)
     losses = F.cross_entropy(logits, samples.labels, reduction="none")
     correct = (logits.argmax(1) == samples.labels).double()
@@ -72,13 +72,13 @@ def linear_layers(module: nn.Sequential) -> list[nn.Linear]:
 
 @torch.no_grad()
 def align(buyer: nn.Sequential, seller: nn.Sequential, start: list[Tensor] | None = None) -> list[Tensor]:
-    """Weight matching: for each hidden layer, which unit of the seller takes the place of each of the buyer's.
+    """Weight matching: for each hidden layer, the seller's unit in the place of each of the buyer's units.
 
-    The search begins at ``start`` if that is better than no change. The layers are visited in a random order, another
-    one in each sweep, until a sweep finds nothing better.
+    The search begins at ``start`` if that is better than the identity. Each sweep visits the layers in a new random
+    order. The search ends after a sweep without improvement.
     """
     mine, theirs = ([_wide(layer) for layer in linear_layers(module)] for module in (buyer, seller))
-    orders = [torch.arange(layer.out_features) for layer in linear_layers(seller)]  # the last one, of the logits, stays
+    orders = [torch.arange(layer.out_features) for layer in linear_layers(seller)]  # the logits keep their order
     if start is not None:
         warm = [*start, orders[-1]]
         if _inner_product(mine, theirs, warm) > _inner_product(mine, theirs, orders):
@@ -86,10 +86,10 @@ def align(buyer: nn.Sequential, seller: nn.Sequential, start: list[Tensor] | Non
     for sweep in count():
         improved = False
         for layer in permutation(stream(torch.tensor(0), "weight matching", sweep), len(orders) - 1).tolist():
-            alike = _likeness(mine, theirs, orders, layer)
-            better = torch.from_numpy(linear_sum_assignment(alike.numpy(), maximize=True)[1])
+            similarity = _similarity(mine, theirs, orders, layer)
+            better = torch.from_numpy(linear_sum_assignment(similarity.numpy(), maximize=True)[1])
             units = torch.arange(len(better))
-            if alike[units, better].sum() - alike[units, orders[layer]].sum() > TOLERANCE:
+            if similarity[units, better].sum() - similarity[units, orders[layer]].sum() > TOLERANCE:
                 orders[layer] = better
                 improved = True
         if not improved:
@@ -98,14 +98,14 @@ def align(buyer: nn.Sequential, seller: nn.Sequential, start: list[Tensor] | Non
 
 
 def _wide(layer: nn.Linear) -> tuple[Tensor, Tensor]:
-    """Weight and bias as float64."""
+    """The weight and the bias as float64."""
     return layer.weight.double(), layer.bias.double()
 
 
 def _inner_product(
     mine: list[tuple[Tensor, Tensor]], theirs: list[tuple[Tensor, Tensor]], orders: list[Tensor]
 ) -> float:
-    """Of the buyer's network and the seller's, its units in these orders."""
+    """The inner product of the buyer's network and the seller's, with the seller's units in these orders."""
     total, before = 0.0, torch.arange(mine[0][0].shape[1])
     for (weight, bias), (other, other_bias), order in zip(mine, theirs, orders, strict=True):
         total += float((weight * other[order][:, before]).sum() + (bias * other_bias[order]).sum())
@@ -113,12 +113,13 @@ def _inner_product(
     return total
 
 
-def _likeness(
+def _similarity(
     mine: list[tuple[Tensor, Tensor]], theirs: list[tuple[Tensor, Tensor]], orders: list[Tensor], layer: int
 ) -> Tensor:
-    """How alike unit i of the buyer and unit j of the seller are in a hidden layer, ``[n, n]``.
+    """The similarity of the buyer's units and the seller's units in a hidden layer, ``[units, units]``.
 
-    What goes into the unit, its bias, and what goes out of it; the seller's other layers in their current order.
+    It is the inner product of their incoming weights, biases and outgoing weights, with the seller's other layers in
+    their current order.
     """
     weight, bias = theirs[layer]
     after = theirs[layer + 1][0][orders[layer + 1]]
@@ -129,7 +130,7 @@ def _likeness(
 
 @torch.no_grad()
 def reorder(module: nn.Sequential, orders: Sequence[Tensor]) -> nn.Sequential:
-    """A copy with the units of each hidden layer in another order: it computes the same."""
+    """A copy with the units of each hidden layer in another order. It computes the same outputs."""
     result = copy.deepcopy(module)
     layers = linear_layers(result)
     for layer, following, order in zip(layers[:-1], layers[1:], orders, strict=True):
@@ -147,7 +148,7 @@ def merge(
     into: nn.Sequential,
     names: Collection[str] | None = None,
 ) -> None:
-    """Make ``into`` (1 - weight) * buyer + weight * seller on the tensors ``names`` (None: all), else the buyer."""
+    """Set ``into`` to (1 - weight) * buyer + weight * seller on tensors ``names`` (None: all), else to the buyer."""
     mine, theirs = buyer.state_dict(), seller.state_dict()
     for name, tensor in into.state_dict().items():
         if names is None or name in names:
@@ -158,7 +159,7 @@ def merge(
 
 @dataclass(frozen=True)
 class Quote:
-    """The best of the merges that were tried."""
+    """The best merge of those that were tried."""
 
     weight: float
     loss: float
@@ -166,7 +167,7 @@ class Quote:
 
 
 def try_grid(buyer: nn.Sequential, seller: nn.Sequential, weights: Sequence[float], validation: Samples) -> Quote:
-    """Merge with an aligned seller at each weight, and keep the one with the lowest loss (the first of several)."""
+    """Merge with an aligned seller at each weight, and keep the lowest loss. Ties go to the first weight."""
     merged, losses = copy.deepcopy(buyer), []
     for weight in weights:
         merge(buyer, seller, weight, into=merged)
@@ -178,7 +179,7 @@ def try_grid(buyer: nn.Sequential, seller: nn.Sequential, weights: Sequence[floa
 
 @dataclass
 class PlainMarket:
-    """One market with free trade in whole networks, without money: what the engine's step costs, it does in loops."""
+    """One market with free trade in whole networks and without money. Its loops do the work of an engine's step."""
 
     networks: list[nn.Sequential]
     make_optimizer: MakeOptimizer
@@ -190,16 +191,16 @@ class PlainMarket:
     losses: list[float] = field(init=False)
     """Each agent's validation loss."""
     quotes: dict[tuple[int, int], Quote] = field(init=False)
-    """What the broker found for each (buyer, seller)."""
+    """The broker's quote for each (buyer, seller)."""
     matches: dict[tuple[int, int], list[Tensor]] = field(default_factory=dict)
-    """The last alignment of each (buyer, seller), from which the next one begins."""
+    """The last alignment of each (buyer, seller), where the next search begins."""
 
     def __post_init__(self) -> None:
         self.optimizers = [self.make_optimizer(network) for network in self.networks]
         self._measure()
 
     def step(self, sellers: dict[int, int], orders: dict[int, Tensor]) -> None:
-        """Buyers take the networks they were quoted by ``sellers``; agents train in ``orders``; all is quoted anew."""
+        """Buyers get their quoted merges with ``sellers``; agents train in ``orders``; the broker quotes anew."""
         for buyer, seller in sellers.items():
             self.networks[buyer] = copy.deepcopy(self.quotes[buyer, seller].network)
             self.optimizers[buyer] = self.make_optimizer(self.networks[buyer])
@@ -220,7 +221,7 @@ class PlainMarket:
 
 
 def make_optimizer_of(config: TrainingConfig) -> MakeOptimizer:
-    """torch's own optimizer of a configuration."""
+    """torch's optimizer for a configuration."""
     optimizer = config.optimizer
     if isinstance(optimizer, Adam):
         return lambda module: torch.optim.Adam(module.parameters(), lr=optimizer.lr)
@@ -229,7 +230,7 @@ def make_optimizer_of(config: TrainingConfig) -> MakeOptimizer:
 
 
 def plain_market(engine: Engine, market: int) -> PlainMarket:
-    """A market of an engine as a plain one: the same networks, data and settings, and no quotes but new ones."""
+    """A market of an engine as a plain one: the same networks, data and settings, with fresh quotes."""
     dataset, config = engine.dataset, engine.config
     validation = engine.state.partition.validation[market]
     modules = [engine.network.module(vector) for vector in engine.state.parameters[market]]
@@ -245,7 +246,7 @@ def plain_market(engine: Engine, market: int) -> PlainMarket:
 
 
 def coming_passes(engine: Engine, market: int, agents: Sequence[int]) -> dict[int, Tensor]:
-    """The samples of each agent's next pass, in their order, as the engine would take them: int64 ``[n]``."""
+    """The samples of each agent's next pass, in the engine's order: int64 ``[n]``."""
     state, orders = engine.state, {}
     for agent in agents:
         key = stream(state.seeds[market], "shuffle", agent, state.passes[market, agent]).view(1)

@@ -1,8 +1,8 @@
-"""The least that a step of a market of multilayer perceptrons needs, and what the machine could do at best.
+"""The least work of a step of a market of multilayer perceptrons, and the best rates of the machine.
 
-A step here: every agent trains, every network is evaluated, every pair is aligned and every offer is tried. Two
-floating-point operations (FLOP) for each multiply-add, weights only: biases, ReLU, losses and optimizers come on top,
-as does whatever is computed twice.
+In this step every agent trains, every network is evaluated, every pair is aligned and every offer is tried. A
+multiply-add counts as two floating-point operations (FLOP). Only weights count; biases, ReLU, losses, optimizers and
+repeated computations are extra.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from paramarket_env.learning.networks.mlp import MLPNetwork
 from paramarket_env.learning.networks.network import parameter_count
 
 FLOAT32 = 4
-"""Bytes."""
+"""Bytes of a float32."""
 
 PRODUCT_WIDTH = {"cpu": 2048, "cuda": 8192}
-"""Rows and columns of the matrices whose product is timed: no larger one is multiplied at a higher rate."""
+"""Rows and columns of the matrices whose product is timed. Larger ones reach no higher rate."""
 COPIED = {"cpu": 2**25, "cuda": 2**28}
-"""Numbers in the copy that is timed: more than any cache holds."""
+"""Numbers in the copy that is timed, more than any cache holds."""
 
 
 def step_flop(
     config: MarketConfig, network: MLPNetwork, sizes: Tensor, validation: int, *, shared: bool = True
 ) -> dict[str, int]:
-    """FLOP of one step by phase, for the markets whose agents have ``sizes`` samples, int64 ``[M, N]``.
+    """FLOP of one step by phase, for markets whose agents have ``sizes`` samples, int64 ``[M, N]``.
 
     ``validation`` is the number of the broker's samples.
 
-    - train: forward, weight gradients, and input gradients, which the first layer does not need;
-    - align: one matrix of inner products for each hidden layer and unordered pair (the way back is the inverse);
-    - try: of each merged network what cannot be had otherwise (:func:`try_flop`);
+    - train: forward pass, weight gradients, and input gradients, which the first layer does not need;
+    - align: one matrix of inner products for each hidden layer and unordered pair (the reverse is the inverse);
+    - try: the parts of each merged network that are not known already (:func:`try_flop`);
     - evaluate: each network on the broker's samples.
 
-    ``shared=False`` counts the tries of each buyer for itself, although two that trade whole networks share theirs.
+    ``shared=False`` counts each buyer's tries separately, although two agents that trade whole networks can share them.
     """
     markets, agents = sizes.shape
     layers = [inputs * outputs for inputs, outputs in pairwise(network.widths)]
@@ -59,9 +59,9 @@ def try_flop(config: MarketConfig, network: MLPNetwork, layers: list[int], share
     """FLOP to try two agents' goods on each other, on one sample.
 
     The buyer's activations before the first layer that a good changes are known from its evaluation. In that layer the
-    merge weight acts linearly, so that its products are needed but once (and if it is the first of all, the seller's
-    own evaluation has them). What follows is needed for each merge weight; for whole networks only once for both
-    buyers, where the weights of one, taken from 1, are those of the other.
+    merge weight acts linearly, so its products are needed only once; if it is the network's first layer, they are known
+    from the seller's own evaluation. Later layers are needed for each merge weight. If whole networks are traded, both
+    buyers share those tries in which one's merge weight is 1 minus the other's.
     """
     names = list(dict.fromkeys(spec.layer for spec in network.parameters))
     grid, flop = config.broker.merger.weights, 0
@@ -77,7 +77,7 @@ def try_flop(config: MarketConfig, network: MLPNetwork, layers: list[int], share
 
 
 def trained_samples(config: MarketConfig, sizes: Tensor) -> int:
-    """How many samples all agents train on in one step."""
+    """The number of samples that all agents train on in one step."""
     training = config.training
     if training.local_steps is not None:
         sizes = sizes.clamp(max=training.local_steps * training.batch_size)
@@ -85,7 +85,7 @@ def trained_samples(config: MarketConfig, sizes: Tensor) -> int:
 
 
 def step_bytes(config: MarketConfig, network: MLPNetwork, sizes: Tensor, validation: int) -> dict[str, int]:
-    """Bytes to move in one step: the shuffled samples and each market's validation samples read, networks updated."""
+    """Bytes to move in one step: reads of shuffled samples and of each market's validation samples, network updates."""
     sample = network.widths[0] * FLOAT32
     return {
         "samples": trained_samples(config, sizes) * sample,
@@ -95,7 +95,7 @@ def step_bytes(config: MarketConfig, network: MLPNetwork, sizes: Tensor, validat
 
 
 class Yardstick:
-    """A large float32 matrix product and a large copy, timed in turn with what is measured."""
+    """A large float32 matrix product and a large copy, timed in turn with the contenders."""
 
     def __init__(self, device: torch.device) -> None:
         width, copied = PRODUCT_WIDTH[device.type], COPIED[device.type]
@@ -118,7 +118,7 @@ class Yardstick:
         self._bandwidths.append(2 * FLOAT32 * len(self._source) / (end - middle))
 
     def forget(self) -> None:
-        """Begin anew: what was measured was to warm up."""
+        """Discard the measurements so far, which warmed up the machine."""
         self._rates, self._bandwidths = [], []
 
     @property
@@ -132,5 +132,5 @@ class Yardstick:
         return median(self._bandwidths)
 
     def roofline(self, flop: int, moved: int) -> float:
-        """Seconds below which no step gets: the larger of arithmetic and moving bytes, since they can overlap."""
+        """The least seconds of a step: the larger of arithmetic and memory traffic, since they can overlap."""
         return max(flop / self.product_rate, moved / self.copy_bandwidth)

@@ -1,8 +1,8 @@
-"""How fast is the engine, and how fast could it be? ``python -m benchmarks.throughput``.
+"""The engine's throughput, compared with a plain reference and the roofline: ``python -m benchmarks.throughput``.
 
-In one run, repetition by repetition in turn: a large matrix product and a large copy, the plain reference
-(:mod:`benchmarks.reference`, one module and one pair at a time), and the engine with 1, 16, ... markets. All agents
-train, all offers are aligned, tried and quoted in every step; nobody buys. Figures are medians over the repetitions.
+Each repetition times in turn a large matrix product and a large copy, the plain reference
+(:mod:`benchmarks.reference`, one module and one pair at a time), and the engine with 1, 16, ... markets. In every step
+all agents train, and all offers are aligned, tried and quoted; nobody buys. Figures are medians over the repetitions.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class Throughput:
     """Measure the engine, and compare it with the plain reference and the roofline."""
 
     device: str = "auto"
-    """`auto` (the GPU where there is one), `cpu` or `cuda`; the reference always runs on the CPU."""
+    """`auto` (the GPU if there is one), `cpu` or `cuda`. The reference always runs on the CPU."""
     data_dir: str | None = None
-    """Folder with the files of Fashion-MNIST; none: torchvision's download. Without the files it is left out."""
+    """Folder with the files of Fashion-MNIST; none: torchvision's download. It is skipped without the files."""
     num_markets: tuple[int, ...] | None = None
-    """How many markets of digits; none: 1 16 64 256 1024, on a GPU 4096 too."""
+    """Numbers of markets of digits; none: 1 16 64 256 1024, on a GPU 4096 too."""
     fashion_markets: tuple[int, ...] = (1,)
-    """How many markets of Fashion-MNIST."""
+    """Numbers of markets of Fashion-MNIST."""
     agents: tuple[int, ...] = (2, 3, 5, 8)
     """Numbers of agents to compare."""
     parameter_sets: tuple[str, ...] = ("full", "layers", "prefixes")
@@ -56,9 +56,9 @@ class Throughput:
     widths: tuple[int, ...] = (16, 32, 64, 128, 256)
     """Widths of both hidden layers to compare."""
     repeats: int = 7
-    """Steps measured of each contender, after one to warm up."""
+    """Steps to measure of each contender, after one to warm up."""
     out: Path | None = None
-    """Where to write the figures, and the picture next to them; none: `benchmarks/results/throughput-<device>.json`."""
+    """File for the figures; the picture is written next to it. None: `benchmarks/results/throughput-<device>.json`."""
 
     def __post_init__(self) -> None:
         require(len(self.fashion_markets) >= 1, "fashion_markets", self.fashion_markets, "one number or more")
@@ -67,34 +67,34 @@ class Throughput:
 
 @dataclass(frozen=True)
 class Measured:
-    """How long the steps of one contender took, and would take at the roofline. A step is one of all its markets."""
+    """The time of one contender's steps, and their time at the roofline. A step advances all its markets."""
 
     name: str
     num_markets: int
     agents: int
     goods: int
     seconds: float
-    """Seconds of a step, the median."""
+    """The median of the seconds of a step."""
     phases: dict[str, float]
     """Seconds of each phase of that step."""
     all_seconds: list[float]
-    """Every step measured."""
+    """Seconds of every measured step."""
     flop: dict[str, int]
     unshared_flop: int
     """FLOP if no tries were shared; two agents that trade whole networks share theirs."""
     bytes: dict[str, int]
     roofline_seconds: float
     memory: Memory | None = None
-    """The memory of a process that does nothing else; None: not measured."""
+    """The memory of a separate process; None: not measured."""
 
     @property
     def milliseconds(self) -> float:
-        """Milliseconds of a step per agent."""
+        """Milliseconds per agent-step."""
         return 1000 * self.seconds / self.agent_steps
 
     @property
     def agent_steps(self) -> int:
-        """Agents that train in a step."""
+        """Agent-steps in a step: the agents of all markets."""
         return self.num_markets * self.agents
 
 
@@ -108,7 +108,7 @@ class Series:
     copy_bandwidth: float
     """Bytes/s that a large copy reads and writes."""
     disagreement: float | None = None
-    """Largest difference of the reference's losses from the engine's first market, in nats, after equal steps."""
+    """The largest difference between the losses of the reference and of the engine's first market, in nats."""
 
 
 def measure(contenders: Sequence[Contender], repeats: int, device: torch.device, console: Console) -> Series:
@@ -147,7 +147,7 @@ def measured(contender: Contender, yardstick: Yardstick) -> Measured:
 def against_reference(
     config: MarketConfig, markets: Sequence[int], repeats: int, device: torch.device, console: Console
 ) -> Series:
-    """The reference, then the engine with so many markets."""
+    """Measure the reference, then the engine with each number of markets."""
     memory = peak_memory([(config, count) for count in markets], device)
     engines = [engine_contender(f"M = {count}", config, count, device) for count in markets]
     reference = reference_contender(config)
@@ -176,7 +176,7 @@ def as_json(series: Series) -> dict[str, Any]:
 
 
 def variants(options: Throughput, config: MarketConfig) -> dict[str, dict[str, MarketConfig]]:
-    """What grows, and for each of it the markets by their labels."""
+    """The configurations to compare, by the quantity that grows and by label."""
     return {
         "agents": {str(count): replace(config, agents=count) for count in options.agents},
         "parameter sets": {rule: config.changed(parameter_sets=rule) for rule in options.parameter_sets},
@@ -188,7 +188,7 @@ def variants(options: Throughput, config: MarketConfig) -> dict[str, dict[str, M
 
 
 def _series_table(series: Series, title: str, header: str = "") -> Table:
-    """The figures for the terminal; steps, their phases and the roofline's in milliseconds for each agent."""
+    """The figures for the terminal. Steps, phases and the roofline are in milliseconds per agent-step."""
     with_memory = any(row.memory is not None for row in series.rows)
     labels = ["agent-steps/s", "× first", "÷ roofline", *["MiB", "est."] * with_memory, "ms", *NAMES]
     rows = {}
@@ -215,13 +215,13 @@ def _figure(value: float) -> str:
 
 
 def legend(series: Series) -> str:
-    """How the roofline is made up, and the remarks on the table of a series with the reference."""
+    """The parts of the roofline, and notes on the table of a series with the reference."""
     row = series.rows[-1]
     million = {phase: flop / row.agent_steps / 1e6 for phase, flop in row.flop.items()}
     mega = {what: moved / row.agent_steps / 1e6 for what, moved in row.bytes.items()}
     rate, bandwidth = series.product_rate, series.copy_bandwidth
     unshared = row.unshared_flop / row.agent_steps
-    alone_ratio = row.seconds * rate / row.unshared_flop
+    unshared_ratio = row.seconds * rate / row.unshared_flop
     arithmetic, moving, reading = (
         _figure(1000 * seconds)
         for seconds in (
@@ -232,12 +232,12 @@ def legend(series: Series) -> str:
     )
     return "\n".join(
         (
-            "ms: for each agent's step; the roofline is the larger of the two (they can overlap):",
+            "ms: per agent-step; the roofline is the larger of these two, which can overlap:",
             f"- {_parts(million, 'MFLOP')} at a large product's {_figure(rate / 1e9)} GFLOP/s: {arithmetic} ms; "
-            f"if no try were shared, {_figure(unshared / 1e6)} MFLOP: {row.name} ÷ {_figure(alone_ratio)}",
+            f"without shared tries, {_figure(unshared / 1e6)} MFLOP: {row.name} ÷ {_figure(unshared_ratio)}",
             f"- {_parts(mega, 'MB')} at a large copy's {_figure(bandwidth / 1e9)} GB/s: {moving} ms, "
             f"{reading} of it for the shuffled samples",
-            "MiB: peak of a process of its own beyond what it took before it had these markets; est.: as estimated",
+            "MiB: peak memory of a separate process, less what it used before these markets; est.: the estimate",
             f"the losses of the reference and of the engine's first market differ by {series.disagreement:.1g} nats",
         )
     )
@@ -288,7 +288,7 @@ def _draw_costs(axes: Axes, series: Series, labels: Sequence[str]) -> None:
 
 
 def run(options: Throughput, console: Console) -> dict[str, Any]:
-    """Measure, print, and write the JSON and the picture; returns what the JSON contains."""
+    """Measure, print, and write the JSON file and the picture. Returns the content of the JSON file."""
     device = resolve_device(options.device)
     origin = provenance([0], device, dated=False)
     console.print(machine(origin), highlight=False)
@@ -321,13 +321,13 @@ def measure_fashion(options: Throughput, device: torch.device, console: Console)
     try:
         load_dataset(config.data.dataset)
     except (ImportError, OSError) as error:
-        console.print(f"fashion is left out: {error}", highlight=False, markup=False)
+        console.print(f"fashion is skipped: {error}", highlight=False, markup=False)
         return None
     return against_reference(config, options.fashion_markets, options.repeats, device, console)
 
 
 def measure_scaling(options: Throughput, device: torch.device, console: Console) -> dict[str, Series]:
-    """What grows, and for each of it the measured variants of the engine."""
+    """The measured variants of the engine, by the quantity that grows."""
     scaling = {}
     for what, configs in variants(options, always_open(scenario("digits"))).items():
         if configs:

@@ -1,7 +1,7 @@
 """An agent of your own: a Stable-Baselines3 PPO with its own network learns to trade and is compared with the rules.
 
-Run it with ``python examples/own_agent.py``. The policy is kept in ``runs/mine``, and ``learned:runs/mine`` stands
-wherever a rule's name can: ``paramarket evaluate learned:runs/mine train --scenario digits-priced --max-cycles 12``.
+Run it with ``python examples/own_agent.py``. It saves the policy in ``runs/mine``. Evaluate the policy again with
+``paramarket evaluate learned:runs/mine train --scenario digits-priced --max-cycles 12``.
 """
 
 from dataclasses import replace
@@ -21,10 +21,10 @@ FOLDER = "runs/mine"
 
 
 def main() -> None:
-    """Learn in one seat of each market, with a rule in the other; keep the policy; compare it with the rules."""
+    """Train in one seat of each market against a rule, save the policy, and compare it with the rules."""
     rules = ["train", "paper", "patient"]
     opponents = [POLICIES.parse(name) for name in rules]
-    # Each opponent is met from both seats: 2 x 3 markets, or a multiple.
+    # The learner meets each opponent from both seats, so the number of markets is a multiple of 2 x 3.
     env = VecNormalize(VecMonitor(paramarket_v0.sb3_vec_env(MARKET, num_markets=24, opponents=opponents, device="cpu")))
     network = {"net_arch": {"pi": [64], "vf": [64, 64]}}
     model = PPO("MlpPolicy", env, 1e-3, n_steps=12, batch_size=144, policy_kwargs=network, seed=0, device="cpu")

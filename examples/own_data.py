@@ -1,7 +1,7 @@
-"""Data of your own: any labelled samples, in a market that is configured for them.
+"""Data of your own: any labelled samples, in a market configured for them.
 
-Run it with ``python examples/own_data.py``. A dataset is a function that returns a ``Dataset``; a market's
-configuration takes it as it is. On the command line it is ``file:examples/own_data.py``.
+Run it with ``python examples/own_data.py``. A dataset is a function that returns a ``Dataset``; pass it
+to a market's configuration. On the command line it is ``file:examples/own_data.py``.
 """
 
 import torch
@@ -14,7 +14,7 @@ from paramarket_env.scenarios import scenario
 
 
 def sensors() -> Dataset:
-    """2,000 readings of 20 sensors, of six kinds."""
+    """2,000 readings of 20 sensors, in six classes."""
     readings, kinds = make_classification(
         2000, n_features=20, n_informative=8, n_classes=6, n_clusters_per_class=1, class_sep=1.5, random_state=0
     )
@@ -27,7 +27,7 @@ dataset = sensors
 
 MARKET = scenario(
     "digits",
-    agents=3,  # each short of two of the six kinds
+    agents=3,  # each has few samples of two of the six classes
     max_cycles=20,
     dataset=sensors,
     train_samples=1200,
@@ -38,7 +38,7 @@ MARKET = scenario(
 
 
 def main() -> None:
-    """Is it worth trading? Who trains alone, and who buys now and then."""
+    """Compare the rule that only trains with the rule that also buys."""
     runs = evaluate(MARKET, ["train", "patient"], populations=["train", "patient"], seeds=range(6), device="cpu")
     Console(width=110).print(estimates_table(summary(runs), "three firms and their sensors"))
 

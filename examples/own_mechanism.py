@@ -1,6 +1,6 @@
 """A mechanism of your own: how purchase orders become trades.
 
-Run it with ``python examples/own_mechanism.py``. The name ``mechanism`` below is all that ``file:`` needs, in any
+Run it with ``python examples/own_mechanism.py``. ``file:`` finds the mechanism by the name ``mechanism``, in any
 market: ``paramarket run --scenario three-firms --mechanism "file:examples/own_mechanism.py(copies=2)"``.
 """
 
@@ -22,7 +22,7 @@ MARKET = scenario("three-firms-short", max_cycles=8, action_mode="round", budget
 class FirstPrice(SecondPrice):
     """The highest bids of at least the seller's reserve win, as in the second-price auction; each winner pays its bid.
 
-    A buyer that bids its value gets nothing out of a purchase here, so it should bid less.
+    A buyer that bids its value gets no surplus here, so it should bid less.
     """
 
     def price(self, book: Book, standing: Tensor) -> Tensor:

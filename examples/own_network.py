@@ -1,8 +1,8 @@
-"""A network of your own: a module with a block that you wrote, as the network that every agent trains and sells.
+"""A network of your own: every agent trains and sells a module with a block that you wrote.
 
-Run it with ``python examples/own_network.py``. The module is an ``nn.Sequential`` that begins with an ``nn.Linear``;
-what follows is yours, as long as it is made of torch's linear, convolutional and normalising layers. A
-market's configuration takes it as it is. On the command line it is ``file:examples/own_network.py``.
+Run it with ``python examples/own_network.py``. The module is an ``nn.Sequential`` that begins with an ``nn.Linear``.
+The rest can be any module made of torch's linear, convolutional and normalising layers. Pass the network to a market's
+configuration. On the command line it is ``file:examples/own_network.py``.
 """
 
 from rich.console import Console
@@ -32,7 +32,7 @@ def residual(features: tuple[int, ...], classes: int, width: int = 16) -> nn.Seq
     return nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), Residual(width), nn.Linear(width, classes))
 
 
-PERMUTATIONS = {  # which units can change places, so that the broker can align two networks; without it none do
+PERMUTATIONS = {  # the units that can change places, so that the broker can align two networks; without it none can
     "0.weight": ("units", None),
     "0.bias": ("units",),
     "2.up.weight": ("inner", "units"),
@@ -48,7 +48,7 @@ MARKET = scenario("digits", max_cycles=16, architecture=network)
 
 
 def main() -> None:
-    """Is it worth trading such networks? Who trains alone, and who buys now and then."""
+    """Compare the rule that only trains with the rule that also buys such networks."""
     runs = evaluate(MARKET, ["train", "patient"], populations=["train", "patient"], seeds=range(6), device="cpu")
     Console(width=110).print(estimates_table(summary(runs), "two firms and their residual networks"))
 

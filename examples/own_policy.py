@@ -1,7 +1,7 @@
 """A policy of your own: when to train, and when to buy.
 
-Run it with ``python examples/own_policy.py``. The function ``policy`` below is all that ``file:`` needs:
-``paramarket evaluate file:examples/own_policy.py train paper`` seats the policy beside any rules, in any market.
+Run it with ``python examples/own_policy.py``. ``file:`` finds the policy by the name ``policy``:
+``paramarket evaluate file:examples/own_policy.py train paper`` compares it with rules, in any market.
 """
 
 import os
@@ -21,7 +21,7 @@ MARKET = MarketConfig(max_cycles=16)  # two firms, free parameters, one verb a s
 class Choosy(Policy):
     """Buys the offer with the largest quoted gain if that is at least a quarter of a nat; otherwise trains.
 
-    It remembers nothing. A policy with a memory overrides ``reset(rows, keys)``, which tells it where episodes begin.
+    It has no memory. A policy with a memory overrides ``reset(rows, keys)``, which is called where episodes begin.
     """
 
     def __init__(self, seat: Seat) -> None:
@@ -37,14 +37,14 @@ class Choosy(Policy):
             Orders(
                 train=~buys,
                 offer=torch.where(buys, offer, -1),
-                bid=torch.zeros_like(offer),  # one bid alone is possible where prices are posted
-                ask=asks,  # -1: leaves its own price as it is
+                bid=torch.zeros_like(offer),  # with posted prices there is only one bid
+                ask=asks,  # -1 leaves its own ask unchanged
             )
         )
 
 
 def policy(seat: Seat) -> Policy:
-    """The policy that ``file:examples/own_policy.py`` seats."""
+    """The policy of ``file:examples/own_policy.py``, in a seat."""
     return Choosy(seat)
 
 

@@ -1,7 +1,7 @@
-"""A pricing rule of your own: what a seller asks.
+"""A pricing rule of your own: it chooses a seller's asks.
 
-Run it with ``python examples/own_pricing.py``. The name ``pricing`` below is all that ``file:`` needs, behind the ``+``
-of a rule that decides on the rest:
+Run it with ``python examples/own_pricing.py``. ``file:`` finds the pricing rule by the name ``pricing``. It follows
+the ``+`` of a rule that decides on the rest:
 ``paramarket evaluate paper+file:examples/own_pricing.py paper+fixed paper --scenario digits-priced``.
 """
 
@@ -18,7 +18,7 @@ from paramarket_env.interface.policy import Seat
 from paramarket_env.scenarios import scenario
 from paramarket_env.validation import configuration
 
-MARKET = replace(scenario("digits-priced"), max_cycles=12, action_mode="round")  # to re-price takes no step
+MARKET = replace(scenario("digits-priced"), max_cycles=12, action_mode="round")  # in rounds a new ask takes no step
 
 
 @configuration
@@ -26,7 +26,7 @@ class Haggler(PricingRule):
     """Raises its ask after a sale and lowers it after a refusal, from the market's first ask on."""
 
     step: int = 1
-    """Levels; ``paper+file:examples/own_pricing.py(step=2)`` takes other steps."""
+    """The change in levels; set it with ``paper+file:examples/own_pricing.py(step=2)``."""
 
     def price(self, seat: Seat, memory: Memory, fields: Fields) -> Tensor:
         """The levels to post, int64 ``[B, S]``, of S asks in B markets at once."""
@@ -39,7 +39,7 @@ pricing = Haggler
 
 
 def main() -> None:
-    """Compare it with the middle price and with the Bayesian seller, beside one who buys what is worth its price."""
+    """Compare it with the middle price and with the Bayesian seller, against the paper's rule."""
     policies = ["paper+fixed", f"paper+file:{os.path.relpath(__file__)}", "paper+bayesian"]
     runs = evaluate(MARKET, policies, populations=["paper"], seeds=range(6), device="cpu")
     Console(width=130).print(estimates_table(summary(runs), "my pricing rule and others"))

@@ -1,6 +1,6 @@
 """A scenario of your own: a named configuration.
 
-Run it with ``python examples/own_scenario.py``. The function ``scenario`` below is all that ``file:`` needs:
+Run it with ``python examples/own_scenario.py``. ``file:`` finds the scenario by the name ``scenario``:
 ``paramarket evaluate train paper patient --scenario file:examples/own_scenario.py``.
 """
 
@@ -15,9 +15,9 @@ from paramarket_env.scenarios import digits_priced
 
 
 def scenario() -> MarketConfig:
-    """Three start-ups with little money and uneven data: whom to spend it on?
+    """Three start-ups with little money and uneven data: which purchases are worth the money?
 
-    A purchase at the first price takes a third of the budget, so that most of it has to be earned by selling.
+    A purchase at the initial ask takes a third of the budget, so agents must sell to keep buying.
     """
     return digits_priced().changed(
         agents=3,
@@ -31,7 +31,7 @@ def scenario() -> MarketConfig:
 
 
 def main() -> None:
-    """Is it worth trading? Who trains alone, who follows the paper's rule, and who buys now and then."""
+    """Compare the rule that only trains with two rules that also buy."""
     policies = ["train", "paper", "patient:4"]
     runs = evaluate(scenario(), policies, populations=["patient:4"], seeds=range(4), device="cpu")
     Console(width=110).print(estimates_table(summary(runs), "three start-ups"))

@@ -1,8 +1,8 @@
-"""A training loop of your own: proximal policy optimization in one file, in the manner of CleanRL.
+"""A training loop of your own: proximal policy optimization in one file, in the style of CleanRL.
 
 Run it with ``python examples/own_training.py``. One agent learns in each of 12 markets, against the patient rule. An
-iteration plays one episode of every market, so that a rollout ends where the episodes do and no value is estimated
-behind its end.
+iteration plays one episode of every market. So a rollout ends where the episodes end, and no value beyond its end has
+to be estimated.
 """
 
 import numpy as np
@@ -15,12 +15,12 @@ from paramarket_env import paramarket_v0
 from paramarket_env.scenarios import scenario
 
 MARKET = scenario("digits-priced-short")
-MARKETS, ITERATIONS, EPOCHS, MINIBATCHES = 12, 15, 8, 2
+NUM_MARKETS, ITERATIONS, EPOCHS, MINIBATCHES = 12, 15, 8, 2
 LEARNING_RATE, LAMBDA, CLIP, ENTROPY = 5e-3, 0.95, 0.2, 0.01
 
 
 class Agent(nn.Module):
-    """The actor and the critic, on observations scaled by their upper bounds where these are below 1."""
+    """The actor and the critic. Observations are divided by their upper bounds where these are below 1."""
 
     high: Tensor
 
@@ -32,26 +32,26 @@ class Agent(nn.Module):
         )
 
     def forward(self, observation: Tensor, mask: Tensor) -> tuple[Categorical, Tensor]:
-        """The distribution of legal actions and the values ``[B]``, of observations ``[B, D]`` and masks ``[B, A]``."""
+        """The distribution of legal actions and the values ``[R]``; observations ``[R, D]``, masks ``[R, A]``."""
         scaled = observation / self.high
         return Categorical(logits=self.actor(scaled).masked_fill(mask == 0, -1e9)), self.critic(scaled).squeeze(-1)
 
 
 def advantages(rewards: Tensor, values: Tensor, ends: Tensor) -> Tensor:
-    """Generalised advantage estimates, ``[T, M]`` each; the end of an episode is terminal, not truncated."""
-    result, following, estimate = torch.zeros_like(rewards), torch.zeros(MARKETS), torch.zeros(MARKETS)
-    for t in reversed(range(len(rewards))):
-        going_on = (~ends[t]).float()
-        error = rewards[t] + going_on * following - values[t]
-        estimate = result[t] = error + going_on * LAMBDA * estimate
-        following = values[t]
+    """Generalised advantage estimates; all tensors are ``[steps, M]``. The end of an episode counts as terminal."""
+    result, following, estimate = torch.zeros_like(rewards), torch.zeros(NUM_MARKETS), torch.zeros(NUM_MARKETS)
+    for step in reversed(range(len(rewards))):
+        going_on = (~ends[step]).float()
+        error = rewards[step] + going_on * following - values[step]
+        estimate = result[step] = error + going_on * LAMBDA * estimate
+        following = values[step]
     return result
 
 
 def main() -> None:
-    """Learn, and print the mean return of an episode as it rises."""
+    """Train, and print the mean return of an episode in each iteration."""
     torch.manual_seed(0)
-    env = paramarket_v0.vector_env(MARKET, opponents=Patient(), num_envs=MARKETS, device="cpu")
+    env = paramarket_v0.vector_env(MARKET, opponents=Patient(), num_envs=NUM_MARKETS, device="cpu")
     observation, info = env.reset(seed=0)
     agent = Agent(env.market_batch.layout.high, actions=info["action_mask"].shape[1])
     optimizer = torch.optim.Adam(agent.parameters(), LEARNING_RATE)
@@ -84,7 +84,7 @@ def improve(
     advantage: Tensor,
     target: Tensor,
 ) -> None:
-    """One step of PPO's clipped loss on a minibatch; ``before``: the log-probability that the action was taken with."""
+    """One step of PPO's clipped loss on a minibatch; ``before`` is the old log-probability of the action."""
     policy, value = agent(observation, mask)
     ratio = (policy.log_prob(action) - before).exp()
     scaled = (advantage - advantage.mean()) / (advantage.std() + 1e-8)

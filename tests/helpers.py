@@ -38,17 +38,17 @@ PRICED: dict[str, Any] = {"agents": 3, "ask_levels": (0, 10, 25, 60), "initial_a
 
 
 def tiny_market(**changes: Any) -> MarketConfig:
-    """A market on the digits that plays a step in milliseconds; ``changes`` name fields of any part of the config."""
+    """A market on digits with steps of milliseconds; ``changes`` name fields of any part of the configuration."""
     return MarketConfig().changed(**TINY | changes)
 
 
 def priced_market(**changes: Any) -> MarketConfig:
-    """A tiny market of three agents in which purchases cost money, and money is short."""
+    """A tiny market of three agents in which purchases cost money and budgets are small."""
     return tiny_market(**PRICED | changes)
 
 
 def new_engine(config: MarketConfig, seeds: Sequence[int] = (0,)) -> Engine:
-    """One market for each seed, reset, on the CPU."""
+    """An engine on the CPU with one market for each seed, after a reset."""
     engine = Engine(config, len(seeds), "cpu")
     engine.reset(torch.tensor(list(seeds)))
     return engine
@@ -56,7 +56,7 @@ def new_engine(config: MarketConfig, seeds: Sequence[int] = (0,)) -> Engine:
 
 @cache
 def shared_engine(config: MarketConfig, num_markets: int) -> Engine:
-    """An engine that tests share: reset it before use, and do not change what a reset does not restore."""
+    """An engine that tests share. Reset it before use, and change only what a reset restores."""
     return Engine(config, num_markets, "cpu")
 
 
@@ -67,9 +67,9 @@ def orders(
     ask: dict[int, int | list[int]] | None = None,
     bid: dict[int, int] | None = None,
 ) -> Orders:
-    """The same orders in every market: who trains, which offer each agent buys, at which bid, and which level it posts.
+    """The same orders in every market: agents that train, and each agent's offer, bid and ask level.
 
-    Others hold.
+    All other agents hold.
     """
     chosen = tree_map(torch.clone, no_orders(engine.num_markets, engine.config.agents, engine.exchange.ask_slots, CPU))
     chosen.train[:, list(train)] = True
@@ -80,7 +80,7 @@ def orders(
 
 
 def random_orders(engine: Engine, rng: np.random.Generator) -> Orders:
-    """Orders drawn without regard for what is legal."""
+    """Random orders, legal or not."""
     shape = (engine.num_markets, engine.config.agents)
     levels = len(engine.config.economy.ask_levels)
     train = torch.from_numpy(rng.random(shape) < 0.5)
@@ -102,17 +102,17 @@ def leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def frozen(state: MarketState) -> dict[str, bytes]:
-    """The bits of a state by the name of the tensor: equal dictionaries are equal states."""
+    """The bits of a state by tensor name. Two states are equal if their dictionaries are."""
     return {name: tensor.numpy().tobytes() for name, tensor in leaves(state)}
 
 
 def logits(network: Network, parameters: Tensor, inputs: Tensor) -> Tensor:
-    """``[R, G, classes, n]`` of networks ``[R, G, P]`` on inputs ``[R, n, *features]``."""
+    """The logits ``[R, G, classes, n]`` of networks ``[R, G, P]`` on inputs ``[R, n, *features]``."""
     return network.body(parameters[..., network.stem_size :], network.stem(parameters, inputs))
 
 
 def module_loss(engine: Engine, parameters: Tensor, samples: Tensor) -> float:
-    """The mean loss of one network ``[P]`` on samples ``[n]``, the plain way."""
+    """The mean loss of one network ``[P]`` on samples ``[n]``, computed by its torch module."""
     inputs, labels = engine.dataset.inputs[samples], engine.dataset.labels[samples]
     with torch.no_grad():
         return float(torch.nn.functional.cross_entropy(engine.network.module(parameters)(inputs), labels))
@@ -168,49 +168,49 @@ def episode_digest(env: ParaMarketEnv, seed: int | None, action_seed: int = 0) -
 
 @dataclass(frozen=True)
 class Played:
-    """What one market's agents were told in T steps, alone, reset after each end; one row a step."""
+    """The results of playing one market alone, reset after each end; one row per step."""
 
     first: np.ndarray
-    """float32 ``[N, D]``: at the first reset."""
+    """Observations of the first reset, float32 ``[N, D]``."""
     seen: np.ndarray
-    """float32 ``[T, N, D]``: after the step, and after the reset where an episode ended."""
+    """Observations after each step, and after the reset if an episode ended, float32 ``[steps, N, D]``."""
     last: np.ndarray
-    """float32 ``[T, N, D]``: as the step itself returned it."""
+    """Observations that the step itself returned, float32 ``[steps, N, D]``."""
     reward: np.ndarray
-    """float64 ``[T, N]``."""
+    """float64 ``[steps, N]``."""
     terminated: np.ndarray
-    """bool ``[T, N]``."""
+    """bool ``[steps, N]``."""
     truncated: np.ndarray
-    """bool ``[T]``."""
+    """bool ``[steps]``."""
 
     @property
     def ended(self) -> np.ndarray:
-        """bool ``[T]``."""
+        """bool ``[steps]``."""
         return self.truncated | self.terminated.all(axis=1)
 
 
 def spoil(engine: Engine, market: int, agents: slice | int = slice(None)) -> None:
-    """Break the networks of agents of a market: those of them that train next are terminated."""
+    """Break the networks of agents of a market. The agents are terminated when they train next."""
     engine.state.parameters[market, agents] = torch.nan
 
 
 def play_alone(config: MarketConfig, seed: int, actions: np.ndarray, spoiled: int | None = None) -> Played:
-    """One market through ``ParaMarketEnv``, given actions ``[T, N, ...]``; all networks break at step ``spoiled``."""
+    """Play one ``ParaMarketEnv`` with actions ``[steps, N, ...]``; all networks break at step ``spoiled``."""
     env = ParaMarketEnv(config, device="cpu")
     first = env.reset(seed=seed)[0]
     rows: list[tuple[Any, ...]] = []
     for step, chosen in enumerate(actions):
         if step == spoiled:
             spoil(env.market_batch.engine, 0)
-        *told, _ = env.step(dict(zip(env.possible_agents, chosen, strict=True)))
-        last, reward, terminated, truncated = (np.stack(list(part.values())) for part in told)
+        *returned, _ = env.step(dict(zip(env.possible_agents, chosen, strict=True)))
+        last, reward, terminated, truncated = (np.stack(list(part.values())) for part in returned)
         seen = last if env.agents else np.stack(list(env.reset()[0].values()))
         rows.append((seen, last, reward, terminated, truncated.all()))
     return Played(np.stack(list(first.values())), *(np.stack(column) for column in zip(*rows, strict=True)))
 
 
 def scripted(config: MarketConfig, steps: int, num_markets: int, spoiled: tuple[int, int] | None = None) -> np.ndarray:
-    """Random actions int64 ``[T, M, N, ...]``, legal or not; all train at ``spoiled``: (step, market)."""
+    """Random actions, legal or not, int64 ``[steps, M, N, ...]``; all agents train at ``spoiled``, (step, market)."""
     env = ParaMarketEnv(config, device="cpu")
     space, rng = env.action_space("trader_0"), np.random.default_rng(0)
     size = (steps, num_markets, config.agents)

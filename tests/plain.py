@@ -1,4 +1,4 @@
-"""Clearing the plain way: one market, one order after the other, in Python's whole numbers."""
+"""A plain implementation of clearing: one market, one order at a time, in Python integers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ BIDS = ("double-auction", "second-price")
 
 @dataclass(frozen=True)
 class Order:
-    """What one agent wants, and what it meets."""
+    """The order of one agent, with the ask, balance and priority that decide on it."""
 
     seller: int
-    """-1: it wants nothing."""
+    """-1: no order."""
     good: int
     bid: int
     ask: int
@@ -29,7 +29,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an order."""
+    """The outcome of an order."""
 
     seller: int = -1
     price: int = 0
@@ -37,7 +37,7 @@ class Outcome:
 
 
 def obstacle(mechanism: Mechanism, order: Order, market_open: bool) -> str | None:
-    """Why an order is refused whatever the others want."""
+    """The reason to refuse an order regardless of the other orders, or None."""
     highest = order.bid if mechanism.bids else order.ask
     if not market_open:
         return "closed"
@@ -51,7 +51,7 @@ def obstacle(mechanism: Mechanism, order: Order, market_open: bool) -> str | Non
 
 
 def auction(orders: list[Order], copies: int) -> dict[Order, Outcome]:
-    """All copies of one good at the highest bid that lost, or the reserve; of equal bids the lowest priority wins."""
+    """Sell all copies of one good at the highest losing bid or the reserve. Ties go to the lowest priority."""
     ranked = sorted(orders, key=lambda order: (-order.bid, order.priority))
     losing_bids = [order.bid for order in ranked[copies:]]
     price = max([ranked[0].ask, *losing_bids])
@@ -60,7 +60,7 @@ def auction(orders: list[Order], copies: int) -> dict[Order, Outcome]:
 
 
 def cleared(mechanism: Mechanism, orders: list[Order], market_open: bool = True) -> list[Outcome]:
-    """What becomes of the orders of one market."""
+    """The outcomes of the orders of one market."""
     outcomes: dict[Order, Outcome] = {}
     standing: list[Order] = []
     for order in orders:
@@ -77,7 +77,7 @@ def cleared(mechanism: Mechanism, orders: list[Order], market_open: bool = True)
 
 
 def price_of(mechanism: Mechanism, order: Order) -> int:
-    """What an order pays that meets nobody but its seller."""
+    """The price of an order without competing orders."""
     if isinstance(mechanism, DoubleAuction):
         return order.ask + floor(Fraction(str(mechanism.k)) * (order.bid - order.ask))
     return order.ask

@@ -45,7 +45,7 @@ def test_own_policy_is_better_than_training_alone(capsys: pytest.CaptureFixture[
     assert mine > train
 
 
-def test_own_pricing_is_played_beside_two_others(capsys: pytest.CaptureFixture[str]) -> None:
+def test_own_pricing_is_compared_with_two_others(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(set(means("own_pricing", capsys))) == 3
 
 

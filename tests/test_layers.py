@@ -170,7 +170,7 @@ def violations(module: str, source: str) -> list[str]:
         for package, part in own:
             target = theirs.get(package)
             if target is None or (package == "" and target not in LAYERS[""]):
-                break  # of another wing, which the package above has judged, or no part of the house
+                break  # of another wing, which the package above has checked, or no part of the house
             if target == part:
                 continue
             # A name of a package that is no part of it was imported from its ``__init__``.

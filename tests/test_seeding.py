@@ -195,7 +195,7 @@ def test_seeds_that_int64_cannot_hold_are_refused_by_name(given: Any, named: int
 
 
 @pytest.mark.parametrize("endowment", ["complementary", "dirichlet", "iid"])
-def test_a_deal_touches_no_global_generator(endowment: str) -> None:
+def test_a_partition_touches_no_global_generator(endowment: str) -> None:
     dataset = load_dataset(Digits())
     with global_generators_untouched():
         data = DataConfig(endowment=endowment)

@@ -1,1 +1,1 @@
-"""Playing episodes, statistics of runs, welfare, and reports."""
+"""Episodes, statistics of runs, economic measures and reports."""

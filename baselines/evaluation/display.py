@@ -1,4 +1,4 @@
-"""What a person sees: the console, progress bars, and tables for the terminal and in Markdown."""
+"""Terminal output: the console, progress bars and tables; tables also in Markdown."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from rich.table import Table
 from rich.text import Text
 
 Rows = Mapping[str, Sequence[str]]
-"""The cells of a table by the name of their row. A row that is too short ends with empty cells."""
+"""The cells of each row, by the name of the row. Short rows are filled with empty cells."""
 
 COLUMNS = (TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-"""The columns of progress bars; the remaining time follows them."""
+"""The columns of progress bars; commands append the remaining time."""
 
 
 def new_console(width: int = 112) -> Console:
-    """A console that is as wide as the terminal, or ``width`` characters where its output is not a terminal."""
+    """A console as wide as the terminal, or ``width`` characters wide if the output is not a terminal."""
     return Console(width=None if sys.stdout.isatty() else width)
 
 
 def table(rows: Rows, labels: Sequence[str], title: str, header: str = "") -> Table:
-    """A table for the terminal. Where space is short the names of the rows are cut, never their figures."""
+    """A table for the terminal. If space is short, the names of rows are cut, never the figures."""
     made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     made.add_column(header)
     for label in labels:
         made.add_column(label, justify="right", no_wrap=True)
     for name, cells in _filled(rows, labels).items():
-        # Rich narrows first the columns that may wrap: that of the names, which are cut instead.
+        # Rich narrows columns that may wrap first. Only the column of names may, and its names are cut instead.
         made.add_row(Text(name, no_wrap=True, overflow="ellipsis"), *cells)
     return made
 

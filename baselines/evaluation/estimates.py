@@ -1,7 +1,7 @@
-"""Estimates with their 95 % intervals: Student's over seeds, a stratified bootstrap's over the runs of several tasks.
+"""Estimates with 95 % intervals: Student's t over seeds, and a stratified bootstrap over the runs of several tasks.
 
-The statistics over tasks are those of Agarwal et al., *Deep reinforcement learning at the edge of the statistical
-precipice* (NeurIPS 2021).
+The statistics over tasks follow Agarwal et al., *Deep reinforcement learning at the edge of the statistical precipice*
+(NeurIPS 2021).
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ RESAMPLES = 2000
 CONFIDENCE = 0.95
 
 Scores = tuple[np.ndarray, ...]
-"""The scores of a policy's runs, float64 ``[runs]`` for each task."""
+"""The scores of a policy: for each task one array, float64 ``[runs]``."""
 
 Statistic = Callable[[np.ndarray], np.ndarray]
-"""A statistic of the scores of all tasks together, along the last axis."""
+"""A statistic of the scores of all tasks, along the last axis."""
 
 STATISTICS: dict[str, Statistic] = {
     "mean": lambda scores: scores.mean(-1),
     "median": lambda scores: np.median(scores, axis=-1),
     "IQM": lambda scores: stats.trim_mean(scores, 0.25, axis=-1),
 }
-"""The IQM, the interquartile mean, is the mean of the middle half."""
+"""The statistics by name. The IQM (interquartile mean) is the mean of the middle half."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and the bounds of its 95 % interval; NaN where one is missing."""
+    """A figure with the bounds of its 95 % interval. Missing figures are NaN."""
 
     value: float
     low: float = nan
@@ -59,9 +59,9 @@ Summary = dict[str, dict[str, Estimate]]
 
 
 def student_mean(values: Sequence[float]) -> Estimate:
-    """The mean of independent values with Student's interval, which a single value lacks.
+    """The mean of independent values, with Student's t interval if there are at least two.
 
-    Values that are NaN do not count; if there are no others the mean is NaN.
+    NaN values are left out. If no others remain, the mean is NaN.
     """
     sample = np.asarray(values, dtype=float)
     sample = sample[~np.isnan(sample)]
@@ -74,7 +74,7 @@ def student_mean(values: Sequence[float]) -> Estimate:
 def bootstrap(scores: Scores, statistic: Statistic) -> Estimate:
     """A statistic of all scores, with the percentile interval of a bootstrap that resamples each task's runs.
 
-    The estimate is ``MISSING`` if a score is.
+    Returns ``MISSING`` if a score is not finite.
     """
 
     def together(*tasks: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -84,7 +84,7 @@ def bootstrap(scores: Scores, statistic: Statistic) -> Estimate:
 
 
 def probability_of_improvement(mine: Scores, theirs: Scores) -> Estimate:
-    """The probability that a run of mine scores higher than one of theirs on the same task, on average over tasks.
+    """The probability that a run of mine scores higher than one of theirs on the same task, averaged over tasks.
 
     Equal scores count half (Agarwal et al. 2021, section 4.3).
     """

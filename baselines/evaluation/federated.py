@@ -1,4 +1,4 @@
-"""Federated averaging, to which the paper compares the market: every round all agents average their networks."""
+"""Federated averaging, the paper's baseline: in every round all agents average their networks."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from paramarket_env.market.engine import Engine
 
 
 def average(engine: Engine) -> Tensor:
-    """Replace every network of a market by the mean of its living agents' (McMahan et al. 2017, equal weights).
+    """Replace every network of a market by the mean over its living agents (McMahan et al. 2017, equal weights).
 
-    Returns the gain of each agent, float64 ``[M, N]``: by how many nats its validation loss falls.
+    Returns the gain of each agent in nats, float64 ``[M, N]``.
     """
     parameters, alive = engine.state.parameters, engine.state.alive.unsqueeze(2)
     total = torch.where(alive, parameters, 0.0).sum(dim=1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Play whole episodes, all seeds side by side as one batch, and keep what happened as tidy tables."""
+"""Play whole episodes, with all seeds in one batch, and record them as tidy tables."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from paramarket_env.validation import require
 
 
 def closed(config: MarketConfig) -> MarketConfig:
-    """The market that never opens."""
+    """The same market, but it never opens."""
     return config.changed(opens_at=config.max_cycles)
 
 
 def aligned(config: MarketConfig, aligner: str = "weight-matching") -> MarketConfig:
-    """The market whose broker aligns by weight matching, or otherwise."""
+    """The same market with the aligner of that name."""
     return config.changed(aligner=aligner)
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One line of a comparison: who plays, and in which market."""
+    """One arm of a comparison: the policies, and the market in which they play."""
 
     name: str
     policies: tuple[str | PolicyFactory, ...]
     """One policy for all seats, or one for each: a plug-in or its textual form."""
     market: Callable[[MarketConfig], MarketConfig] | None = None
-    """What is different in its market; None: nothing."""
+    """Changes the market's configuration; None: no change."""
     federated: bool = False
-    """All take the mean of their networks before every step after the first."""
+    """Whether all agents average their networks before every step after the first."""
 
 
 PAPER_ARMS = (
@@ -55,17 +55,17 @@ PAPER_ARMS = (
 """The paper's comparison."""
 
 RULE_ARMS = tuple(Arm(name, (name,)) for name in ("train", *(rule for rule in RULES if rule != "train")))
-"""Every rule against its like; the first is out of the market."""
+"""Each rule in all seats; the first arm is out of the market."""
 
 
 @dataclass(frozen=True)
 class Episode:
-    """What one arm did, one row an agent and cycle, or a trade."""
+    """The record of one arm: a row of ``steps`` for each agent and cycle, and a row of ``trades`` for each trade."""
 
     steps: pd.DataFrame
-    """``best_value``: what the best offer of the coming step is worth to the agent, in units of reward, at least 0."""
+    """``best_value``: the value of the best offer in the coming step, in units of reward, at least 0."""
     trades: pd.DataFrame
-    """``value``: what the purchase was worth to the buyer, in units of reward; ``price`` in ticks."""
+    """``value``: the value of the purchase to the buyer, in units of reward; ``price`` in ticks."""
 
 
 OnStep = Callable[[MarketBatch, StepRecord | None], None]
@@ -81,11 +81,11 @@ def play(
     *,
     closing_trade: bool = True,
 ) -> Episode:
-    """One episode of an arm for every seed.
+    """Play one episode of an arm for each seed.
 
-    A round of the paper trains, then trades; a step of ``round`` mode trades, then trains. So in that mode one more
-    step follows in which nobody trains, and every arm is measured after the last round's trade; without
-    ``closing_trade`` the episode is as long as the environment's.
+    In the paper, agents train and then trade in a round; in a step of ``round`` mode they trade and then train. So
+    ``round`` mode adds a step in which nobody trains, and every arm is measured after the trades of the last round.
+    Without ``closing_trade`` the episode is as long as the environment's.
     """
     closes = closing_trade and config.action_mode == "round"
     batch, players = _seat(replace(config, max_cycles=config.max_cycles + closes), arm, seeds, device)
@@ -112,7 +112,7 @@ def play(
 def _seat(
     config: MarketConfig, arm: Arm, seeds: Sequence[int], device: str | torch.device
 ) -> tuple[MarketBatch, list[Policy]]:
-    """The markets of an arm, reset, and its policies in their seats."""
+    """The markets of an arm after a reset, and its policies in their seats."""
     count = len(arm.policies)
     allowed = f"one policy, or one for each of {config.agents} agents"
     require(count in (1, config.agents), "policies", arm.policies, allowed)
@@ -133,7 +133,7 @@ def _lowest_ask(asks: Tensor) -> Tensor:
 
 
 class _Recorder:
-    """Gathers tensors step by step; makes tables of them at the end."""
+    """Collects tensors in each step and makes tables of them at the end."""
 
     def __init__(self, arm: str, batch: MarketBatch, seeds: list[int]) -> None:
         self.arm, self.market_batch, self.seeds = arm, batch, seeds
@@ -142,11 +142,11 @@ class _Recorder:
         self.outside = torch.zeros_like(batch.engine.state.loss)
 
     def gained_outside(self, nats: Tensor) -> None:
-        """Count a fall of the losses that no step made, ``[M, N]``, into the next step's reward."""
+        """Add gains from outside of a step, in nats ``[M, N]``, to the next step's reward."""
         self.outside = self.market_batch.engine.state.kappa * nats
 
     def add(self, batch: MarketBatch, record: StepRecord | None) -> None:
-        """Take down the state at the start or after a step."""
+        """Record the state at the start or after a step."""
         state, infos = batch.engine.state, batch.infos(record)
         test_loss, test_accuracy = batch.engine.test_metrics()
         columns: dict[str, Tensor] = {

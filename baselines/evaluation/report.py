@@ -1,4 +1,4 @@
-"""What the command ``run`` reports: measures by seed, their summary with intervals, and the curves of the episodes."""
+"""The report of ``paramarket run``: measures by seed, their summary with intervals, and learning curves."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from baselines.evaluation.play import Episode
 
 @dataclass(frozen=True)
 class Measure:
-    """How a measure is shown."""
+    """The label and format of a measure."""
 
     label: str
     digits: int
-    """Decimals."""
+    """Decimal places."""
 
 
 MEASURES = {
@@ -33,27 +33,28 @@ MEASURES = {
     "paid": Measure("paid", 0),
     "return": Measure("return", 2),
 }
-"""Columns of the summary: each is a number for every arm and seed, the mean over the agents."""
+"""Columns of the summary. Each has a number for every arm and seed: the mean over the agents."""
 
 LEGEND = (
-    "mean ± half-width of the 95 % interval over seeds; each seed counts with the mean over its agents; vs. first: "
-    "accuracy points above the first line, paired by seed; val. loss: nats; bought: number of purchases; paid: ticks"
+    "mean ± half-width of the 95 % interval over seeds, each seed with the mean over its agents; vs. first: "
+    "test accuracy minus that of the first line, paired by seed, in percentage points; val. loss: nats; bought: number "
+    "of purchases; paid: ticks"
 )
 
 
 def per_seed(episodes: Sequence[Episode]) -> pd.DataFrame:
     """``MEASURES`` of the last cycle for each arm (in order) and seed.
 
-    ``accuracy_difference`` is the difference from the first arm on the same seed, so that what a seed makes easy or
-    hard for all cancels out.
+    ``accuracy_difference`` is the difference from the first arm on the same seed, so that effects of the seed on all
+    arms cancel out.
     """
-    frames: pd.DataFrame = pd.concat([_of_episode(episode) for episode in episodes]).reset_index()
+    frames: pd.DataFrame = pd.concat([_episode_measures(episode) for episode in episodes]).reset_index()
     first = frames[frames.arm == frames.arm.iloc[0]].set_index("seed").test_accuracy
     frames["accuracy_difference"] = frames.test_accuracy - frames.seed.map(first)
     return frames
 
 
-def _of_episode(episode: Episode) -> pd.DataFrame:
+def _episode_measures(episode: Episode) -> pd.DataFrame:
     steps, keys = episode.steps, ["arm", "seed"]
     last = steps[steps.cycle == steps.cycle.max()].groupby(keys, sort=False)
     frame: pd.DataFrame = last[["test_accuracy", "validation_loss"]].mean()

@@ -1,4 +1,4 @@
-"""Keeping results: folders with configuration, tables, summary and pictures, and JSON files that name their origin."""
+"""Saving results: folders with configuration, tables, summary and pictures, and JSON files with their provenance."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from paramarket_env import __version__
 from paramarket_env.config import MarketConfig
 
 Provenance = dict[str, Any]
-"""``seeds``, ``device``, ``python``, ``versions`` and, where results are not compared byte by byte, ``date``."""
+"""``seeds``, ``device``, ``python``, ``versions`` and, unless results are compared byte by byte, ``date``."""
 
 
 def provenance(seeds: Sequence[int], device: torch.device, *, dated: bool = True) -> Provenance:
-    """What a figure depends on besides the configuration."""
+    """The seeds, device and versions that figures depend on besides the configuration."""
     packages = ("torch", "numpy", "scipy", "gymnasium", "pettingzoo")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
@@ -36,12 +36,12 @@ def provenance(seeds: Sequence[int], device: torch.device, *, dated: bool = True
 
 
 def machine(origin: Provenance) -> str:
-    """The device and the version of torch, in a line."""
+    """The device and the version of torch, in one line."""
     return f"{origin['device']}, torch {origin['versions']['torch']}"
 
 
 def claim_folder(folder: Path, *, overwrite: bool) -> None:
-    """Make a folder for results, or raise ``FileExistsError`` if it exists and may not be overwritten."""
+    """Make a folder for results. Raises ``FileExistsError`` if it exists and ``overwrite`` is false."""
     if folder.exists() and not overwrite:
         raise FileExistsError(f"out={str(folder)!r} exists already: choose another folder, or pass --overwrite")
     folder.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def write_results(
     summary: Mapping[str, Any],
     pictures: Mapping[str, Figure] | None = None,
 ) -> list[str]:
-    """Keep ``config.json``, each table as CSV, ``summary.json``, and each picture as PNG; returns the files' names."""
+    """Write ``config.json``, each table as CSV, ``summary.json`` and each picture as PNG; returns the file names."""
     write_json(folder / "config.json", config)
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv", index=False)
@@ -70,13 +70,13 @@ def write_results(
 
 
 def write_json(file: Path, content: Any, *, indent: int | None = 2) -> None:
-    """Write a file of JSON (see :func:`plain`), and the folders that it is in; without ``indent`` in one line."""
+    """Write a JSON file (see :func:`plain`) and make its folder; without ``indent``, the JSON is on one line."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(plain(content), indent=indent, allow_nan=False) + "\n")
 
 
 def plain(value: Any) -> Any:
-    """A value in JSON's types: a dataclass becomes an object, a sequence a list, a path a text, and NaN null."""
+    """A value in JSON's types: dataclasses become objects, sequences lists, paths strings, and NaN null."""
     if isinstance(value, MarketConfig):
         return value.to_dict()
     if is_dataclass(value) and not isinstance(value, type):

@@ -1,7 +1,7 @@
-"""How good is a policy? Each one plays in every seat against every population, on the same seeds.
+"""Evaluation of policies: each one plays in every seat against every population, on the same seeds.
 
-A task is a seat against a population, and a run is a seed: the terms of Agarwal et al. (2021), whose statistics
-:mod:`baselines.evaluation.estimates` has.
+In the terms of Agarwal et al. (2021), a task is a seat against a population, and a run is a seed. Their statistics are
+in :mod:`baselines.evaluation.estimates`.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from paramarket_env.interface.policy import PolicyFactory
 from paramarket_env.validation import require
 
 POPULATIONS = ("train", "paper", "patient", "greedy", "random")
-"""The policies in the other seats by default: ``paramarket train`` learns against all of them but random."""
+"""The default policies of the other seats. ``paramarket train`` trains against all of them but ``random``."""
 
 MEANS = {"advantage": "adv.", "surplus": "surplus", "test_accuracy": "test acc.", "all_better_off": "all better"}
-"""Measures that are shown by their mean, besides the statistics of the return, and their labels."""
+"""Labels of the measures that are shown by their mean, in addition to the statistics of the return."""
 
 AGAINST = "against "
-"""Stands before a population's name where the mean return against it is shown."""
+"""The prefix of a population's name in the label of the mean return against it."""
 
 
 def evaluate(
@@ -47,16 +47,16 @@ def evaluate(
     device: str | torch.device = "auto",
     on_task: Callable[[], None] = lambda: None,
 ) -> pd.DataFrame:
-    """Play every policy in every seat while a population's policy has all other seats, one batch of seeds each.
+    """Play every policy in every seat while a population has all other seats; the seeds of a task are one batch.
 
     The table has one row for each run: policy, population, seat, seed, the seat's ``return``, its ``advantage`` (the
-    return above that out of the market), ``surplus`` (what all purchases in the market were worth to their buyers, in
-    units of reward), the seat's ``test_accuracy``, ``all_better_off`` (0 or 1: every agent has a positive advantage)
-    and ``error``. If a policy cannot play in this market its measures are NaN, and ``error`` says why.
+    return minus that out of the market), ``surplus`` (the value of all purchases in the market to their buyers, in
+    units of reward), the seat's ``test_accuracy``, ``all_better_off`` (1 if every agent has a positive advantage,
+    otherwise 0) and ``error``. If a policy cannot play in this market, its measures are NaN and ``error`` says why.
     """
     require(len(seeds) >= 2, "seeds", len(seeds), "at least 2")
     for name in (*policies, *populations):
-        POLICIES.parse(name)  # what does not exist is refused before anything is played
+        POLICIES.parse(name)  # refuse unknown names before playing
     outside = returns(play(config, Arm("out of market", ("train",), closed), seeds, device, closing_trade=False))
     tables = []
     for policy, population, seat in product(policies, populations, range(config.agents)):
@@ -97,7 +97,7 @@ def _measures(episode: Episode, seat: int, outside: pd.Series) -> pd.DataFrame:
 def compare_with_random(
     config: MarketConfig, learned: PolicyFactory, seeds: Sequence[int], device: str | torch.device = "auto"
 ) -> dict[str, Estimate]:
-    """The mean return of an agent where the policy ``learned`` has all seats, and where ``random`` has, by name.
+    """The mean return of an agent with the policy ``learned`` in all seats, and with ``random`` in all seats, by name.
 
     Both play the same seeds; the intervals are over seeds.
     """
@@ -109,7 +109,7 @@ def compare_with_random(
 
 
 def scores(runs: pd.DataFrame, policy: str, measure: str = "return") -> Scores:
-    """The scores of a policy, task by task in a fixed order."""
+    """The scores of a policy in each task; the order of the tasks is fixed."""
     mine = runs[runs.policy == policy].sort_values(["population", "seat", "seed"])
     return tuple(group[measure].to_numpy(dtype=float) for _, group in mine.groupby(["population", "seat"], sort=True))
 
@@ -117,7 +117,7 @@ def scores(runs: pd.DataFrame, policy: str, measure: str = "return") -> Scores:
 def summary(runs: pd.DataFrame) -> Summary:
     """The estimates of every policy.
 
-    They are the statistics of its return, the probability of improvement over the first policy, its mean return against
+    They are the statistics of its return, its probability of improvement over the first policy, its mean return against
     each population, and the means of the other measures.
     """
     return {policy: _estimates(runs, policy) for policy in runs.policy.unique().tolist()}
@@ -135,11 +135,11 @@ def _estimates(runs: pd.DataFrame, policy: str) -> dict[str, Estimate]:
 
 
 def estimates_table(summary: Summary, title: str) -> Group:
-    """A summary for the terminal: the return with its intervals, then the means."""
+    """A summary for the terminal: a table of the returns with their intervals, and a table of the means."""
     names = list(next(iter(summary.values())))
     brief = [name for name in names if name.startswith(AGAINST) or name in MEANS]
     exact = [name for name in names if name not in ("median", *brief)]
-    # The first policy's name would make a wide column of what may be a long path.
+    # The first policy's name may be a long path, too wide for a column.
     labels = [name if name in STATISTICS else "P(> first)" for name in exact]
     returned = {policy: [str(row[name]) for name in exact] for policy, row in summary.items()}
     means = {policy: [row[name].brief() for name in brief] for policy, row in summary.items()}
@@ -151,8 +151,8 @@ def estimates_table(summary: Summary, title: str) -> Group:
 
 
 ESTIMATES_LEGEND = (
-    "mean and IQM (interquartile mean) of a seat's return, over seats, populations and seeds, [95 % interval] of a "
-    "bootstrap stratified by seat and population; P: probability of a higher return than the first policy's on the "
-    "same task; adv.: advantage, the return above that out of the market; surplus: value of all purchases to their "
+    "mean and IQM (interquartile mean) of a seat's return over seats, populations and seeds, with the [95 % interval] "
+    "of a bootstrap stratified by seat and population; P: probability of a higher return than the first policy's on "
+    "the same task; adv.: advantage, the return minus that out of the market; surplus: value of all purchases to their "
     "buyers; all better: share of the markets in which every agent has a positive advantage"
 )

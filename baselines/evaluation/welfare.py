@@ -1,4 +1,4 @@
-"""Measures of a market in economists' terms: surplus and its shares, regret, refusals, inequality, advantages."""
+"""Economic measures of a market: surplus and its shares, regret, refusals, inequality and advantages."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ WELFARE = {
     "advantage": Measure("adv.", 2),
     "better_off": Measure("better %", 0),
 }
-"""Columns of the summary: each is a number for every arm and seed. More are kept with a run."""
+"""Columns of the summary. Each has a number for every arm and seed. A run's results contain more measures."""
 
 WELFARE_LEGEND = (
-    "effic.: realised share of the surplus that was possible, which is what the best offers of all steps were worth to "
-    "their buyers; sellers: the sellers' share of the realised surplus (the buyers have the rest, less the broker's "
-    "fee); revenue: ticks per agent; of omn.: payments as a share of what sellers who know every value would have got; "
-    "regret: ticks per agent lost relative to the best fixed price in hindsight; Gini: of the final balances; "
-    "adv.: advantage, the return above that of the first line, paired by seed; better: share of the agents with a "
+    "effic.: realised share of the possible surplus, which is the value of each agent's best offer summed over all "
+    "steps; sellers: the sellers' share of the realised surplus (the buyers have the rest, less the broker's fee); "
+    "revenue: ticks per agent; of omn.: payments as a share of the revenue of sellers that know every value; regret: "
+    "ticks per agent lost relative to the best fixed price in hindsight; Gini: Gini coefficient of the final balances; "
+    "adv.: advantage, the return minus that of the first line, paired by seed; better: share of the agents with a "
     "positive advantage"
 )
 
@@ -44,21 +44,21 @@ def gini(amounts: np.ndarray) -> np.ndarray:
 
 
 def hindsight_revenue(values: np.ndarray, economy: EconomyConfig) -> float:
-    """Ticks that the best fixed price would have earned from buyers who each time buy at a price up to their value.
+    """The revenue of the best fixed price in hindsight, in ticks.
 
-    ``values`` in units of reward, any shape; the price is one of the economy's ask levels. Budgets, and what other
-    purchases would have changed, are left out.
+    Buyers buy whenever the price is at most their value. ``values`` are in units of reward and have any shape; the
+    price is one of the economy's ask levels. Budgets and the effects of other purchases are ignored.
     """
     sales = (values.reshape(-1, 1) >= economy.prices.numpy() * (1 - 1e-12)).sum(0)
     return float((np.asarray(economy.ask_levels, dtype=float) * sales).max())
 
 
 def welfare(episodes: Sequence[Episode], economy: EconomyConfig) -> pd.DataFrame:
-    """``WELFARE`` and more for each arm (in order) and seed; advantages are returns above the first arm's."""
+    """``WELFARE`` and more for each arm (in order) and seed; advantages are relative to the first arm."""
     outside = returns(episodes[0])
     rows = []
     for episode in episodes:
-        rows += [_of_seed(episode, seed, economy, outside) for seed in episode.steps.seed.unique().tolist()]
+        rows += [_seed_measures(episode, seed, economy, outside) for seed in episode.steps.seed.unique().tolist()]
     table: pd.DataFrame = pd.DataFrame(rows)
     return table
 
@@ -69,7 +69,7 @@ def returns(episode: Episode) -> pd.Series:
     return total
 
 
-def _of_seed(episode: Episode, seed: int, economy: EconomyConfig, outside: pd.Series) -> dict[str, object]:
+def _seed_measures(episode: Episode, seed: int, economy: EconomyConfig, outside: pd.Series) -> dict[str, object]:
     steps = episode.steps[episode.steps.seed == seed]
     trades = episode.trades[episode.trades.seed == seed]
     last = steps[steps.cycle == steps.cycle.max()]
@@ -96,5 +96,5 @@ def _of_seed(episode: Episode, seed: int, economy: EconomyConfig, outside: pd.Se
 
 
 def _percent(part: float, whole: float) -> float:
-    """A share in percent; NaN of nothing."""
+    """``part`` in percent of ``whole``; NaN if that is not positive."""
     return 100 * part / whole if whole > 0 else float("nan")

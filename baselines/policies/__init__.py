@@ -1,1 +1,1 @@
-"""Who plays: decision rules, pricing rules, learned policies, and policies from files."""
+"""Policies: decision rules, pricing rules and learned policies."""

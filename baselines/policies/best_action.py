@@ -11,7 +11,7 @@ from paramarket_env.interface.policy import Policy, Seat
 
 
 class BestAction(Policy):
-    """Takes the legal action that a network scores highest. Ties go to the first such action.
+    """Takes the legal action that a network scores highest. Ties go to the first of them.
 
     ``scores`` maps observations, float32 ``[B, D]``, to a score for each entry of the action mask, ``[B, A]``, such as
     the logits of a policy network or the values of a Q-network.

@@ -1,7 +1,7 @@
 """Decision rules: when to train, when to buy, and, with a pricing rule, what to ask.
 
-A rule says what it wants as orders; the encoding of the action mode says as much of it as fits into one action (in
-``verb`` mode the purchase first, then the ask, then the training).
+A rule gives orders. The action mode encodes as many of them as fit into one action: in ``verb`` mode a purchase comes
+before an ask, and an ask before training.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from paramarket_env.seeding import stream, uniform
 from paramarket_env.validation import configuration
 
 POLICIES: Registry[PolicyFactory] = Registry("policy", PolicyFactory, joined="pricing")
-"""The policies by name. Behind a ``+`` stands the pricing rule: ``paper+fixed(level=3)``."""
+"""The policies by name. A pricing rule follows a ``+``: ``paper+fixed(level=3)``."""
 
 Pricing = Annotated[PricingRule, PRICING] | None
 
 
 @configuration
 class Rule:
-    """Decisions on what is seen; by itself it takes none, but for the asks of its pricing rule, if it has one."""
+    """A decision rule. This base class neither trains nor buys; it posts the asks of its pricing rule, if any."""
 
     pricing: Pricing = field(default=None, kw_only=True)
 
@@ -42,16 +42,16 @@ class Rule:
         return torch.zeros_like(fields["loss"][:, 0], dtype=torch.bool)
 
     def offer(self, seat: Seat, fields: Fields, legal: Tensor) -> Tensor:
-        """The offer to buy or -1, int64 ``[B]``; ``legal`` bool ``[B, offers]``: there is a bid to make for it."""
+        """The offer to buy or -1, int64 ``[B]``; ``legal``, bool ``[B, offers]``, marks offers with a legal bid."""
         return legal.new_full(legal.shape[:1], -1, dtype=torch.int64)
 
     def bids(self, seat: Seat, fields: Fields) -> Tensor:
-        """The bids to make for each offer, bool ``[B, offers, bids]``; where several are legal the highest is made."""
+        """The acceptable bids for each offer, bool ``[B, offers, bids]``. The policy makes the highest legal one."""
         return torch.ones((), dtype=torch.bool, device=seat.device)
 
 
 class RulePolicy(Policy):
-    """A rule in a seat, with what its pricing rule remembers."""
+    """A rule in a seat, with the memory of its pricing rule."""
 
     def __init__(self, seat: Seat, rule: Rule) -> None:
         self.seat, self.rule = seat, rule
@@ -79,20 +79,20 @@ class RulePolicy(Policy):
 
 
 def _highest_bid(bids: Tensor, offer: Tensor) -> Tensor:
-    """The highest bid of an offer that may be made: int64 ``[B]`` of bool ``[B, offers, bids]`` and ``[B]``."""
+    """The highest of the ``bids``, bool ``[B, offers, bids]``, for the ``offer``, int64 ``[B]``: int64 ``[B]``."""
     place = offer.clamp_min(0)[:, None, None].expand(-1, 1, bids.shape[2])
     levels = torch.arange(bids.shape[2], device=bids.device)
     return (bids.gather(1, place).squeeze(1) * levels).amax(1)
 
 
 def best_offer(scores: Tensor, legal: Tensor) -> Tensor:
-    """The legal offer with the highest score, if that is above 0, otherwise -1: int64 ``[B]`` of ``[B, offers]``."""
+    """The legal offer with the highest score if that is above 0, otherwise -1: ``[B, offers]`` to int64 ``[B]``."""
     best = scores.masked_fill(~legal, -torch.inf).max(dim=1)
     return torch.where(best.values > 0, best.indices, -1)
 
 
 def value(fields: Fields) -> Tensor:
-    """What each offer is worth, in units of reward: kappa * gain, ``[B, offers]``."""
+    """The value of each offer, kappa * gain in units of reward, ``[B, offers]``."""
     return fields["kappa"] * fields["offer_gain"]
 
 
@@ -108,7 +108,7 @@ class Hold(Rule):
 @POLICIES.register
 @configuration
 class Train(Rule):
-    """Trains at every step and never trades: out of the market."""
+    """Trains in every step and never trades: out of the market."""
 
     def train(self, seat: Seat, fields: Fields) -> Tensor:
         """See :meth:`Rule.train`."""
@@ -126,7 +126,7 @@ class Random:
 
 
 class RandomPolicy(Policy):
-    """Random actions in a seat, with a stream of random numbers for each episode."""
+    """Random actions in a seat. Each episode has its own stream of random numbers."""
 
     def __init__(self, seat: Seat) -> None:
         self.seat, self.keys = seat, torch.zeros(seat.num_markets, dtype=torch.int64, device=seat.device)
@@ -145,7 +145,7 @@ class RandomPolicy(Policy):
 @POLICIES.register
 @configuration
 class Greedy(Train):
-    """Buys the offer with the largest quoted gain whenever there is one, whatever its price; otherwise trains."""
+    """Buys the offer with the largest positive quoted gain at any price; trains if there is none."""
 
     def offer(self, seat: Seat, fields: Fields, legal: Tensor) -> Tensor:
         """See :meth:`Rule.offer`."""
@@ -155,16 +155,16 @@ class Greedy(Train):
 @POLICIES.register
 @configuration
 class Paper(Train):
-    """The paper's rule: buys if the gain's value exceeds the price, otherwise trains.
+    """The paper's rule: buys the best offer if its value exceeds its price, otherwise trains.
 
-    Where the mechanism takes bids, it bids the value: the dominant strategy of a second-price auction.
+    If the mechanism takes bids, the rule bids the value, which is the dominant strategy in a second-price auction.
     """
 
     pricing: Pricing = field(default=Bayesian(), kw_only=True)
 
     def offer(self, seat: Seat, fields: Fields, legal: Tensor) -> Tensor:
         """See :meth:`Rule.offer`."""
-        # A sealed ask is not seen.
+        # Sealed asks are not observed and count as 0.
         price = fields.get("offer_price", torch.zeros_like(fields["offer_gain"]))
         return best_offer(value(fields) - price, legal)
 
@@ -178,20 +178,20 @@ class Paper(Train):
 @POLICIES.register
 @configuration
 class Patient(Paper):
-    """The paper's rule with patience: so many steps between purchases, and a purchase at the very end."""
+    """The paper's rule with patience: waits between purchases, except in the last step."""
 
     patience: Annotated[int, Field(ge=0)] = 8
-    """Steps; 8 is in the middle of the best that ``python -m benchmarks.patience`` finds."""
+    """Steps to wait between purchases. ``python -m benchmarks.patience`` finds the best range; 8 is in its middle."""
 
     def offer(self, seat: Seat, fields: Fields, legal: Tensor) -> Tensor:
         """See :meth:`Rule.offer`."""
         waited = (fields["since_purchase"] * seat.max_cycles).round() >= self.patience
-        # At the last step there is nothing left to train for.
+        # In the last step there is no later training to wait for.
         last = (fields["time_left"] * seat.max_cycles).round() <= 1
         return super().offer(seat, fields, legal & (waited | last))
 
 
 RULES = tuple(POLICIES)
-"""The names of the rules, which play without anything learned."""
+"""The names of the rules, which need no training."""
 
 POLICIES.register(Learned)

@@ -1,7 +1,7 @@
-"""Policies learned with Stable-Baselines3: kept in a folder, and seated wherever a rule is, as ``learned:FOLDER``.
+"""Policies learned with Stable-Baselines3. They are saved in a folder, and ``learned:FOLDER`` plays them like a rule.
 
 The folder has ``model.zip`` (the algorithm's own format), ``normaliser.npz`` (mean and variance of the observations
-that it was trained on) and ``policy.json`` (which market it was made for).
+in training) and ``policy.json`` (the observations and actions of the market).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from paramarket_env.interface.observations import ObservationLayout
 from paramarket_env.interface.policy import Policy, Seat
 from paramarket_env.validation import configuration, lookup
 
-if TYPE_CHECKING:  # slow to import, so rules do without it
+if TYPE_CHECKING:  # slow to import, and rules do not need it
     from stable_baselines3.common.base_class import BaseAlgorithm
     from stable_baselines3.common.vec_env import VecNormalize
 
 MASKABLE = "maskable-ppo"
 
 POLICY_FILES = ("model.zip", "normaliser.npz", "policy.json")
-"""What a folder must have to be played."""
+"""The files of a saved policy."""
 
 
 ALGORITHMS = {
@@ -38,11 +38,11 @@ ALGORITHMS = {
     "a2c": ("stable_baselines3", "A2C"),
     "dqn": ("stable_baselines3", "DQN"),
 }
-"""Where the class of each algorithm is."""
+"""The module and the class of each algorithm."""
 
 
 def algorithm(name: str) -> type[BaseAlgorithm]:
-    """The algorithm of that name; ``ImportError`` that says what to install where it is an extra."""
+    """The class of an algorithm. Raises ``ImportError`` with the package to install if it is missing."""
     module, kind = lookup(ALGORITHMS, name, "algorithm")
     try:
         found: type[BaseAlgorithm] = getattr(import_module(module), kind)
@@ -53,14 +53,14 @@ def algorithm(name: str) -> type[BaseAlgorithm]:
 
 
 def interface_signature(layout: ObservationLayout, actions: Actions) -> dict[str, Any]:
-    """What a policy sees and may do, as JSON: two markets with the same can be played by the same policies."""
+    """The observations and actions of a market, as JSON. A policy can play any market with the same signature."""
     fields = [[field.name, field.size, field.low, field.high] for field in layout.fields]
     return {"observation": fields, "nvec": list(actions.nvec)}
 
 
 @dataclass(frozen=True)
 class Normaliser:
-    """How observations are scaled: ``(x - mean) / sqrt(variance)``, clipped; float64 ``[D]`` each."""
+    """Scales observations to ``(x - mean) / sqrt(variance)``, clipped; mean and variance are float64 ``[D]``."""
 
     mean: np.ndarray
     variance: np.ndarray
@@ -68,13 +68,13 @@ class Normaliser:
 
     @classmethod
     def of(cls, env: VecNormalize) -> Normaliser:
-        """That of a training environment, as it is now."""
-        found: Any = env.obs_rms  # of one vector, not of a dictionary of them
+        """The current scaling of a training environment."""
+        found: Any = env.obs_rms  # a RunningMeanStd, since observations are no dictionaries
         return cls(found.mean.copy(), found.var + env.epsilon, env.clip_obs)
 
     @classmethod
     def identity(cls, size: int) -> Normaliser:
-        """The one that leaves observations ``[B, size]`` as they are."""
+        """The scaling that leaves observations ``[B, size]`` unchanged."""
         return cls(np.zeros(size), np.ones(size), np.inf)
 
     def __call__(self, observation: np.ndarray) -> np.ndarray:
@@ -84,13 +84,13 @@ class Normaliser:
 
 
 def save_policy(folder: Path | str, model: BaseAlgorithm, metadata: dict[str, Any] | None = None) -> None:
-    """Keep the policy of a model as it is now, so that ``learned:FOLDER`` plays it; the folder is made if need be.
+    """Save the current policy of a model, so that ``learned:FOLDER`` plays it. Makes the folder if needed.
 
-    The model has learned on a ``ParaMarketVecEnv``, in any wrappers that leave its observations as they are, or in a
-    ``VecNormalize``. ``metadata``, which must be JSON, is kept in ``policy.json`` too. Raises ``ValueError`` for
+    The model must have learned on a ``ParaMarketVecEnv``, optionally in a ``VecNormalize`` or in wrappers that leave
+    observations unchanged. ``metadata`` must be JSON; it is saved in ``policy.json`` too. Raises ``ValueError`` for
     another environment, and for an algorithm that is not in ``ALGORITHMS``.
     """
-    # The classes are called as the algorithms are, but for hyphens; and no extra need be imported to tell.
+    # A class has the algorithm's name without hyphens, so this needs no import of extras.
     names = {name.replace("-", ""): name for name in ALGORITHMS}
     name = lookup(names, type(model).__name__.lower(), "algorithm")
     market = _market_of(model)
@@ -101,24 +101,26 @@ def save_policy(folder: Path | str, model: BaseAlgorithm, metadata: dict[str, An
     path.mkdir(parents=True, exist_ok=True)
     model.save(path / "model.zip")
     np.savez(path / "normaliser.npz", mean=scale.mean, variance=scale.variance, clip=scale.clip)
-    kept = {"algorithm": name, **interface_signature(market.layout, market.actions), **(metadata or {})}
-    (path / "policy.json").write_text(json.dumps(kept, indent=2) + "\n")
+    saved = {"algorithm": name, **interface_signature(market.layout, market.actions), **(metadata or {})}
+    (path / "policy.json").write_text(json.dumps(saved, indent=2) + "\n")
 
 
 def _market_of(model: BaseAlgorithm) -> MarketBatch:
-    """The markets that a model has learned on."""
+    """The markets on which a model has learned."""
     from paramarket_env.adapters.sb3 import ParaMarketVecEnv  # noqa: PLC0415  # slow to import
 
     env = model.get_env()
     market = None if env is None else env.unwrapped
     if not isinstance(market, ParaMarketVecEnv) or model.observation_space.shape != market.observation_space.shape:
-        raise ValueError("model cannot be kept: it must have learned on a ParaMarketVecEnv, its observations unchanged")
+        raise ValueError(
+            "model cannot be saved: it must have learned on a ParaMarketVecEnv with unchanged observations"
+        )
     return market.market_batch
 
 
 @configuration
 class Learned:
-    """A policy that ``paramarket train`` or :func:`save_policy` has kept in a folder."""
+    """A policy that ``paramarket train`` or :func:`save_policy` has saved in a folder."""
 
     folder: str
 
@@ -130,18 +132,18 @@ class Learned:
 class LearnedPolicy(Policy):
     """A learned policy in a seat, acting deterministically.
 
-    Raises ``ValueError`` if there is none in the folder, or if it was made for other observations or actions. Only open
-    folders that you trust: the format of the model is Python's pickle.
+    Raises ``ValueError`` if the folder has no policy, or one for other observations or actions. Only open folders that
+    you trust: the format of the model is Python's pickle.
     """
 
     def __init__(self, seat: Seat, folder: str) -> None:
         path = Path(folder)
         if not (path / "policy.json").is_file():
             raise ValueError(f"policy='learned:{folder}' is not there: {folder!r} has no policy.json")
-        kept = json.loads((path / "policy.json").read_text())
-        _require_same(kept, interface_signature(seat.layout, seat.actions), folder)
-        self._masks = kept["algorithm"] == MASKABLE
-        self.model: Any = algorithm(kept["algorithm"]).load(path / "model.zip", device="cpu")
+        saved = json.loads((path / "policy.json").read_text())
+        _require_same(saved, interface_signature(seat.layout, seat.actions), folder)
+        self._masks = saved["algorithm"] == MASKABLE
+        self.model: Any = algorithm(saved["algorithm"]).load(path / "model.zip", device="cpu")
         with np.load(path / "normaliser.npz") as arrays:
             self.scale = Normaliser(arrays["mean"], arrays["variance"], float(arrays["clip"]))
 
@@ -152,12 +154,12 @@ class LearnedPolicy(Policy):
         return torch.from_numpy(np.asarray(actions, dtype=np.int64)).to(observation.device)
 
 
-def _require_same(kept: dict[str, Any], here: dict[str, Any], folder: str) -> None:
-    for what in ("observation", "nvec"):
-        if kept[what] != here[what]:
+def _require_same(saved: dict[str, Any], here: dict[str, Any], folder: str) -> None:
+    for part in ("observation", "nvec"):
+        if saved[part] != here[part]:
             theirs, ours = (
-                [entry for entry in a[what] if entry not in b[what]] for a, b in ((kept, here), (here, kept))
+                [entry for entry in a[part] if entry not in b[part]] for a, b in ((saved, here), (here, saved))
             )
             raise ValueError(
-                f"policy='learned:{folder}' was made for another market: its {what} has {theirs}, this one's {ours}"
+                f"policy='learned:{folder}' was made for another market: its {part} has {theirs}, this market's {ours}"
             )

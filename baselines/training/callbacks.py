@@ -1,4 +1,4 @@
-"""What happens beside learning: progress, figures of the market for TensorBoard, evaluation that keeps the best."""
+"""Callbacks during training: progress, market metrics for TensorBoard, and evaluation that keeps the best policy."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.config import MarketConfig
 
 OnRollout = Callable[[int, float], None]
-"""Called with the steps taken, and the mean return of the last episodes (NaN before the first end)."""
+"""Called with the steps taken, and the mean return of the last episodes (NaN before the first one ends)."""
 
 EVALUATIONS = 10
-"""How often a training is evaluated."""
+"""The number of evaluations during a training."""
 
 PATIENCE = 4
-"""Training ends early after so many evaluations without a better one."""
+"""Training stops early after this number of evaluations without an improvement."""
 
 EVALUATION_SEEDS = range(2**41, 2**41 + 16)
-"""Neither trained on nor those of reports."""
+"""Seeds that neither training nor reports use."""
 
 
 METRICS = {
@@ -42,24 +42,25 @@ METRICS = {
 
 
 class Progress(BaseCallback):
-    """Tells how far learning is."""
+    """Reports the progress of training."""
 
     def __init__(self, on_rollout: OnRollout) -> None:
         super().__init__()
-        self._tell = on_rollout
+        self._report = on_rollout
 
     def _on_step(self) -> bool:
         return True
 
     def _on_rollout_end(self) -> None:
         returns = [episode["r"] for episode in self.model.ep_info_buffer or ()]
-        self._tell(self.num_timesteps, float(np.mean(returns)) if returns else float("nan"))
+        self._report(self.num_timesteps, float(np.mean(returns)) if returns else float("nan"))
 
 
 class MarketMetrics(BaseCallback):
-    """Logs what the agents did, an episode's worth of it, on average over a rollout.
+    """Logs ``METRICS`` per agent and episode, averaged over a rollout.
 
-    ``trader_0/return`` and so on: of that agent where it learns; ``opponents/return`` of all who do not.
+    ``trader_0/return`` averages over the markets in which that agent learns, ``opponents/return`` over all seats that
+    do not learn.
     """
 
     def __init__(self, env: ParaMarketVecEnv) -> None:
@@ -91,14 +92,14 @@ class MarketMetrics(BaseCallback):
 
 
 def _column(learners: torch.Tensor, agent: int) -> torch.Tensor:
-    """The seats of one agent that learn."""
+    """The learning seats of one agent, a mask like ``learners``."""
     seats = torch.zeros_like(learners)
     seats[:, agent] = learners[:, agent]
     return seats
 
 
 class EvalCallback(BaseCallback):
-    """Evaluates the policy now and then, keeps a checkpoint and the best, and ends what gets no better."""
+    """Evaluates the policy at intervals, saves a checkpoint and the best policy, and stops the training early."""
 
     def __init__(
         self,
@@ -106,11 +107,11 @@ class EvalCallback(BaseCallback):
         populations: Sequence[str],
         timesteps: int,
         folder: Path,
-        keep: Callable[[], None],
+        save: Callable[[], None],
         device: str | torch.device,
     ) -> None:
         super().__init__()
-        self._config, self._folder, self._keep, self._device = config, folder, keep, device
+        self._config, self._folder, self._save, self._device = config, folder, save, device
         self._name = f"learned:{folder / 'checkpoint'}"
         self._populations = tuple(populations) or (self._name,)
         self._every = timesteps / EVALUATIONS
@@ -136,7 +137,7 @@ class EvalCallback(BaseCallback):
             self._evaluate()
 
     def _evaluate(self) -> None:
-        self._keep()
+        self._save()
         runs = evaluate(self._config, [self._name], self._populations, EVALUATION_SEEDS, self._device)
         score, best = float(runs["return"].mean()), max((old for _, old in self._scores), default=-np.inf)
         self.logger.record("evaluation/return", score)

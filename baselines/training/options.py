@@ -1,4 +1,4 @@
-"""What the trainings have in common in which all agents share one policy."""
+"""Options of the trainings in which all agents share one policy."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from paramarket_env.validation import require
 
 @dataclass(frozen=True)
 class SelfPlayOptions:
-    """In which market one policy learns in all seats, and for how long."""
+    """The market in which one policy learns in all seats, and the length of the training."""
 
     scenario: str = "digits"
     """A name that `paramarket list` shows."""
     action_mode: ActionMode = "round"
-    """`verb`: one verb a step. `round`: train, buy and price in one step."""
+    """`verb`: one of train, buy, ask and hold in a step. `round`: train, buy and ask in one step."""
     max_cycles: int = 12
     """Steps of an episode."""
     num_markets: int = 16
-    """How many markets at once, in each process that plays."""
+    """Number of markets in each process that plays."""
     iterations: int = 120
-    """Each plays one episode of every market, then learns from it."""
+    """Number of iterations. Each plays one episode of every market and learns from it."""
     seed: int = 0
-    """Seed of the training and of its first episodes."""
+    """Seed of the training, and of its first episodes."""
 
     def __post_init__(self) -> None:
         for name in ("iterations", "num_markets"):

@@ -18,18 +18,18 @@ from paramarket_env.config import MarketConfig
 from paramarket_env.interface.batch import MarketBatch
 
 
-class SharedPolicy(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]  # RLlib need not be installed
-    """Two small networks, of the actions' logits and of the value, on observations that are scaled first."""
+class SharedPolicy(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]  # RLlib is optional
+    """An actor and a critic: two small networks on scaled observations."""
 
     def setup(self) -> None:
-        """Make the networks; ``model_config`` has ``scale``, a ``Normaliser``, and ``choices``, those of an action."""
-        scale, choices = self.model_config["scale"], list(self.model_config["choices"])
+        """Make the networks. :func:`model_config` makes the ``scale`` and the ``nvec`` that they need."""
+        scale, nvec = self.model_config["scale"], list(self.model_config["nvec"])
         self.clip = scale.clip
         self.register_buffer("mean", torch.tensor(scale.mean, dtype=torch.float32))
         self.register_buffer("deviation", torch.tensor(scale.variance, dtype=torch.float32).sqrt())
-        self.actor, self.critic = (_network(len(scale.mean), outputs) for outputs in (sum(choices), 1))
-        if len(choices) > 1:  # RLlib has no default for these
-            self.action_dist_cls = TorchMultiCategorical.get_partial_dist_cls(input_lens=choices)
+        self.actor, self.critic = (_network(len(scale.mean), outputs) for outputs in (sum(nvec), 1))
+        if len(nvec) > 1:  # RLlib has no default distribution for these
+            self.action_dist_cls = TorchMultiCategorical.get_partial_dist_cls(input_lens=nvec)
 
     def _scaled(self, batch: dict[str, Any]) -> Tensor:
         scaled: Tensor = (batch[Columns.OBS] - self.mean) / self.deviation
@@ -39,7 +39,7 @@ class SharedPolicy(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]  # RL
         return {Columns.ACTION_DIST_INPUTS: self.actor(self._scaled(batch))}
 
     def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Tensor:
-        """The values ``[B]`` of the observations of a batch."""
+        """The values of the observations of a batch, float32 ``[R]``."""
         values: Tensor = self.critic(self._scaled(batch)).squeeze(-1)
         return values
 
@@ -55,20 +55,20 @@ def _network(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def model_config(config: MarketConfig, seed: int) -> dict[str, Any]:
-    """That of a :class:`SharedPolicy`: what a market has to choose among, and the scale of what random play sees.
+    """The ``model_config`` of a :class:`SharedPolicy`: ``scale``, a ``Normaliser``, and an action's ``nvec``.
 
-    The ranges of the fields differ by orders of magnitude.
+    The scale is that of observations in random play, since the ranges of their fields differ by orders of magnitude.
     """
     seen: list[np.ndarray] = []
-    choices: tuple[int, ...] = ()
+    nvec: tuple[int, ...] = ()
 
     def look(batch: MarketBatch, _: Any) -> None:
-        nonlocal choices
+        nonlocal nvec
         seen.append(batch.observe().flatten(0, 1).cpu().numpy())
-        choices = batch.actions.nvec
+        nvec = batch.actions.nvec
 
     play(config, Arm("random", ("random",)), range(seed, seed + 16), on_step=look, closing_trade=False)
     observations = np.concatenate(seen).astype(np.float64)
-    # What never changed there is not stretched.
+    # Constant entries are not scaled.
     variance = np.where(observations.std(0) > 1e-9, observations.var(0), 1.0)
-    return {"scale": Normaliser(observations.mean(0), variance, 10.0), "choices": choices}
+    return {"scale": Normaliser(observations.mean(0), variance, 10.0), "nvec": nvec}

@@ -1,6 +1,6 @@
 """RLlib's PPO on one machine or on a Ray cluster: ``python -m baselines.training.rllib_ppo``.
 
-All agents of all markets share one policy. Env runners play the markets, each on its node; the driver learns.
+All agents of all markets share one policy. The env runners play the markets on their nodes, and the driver learns.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from paramarket_env.config import MarketConfig
 from paramarket_env.validation import require
 
 RUNNER = "env_runner"
-"""What a node offers for each env runner that it takes, as a resource of Ray; without such nodes any takes them."""
+"""The Ray resource that a node offers for each env runner. If no node offers it, any node can run them."""
 POLICY = "trader"
 HELD_OUT = range(1_000_000, 1_000_020)
-"""Seeds on which the policies are compared; those of the training are far from them."""
+"""Seeds on which the policies are compared. They are far from the training's seeds."""
 LEAN: dict[str, Any] = {"object_store_memory": 150 * 2**20, "include_dashboard": False}
-"""What a node that is started here needs of Ray."""
+"""Ray's settings of a node that is started here."""
 
 
 @dataclass(frozen=True)
@@ -47,34 +47,34 @@ class Options(SelfPlayOptions):
     max_cycles: int = 24
     """Steps of an episode."""
     iterations: int = 25
-    """Each is one episode of every market, and one update."""
+    """Number of iterations. Each is one episode of every market, and one update."""
     runners: int = 1
-    """Env runners, each with `num_markets` markets."""
+    """Number of env runners, each with `num_markets` markets."""
     nodes: Literal[1, 2] = 1
     """2: start a local cluster of two nodes, with the env runners on the second."""
     address: str | None = None
-    """Address of a running Ray cluster, `auto` on one of its nodes; none: Ray starts on this machine."""
+    """Address of a running Ray cluster; `auto` on one of its nodes. Without it, Ray starts on this machine."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.runners >= 1, "runners", self.runners, "an integer >= 1")
-        require(self.nodes == 1 or self.address is None, "nodes", self.nodes, "1 where there is an address")
+        require(self.nodes == 1 or self.address is None, "nodes", self.nodes, "1 if address is given")
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What training has made, and where."""
+    """The trained policy, and the nodes that trained it."""
 
     policy: SharedPolicy
     learner: str
     """The id of the node of the learner."""
     runners: list[str]
-    """Those of the env runners."""
+    """The ids of the nodes of the env runners."""
 
 
 @contextmanager
 def connected(options: Options) -> Iterator[None]:
-    """Ray on this machine, on a local cluster of two nodes, or on a cluster that is running."""
+    """A connection to Ray: on this machine, on a local cluster of two nodes, or on a running cluster."""
     cluster = None
     if options.nodes == 2:
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **LEAN})
@@ -92,12 +92,12 @@ def connected(options: Options) -> Iterator[None]:
 
 
 def ppo_config(options: Options, config: MarketConfig) -> PPOConfig:
-    """PPO whose iterations are an episode of every market."""
+    """The configuration of PPO. An iteration is an episode of every market."""
     register_env("paramarket", lambda context: paramarket_v0.rllib_env(**context))
     offered = ray.cluster_resources()
     slots = offered.get(RUNNER, offered.get("CPU", 0))
     require(options.runners <= slots, "runners", options.runners, f"at most {slots:g}: the cluster has no more room")
-    steps = config.max_cycles * options.num_markets * config.agents  # of agents, in an episode of an env runner
+    steps = config.max_cycles * options.num_markets * config.agents  # agent-steps in an episode of an env runner
     batch = options.runners * steps
     spec = RLModuleSpec(module_class=SharedPolicy, model_config=model_config(config, options.seed))
     return (
@@ -129,7 +129,7 @@ def ppo_config(options: Options, config: MarketConfig) -> PPOConfig:
 
 
 def learn(options: Options, config: MarketConfig) -> TrainingResult:
-    """Train for so many iterations; to be called where Ray is :func:`connected`."""
+    """Train for ``options.iterations`` iterations. Ray must be :func:`connected`."""
     console = new_console()
     algorithm = ppo_config(options, config).build_algo()
     try:
@@ -157,7 +157,7 @@ def main() -> None:
     console = new_console()
     console.print(f"learner on node {result.learner[:8]}", highlight=False)
     console.print(f"env runners on {', '.join(f'node {node[:8]}' for node in result.runners)}", highlight=False)
-    console.print(f"mean return on {len(HELD_OUT)} other seeds, [95 % interval]", highlight=False)
+    console.print(f"mean return on {len(HELD_OUT)} held-out seeds, [95 % interval]", highlight=False)
     for name, mean in compare_with_random(config, partial(BestAction, result.policy.scores), HELD_OUT).items():
         console.print(f"{name:<8} {mean}", highlight=False)
 

@@ -1,7 +1,7 @@
-"""Learn a policy with Stable-Baselines3: one seat beside given populations, or all agents among themselves.
+"""Train a policy with Stable-Baselines3: in one seat against given populations, or in all seats (self-play).
 
-A folder of training has the best policy so far (see ``learned``), ``evaluations.csv``, ``checkpoint/``, from where
-training goes on (a policy too), and ``log/`` for TensorBoard.
+The folder of a training has the best policy so far (see ``learned``), ``evaluations.csv``, ``checkpoint/`` and ``log/``
+for TensorBoard. Training resumes from the checkpoint, which is a saved policy too.
 """
 
 from __future__ import annotations
@@ -32,39 +32,39 @@ from paramarket_env.scenarios import scenario
 from paramarket_env.validation import configuration, require
 
 GAMMA = 1.0
-"""Episodes are short, and their return is what counts."""
+"""The discount factor. Episodes are short, and the goal is their undiscounted return."""
 
 TRAINING_SEEDS = 2**40
-"""Training begins with seeds from here on, and goes on with hashes of them: those below are held out."""
+"""Training starts with seeds from here on, and continues with hashes of them. Smaller seeds are held out."""
 
 
 @configuration
 class Plan:
-    """What is learned, where and how. Training goes on only from a checkpoint of the same plan, but for its length."""
+    """The settings of a training. To resume it, all of them but ``timesteps`` must equal those of the checkpoint."""
 
     config: MarketConfig
     algo: str = "ppo"
-    """`ppo`, `maskable-ppo` (never an illegal action; needs sb3-contrib), `a2c` or `dqn` (verb mode alone)."""
+    """`ppo`, `maskable-ppo` (takes no illegal actions; needs sb3-contrib), `a2c` or `dqn` (only in verb mode)."""
     timesteps: Count = 200_000
-    """Steps of learning agents to train for."""
+    """Agent-steps to train for, counting only agents that learn."""
     num_markets: Count = 48
-    """How many markets at once."""
+    """Number of markets."""
     seed: Annotated[int, Field(ge=0, lt=2**20)] = 0
-    """Of the algorithm and of the markets."""
+    """Seed of the algorithm and of the markets."""
     against: tuple[str, ...] = ()
-    """Populations: in each market one agent learns, and one of these policies has all other seats. None: all learn."""
+    """In each market one agent learns, and one of these policies has all other seats. Without any, all agents learn."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as JSON has it."""
+        """The plan as JSON."""
         return {**vars(self), "config": self.config.to_dict(), "against": list(self.against)}
 
     def __post_init__(self) -> None:
         verb = self.config.action_mode == "verb"
-        require(self.algo != "dqn" or verb, "algo", self.algo, "another than dqn in round mode, or verb mode")
+        require(self.algo != "dqn" or verb, "algo", self.algo, "an algorithm other than dqn in round mode")
 
 
 def _on_policy(plan: Plan, rows: int) -> dict[str, Any]:
-    """A rollout is whole episodes of every market, of 2048 steps or more, less if few are trained; minibatches."""
+    """PPO's settings. A rollout has whole episodes and at least 2048 agent-steps, or fewer in a short training."""
     wanted = min(2048, max(256, plan.timesteps // 20))
     cycles = plan.config.max_cycles
     steps = cycles * math.ceil(wanted / (cycles * rows))
@@ -79,7 +79,7 @@ def _on_policy(plan: Plan, rows: int) -> dict[str, Any]:
 
 
 def linear_schedule(left: float) -> float:
-    """The learning rate, given the share of training that is left."""
+    """The learning rate, given the share of the training that is left."""
     return 1e-3 * max(left, 0.05)
 
 
@@ -98,21 +98,21 @@ SETTINGS: dict[str, Callable[[Plan, int], dict[str, Any]]] = {
         "learning_rate": 1e-3,
     },
 }
-"""What differs from the algorithms' own defaults, given the plan and the rows of the environment."""
+"""Settings that differ from the algorithms' defaults, given the plan and the number of rows of the environment."""
 
 
 TRAINING_OPPONENTS = ("train", "paper", "patient", "greedy")
-"""Whom a policy learns beside unless it is told; an evaluation has others, too."""
+"""The default populations of a training. An evaluation has others, too."""
 
 TUNED: dict[str, dict[str, Any]] = {
-    # Three agents, or three parameter sets, take twice as long a step.
+    # With three agents or three parameter sets a step takes twice as long.
     "digits-layers-short": {"timesteps": 120_000},
     "three-firms-short": {"timesteps": 120_000},
     "costly-training-short": {"timesteps": 120_000},
     # One learner among eight would learn from an eighth of what is computed.
     "crowd-short": {"against": (), "num_markets": 12, "timesteps": 120_000},
 }
-"""What differs from one agent learning beside ``TRAINING_OPPONENTS``, with a plan's own defaults, by scenario."""
+"""Settings by scenario that differ from a plan's defaults with one learner against ``TRAINING_OPPONENTS``."""
 
 
 def tuned(name: str) -> Plan:
@@ -128,10 +128,10 @@ def learn(
     *,
     resume: bool = False,
 ) -> BaseAlgorithm:
-    """Train into the folder; the model as it was at the end.
+    """Train, save the policy in the folder, and return the final model.
 
-    Raises ``ValueError`` for what the market or the algorithm do not allow, or to resume another plan,
-    ``FileNotFoundError`` if there is nothing to resume, ``ImportError`` for an extra that is not installed.
+    Raises ``ValueError`` for settings that the market or the algorithm does not allow, and for resuming a different
+    plan; ``FileNotFoundError`` if there is nothing to resume; ``ImportError`` for an extra that is not installed.
     """
     kind, checkpoint = algorithm(plan.algo), folder / "checkpoint"
     if resume:
@@ -141,10 +141,10 @@ def learn(
     vec_env.seed(TRAINING_SEEDS + plan.seed * 2**20 + model.num_timesteps)
     model.set_logger(configure(str(folder / "log" / f"from-{model.num_timesteps}"), _formats()))
 
-    def keep() -> None:
-        _keep(plan, checkpoint, model, env, vec_env.market_batch.device)
+    def save() -> None:
+        _save(plan, checkpoint, model, env, vec_env.market_batch.device)
 
-    evaluation = EvalCallback(plan.config, plan.against, plan.timesteps, folder, keep, device)
+    evaluation = EvalCallback(plan.config, plan.against, plan.timesteps, folder, save, device)
     callbacks = CallbackList([Progress(on_rollout), MarketMetrics(vec_env), evaluation])
     left = plan.timesteps - model.num_timesteps
     try:
@@ -167,10 +167,10 @@ def _new(kind: Any, vec_env: ParaMarketVecEnv, plan: Plan) -> tuple[VecNormalize
 
 
 def _make_verbs_even(model: OnPolicyAlgorithm, actions: VerbActions) -> None:
-    """Begin with a policy to which holding, training, buying and asking are equally likely.
+    """Start with a policy that holds, trains, buys and asks with equal probability.
 
-    Most actions are asks. If all were equally likely, hardly any step would be one of training or of buying, and what
-    they are worth would not be found out.
+    Most actions are asks. If all actions were equally likely, the policy would rarely train or buy, and could hardly
+    learn what these actions are worth.
     """
     sizes = (1, 1, actions.choices.purchases, actions.mask_size - actions.first_ask)
     scores: Any = model.policy.action_net
@@ -186,8 +186,8 @@ def _continued(kind: Any, vec_env: ParaMarketVecEnv, checkpoint: Path) -> tuple[
     return env, model
 
 
-def _keep(plan: Plan, checkpoint: Path, model: BaseAlgorithm, env: VecNormalize, device: torch.device) -> None:
-    """All that is needed to play the policy, and to go on."""
+def _save(plan: Plan, checkpoint: Path, model: BaseAlgorithm, env: VecNormalize, device: torch.device) -> None:
+    """Save what is needed to play the policy and to resume the training."""
     metadata = {"plan": plan.to_dict(), "timesteps": model.num_timesteps, **provenance([plan.seed], device)}
     save_policy(checkpoint, model, metadata)
     env.save(str(checkpoint / "normalise.pkl"))
@@ -196,12 +196,12 @@ def _keep(plan: Plan, checkpoint: Path, model: BaseAlgorithm, env: VecNormalize,
 
 
 def _require_same(plan: Plan, checkpoint: Path) -> None:
-    """Refuse to go on with another plan than that of the checkpoint."""
+    """Refuse to resume with a plan that differs from that of the checkpoint."""
     if not (checkpoint / "policy.json").is_file():
         raise FileNotFoundError(f"out={str(checkpoint.parent)!r} has no checkpoint to resume")
-    kept = json.loads((checkpoint / "policy.json").read_text())["plan"]
+    saved = json.loads((checkpoint / "policy.json").read_text())["plan"]
     here = plan.to_dict()
-    for name, now, then in _differences(here, kept):
+    for name, now, then in _differences(here, saved):
         require(name == "timesteps", name, now, f"{then!r}, as in the checkpoint in {str(checkpoint)!r}")
 
 
@@ -214,7 +214,7 @@ def _differences(here: Any, there: Any, name: str = "") -> Sequence[tuple[str, A
 
 
 def _formats() -> list[str]:
-    """TensorBoard's where it is installed."""
+    """The formats of the log, with TensorBoard's if it is installed."""
     try:
         import tensorboard  # noqa: F401, PLC0415  # an extra
     except ImportError:

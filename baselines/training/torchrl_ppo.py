@@ -1,7 +1,7 @@
 """TorchRL's PPO learns to trade: ``python -m baselines.training.torchrl_ppo``.
 
-One actor and one critic for all agents of all markets, which play against each other. Every iteration plays one episode
-of every market and learns from it; at the end the policy is compared with random play on seeds it has not seen.
+All agents of all markets share one actor and one critic, and play against each other. Every iteration plays one episode
+of every market and learns from it. At the end the policy is compared with random play on held-out seeds.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ except ImportError as error:
 GAMMA, LAMBDA = 0.99, 0.95
 EPOCHS, MINIBATCHES = 8, 4
 LEARNING_RATE = 1e-3
-CLIP = 10.0  # of standardised observations
+CLIP = 10.0  # bound of standardised observations
 HELD_OUT = 100  # seeds of the comparison at the end
 
 NewNetwork = Callable[[int, int], nn.Module]
-"""A network from float32 ``[..., inputs]`` to ``[..., outputs]``, given the two sizes."""
+"""Makes a network from float32 ``[..., inputs]`` to ``[..., outputs]``, given the two sizes."""
 
 
 @dataclass(frozen=True)
@@ -49,59 +49,62 @@ class Options(SelfPlayOptions):
     """Train a policy with TorchRL's PPO, and compare it with random play."""
 
     device: str = "auto"
-    """`auto`, `cpu` or `cuda`: where the markets and the networks are."""
+    """Device of the markets and the networks: `auto`, `cpu` or `cuda`."""
 
 
 class Standardise(nn.BatchNorm1d):
-    """Observations by the mean and variance of all rollouts so far, as their ranges differ by orders of magnitude."""
+    """Standardises observations by the mean and variance of all rollouts so far.
+
+    The ranges of their fields differ by orders of magnitude.
+    """
 
     def __init__(self, size: int) -> None:
         super().__init__(size, affine=False, momentum=None)
         self.eval()
 
     def forward(self, observation: Tensor) -> Tensor:
-        """Of the same shape, float32 ``[..., D]``."""
+        """Standardised observations, float32 ``[..., D]`` as given."""
         return super().forward(observation.flatten(0, -2)).view_as(observation).clamp(-CLIP, CLIP)
 
     def show(self, observation: Tensor) -> None:
-        """Take a rollout's observations into account."""
+        """Update the mean and variance with the observations of a rollout."""
         self.train()(observation)
         self.eval()
 
 
-def masked(logits: Tensor, mask: Tensor, choices: Sequence[int]) -> Distribution:
-    """Of actions, one independent choice for each of their parts; scores and masks are flat, ``[..., A]``."""
-    if len(choices) == 1:
+def masked(logits: Tensor, mask: Tensor, nvec: Sequence[int]) -> Distribution:
+    """The distribution of actions: an independent choice for each part. Logits and masks are flat, ``[..., A]``."""
+    if len(nvec) == 1:
         one: Distribution = MaskedCategorical(logits=logits, mask=mask)
         return one
     padded = [
-        torch.stack([pad(part, (0, max(choices) - part.shape[-1])) for part in flat.split(choices, -1)], -2)
+        torch.stack([pad(part, (0, max(nvec) - part.shape[-1])) for part in flat.split(nvec, -1)], -2)
         for flat in (logits, mask)
     ]
     return Independent(MaskedCategorical(logits=padded[0], mask=padded[1]), 1)
 
 
 def mlp(inputs: int, outputs: int) -> nn.Module:
-    """Two hidden layers of 64."""
+    """A network with two hidden layers of 64 units."""
     return nn.Sequential(nn.Linear(inputs, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, outputs))
 
 
-def new_actor(scores: nn.Module, choices: Sequence[int]) -> TensorDictModule:
-    """The actor that draws actions by the network's scores ``[..., A]``; ``choices``: of each part of an action."""
+def new_actor(scores: nn.Module, nvec: Sequence[int]) -> TensorDictModule:
+    """The actor that samples actions by scores ``[..., A]``; ``nvec`` has the number of choices of each part."""
     return ProbabilisticActor(
         TensorDictModule(scores, [("agents", "observation")], [("agents", "logits")]),
         in_keys={"logits": ("agents", "logits"), "mask": ("agents", "action_mask")},
         out_keys=[("agents", "action")],
         distribution_class=masked,
-        distribution_kwargs={"choices": choices},
-        default_interaction_type=InteractionType.RANDOM,  # TorchRL's own is the best action
+        distribution_kwargs={"nvec": nvec},
+        default_interaction_type=InteractionType.RANDOM,  # TorchRL's default is the best action
         return_log_prob=True,
         log_prob_key=("agents", "action_log_prob"),
     )
 
 
 def new_loss(actor: TensorDictModule, values: nn.Module) -> ClipPPOLoss:
-    """PPO's loss over agents; its ``value_estimator`` is the generalised advantage estimate."""
+    """PPO's loss over agents; its ``value_estimator`` computes generalised advantage estimates."""
     critic = TensorDictModule(values, [("agents", "observation")], [("agents", "state_value")])
     loss = ClipPPOLoss(actor, critic, entropy_coeff=0.01, critic_coeff=0.5)
     loss.set_keys(value=("agents", "state_value"), sample_log_prob=("agents", "action_log_prob"))
@@ -110,10 +113,10 @@ def new_loss(actor: TensorDictModule, values: nn.Module) -> ClipPPOLoss:
     return loss
 
 
-def tell_ends(rollout: TensorDictBase) -> None:
-    """Give each agent its market's end ``[M, T, N, 1]``, as TorchRL wants an end for each reward.
+def expand_ends(rollout: TensorDictBase) -> None:
+    """Copy each market's end to its agents, ``[M, steps, N, 1]``, since TorchRL needs an end for each reward.
 
-    Truncated counts as terminated: the observation has the time left, and after the end there is nothing to gain.
+    Truncation counts as termination: observations contain the time left, and no reward follows the end.
     """
     after = rollout["next"]
     ends = after["done"].unsqueeze(-2).expand_as(after["agents", "reward"])
@@ -121,8 +124,8 @@ def tell_ends(rollout: TensorDictBase) -> None:
 
 
 def improve(loss: ClipPPOLoss, optimizer: torch.optim.Optimizer, rollout: TensorDictBase) -> None:
-    """PPO's epochs over a rollout ``[M, T]``."""
-    tell_ends(rollout)
+    """PPO's epochs over a rollout ``[M, steps]``."""
+    expand_ends(rollout)
     with torch.no_grad():
         loss.value_estimator(rollout)
     steps = rollout.reshape(-1)
@@ -144,10 +147,10 @@ def learn(
     on_iteration: Callable[[int, float], None] = lambda iteration, returned: None,
     network: NewNetwork = mlp,
 ) -> nn.Module:
-    """The actor's network, from observations float32 ``[..., D]`` to scores of the choices ``[..., A]``.
+    """Train the actor's network, which maps observations, float32 ``[..., D]``, to scores of the choices, ``[..., A]``.
 
-    ``on_iteration`` is called with the iteration, from 1, and an agent's mean return in its episodes. Seeds torch's
-    global generator.
+    ``on_iteration`` is called with the iteration, counted from 1, and an agent's mean return in its episodes. Seeds
+    torch's global generator.
     """
     env: EnvBase = paramarket_v0.torchrl_env(config, num_markets=num_markets, device=device)
     torch.manual_seed(seed)
@@ -166,14 +169,14 @@ def learn(
         with torch.no_grad():
             rollout = env.rollout(config.max_cycles, actor, break_when_any_done=False)
         improve(loss, optimizer, rollout)
-        # Not before: the ratio of new to old probabilities takes both on the same scale.
+        # Not earlier: the ratio of new to old probabilities needs both on the same scale.
         standardise.show(rollout["agents", "observation"])
         on_iteration(iteration, float(rollout["next", "agents", "reward"].sum(1).mean()))
     return scores
 
 
 def run(options: Options, console: Console) -> None:
-    """Train, then print an agent's mean return with the policy, and with random play, in every seat."""
+    """Train, then print an agent's mean return with the policy and with random play in all seats."""
     config = options.config
     with Progress(*COLUMNS, TimeRemainingColumn(), console=console, transient=True) as progress:
         task = progress.add_task("PPO", total=options.iterations)
@@ -183,9 +186,9 @@ def run(options: Options, console: Console) -> None:
             console.print(f"iteration {iteration:>4}   return {returned:6.3f}", highlight=False)
 
         scores = learn(config, options.num_markets, options.iterations, options.seed, options.device, on_iteration)
-    # Training began with the seeds before these; its later episodes have hashes of those.
+    # Training starts with the seeds before these; its later episodes use hashes of them.
     seeds = range(options.seed + options.num_markets, options.seed + options.num_markets + HELD_OUT)
-    console.print(f"mean return on {HELD_OUT} other seeds, [95 % interval]", highlight=False)
+    console.print(f"mean return on {HELD_OUT} held-out seeds, [95 % interval]", highlight=False)
     for name, mean in compare_with_random(config, partial(BestAction, scores), seeds, options.device).items():
         console.print(f"{name:<8} {mean}", highlight=False)
 

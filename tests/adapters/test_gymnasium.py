@@ -65,7 +65,7 @@ def test_the_checks_of_gymnasium_and_stable_baselines_pass(mode: str) -> None:
 def test_the_other_seats_are_played_by_their_policies() -> None:
     heard: dict[int, list[Tensor]] = {}
 
-    class Told(Policy):
+    class Recorded(Policy):
         def __init__(self, place: int, seat: Seat) -> None:
             self.place, self.seat = place, seat
 
@@ -73,13 +73,13 @@ def test_the_other_seats_are_played_by_their_policies() -> None:
             heard.setdefault(self.place, []).append(observation)
             return torch.full((len(observation),), self.place)
 
-    env = new_env(opponents=[partial(Told, 0), partial(Told, 1)], seat=1)
+    env = new_env(opponents=[partial(Recorded, 0), partial(Recorded, 1)], seat=1)
     first, _ = env.reset(seed=3)
     state = env.market.state()
     env.step(1)
     assert np.array_equal(first, state[1])
     assert np.array_equal(torch.cat([heard[0][0], heard[1][0]]).numpy(), state[[0, 2]])
-    assert env.market.market_batch.engine.state.passes.tolist() == [[0, 1, 1]]  # trader_0 was told to hold
+    assert env.market.market_batch.engine.state.passes.tolist() == [[0, 1, 1]]  # trader_0 held
 
 
 def test_it_is_the_parallel_environment_with_policies_in_it() -> None:
@@ -150,9 +150,9 @@ def test_it_plays_as_gymnasiums_own_vector_of_single_environments(mode: str) -> 
         if step == 2:
             spoil(vector.market_batch.engine, 1, SEAT)
             spoil(singles.envs[1].unwrapped.market.market_batch.engine, 0, SEAT)  # type: ignore[attr-defined]
-        told = vector.step(chosen)
-        same(told, singles.step(chosen))
-        ends |= {(step, market) for market in np.flatnonzero(told[2] | told[3])}
+        returned = vector.step(chosen)
+        same(returned, singles.step(chosen))
+        ends |= {(step, market) for market in np.flatnonzero(returned[2] | returned[3])}
     assert ends == {(2, 1), (5, 0), (5, 2), (8, 1), (11, 0), (11, 2)}
 
 
@@ -200,19 +200,19 @@ def test_observations_and_masks_lie_in_two_buffers_in_turn() -> None:
         assert not np.shares_memory(arrays[0], arrays[1])
 
 
-def test_what_is_told_of_a_step_outlives_the_next() -> None:
+def test_the_infos_of_a_step_outlive_the_next() -> None:
     vector = new_vector(opponents=POLICIES.parse("train"), max_cycles=3, budget=5)  # too little for any purchase
-    told = [vector.reset(seed=0)[1]]
-    before = [told_digest(told[0])]
+    kept = [vector.reset(seed=0)[1]]
+    before = [infos_digest(kept[0])]
     for _ in range(5):
-        told.append(vector.step(np.full(3, 2))[4])
-        before.append(told_digest(told[-1]))
-    assert told[1]["refused"].tolist() == [1] * 3
-    assert "final_info" in told[3]
-    assert [told_digest(infos) for infos in told] == before
+        kept.append(vector.step(np.full(3, 2))[4])
+        before.append(infos_digest(kept[-1]))
+    assert kept[1]["refused"].tolist() == [1] * 3
+    assert "final_info" in kept[3]
+    assert [infos_digest(infos) for infos in kept] == before
 
 
-def told_digest(infos: dict[str, Any]) -> str:
+def infos_digest(infos: dict[str, Any]) -> str:
     """A hash of infos but for the mask, which lies in a buffer."""
     return digest({**infos, "final_obs": list(infos.get("final_obs", ())), "action_mask": 0})
 
@@ -229,16 +229,16 @@ def test_gymnasiums_wrappers_take_it() -> None:
     assert all(info["final_info"]["trained"] and not info["trained"] for info in infos)
 
 
-def test_policies_take_their_seats_once_and_are_told_which_episodes_begin() -> None:
-    told: list[tuple[int, list[int], list[int]]] = []
+def test_policies_are_seated_once_and_reset_where_episodes_begin() -> None:
+    resets: list[tuple[int, list[int], list[int]]] = []
 
-    class Told(Policy):
+    class Recorded(Policy):
         def __init__(self, seat: Seat) -> None:
             self.number, self.count = len(seats), seat.num_markets
             seats.append(seat)
 
         def reset(self, rows: Tensor, keys: Tensor) -> None:
-            told.append((self.number, rows.tolist(), keys.tolist()))
+            resets.append((self.number, rows.tolist(), keys.tolist()))
 
         def act(self, observation: Tensor, mask: Tensor) -> Tensor:
             return torch.zeros(self.count, dtype=torch.int64)
@@ -247,19 +247,19 @@ def test_policies_take_their_seats_once_and_are_told_which_episodes_begin() -> N
         return stream(vector.market_batch.seeds[rows], "policy", agent).tolist()
 
     seats: list[Seat] = []
-    vector = new_vector(opponents=Told, max_cycles=2)
+    vector = new_vector(opponents=Recorded, max_cycles=2)
     vector.reset(seed=0)
     everywhere = [0, 1, 2]
-    assert told == [(number, everywhere, keys(agent, everywhere)) for number, agent in enumerate((0, 2))]
-    told.clear()
+    assert resets == [(number, everywhere, keys(agent, everywhere)) for number, agent in enumerate((0, 2))]
+    resets.clear()
     vector.step(np.ones(3, int))
-    assert told == []
+    assert resets == []
     vector.step(np.ones(3, int))
-    assert told == [(number, everywhere, keys(agent, everywhere)) for number, agent in enumerate((0, 2))]
-    told.clear()
+    assert resets == [(number, everywhere, keys(agent, everywhere)) for number, agent in enumerate((0, 2))]
+    resets.clear()
     spoil(vector.market_batch.engine, 1, SEAT)  # its learner fails, so the episode is over
     vector.step(np.ones(3, int))
-    assert told == [(number, [1], keys(agent, [1])) for number, agent in enumerate((0, 2))]
+    assert resets == [(number, [1], keys(agent, [1])) for number, agent in enumerate((0, 2))]
     vector.reset(seed=0)
     assert len(seats) == 2
 

@@ -151,7 +151,7 @@ def test_infos_are_finite_numbers_and_arrays_in_new_dictionaries(mode: str) -> N
     assert len({id(dictionary) for dictionary in dictionaries}) == len(dictionaries)
 
 
-def test_infos_tell_what_happened() -> None:
+def test_infos_report_what_happened() -> None:
     env = new_env()
     env.reset(seed=2)
     offer = env.offers("trader_1").index(("trader_2", "full"))
@@ -339,7 +339,7 @@ def test_options_that_do_not_exist_are_refused_with_those_that_do(arguments: dic
         ParaMarketEnv(tiny_market(), device="cpu", **arguments)
 
 
-def test_the_spaces_tell_nothing_of_another_agents_value() -> None:
+def test_the_spaces_reveal_nothing_about_another_agents_kappa() -> None:
     poor, rich = (
         ParaMarketEnv(tiny_market(kappa=(1.0, other)), device="cpu").observation_space("trader_0")
         for other in (0.5, 90.0)

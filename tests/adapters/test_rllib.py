@@ -32,9 +32,9 @@ def named(env: Any, actions: np.ndarray) -> dict[str, Any]:
     return {agent: row for agent, row in zip(env.possible_agents, rows, strict=True) if agent in env.agents}
 
 
-def check_step(played: Played, step: int, market: int, told: tuple[Any, ...]) -> None:
-    """What the agents of a market were told is what they are told alone."""
-    seen, rewards, terminated, _, _ = told
+def check_step(played: Played, step: int, market: int, returned: tuple[Any, ...]) -> None:
+    """The results of a market equal those of the market alone."""
+    seen, rewards, terminated, _, _ = returned
     for agent in range(3):
         name = f"market_{market}/trader_{agent}"
         torch.testing.assert_close(seen[name], played.last[step, agent], rtol=1e-4, atol=1e-5)
@@ -58,15 +58,15 @@ def test_episodes_are_those_of_each_market_alone(rllib: Any, mode: str) -> None:
     for step in range(STEPS):
         if step == SPOILED[0]:
             spoil(env.market_batch.engine, SPOILED[1])
-        told = env.step(named(env, actions[step]))
+        returned = env.step(named(env, actions[step]))
         gone = step > SPOILED[0]
-        assert len(told[0]) == len(told[1]) == len(told[4]) == (6 if gone else 9)
+        assert len(returned[0]) == len(returned[1]) == len(returned[4]) == (6 if gone else 9)
         for market in range(MARKETS):
             if not (gone and market == SPOILED[1]):
-                check_step(alone[market], step, market, told)
-        assert told[2]["__all__"] is (step == STEPS - 1)
-        assert told[3] == {"__all__": False}
-    assert all(info["refused"] >= 0 for info in told[4].values())
+                check_step(alone[market], step, market, returned)
+        assert returned[2]["__all__"] is (step == STEPS - 1)
+        assert returned[3] == {"__all__": False}
+    assert all(info["refused"] >= 0 for info in returned[4].values())
 
 
 def test_an_agent_that_failed_drops_out_and_comes_back_with_the_next_episode(rllib: Any) -> None:

@@ -86,7 +86,7 @@ def test_a_seed_is_for_one_reset() -> None:
     assert not np.array_equal(*runs[0])
 
 
-def test_the_last_info_tells_what_the_parallel_environment_tells() -> None:
+def test_the_last_info_is_that_of_the_parallel_environment() -> None:
     env = new_env(max_cycles=1)
     env.reset()
     *_, infos = env.step(all_train(env))
@@ -100,18 +100,18 @@ def test_a_row_whose_network_failed_is_done_idles_and_is_done_with_its_market(mo
     env = new_env(mode)
     env.reset()
     spoil(env.market_batch.engine, 1, 0)  # row 3
-    told = [env.step(all_train(env)) for _ in range(6)]
-    dones = np.stack([done for _, _, done, _ in told])
+    returned = [env.step(all_train(env)) for _ in range(6)]
+    dones = np.stack([done for _, _, done, _ in returned])
     assert dones[0].tolist() == [False, False, False, True, False, False]
     assert not dones[1:5].any()
     assert dones[5].all()
-    failed = told[0][3][3]
+    failed = returned[0][3][3]
     assert failed["TimeLimit.truncated"] is False
     assert failed["trained"] is True
     assert env.observation_space.contains(failed["terminal_observation"])
     assert env.market_batch.layout.unpack(failed["terminal_observation"])["time_left"] == pytest.approx(5 / 6)
-    assert [reward[3] for _, reward, _, _ in told[1:]] == [0] * 5
-    assert not any(info["TimeLimit.truncated"] for info in told[5][3])
+    assert [reward[3] for _, reward, _, _ in returned[1:]] == [0] * 5
+    assert not any(info["TimeLimit.truncated"] for info in returned[5][3])
 
 
 def test_a_failed_row_may_only_hold() -> None:
@@ -203,7 +203,7 @@ POPULATIONS = ("random", "paper")  # one draws random numbers, one has a memory
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_beside_populations_every_market_is_a_single_seat_beside_its_opponents(mode: str) -> None:
+def test_against_populations_every_market_is_a_single_seat_against_its_opponents(mode: str) -> None:
     factories = [POLICIES.parse(name) for name in POPULATIONS]
     env = ParaMarketVecEnv(priced_market(action_mode=mode), 7, "cpu", factories)
     alone = [

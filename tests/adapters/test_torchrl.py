@@ -48,12 +48,12 @@ def test_episodes_are_those_of_each_market_alone(envs: Any, mode: str) -> None:
         if step == SPOILED[0]:
             spoil(env.market_batch.engine, SPOILED[1])
         now["agents", "action"] = torch.from_numpy(chosen)
-        told, now = env.step_and_maybe_reset(now)
+        returned, now = env.step_and_maybe_reset(now)
         expected = {
             name: np.stack([getattr(played, name)[step] for played in alone])
             for name in ("seen", "last", "reward", "terminated", "truncated")
         }
-        next_ = told["next"]
+        next_ = returned["next"]
         for part, name in ((next_["agents", "observation"], "last"), (now["agents", "observation"], "seen")):
             torch.testing.assert_close(part.numpy(), expected[name], rtol=1e-4, atol=1e-5)
         reward = next_["agents", "reward"].squeeze(-1).double().numpy()
@@ -92,10 +92,10 @@ def test_an_agent_that_failed_idles_until_its_market_ends(envs: Any) -> None:
     spoil(env.market_batch.engine, 0, 1)
     for step in range(6):
         now["agents", "action"] = torch.ones(3, 3, dtype=torch.int64)
-        told, now = env.step_and_maybe_reset(now)
-        assert told["next", "done"].flatten().tolist() == [step == 5] * 3
-        assert not bool(told["next", "terminated"].any())
-        assert int(told["next", "agents", "action_mask"][0, 1].sum()) == 1
+        returned, now = env.step_and_maybe_reset(now)
+        assert returned["next", "done"].flatten().tolist() == [step == 5] * 3
+        assert not bool(returned["next", "terminated"].any())
+        assert int(returned["next", "agents", "action_mask"][0, 1].sum()) == 1
     assert int(now["agents", "action_mask"][0, 1].sum()) > 1
 
 
@@ -106,9 +106,9 @@ def test_what_was_handed_out_is_not_written_again(envs: Any) -> None:
     for _ in range(4):
         now = kept[-1].clone()
         now["agents", "action"] = torch.ones(3, 3, dtype=torch.int64)
-        told, now = env.step_and_maybe_reset(now)
-        kept += [told, now]
-        copies += [told.clone(), now.clone()]
+        returned, now = env.step_and_maybe_reset(now)
+        kept += [returned, now]
+        copies += [returned.clone(), now.clone()]
     assert all(bool((one == other).all()) for one, other in zip(kept, copies, strict=True))
 
 

@@ -29,8 +29,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def new_entries(folder: Path, **files: Any) -> Path:
     folder.mkdir()
     given = {"train": {"policy": "train"}, "self-play": {"train": {"against": []}}, **files}
-    for name, told in given.items():
-        (folder / f"{name}.json").write_text(json.dumps(told))
+    for name, content in given.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
     return folder
 
 
@@ -46,15 +46,15 @@ def test_the_same_seeds_give_the_same_table_of_rules_learned_and_own_policies(tm
     folder = new_entries(tmp_path / "entries", hold={"policy": "hold"}, ppo={"train": {"algo": "ppo"}})
     (folder / "mine.py").write_text("from baselines.policies.decisions import Hold as policy\n")
     first, second = (made(tmp_path, folder, out) for out in ("first", "second"))
-    told = (first / "leaderboard.md").read_text()
-    assert told == (second / "leaderboard.md").read_text()
+    text = (first / "leaderboard.md").read_text()
+    assert text == (second / "leaderboard.md").read_text()
     for entry in ("train", "self-play", "hold", "ppo", "mine"):
-        assert told.count(f"\n| {entry} |") == 3  # over all, and in either scenario
+        assert text.count(f"\n| {entry} |") == 3  # over all, and in either scenario
         for name in NAMES:
             stored = [json.loads((out / "leaderboard" / name / f"{entry}.json").read_text()) for out in (first, second)]
             assert stored[0] == stored[1]
             assert len(stored[0]["runs"]["data"]) == 6 * 2 * 2  # populations, seats, seeds
-    assert "–" not in told.split("## ")[-1]
+    assert "–" not in text.split("## ")[-1]
     assert (first / "leaderboard.png").stat().st_size > 0
 
 
@@ -65,12 +65,12 @@ def test_what_is_stored_is_not_played_again_unless_it_is_asked_for(
     out = made(tmp_path, folder, "out")
     played: list[str] = []
 
-    def told(file: Path, name: str, _: Leaderboard) -> dict[str, Any]:
+    def stored_runs(file: Path, name: str, _: Leaderboard) -> dict[str, Any]:
         played.append(name)
         stored: dict[str, Any] = json.loads((out / "leaderboard" / name / f"{file.stem}.json").read_text())
         return stored
 
-    monkeypatch.setattr(leaderboard, "play_entry", told)
+    monkeypatch.setattr(leaderboard, "play_entry", stored_runs)
     made(tmp_path, folder, "out")
     assert played == []
     made(tmp_path, folder, "out", "--again")
@@ -85,8 +85,8 @@ def test_what_was_not_played_is_shown_with_its_reason(tmp_path: Path, monkeypatc
     assert list(board)[-3:] == ["gone", "late", "self-play"]
     assert "is not there" in str(board["gone"])
     assert board["late"] == "not played"
-    told = page({NAMES[0]: board})
-    assert "| late | – (not played) |" in told
+    text = page({NAMES[0]: board})
+    assert "| late | – (not played) |" in text
     monkeypatch.setitem(scenarios.SCENARIOS._entries, NAMES[0], lambda: tiny_market(max_cycles=5))
     board = standings(out / "leaderboard", NAMES[0], list(entries(folder)))
     assert board["patient"] == "train: played in another configuration"
@@ -114,7 +114,7 @@ def test_unknown_names_are_refused_before_anything_is_played(tmp_path: Path) -> 
 
 def test_every_entry_of_the_repository_can_be_played() -> None:
     for file in entries(HERE / "entries").values():
-        told = json.loads(file.read_text())
-        assert set(told) in ({"policy"}, {"train"})
-        if "train" in told:
-            sb3.Plan(MarketConfig(), **_settings(told["train"]))
+        content = json.loads(file.read_text())
+        assert set(content) in ({"policy"}, {"train"})
+        if "train" in content:
+            sb3.Plan(MarketConfig(), **_settings(content["train"]))

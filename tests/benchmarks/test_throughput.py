@@ -177,7 +177,7 @@ def test_a_small_run_prints_and_writes_what_it_measured(
     )
     results = run(options, Console(width=120))
     printed = capsys.readouterr().out
-    assert "fashion is left out: data_dir=" in printed
+    assert "fashion is skipped: data_dir=" in printed
     assert "roofline, M = 1" in printed
     assert json.loads(out.read_text()) == results
     assert out.with_suffix(".png").stat().st_size > 0

@@ -294,9 +294,9 @@ def test_the_highest_bids_win_and_pay_the_first_that_lost_or_the_reserve(
     bids: list[int], reserve: int, copies: int, expected: list[int | str]
 ) -> None:
     market = Market([3, 3, 3, -1], [0, 0, 0, reserve], [INT64_MAX] * 4, [*bids, 0])
-    told = outcomes(cleared(mechanism("second-price", copies=copies), market))
-    assert [outcome.refusal or outcome.price for outcome in told[:3]] == expected
-    assert [outcome.seller for outcome in told[:3]] == [-1 if isinstance(said, str) else 3 for said in expected]
+    found = outcomes(cleared(mechanism("second-price", copies=copies), market))
+    assert [outcome.refusal or outcome.price for outcome in found[:3]] == expected
+    assert [outcome.seller for outcome in found[:3]] == [-1 if isinstance(said, str) else 3 for said in expected]
 
 
 @pytest.mark.parametrize("priority", list(permutations(range(3))))
@@ -314,8 +314,8 @@ def test_a_higher_bid_goes_before_a_lower_priority() -> None:
 
 def test_goods_and_sellers_are_auctioned_each_for_itself() -> None:
     market = Market([3, 3, 3, 0, 3], [2, 0, 0, 1, 0], bids=[9, 8, 7, 6, 5], goods=[0, 1, 0, 0, 1])
-    told = outcomes(cleared(mechanism("second-price"), market))
-    assert [outcome.refusal or outcome.price for outcome in told] == [7, 5, "outbid", 2, "outbid"]
+    found = outcomes(cleared(mechanism("second-price"), market))
+    assert [outcome.refusal or outcome.price for outcome in found] == [7, 5, "outbid", 2, "outbid"]
 
 
 @pytest.mark.parametrize(
@@ -335,8 +335,8 @@ def test_an_order_that_cannot_stand_raises_nobodys_price(spoilt: dict[str, Any])
 
 def test_an_order_that_cannot_stand_takes_no_copy() -> None:
     market = Market([2, 2, -1], [0, 0, 5], [29, 20, 0], [30, 20, 0])
-    told = outcomes(cleared(mechanism("second-price"), market))
-    assert told == [plain.Outcome(refusal="unaffordable"), plain.Outcome(2, 5), plain.Outcome()]
+    found = outcomes(cleared(mechanism("second-price"), market))
+    assert found == [plain.Outcome(refusal="unaffordable"), plain.Outcome(2, 5), plain.Outcome()]
 
 
 VALUES = (0, 10, 20, 30)

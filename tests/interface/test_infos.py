@@ -58,7 +58,7 @@ def test_infos_have_these_keys_and_the_dtypes_of_their_table() -> None:
         assert {column.dtype for column in infos.values()} == {torch.bool, torch.int64, torch.float64}
 
 
-def test_the_table_of_infos_tells_every_entry_with_its_dtype_unit_and_meaning() -> None:
+def test_the_table_of_infos_lists_every_entry_with_its_dtype_unit_and_meaning() -> None:
     head, rule, *rows = info_table().splitlines()
     assert (head, rule) == ("| name | dtype | unit | meaning |", "|---|---|---|---|")
     assert [row.split("`")[1] for row in rows] == KEYS
@@ -78,7 +78,7 @@ def test_refusals_are_counted_by_cause() -> None:
     assert torch.equal(infos["refused"], sum((infos[name] for name in REFUSED), torch.zeros(2, 3, dtype=torch.int64)))
 
 
-def test_trades_are_told_market_by_market_and_buyer_by_buyer() -> None:
+def test_trades_are_listed_market_by_market_and_buyer_by_buyer() -> None:
     batch = new_batch()
     quoted, weight = batch.engine.gains, batch.engine.state.quotes.weight.flatten(2).clone()
     record = batch.engine.step(orders(batch.engine, buy={0: 3, 2: 0}))
@@ -92,7 +92,7 @@ def test_trades_are_told_market_by_market_and_buyer_by_buyer() -> None:
     assert trades["merge_weight"].tolist() == weight[[0, 0, 1, 1], [0, 2, 0, 2], [3, 0, 3, 0]].tolist()
 
 
-def test_a_step_without_trades_tells_none() -> None:
+def test_a_step_without_trades_lists_none() -> None:
     batch = new_batch()
     columns = trade_columns(batch.engine.step(orders(batch.engine)), batch.set_names)
     assert all(len(column) == 0 for column in columns.values())

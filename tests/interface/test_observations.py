@@ -35,7 +35,7 @@ OWN = ["time_left", "market_open", "loss", "last_gain", "balance", "ask", "selli
 SALES = ["sold", "sold_now", "declined", "earned"]
 OFFERS = ["offer_gain", "offer_price", "offer_legal"]
 TRADES = ["trade_price", "trades_now"]
-TOLD: dict[str, list[str]] = {
+DISCLOSED: dict[str, list[str]] = {
     "none": [],
     "transactions": TRADES,
     "bounds": [*TRADES, "gain_low", "gain_high"],
@@ -75,7 +75,7 @@ def test_the_layout_has_these_fields_in_this_order() -> None:
 def test_the_fields_are_those_that_mechanism_and_disclosure_allow(mechanism: str, disclosure: str) -> None:
     layout = new_batch(mechanism=mechanism, disclosure=disclosure).layout
     sealed = ["offer_price"] if mechanism == "double-auction" else []
-    names = [*OWN, *SALES, *(name for name in OFFERS if name not in sealed), *TOLD[disclosure]]
+    names = [*OWN, *SALES, *(name for name in OFFERS if name not in sealed), *DISCLOSED[disclosure]]
     assert [field.name for field in layout.fields] == names
     sizes = {field.name: field.size for field in layout.fields}
     asks = 2 if mechanism == "personal" else 1
@@ -105,7 +105,7 @@ def test_packing_clips_to_the_bounds_and_gives_float32() -> None:
     assert packed.tolist() == [-1.0, 0.5, 3.0]
 
 
-def test_the_table_tells_every_field_with_its_size_bounds_unit_and_meaning() -> None:
+def test_the_table_lists_every_field_with_its_size_bounds_unit_and_meaning() -> None:
     layout = new_batch().layout
     head, rule, *rows = layout.table().splitlines()
     assert (head.count("|"), rule) == (7, "|---|---|---|---|---|---|")
@@ -307,9 +307,9 @@ def test_who_was_outbid_did_not_decline() -> None:
     assert seen(batch, "trade_price")[0].tolist() == pytest.approx(np.array([[0, 0.025], [0, 0.025], [0, 0]]))
 
 
-def test_what_is_told_of_buyers_stands_buyer_by_buyer_and_set_by_set() -> None:
+def test_disclosed_fields_are_ordered_by_buyer_and_parameter_set() -> None:
     bounds, full = (new_batch(disclosure=disclosure) for disclosure in ("bounds", "full"))
-    told = bounds.engine.broker.bounds(bounds.engine.state)
+    disclosed = bounds.engine.broker.bounds(bounds.engine.state)
     gains, places = full.engine.gains, list(product(range(2), range(3), range(2), range(2)))
     for market, seller, slot, good in places:
         buyer = [agent for agent in range(3) if agent != seller][slot]
@@ -318,14 +318,14 @@ def test_what_is_told_of_buyers_stands_buyer_by_buyer_and_set_by_set() -> None:
         worth = max(0.0, (0.5, 1.0, 3.0)[buyer] * float(gains[of_buyer]))
         assert float(seen(full, "buyer_value")[place]) == pytest.approx(worth, rel=1e-6)
         ends = [float(seen(bounds, name)[place]) for name in ("gain_low", "gain_high")]
-        assert ends == pytest.approx(told[of_buyer].clamp(-10, 10).tolist(), rel=1e-6)
+        assert ends == pytest.approx(disclosed[of_buyer].clamp(-10, 10).tolist(), rel=1e-6)
     assert len(seen(full, "buyer_value").unique()) > 12
-    assert len(told.unique()) == 2 * len(places)
+    assert len(disclosed.unique()) == 2 * len(places)
 
 
 @pytest.mark.parametrize("disclosure", ["bounds", "full"])
-def test_of_buyers_who_are_not_quoted_nothing_is_told(disclosure: str) -> None:
-    names = {"gain_low", "gain_high", "buyer_value"} & set(TOLD[disclosure])
+def test_nothing_is_disclosed_about_buyers_without_a_quote(disclosure: str) -> None:
+    names = {"gain_low", "gain_high", "buyer_value"} & set(DISCLOSED[disclosure])
     closed = MarketBatch(tiny_market(opens_at=2, disclosure=disclosure), device="cpu")
     closed.reset(torch.tensor([1]))
     assert not any(bool(seen(closed, name).any()) for name in names)
@@ -392,23 +392,21 @@ SECRETS = (kappa, balance, quotes, loss, books, buyers)
 
 
 @EVERY_MARKET
-def test_another_agents_private_figures_change_nothing_but_what_is_told_of_them(
-    mechanism: str, disclosure: str
-) -> None:
+def test_another_agents_private_figures_change_only_what_is_disclosed(mechanism: str, disclosure: str) -> None:
     batch = new_batch(mechanism=mechanism, disclosure=disclosure)
     observation, mask, state = batch.observe(), batch.mask(), batch.engine.state
     for secret in SECRETS:
         batch.engine.state = snapshot(state)
         secret(batch)
         changed = batch.layout.unpack(batch.observe() != observation)
-        told = {"buyer_value"} if disclosure == "full" and secret in WORTH else set()
-        assert {name for name, flags in changed.items() if bool(flags[:, [0, 2]].any())} == told, secret
+        disclosed = {"buyer_value"} if disclosure == "full" and secret in WORTH else set()
+        assert {name for name, flags in changed.items() if bool(flags[:, [0, 2]].any())} == disclosed, secret
         assert torch.equal(batch.mask()[:, [0, 2]], mask[:, [0, 2]]), secret
         assert any(bool(flags[:, 1].any()) for flags in changed.values()), secret
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
-def test_bounds_tell_the_sellers_of_a_buyer_and_nobody_else(mechanism: str) -> None:
+def test_bounds_of_a_buyer_are_disclosed_to_sellers_and_nobody_else(mechanism: str) -> None:
     batch = new_batch(mechanism=mechanism, disclosure="bounds")
     before = batch.observe()
     lines(batch)
@@ -432,7 +430,7 @@ def test_a_trade_of_two_others_shows_in_what_is_disclosed_of_it_and_in_the_new_q
         assert int((record.seller >= 0).sum()) == 2 * len(buy)
         seen_by_0.append(batch.layout.unpack(batch.observe()[:, 0]))
     changed = {name for name, value in seen_by_0[0].items() if not torch.equal(value, seen_by_0[1][name])}
-    assert changed - {"trade_price"} == {"offer_gain", *TOLD[disclosure]} - {"trade_price"}
+    assert changed - {"trade_price"} == {"offer_gain", *DISCLOSED[disclosure]} - {"trade_price"}
     assert int(seen_by_0[1].get("trades_now", torch.zeros(1)).sum()) == (0 if disclosure == "none" else 2)
 
 

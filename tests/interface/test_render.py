@@ -55,7 +55,7 @@ def test_the_text_names_every_agent_with_what_it_did_its_loss_balance_and_ask() 
     ]
 
 
-def test_the_text_tells_the_trades_of_the_last_step_with_their_price() -> None:
+def test_the_text_lists_the_trades_of_the_last_step_with_their_price() -> None:
     env = new_env("ansi", parameter_sets="layers")
     assert "bought" not in text(env)
     env.step({"trader_0": 2 + 3, "trader_1": 0, "trader_2": 2})
@@ -198,7 +198,7 @@ def test_going_back_to_a_snapshot_leaves_no_window_behind(display: FakeDisplay) 
     assert display.windows == []
 
 
-def test_a_trade_is_told_with_the_gain_that_was_quoted_for_it() -> None:
+def test_a_trade_is_shown_with_the_gain_that_was_quoted_for_it() -> None:
     env = ParaMarketEnv(tiny_market(action_mode="round"), render_mode="ansi", device="cpu")
     env.reset(seed=0)
     quoted = float(env.market_batch.engine.gains[0, 0, 0])

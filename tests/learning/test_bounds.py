@@ -106,7 +106,7 @@ def test_lines_of_any_shape_are_bounded_each_for_itself() -> None:
 
 
 @given(SEEDS)
-def test_slope_length_and_curvature_of_a_bowl_are_measured_as_they_are(seed: int) -> None:
+def test_derivative_length_and_curvature_of_a_bowl_are_exact(seed: int) -> None:
     bowl, theta, difference = Bowl(seed), drawn(seed + 2, 3, 5), drawn(seed + 3, 3, 5)
     masks = torch.tensor([[True] * 5, [True, False, False, True, False], [False, False, False, False, True]])
     steps = difference.unsqueeze(1) * masks
@@ -220,15 +220,15 @@ def test_bounds_are_those_of_the_extreme_curvatures_of_all_offers_in_loops() -> 
     offers = [(buyer, slot, good) for buyer in range(3) for slot in range(2) for good in range(2)]
     lines = [line_in_a_loop(engine, *offer) for offer in offers]
     curvatures = [curvature for *_, several in lines for curvature in several]
-    told = engine.broker.bounds(engine.state)[0]
-    assert told.shape == (3, 4, 2)
+    disclosed = engine.broker.bounds(engine.state)[0]
+    assert disclosed.shape == (3, 4, 2)
     for (buyer, slot, good), (directional_derivative, squared, _) in zip(offers, lines, strict=True):
         ends = (max(curvatures), min(curvatures))
         expected = [
             max(-w * directional_derivative - c / 2 * w * w * squared for w in engine.config.broker.merger.weights)
             for c in ends
         ]
-        assert told[buyer, 2 * slot + good].tolist() == pytest.approx(expected, rel=1e-3, abs=1e-5)
+        assert disclosed[buyer, 2 * slot + good].tolist() == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
 def test_markets_measure_each_their_own_curvatures() -> None:

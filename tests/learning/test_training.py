@@ -77,7 +77,7 @@ def test_training_equals_torch_one_network_at_a_time(config: TrainingConfig, loc
 
 
 @CONFIGS
-def test_a_network_is_trained_alike_alone_and_beside_others(config: TrainingConfig) -> None:
+def test_a_network_is_trained_the_same_alone_and_in_a_batch(config: TrainingConfig) -> None:
     together = initial()
     state = run(config, together, endowments(), passes=2)
     for row in range(3):

@@ -255,7 +255,7 @@ def overflowing(engine: Engine) -> Tensor:
     return networks
 
 
-def test_of_networks_whose_slopes_overflow_no_observation_is_nan() -> None:
+def test_observations_are_not_nan_if_derivatives_overflow() -> None:
     batch = MarketBatch(tiny_market(disclosure="bounds", merger=Linear(weights=(0.5, 1.0))), 1, "cpu")
     batch.reset(torch.tensor([0]))
     batch.engine.overwrite(overflowing(batch.engine))

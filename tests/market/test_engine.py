@@ -299,7 +299,7 @@ def test_a_record_names_offer_seller_weight_and_money_of_each_purchase() -> None
     assert record.bid.tolist() == [[0, 0, 0]]
 
 
-def test_a_record_tells_the_gain_that_was_quoted_and_the_gain_that_came_of_it() -> None:
+def test_a_record_has_the_quoted_gain_and_the_gain_of_the_agent() -> None:
     engine = new_engine(priced_market(parameter_sets="layers"))
     quoted = engine.gains[0, 2, 1].item()
     record = engine.step(orders(engine, buy={2: 1}))

@@ -1,4 +1,4 @@
-"""Pricing rules: which ask a seller posts, on what an agent sees."""
+"""Pricing rules: they choose a seller's asks from its observations."""
 
 from baselines.policies.pricing.bayesian import Bayesian, Bounds, History, Omniscient, OptimalPrice, RivalAware
 from baselines.policies.pricing.rule import (

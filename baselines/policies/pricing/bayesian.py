@@ -1,4 +1,4 @@
-"""Bayesian sellers: pricing rules that post the price that is optimal for a belief about the buyers' values."""
+"""Bayesian sellers: pricing rules that post the optimal price for a belief about the buyers' values."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class OptimalPrice(PricingRule):
-    """Posts the price that is optimal for the buyers' values as the seller knows them (Myerson 1981)."""
+    """Posts the optimal price for what the seller knows about the buyers' values (Myerson 1981)."""
 
     @abstractmethod
     def survival(self, seat: Seat, memory: Memory, fields: Fields) -> Tensor:
-        """The chance that each buyer values a purchase at each level or more, float64 ``[B, N-1, L]``."""
+        """The probability that each buyer's value is at least each price, float64 ``[B, N-1, L]``."""
 
     def cost(self, seat: Seat, fields: Fields) -> Tensor | float:
-        """The reward that a sale costs the seller, a number or ``[B, 1]``."""
+        """The cost of a sale to the seller in units of reward, a number or ``[B, 1]``."""
         return 0.0
 
     def price(self, seat: Seat, memory: Memory, fields: Fields) -> Tensor:
-        """See :meth:`PricingRule.price`: one ask for all is for a buyer drawn among them."""
+        """See :meth:`PricingRule.price`. An ask for all buyers is optimal for one of them drawn at random."""
         chance = self.survival(seat, memory, fields)
         one_for_all = seat.actions.choices.ask_slots == 1
         chance = chance.mean(1, keepdim=True) if one_for_all else chance
@@ -49,15 +49,15 @@ class OptimalPrice(PricingRule):
 class Bayesian(OptimalPrice):
     """The paper's seller: filters a belief about each buyer's value from its sales and refusals.
 
-    The belief starts uniform over the levels. Between steps the value drifts, since gains change as networks learn.
+    The belief starts uniform over the levels. Between steps the values drift, since gains change as networks learn.
     """
 
     spread: Probability = 0.5
-    """The chance that a value has moved to a neighbouring level since the last step."""
+    """The probability that a value has moved to a neighbouring level since the last step."""
     jump: Probability = 0.01
-    """The chance that it is anywhere."""
+    """The probability that a value has jumped to any level since the last step."""
     attention: Probability = 0.7
-    """The chance that a buyer who could gain buys: at other times it is busy, with another seller or with training."""
+    """The probability that a buyer buys if its value is at least the price. Otherwise it trains or buys elsewhere."""
 
     def memory(self, seat: Seat, keys: Tensor) -> Memory:
         """See :meth:`PricingRule.memory`: the ``belief``, float64 ``[b, N-1, L+1]``."""
@@ -69,7 +69,7 @@ class Bayesian(OptimalPrice):
         return {"belief": drift(learned, self.spread, self.jump)}
 
     def outcomes(self, seat: Seat, before: Fields, now: Fields) -> tuple[Tensor, Tensor, Tensor]:
-        """Levels, sales and refusals of the last step, for each buyer: ``[B, N-1, O]``."""
+        """Levels, sales and refusals of the last step for each buyer, ``[B, N-1, O]`` each."""
         sold, refused = now["sold_now"].unsqueeze(2), now["declined"].unsqueeze(2)
         return _levels_for_buyers(seat, before).unsqueeze(2), sold, refused
 
@@ -81,7 +81,7 @@ class Bayesian(OptimalPrice):
 @PRICING.register
 @configuration
 class RivalAware(Bayesian):
-    """The Bayesian seller that counts the gain of its rivals as the cost of selling to them."""
+    """The Bayesian seller that counts its rivals' gains as the cost of selling to them."""
 
     def cost(self, seat: Seat, fields: Fields) -> Tensor | float:
         """See :meth:`OptimalPrice.cost`."""
@@ -91,10 +91,10 @@ class RivalAware(Bayesian):
 @PRICING.register
 @configuration
 class History(Bayesian):
-    """The Bayesian seller that learns from everybody's sales and refusals, as they are public, not its own alone.
+    """The Bayesian seller that also learns from the other sellers' sales and refusals, which are public.
 
-    The buyer of another seller is not told, so the other's sales count as a share of a sale to each buyer. The seat's
-    own purchases tell nothing of the buyers.
+    The market does not disclose the buyers of other sellers, so each of their sales counts as a share of a sale to each
+    buyer. The seat's own purchases carry no information about the buyers.
     """
 
     def require_playable(self, seat: Seat) -> None:
@@ -104,7 +104,7 @@ class History(Bayesian):
         _require_disclosure("history", seat, "trades_now", "transactions")
 
     def outcomes(self, seat: Seat, before: Fields, now: Fields) -> tuple[Tensor, Tensor, Tensor]:
-        """See :meth:`Bayesian.outcomes`: its own outcome, and one of each other seller."""
+        """See :meth:`Bayesian.outcomes`: the seller's own outcome, and one for each other seller."""
         asked, stood = _asks_of_others(seat, before)
         third_parties = seat.num_agents - 2
         share = sales_to_third_parties(now) / max(third_parties, 1)
@@ -119,16 +119,16 @@ class History(Bayesian):
 @PRICING.register
 @configuration
 class Bounds(OptimalPrice):
-    """The Bayesian seller that is told bounds on each buyer's gain, and learns what a nat is worth to that buyer.
+    """The Bayesian seller that observes bounds on each buyer's gain, and learns that buyer's kappa.
 
-    A value is kappa times a gain that lies anywhere between the bounds. The belief is about kappa, a histogram over the
-    range that kappa can have; it starts uniform.
+    A value is kappa times a gain that is uniform between the bounds. The belief is a histogram over the range of kappa;
+    it starts uniform.
     """
 
     grid: Annotated[int, Field(ge=2)] = 32
     """The number of bins of the histogram."""
     jump: Probability = 0.02
-    """The chance that kappa is anywhere."""
+    """The probability that kappa has jumped to any bin since the last step."""
     attention: Probability = 0.7
     """See :class:`Bayesian`."""
 
@@ -141,7 +141,7 @@ class Bounds(OptimalPrice):
         return {"belief": uniform_belief((len(keys), seat.num_agents - 1), self.grid - 1, seat.device)}
 
     def learn(self, seat: Seat, memory: Memory, before: Fields, now: Fields) -> Memory:
-        """See :meth:`PricingRule.learn`: an outcome speaks for the kappa at which it was to be expected."""
+        """See :meth:`PricingRule.learn`: an outcome makes those kappas more probable under which it was likely."""
         posted = seat.prices[_levels_for_buyers(seat, before).clamp_max(len(seat.prices) - 1)]
         taken = self.attention * self._survival(seat, before, posted[:, :, None, None]).squeeze(3)
         sold, declined = (now[name].unsqueeze(2) > 0 for name in ("sold_now", "declined"))
@@ -158,11 +158,11 @@ class Bounds(OptimalPrice):
         return torch.linspace(*seat.kappa_range, self.grid, dtype=torch.float64, device=seat.device)
 
     def _survival(self, seat: Seat, fields: Fields, prices: Tensor) -> Tensor:
-        """The chance that a value is at least each price, given the kappa of each bin: ``[B, N-1, grid, P]``.
+        """The probability that a value is at least each price, given the kappa of each bin: ``[B, N-1, grid, L]``.
 
-        ``prices`` ``[P]``, or ``[B, N-1, 1, P]``: other ones for each buyer.
+        ``prices`` is ``[L]``, or ``[B, N-1, 1, 1]`` for one price per buyer; the result's last axis is then 1.
         """
-        low, high = (_of_best_good(fields[name], seat).unsqueeze(2) for name in ("gain_low", "gain_high"))
+        low, high = (_best_over_goods(fields[name], seat).unsqueeze(2) for name in ("gain_low", "gain_high"))
         kappas = self.kappas(seat)
         return uniform_survival(low * kappas, high * kappas, prices)
 
@@ -170,7 +170,7 @@ class Bounds(OptimalPrice):
 @PRICING.register
 @configuration
 class Omniscient(OptimalPrice):
-    """Posts the price that is optimal for the buyers' true values: the upper bound of what a seller can know."""
+    """Posts the optimal price for the buyers' true values: an upper bound on what a seller can know."""
 
     def require_playable(self, seat: Seat) -> None:
         """See :meth:`PricingRule.require_playable`."""
@@ -178,16 +178,16 @@ class Omniscient(OptimalPrice):
 
     def survival(self, seat: Seat, memory: Memory, fields: Fields) -> Tensor:
         """See :meth:`OptimalPrice.survival`."""
-        return (_of_best_good(fields["buyer_value"], seat).unsqueeze(2) >= seat.prices).double()
+        return (_best_over_goods(fields["buyer_value"], seat).unsqueeze(2) >= seat.prices).double()
 
 
-# --- what they compute from an observation, and require of a market --------------------------------------------------
+# --- helpers: computations on observations, and requirements on the market -------------------------------------------
 
 
 def sales_to_third_parties(fields: Fields) -> Tensor:
-    """The sales of each other agent in the last step, but for those to this one, ``[B, N-1]``.
+    """The sales of each other agent to agents other than this one in the last step, ``[B, N-1]``.
 
-    Where several sold, this one does not see which of them it bought from: a share of its purchase counts for each.
+    If several agents sold, this one does not see from which it bought, so its purchase counts in equal shares for each.
     """
     sold = fields["trades_now"]
     sellers = (sold > 0).sum(1, keepdim=True).clamp_min(1)
@@ -195,19 +195,19 @@ def sales_to_third_parties(fields: Fields) -> Tensor:
 
 
 def _levels_for_buyers(seat: Seat, fields: Fields) -> Tensor:
-    """The level that stands for each buyer, int64 ``[B, N-1]``."""
+    """The level of the current ask for each buyer, int64 ``[B, N-1]``."""
     return posted_levels(seat, fields).expand(-1, seat.num_agents - 1)
 
 
 def _asks_of_others(seat: Seat, fields: Fields) -> tuple[Tensor, Tensor]:
-    """The others' levels, one for all that a seller sells, and whether they stand: int64 ``[B, N-1]`` each."""
+    """The level of each other seller, one for all its goods, and whether it sells now: int64 ``[B, N-1]`` each."""
     price, legal = (fields[name].unflatten(1, (seat.num_agents - 1, -1)) for name in ("offer_price", "offer_legal"))
     return (price[..., :1] - seat.prices).abs().argmin(dim=2), (legal > 0).any(2).long()
 
 
-def _of_best_good(of_goods: Tensor, seat: Seat) -> Tensor:
-    """Each buyer's figure for the best of the seller's parameter sets, at least 0: float64 ``[B, N-1]``."""
-    best: Tensor = of_goods.unflatten(1, (seat.num_agents - 1, -1)).amax(2).clamp_min(0).double()
+def _best_over_goods(figures: Tensor, seat: Seat) -> Tensor:
+    """The maximum over the seller's parameter sets for each buyer, at least 0: float64 ``[B, N-1]``."""
+    best: Tensor = figures.unflatten(1, (seat.num_agents - 1, -1)).amax(2).clamp_min(0).double()
     return best
 
 

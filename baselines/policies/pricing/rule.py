@@ -1,4 +1,4 @@
-"""The interface of pricing rules, and how a rule plays a seat."""
+"""The interface of pricing rules, and the class that plays a rule in a seat."""
 
 from __future__ import annotations
 
@@ -12,43 +12,43 @@ from paramarket_env.interface.policy import Seat
 from paramarket_env.plugins import Registry
 
 Fields = dict[str, Tensor]
-"""The observation by field name, ``[B, size]`` each."""
+"""An observation by field name, ``[B, size]`` each."""
 
 Memory = dict[str, Tensor]
-"""What a pricing rule remembers, by name, ``[B, ...]`` each."""
+"""The memory of a pricing rule: tensors by name, ``[B, ...]`` each."""
 
 VERB_POSTING_PERIOD = 8
-"""In ``verb`` mode a posting takes a step, so an ask is reconsidered only once in so many cycles."""
+"""The posting period in ``verb`` mode, in cycles. A posting takes a step there, so it is infrequent."""
 
 
 class PricingRule(ABC):
-    """A rule for the asks of a seller. A rule is a frozen configuration: what it learns is in a memory outside of it.
+    """A rule for the asks of a seller. The rule is a frozen configuration; what it learns is in a memory outside of it.
 
-    A rule plays B markets at once. A seller has S asks, one for all buyers or one for each of the N - 1, and L prices
-    to choose from. A *level* is the index of a price; level L withholds.
+    A rule plays B markets at once. A seller has S asks, one for all buyers or one for each of the N - 1 buyers, and
+    chooses among L prices. A *level* is the index of a price; level L withholds.
     """
 
     def require_playable(self, seat: Seat) -> None:  # noqa: B027  # most rules play every market
         """Raise ``ValueError`` if the rule cannot play in this seat's market."""
 
     def posting_period(self, seat: Seat) -> int:
-        """The cycles from one posting to the next: 1 in rounds, ``VERB_POSTING_PERIOD`` with one verb a step."""
+        """The cycles between two postings: 1 in ``round`` mode, ``VERB_POSTING_PERIOD`` in ``verb`` mode."""
         return VERB_POSTING_PERIOD if isinstance(seat.actions, VerbActions) else 1
 
     def memory(self, seat: Seat, keys: Tensor) -> Memory:
-        """The memory at the beginning of b episodes, ``[b, ...]`` each.
+        """The memory at the start of b episodes, ``[b, ...]`` each.
 
-        ``keys`` int64 ``[b]`` are their streams of random numbers; a rule that draws keeps them in its memory.
+        ``keys``, int64 ``[b]``, are the episodes' streams of random numbers. Rules that draw keep them in the memory.
         """
         return {}
 
     def learn(self, seat: Seat, memory: Memory, before: Fields, now: Fields) -> Memory:
-        """The memory after a step, of what was observed ``before`` it and is observed ``now``."""
+        """The memory after a step, given the observations ``before`` the step and ``now``."""
         return memory
 
     @abstractmethod
     def price(self, seat: Seat, memory: Memory, fields: Fields) -> Tensor:
-        """The best levels now, int64 ``[B, S]``."""
+        """The levels that the seller should ask now, int64 ``[B, S]``."""
 
 
 PRICING: Registry[PricingRule] = Registry("pricing rule", PricingRule, attribute="pricing")
@@ -56,7 +56,7 @@ PRICING: Registry[PricingRule] = Registry("pricing rule", PricingRule, attribute
 
 
 class Seller:
-    """A pricing rule in a seat: it learns in every step, and posts levels that differ from those that stand."""
+    """A pricing rule in a seat. It learns in every step, and posts levels that differ from the current ones."""
 
     def __init__(self, seat: Seat, rule: PricingRule) -> None:
         rule.require_playable(seat)
@@ -73,48 +73,48 @@ class Seller:
         self._begins = self._begins.index_fill(0, rows, True)
 
     def ask(self, fields: Fields) -> Tensor:
-        """The levels to post, or -1 to leave an ask as it is: int64 ``[B, S]``."""
+        """The levels to post, or -1 to leave an ask unchanged: int64 ``[B, S]``."""
         self._learn(fields)
         posted, wanted = posted_levels(self.seat, fields), self.rule.price(self.seat, self.memory, fields)
         in_turn = (cycle_of(fields, self.seat) % self.rule.posting_period(self.seat) == 0).unsqueeze(1)
         return torch.where(in_turn & (wanted != posted), wanted, -1)
 
     def _learn(self, fields: Fields) -> None:
-        """Learn from the last step, but in the rows whose episodes begin: they have had none."""
+        """Learn from the last step, except in rows whose episodes begin now: they have no last step."""
         learned = self.rule.learn(self.seat, self.memory, self._before, fields)
         self.memory = {name: _choose(self._begins, kept, learned[name]) for name, kept in self.memory.items()}
         self._before, self._begins = fields, torch.zeros_like(self._begins)
 
 
 def _choose(rows: Tensor, there: Tensor, elsewhere: Tensor) -> Tensor:
-    """The one tensor ``[B, ...]`` in the rows, bool ``[B]``, and the other in the rest."""
+    """The tensor ``there``, ``[B, ...]``, in the ``rows``, bool ``[B]``, and ``elsewhere`` in the others."""
     return torch.where(rows.view(-1, *(1,) * (there.dim() - 1)), there, elsewhere)
 
 
-# --- what rules compute from an observation --------------------------------------------------------------------------
+# --- helpers: computations on observations ---------------------------------------------------------------------------
 
 
 def cycle_of(fields: Fields, seat: Seat) -> Tensor:
-    """The cycle that an observation is of, int64 ``[B]``."""
+    """The cycle of an observation, int64 ``[B]``."""
     return ((1 - fields["time_left"].squeeze(-1)) * seat.max_cycles).round().long()
 
 
 def posted_levels(seat: Seat, fields: Fields) -> Tensor:
-    """The levels of the asks that stand, int64 ``[B, S]``; L for one that is withheld."""
+    """The levels of the current asks, int64 ``[B, S]``; L for a withheld one."""
     level = (fields["ask"].unsqueeze(2) - seat.prices).abs().argmin(dim=2)
     return torch.where(fields["selling"] > 0, level, len(seat.prices))
 
 
-def by_ask(seat: Seat, of_buyers: Tensor) -> Tensor:
-    """A figure of each buyer, ``[B, N-1]``, summed over the buyers that an ask is for: ``[B, S]``."""
-    return of_buyers if seat.actions.choices.ask_slots > 1 else of_buyers.sum(1, keepdim=True)
+def by_ask(seat: Seat, figures: Tensor) -> Tensor:
+    """A figure of each buyer, ``[B, N-1]``, summed over the buyers of each ask: ``[B, S]``."""
+    return figures if seat.actions.choices.ask_slots > 1 else figures.sum(1, keepdim=True)
 
 
 def rival_cost(seat: Seat, fields: Fields) -> Tensor:
-    """The reward that a sale costs the seller by rivalry, float64 ``[B]``.
+    """The cost of a sale to the seller through rivalry, in units of reward, float64 ``[B]``.
 
-    A buyer's gain costs rivalry / (N - 1) for each nat. The seller does not see that gain. Its own largest quoted gain
-    stands for it, as both are gains from mixing the same two networks.
+    Each nat that the buyer gains costs rivalry / (N - 1). The seller does not observe that gain. It uses its own
+    largest quoted gain instead, since both are gains from merging the same two networks.
     """
     gain = fields["offer_gain"].amax(1).clamp_min(0).double()
     return gain * seat.rivalry / (seat.num_agents - 1)

@@ -1,4 +1,4 @@
-"""Pricing rules that do without a belief about the buyers' values."""
+"""Pricing rules without a belief about the buyers' values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from paramarket_env.validation import configuration, require
 @PRICING.register
 @configuration
 class Fixed(PricingRule):
-    """Posts one level and keeps it: the one given, or the middle one."""
+    """Posts one level and keeps it: ``level``, or the middle one if that is None."""
 
     level: Annotated[int, Field(ge=0)] | None = None
 
@@ -36,7 +36,7 @@ class Fixed(PricingRule):
         require(self.level is None or self.level <= top, "fixed.level", self.level, f"from 0 to {top} in this market")
 
     def posting_period(self, seat: Seat) -> int:
-        """Always 1: it posts once."""
+        """Always 1, since the rule posts only once."""
         return 1
 
     def price(self, seat: Seat, memory: Memory, fields: Fields) -> Tensor:
@@ -47,7 +47,7 @@ class Fixed(PricingRule):
 
 @configuration
 class RandomPrice(PricingRule):
-    """Draws a level uniformly each time."""
+    """Draws a level uniformly at each posting."""
 
     def memory(self, seat: Seat, keys: Tensor) -> Memory:
         """See :meth:`PricingRule.memory`."""
@@ -65,7 +65,7 @@ PRICING.register(RandomPrice, "random")
 @PRICING.register
 @configuration
 class CostPlus(PricingRule):
-    """Asks the cost of a sale to the seller (a training pass, and the buyer's gain by rivalry), and a markup on it."""
+    """Asks the cost of a sale to the seller (a training pass, and the buyer's gain through rivalry) plus a markup."""
 
     markup: Annotated[float, Field(ge=0)] = 0.5
 
@@ -79,14 +79,14 @@ class CostPlus(PricingRule):
 @PRICING.register
 @configuration
 class Thompson(PricingRule):
-    """A bandit over the levels (Thompson sampling): posts the level whose sampled revenue is largest.
+    """A bandit over the levels (Thompson sampling): posts the level with the largest sampled revenue.
 
-    The share of buyers that take a level has a Beta posterior, which is sampled from by its normal approximation. A
-    sale is one at every lower level too, and a refusal one at every higher level.
+    The share of buyers that accept a level has a Beta posterior, which is sampled by its normal approximation. A sale
+    counts as one at every lower level too, and a refusal as one at every higher level.
     """
 
     def memory(self, seat: Seat, keys: Tensor) -> Memory:
-        """See :meth:`PricingRule.memory`: ``taken`` and ``left`` ``[b, S, L]`` count the buyers at each level."""
+        """See :meth:`PricingRule.memory`: ``taken`` and ``left``, ``[b, S, L]``, count sales and refusals by level."""
         shape = len(keys), seat.actions.choices.ask_slots, len(seat.prices)
         counts = torch.ones(shape, dtype=torch.float64, device=seat.device)
         return {"keys": keys, "taken": counts, "left": counts}

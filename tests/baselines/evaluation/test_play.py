@@ -19,7 +19,7 @@ SEEDS = (3, 11)
 
 
 @pytest.mark.parametrize("mode", ["verb", "round"])
-def test_trades_and_steps_tell_the_same_story(mode: str) -> None:
+def test_trades_and_steps_agree(mode: str) -> None:
     episode = play(priced_market(action_mode=mode), Arm("paper", ("paper",)), SEEDS, "cpu")
     steps, trades = episode.steps, episode.trades
     assert len(trades) > 0
@@ -38,7 +38,7 @@ def test_rewards_add_up_to_the_fall_of_the_loss(arm: Arm) -> None:
     np.testing.assert_allclose(steps.groupby(["seed", "agent"]).reward.sum(), fall)
 
 
-def test_a_seed_plays_alike_alone_and_beside_others() -> None:
+def test_a_seed_plays_the_same_alone_and_in_a_batch() -> None:
     config = tiny_market(action_mode="round")
     together = play(config, Arm("paper", ("paper",)), SEEDS, "cpu").steps
     alone = play(config, Arm("paper", ("paper",)), SEEDS[1:], "cpu").steps

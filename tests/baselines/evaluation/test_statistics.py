@@ -129,7 +129,7 @@ def test_a_learned_policy_is_compared_with_random_play_on_the_same_seeds() -> No
 
 
 def test_the_command_prints_and_keeps_an_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "judged"
+    out = tmp_path / "evaluated"
     chosen = ["train", "patient:1", "paper+bounds", "--populations", "paper", "--out", str(out)]
     assert main(["evaluate", *chosen, *SMALL]) == 0
     printed = capsys.readouterr().out

@@ -245,7 +245,7 @@ def test_random_draws_every_legal_action_and_no_other() -> None:
     assert allowed.min() > 0.6 * rows / len(allowed)
 
 
-def test_a_random_seat_acts_alike_alone_and_beside_others() -> None:
+def test_a_random_seat_acts_the_same_alone_and_in_a_batch() -> None:
     config = priced_market(action_mode="round")
     crowd, alone = seat(config, 5), seat(config, 1)
     acts = seated("random", crowd).act(*see(crowd, 5, time_left=[0.5]))

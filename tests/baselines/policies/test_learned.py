@@ -28,7 +28,7 @@ from tests.helpers import priced_market
 CONFIG = priced_market(max_cycles=4)
 
 
-def taught(config: MarketConfig, name: str, folder: Path) -> BaseAlgorithm:
+def trained(config: MarketConfig, name: str, folder: Path) -> BaseAlgorithm:
     """A policy, trained next to not at all, and kept."""
     return learn(Plan(config, name, timesteps=1, num_markets=4), folder, "cpu")
 
@@ -41,7 +41,7 @@ def taught(config: MarketConfig, name: str, folder: Path) -> BaseAlgorithm:
 )
 def test_a_policy_that_was_kept_acts_as_the_model_that_was_trained(name: str, mode: str, tmp_path: Path) -> None:
     config = priced_market(max_cycles=4, action_mode=mode)
-    model = taught(config, name, tmp_path)
+    model = trained(config, name, tmp_path)
     batch = MarketBatch(config, 5, "cpu")
     seen, mask = batch.reset(torch.arange(5))
     player = seated(f"learned:{tmp_path / 'checkpoint'}", seat_of(batch, 5))
@@ -92,8 +92,8 @@ def test_an_algorithm_that_could_not_be_loaded_is_not_kept(tmp_path: Path) -> No
         save_policy(tmp_path, model)
 
 
-def test_a_learned_policy_plays_beside_rules(tmp_path: Path) -> None:
-    taught(CONFIG, "ppo", tmp_path)
+def test_a_learned_policy_plays_against_rules(tmp_path: Path) -> None:
+    trained(CONFIG, "ppo", tmp_path)
     steps = play(CONFIG, Arm("mixed", (f"learned:{tmp_path}", "paper", "patient:1")), (0, 1), "cpu").steps
     assert len(steps) == 5 * 2 * 3
 
@@ -105,7 +105,7 @@ def test_observations_are_scaled_as_they_were_in_training() -> None:
 
 
 def test_a_policy_made_for_other_observations_or_actions_is_refused(tmp_path: Path) -> None:
-    taught(CONFIG, "ppo", tmp_path)
+    trained(CONFIG, "ppo", tmp_path)
     with pytest.raises(ValueError, match=r"was made for another market: its observation has .*'trade_price'"):
         Learned(str(tmp_path))(seat(priced_market(max_cycles=4, disclosure="none")))
     with pytest.raises(ValueError, match=r"was made for another market: its nvec"):

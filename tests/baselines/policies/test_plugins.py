@@ -71,7 +71,7 @@ def test_a_function_is_no_pricing_rule(tmp_path: Path) -> None:
         POLICIES.parse("paper+" + written(tmp_path, "def pricing(seat):\n    return None\n"))
 
 
-def test_a_policy_in_a_file_sits_beside_rules(tmp_path: Path) -> None:
+def test_a_policy_in_a_file_plays_against_rules(tmp_path: Path) -> None:
     config = priced_market(max_cycles=4)
     steps = play(config, Arm("mixed", (written(tmp_path, POLICY), "paper", "train")), (0, 1), "cpu").steps
     assert len(steps) == 5 * 2 * 3
@@ -79,9 +79,9 @@ def test_a_policy_in_a_file_sits_beside_rules(tmp_path: Path) -> None:
 
 def test_the_command_evaluates_a_policy_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = written(tmp_path, POLICY)
-    arguments = ["evaluate", name, "train", "--populations", "paper", *SMALL, "--out", str(tmp_path / "judged")]
+    arguments = ["evaluate", name, "train", "--populations", "paper", *SMALL, "--out", str(tmp_path / "evaluated")]
     assert main(arguments) == 0
-    assert name in (tmp_path / "judged" / "summary.json").read_text()
+    assert name in (tmp_path / "evaluated" / "summary.json").read_text()
     assert "could not be played" not in capsys.readouterr().out
 
 
@@ -107,7 +107,7 @@ def test_what_a_file_raises_is_passed_on(tmp_path: Path) -> None:
 def test_the_command_says_what_is_missing_and_leaves_no_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "judged"
+    out = tmp_path / "evaluated"
     assert main(["evaluate", "train", "file:nowhere.py", "--device", "cpu", "--out", str(out)]) == 2
     assert "no file 'nowhere.py'" in capsys.readouterr().err
     assert not out.exists()

@@ -79,8 +79,8 @@ def levels_of(rule: Seller, fields: dict[str, Tensor]) -> Tensor:
 
 @pytest.mark.parametrize("name", PRICING)
 def test_what_is_posted_already_is_not_posted_again(name: str) -> None:
-    told = {"bounds": "bounds", "omniscient": "full"}.get(name, "transactions")
-    chair = seat(market(disclosure=told))
+    disclosure = {"bounds": "bounds", "omniscient": "full"}.get(name, "transactions")
+    chair = seat(market(disclosure=disclosure))
     rule = seller(PRICING.parse(name), chair)
     [level] = posts(rule, standing(chair, 1, time_left=[1]))
     fields = standing(chair, level, time_left=[1])
@@ -228,20 +228,20 @@ def test_where_nothing_could_be_sold_nothing_is_learned() -> None:
     torch.testing.assert_close(rule.memory["belief"], uniform_belief((1, 2), 4, CPU))
 
 
-@pytest.mark.parametrize(("kind", "told"), [(Bayesian, "none"), (Bounds, "bounds"), (Thompson, "none")])
-def test_a_new_episode_clears_the_memory_of_its_row_alone(kind: type[PricingRule], told: str) -> None:
-    config = market(disclosure=told, kappa_distribution="uniform", kappa=0.5, kappa_high=2.0)
+@pytest.mark.parametrize(("kind", "disclosure"), [(Bayesian, "none"), (Bounds, "bounds"), (Thompson, "none")])
+def test_a_new_episode_clears_the_memory_of_its_row_alone(kind: type[PricingRule], disclosure: str) -> None:
+    config = market(disclosure=disclosure, kappa_distribution="uniform", kappa=0.5, kappa_high=2.0)
     chair = seat(config, rows=2)
     rule, name = seller(kind(), chair), "taken" if kind is Thompson else "belief"
-    told_bounds = {"gain_low": [0.04, 0.04], "gain_high": [0.06, 0.06]} if told == "bounds" else {}
-    rule.ask(standing(chair, 3, time_left=[1], **told_bounds))
+    bounds = {"gain_low": [0.04, 0.04], "gain_high": [0.06, 0.06]} if disclosure == "bounds" else {}
+    rule.ask(standing(chair, 3, time_left=[1], **bounds))
     fresh = rule.memory[name]
-    rule.ask(standing(chair, 3, sold_now=[1, 1], **told_bounds))
+    rule.ask(standing(chair, 3, sold_now=[1, 1], **bounds))
     learned = rule.memory[name]
     rule.reset(torch.tensor([1]), torch.tensor([9]))
     assert torch.equal(rule.memory[name], torch.stack([learned[0], fresh[1]]))
-    # The sale that the new episode's first observation tells of was in the old one.
-    rule.ask(standing(chair, 3, sold_now=[1, 1], **told_bounds))
+    # The sale in the new episode's first observation was in the old episode.
+    rule.ask(standing(chair, 3, sold_now=[1, 1], **bounds))
     assert not torch.equal(learned[1], fresh[1])
     assert not torch.equal(rule.memory[name][0], learned[0])
     assert torch.equal(rule.memory[name][1], fresh[1])
@@ -284,7 +284,7 @@ def test_ones_own_purchases_are_no_history() -> None:
     torch.testing.assert_close(alone.memory["belief"], lonely.memory["belief"])
 
 
-# --- sellers who are told more --------------------------------------------------------------------------------------
+# --- sellers who observe more --------------------------------------------------------------------------------------
 
 
 def test_with_bounds_and_a_known_kappa_the_price_is_optimal_for_a_uniform_value() -> None:
@@ -299,9 +299,9 @@ def test_with_bounds_a_seller_learns_kappa_from_sales_and_refusals() -> None:
     means = {}
     for outcome in ("sold_now", "declined"):
         rule = seller(Bounds(), chair)
-        told = {"gain_low": [0.02, 0.02], "gain_high": [0.025, 0.025]}
-        rule.ask(standing(chair, 2, time_left=[1], **told))
-        rule.ask(standing(chair, 2, **told, **{outcome: [1, 0]}))
+        bounds = {"gain_low": [0.02, 0.02], "gain_high": [0.025, 0.025]}
+        rule.ask(standing(chair, 2, time_left=[1], **bounds))
+        rule.ask(standing(chair, 2, **bounds, **{outcome: [1, 0]}))
         expected = (rule.memory["belief"] * rule.rule.kappas(chair)).sum(2)[0]
         means[outcome] = float(expected[0])
         assert float(expected[1]) == pytest.approx(1.25)  # of the other buyer nothing is learned

@@ -73,12 +73,12 @@ def test_the_same_seed_gives_the_same_policy(mode: str, tmp_path: Path) -> None:
     assert not np.array_equal(weights[0], weights[2])
 
 
-def test_returns_are_told_rollout_by_rollout(tmp_path: Path) -> None:
-    told: list[tuple[int, float]] = []
-    learn(replace(SHORT, timesteps=600), tmp_path, "cpu", lambda steps, returned: told.append((steps, returned)))
+def test_returns_are_reported_after_each_rollout(tmp_path: Path) -> None:
+    reported: list[tuple[int, float]] = []
+    learn(replace(SHORT, timesteps=600), tmp_path, "cpu", lambda steps, returned: reported.append((steps, returned)))
     # Six episodes of 4 cycles in 4 markets of 3 agents are the first 256 agent-steps and more.
-    assert [steps for steps, _ in told] == [288, 576, 864]
-    assert np.isfinite([returned for _, returned in told]).all()
+    assert [steps for steps, _ in reported] == [288, 576, 864]
+    assert np.isfinite([returned for _, returned in reported]).all()
 
 
 def test_what_agents_do_is_logged(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_every_algorithm_has_settings_and_every_tuned_scenario_exists() -> None:
     assert all(isinstance(tuned(name), Plan) for name in SCENARIOS)
 
 
-def test_one_agent_learns_beside_rules_and_in_a_crowd_all_do() -> None:
+def test_one_agent_learns_against_rules_and_in_a_crowd_all_do() -> None:
     assert tuned("digits-short").against == TRAINING_OPPONENTS
     assert tuned("crowd-short").against == ()
 
@@ -202,7 +202,7 @@ def test_the_command_trains_and_keeps_a_policy_that_can_be_evaluated(
     assert main(["train", "--timesteps", "16", "--num-markets", "2", *small, "--out", str(out)]) == 0
     assert f"learned:{out}" in "".join(capsys.readouterr().out.split("\n"))
     assert {file.name for file in out.iterdir()} == {*POLICY_FILES, "evaluations.csv", "checkpoint", "log"}
-    judged = [
+    arguments = [
         "evaluate",
         f"learned:{out}",
         "train",
@@ -210,9 +210,9 @@ def test_the_command_trains_and_keeps_a_policy_that_can_be_evaluated(
         "paper",
         *SMALL,
         "--out",
-        str(tmp_path / "judged"),
+        str(tmp_path / "evaluated"),
     ]
-    assert main(judged) == 0
+    assert main(arguments) == 0
 
 
 @pytest.mark.parametrize(

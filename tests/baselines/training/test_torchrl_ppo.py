@@ -65,22 +65,22 @@ def test_the_best_action_of_a_single_step_is_found(mode: str) -> None:
 def test_the_same_seed_gives_the_same_policy(mode: str) -> None:
     config = priced_market(max_cycles=4, action_mode=mode)
 
-    def taught(seed: int) -> tuple[Tensor, list[tuple[int, float]]]:
-        told: list[tuple[int, float]] = []
-        scores = ppo.learn(config, 3, 2, seed, "cpu", lambda *now: told.append(now))
-        return nn.utils.parameters_to_vector(scores.parameters()), told
+    def trained(seed: int) -> tuple[Tensor, list[tuple[int, float]]]:
+        reported: list[tuple[int, float]] = []
+        scores = ppo.learn(config, 3, 2, seed, "cpu", lambda *now: reported.append(now))
+        return nn.utils.parameters_to_vector(scores.parameters()), reported
 
-    (first, told), (second, again), (other, otherwise) = (taught(seed) for seed in (1, 1, 2))
+    (first, reported), (second, again), (other, otherwise) = (trained(seed) for seed in (1, 1, 2))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
-    assert told == again != otherwise
-    assert [iteration for iteration, _ in told] == [1, 2]
+    assert reported == again != otherwise
+    assert [iteration for iteration, _ in reported] == [1, 2]
 
 
 def test_advantages_are_those_of_a_plain_loop() -> None:
     rollout, loss = played("verb", 10)  # an episode, and four steps of the next
     rollout["next", "done"][2, 3] = True  # that of one market ends early
-    ppo.tell_ends(rollout)
+    ppo.expand_ends(rollout)
     loss.value_estimator(rollout)
     found = rollout["value_target"] - rollout["agents", "state_value"]
     values, after = (part["agents", "observation"].sum(-1).double() * 0.1 for part in (rollout, rollout["next"]))
@@ -113,11 +113,11 @@ def test_actions_are_drawn_among_legal_ones_by_their_probabilities(mode: str) ->
     torch.testing.assert_close(rollout["agents", "action_log_prob"], expected)
     assert not bool(mask.all())
     assert len(actions.flatten(0, 2).unique(dim=0)) > 5  # drawn, not the best one each time
-    ppo.tell_ends(rollout)
+    ppo.expand_ends(rollout)
     loss.value_estimator(rollout)
-    told = loss(rollout.reshape(-1))
-    assert float(told["mean_ratio"]) == pytest.approx(1, abs=1e-5)
-    told["loss_entropy"].backward()
+    parts = loss(rollout.reshape(-1))
+    assert float(parts["mean_ratio"]) == pytest.approx(1, abs=1e-5)
+    parts["loss_entropy"].backward()
     assert all(bool(p.grad.isfinite().all()) for p in loss.actor_network_params.parameters() if p.grad is not None)
 
 
@@ -132,7 +132,7 @@ def test_observations_are_scaled_by_all_that_was_shown() -> None:
 def test_the_loss_takes_the_scale_of_the_last_rollout() -> None:
     standardise = ppo.Standardise(paramarket_v0.parallel_env(priced_market(), device="cpu").layout.size)
     rollout, loss = played("verb", 6, standardise)
-    ppo.tell_ends(rollout)
+    ppo.expand_ends(rollout)
     loss.value_estimator(rollout)
     assert float(loss(rollout.reshape(-1))["mean_ratio"]) == pytest.approx(1, abs=1e-5)
     standardise.show(rollout["agents", "observation"])

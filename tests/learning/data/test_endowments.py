@@ -1,4 +1,4 @@
-"""Who holds which samples: three disjoint splits, and the rules that deal the training split."""
+"""Endowments: three disjoint splits, and the rules that divide the training split."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ def test_no_sample_is_in_two_splits(endowment: str, dataset: Dataset) -> None:
 
 
 @ENDOWMENTS
-def test_all_samples_that_are_left_are_dealt(endowment: str) -> None:
+def test_all_samples_that_are_left_are_distributed(endowment: str) -> None:
     assert all(len(training(split(endowment=endowment), market)) == 400 - 60 - 50 for market in range(3))
 
 
 @ENDOWMENTS
-def test_no_more_training_samples_are_dealt_than_asked_for(endowment: str) -> None:
+def test_no_more_training_samples_are_distributed_than_requested(endowment: str) -> None:
     assert all(len(training(split(endowment=endowment, train_samples=90), market)) == 90 for market in range(3))
 
 
@@ -178,7 +178,7 @@ def test_dirichlet_shares_have_the_moments_of_the_distribution(concentration: fl
 
 
 @ENDOWMENTS
-def test_a_market_is_dealt_alike_alone_and_as_one_of_seven(endowment: str) -> None:
+def test_a_partition_is_the_same_alone_and_as_one_of_seven(endowment: str) -> None:
     seeds = torch.arange(100, 107)
     together = split(agents=3, seeds=seeds, endowment=endowment, batch_size=30)
     for market in range(7):
@@ -225,7 +225,7 @@ def test_the_trader_that_is_short_of_samples_is_the_one_named() -> None:
         require_minibatches(one, 64)
 
 
-def test_an_agent_without_any_sample_is_refused_by_the_deal() -> None:
+def test_a_partition_with_an_agent_without_samples_is_refused() -> None:
     dataset = Dataset(torch.zeros(400, 1), torch.ones(400).long(), 2, 0)
     with pytest.raises(ValueError, match="trader_1 has 0"):
         split(dataset, endowment=Complementary(scarcity=0.0))
@@ -243,7 +243,7 @@ def test_more_complementary_agents_than_classes_are_refused() -> None:
         split(agents=11)
 
 
-def test_as_many_complementary_agents_as_classes_are_dealt() -> None:
+def test_complementary_endowments_allow_as_many_agents_as_classes() -> None:
     one = split(agents=10, endowment=Complementary(scarcity=0.0))
     for agent in range(10):
         assert set(DATASET.labels[held(one, 0, agent)].tolist()) == set(range(10)) - {agent}
