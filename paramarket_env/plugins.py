@@ -225,7 +225,7 @@ def _split(text: str, kind: str) -> tuple[str, list[Any], list[tuple[str, Any]]]
 
 
 NOT_LITERAL = (SyntaxError, ValueError, TypeError, MemoryError, RecursionError)
-"""What ``ast`` raises for a text that is not a literal."""
+"""The exceptions of ``ast`` for a text that is not a literal."""
 
 
 def _arguments(inside: str) -> tuple[list[Any], list[tuple[str, Any]]]:

@@ -1,4 +1,4 @@
-"""What all tests share: one thread, no display, and examples that are the same in every run."""
+"""All tests share one thread, no display, and Hypothesis examples that are the same in every run."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ def place(name: str) -> list[tuple[str, str]]:
 
 
 def violations(module: str, source: str) -> list[str]:
-    """What a module imports although it may not."""
+    """The imports of a module that the rules do not allow."""
     own = place(module)
     unknown = [
         f"{package}: no rule says what {part!r} may import" for package, part in own if part not in LAYERS[package]

@@ -311,7 +311,7 @@ from baselines.policies.pricing import Fixed
 pricing = Fixed
 """,
 }
-"""What a file defines to be a plug-in of each kind."""
+"""The content of a file that defines a plug-in, for each kind."""
 
 
 def written(tmp_path: Path, kind: str) -> str:

@@ -17,7 +17,7 @@ from paramarket_env.seeding import next_seeds
 
 @dataclass(frozen=True)
 class Advance:
-    """What one step did to the markets."""
+    """The outcome of one step of all markets."""
 
     record: StepRecord
     """Rewards and all that happened; ``terminated`` is true in the one step in which an agent's network fails."""
@@ -51,9 +51,9 @@ class AutoresetBatch:
     """
 
     observation: Tensor
-    """What all agents see now, float32 ``[M, N, D]``; where an episode has just ended, the first of the next."""
+    """The current observations of all agents, float32 ``[M, N, D]``. After an end they are the next episode's first."""
     mask: Tensor
-    """What they may do now, bool ``[M, N, A]``."""
+    """The current action masks, bool ``[M, N, A]``."""
 
     def __init__(
         self,

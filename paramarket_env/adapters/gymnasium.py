@@ -73,7 +73,7 @@ class ParaMarketGymEnv(gymnasium.Env[np.ndarray, Any]):
         return observations[agent], rewards[agent], terminated[agent], truncated[agent], infos[agent]
 
     def action_masks(self) -> np.ndarray:
-        """What is legal now, bool ``[A]``: for ``sb3_contrib``'s ``MaskablePPO``."""
+        """The current action mask, bool ``[A]``, for ``sb3_contrib``'s ``MaskablePPO``."""
         return self.market.market_batch.mask()[0, self._seat].cpu().numpy()
 
     def render(self) -> Any:

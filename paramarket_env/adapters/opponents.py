@@ -1,4 +1,4 @@
-"""Who plays the seats that do not learn."""
+"""Policies in the seats that do not learn."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LEARNER = -1
 
 @dataclass(frozen=True)
 class Seating:
-    """Who sits where."""
+    """An assignment of policies and learners to seats."""
 
     policies: Sequence[PolicyFactory]
     seats: Tensor

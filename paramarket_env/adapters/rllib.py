@@ -79,7 +79,7 @@ class ParaMarketRLlibEnv(MultiAgentEnv):  # type: ignore[misc]  # RLlib need not
         )
 
     def _by_agent(self, values: torch.Tensor) -> dict[str, Any]:
-        """What the agents that are left have of ``[M, N, ...]``, as NumPy."""
+        """The rows of ``[M, N, ...]`` that belong to agents still in the episode, as NumPy arrays by agent."""
         rows = values.flatten(0, 1).cpu().numpy()
         if len(self.agents) == len(rows):
             return dict(zip(self.agents, rows, strict=True))

@@ -44,7 +44,7 @@ class ParaMarketVecEnv(VecEnv):
     """
 
     record: StepRecord
-    """What happened to all agents in the last step."""
+    """The record of the last step, for all agents."""
 
     def __init__(
         self,
@@ -142,7 +142,7 @@ class ParaMarketVecEnv(VecEnv):
             }
 
     def action_masks(self) -> np.ndarray:
-        """What is legal now, bool ``[rows, A]``: for ``sb3_contrib``'s ``MaskablePPO``, by ``env_method``."""
+        """The current action masks, bool ``[rows, A]``: ``MaskablePPO`` asks for them through ``env_method``."""
         return self._mask
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:

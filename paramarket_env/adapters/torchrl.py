@@ -95,7 +95,7 @@ class ParaMarketTorchRLEnv(EnvBase):  # type: ignore[misc]  # TorchRL need not b
         return self._told({"reward": reward}, terminated, truncated)
 
     def _told(self, rewards: dict[str, Tensor], terminated: Tensor, truncated: Tensor) -> TensorDictBase:
-        """What TorchRL gets to see of the present state."""
+        """The present state as TorchRL reads it."""
         seen = {"observation": self._autoreset.observation, "action_mask": self._autoreset.mask}
         group = TensorDict(seen | rewards, batch_size=self._autoreset.mask.shape[:2], device=self.device)
         ends = {"done": terminated | truncated, "terminated": terminated.clone(), "truncated": truncated.clone()}

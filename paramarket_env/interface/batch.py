@@ -20,7 +20,7 @@ from paramarket_env.seeding import as_seeds, fresh_seed, next_seeds
 
 @dataclass(frozen=True)
 class Transition:
-    """What one step returns, on the market's device."""
+    """The result of one step, on the market's device."""
 
     observation: Tensor
     """float32 ``[M, N, D]``."""
@@ -49,7 +49,7 @@ class MarketBatch:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
+        """The device of all tensors."""
         return self.engine.device
 
     @property
@@ -87,7 +87,7 @@ class MarketBatch:
         return as_seeds(fresh_seed() if seed is None else seed, self.num_markets, self.device)
 
     def observe(self) -> Tensor:
-        """What all agents see now: float32 ``[M, N, D]``."""
+        """The current observations of all agents, float32 ``[M, N, D]``."""
         return self._observer.observe(self.engine.view)
 
     def mask(self) -> Tensor:

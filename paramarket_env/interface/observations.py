@@ -1,4 +1,4 @@
-"""What an agent sees, as a table of fields from which the space, the vector and the documentation all come."""
+"""Observations: a table of fields, from which the space, the vector and the documentation are derived."""
 
 from __future__ import annotations
 

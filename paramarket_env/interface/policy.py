@@ -51,9 +51,9 @@ class Seat:
     prices: Tensor
     """float64 ``[L]``: the prices that can be asked, or bid, in units of reward."""
     mechanism: Mechanism
-    """How orders become trades."""
+    """The rule by which orders become trades."""
     disclosure: Disclosure
-    """What sellers are told."""
+    """The information that sellers are given."""
     kappa_range: tuple[float, float]
     """The least and the largest that any agent's value per nat can be."""
     train_cost: float
@@ -63,7 +63,7 @@ class Seat:
 
     @property
     def device(self) -> torch.device:
-        """Where observations, masks and actions are."""
+        """The device of observations, masks and actions."""
         return self.prices.device
 
 

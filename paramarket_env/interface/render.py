@@ -51,9 +51,9 @@ class Frame:
     losses: list[float]
     balances: list[int]
     asks: list[list[int]]
-    """Of each agent one for all, or one for each other agent."""
+    """The asks of each agent: one for all buyers, or one for each other agent."""
     verbs: list[str]
-    """What each agent did in the step before; the most important where it did several things."""
+    """The most important thing that each agent did in the last step."""
 
 
 @dataclass
@@ -80,7 +80,7 @@ class History:
 
 
 def _verbs(record: StepRecord) -> list[str]:
-    """What each agent of market 0 did; the most important where it did several things."""
+    """The most important thing that each agent of market 0 did."""
     happened = [(verb, getattr(record, column)[0].tolist()) for verb, column in DID.items()]
     return [next((verb for verb, flags in happened if flags[agent]), "hold") for agent in range(len(happened[0][1]))]
 

@@ -1,1 +1,1 @@
-"""Where learning and economics meet: the broker, the engine and its snapshots."""
+"""The market joins learning and economics: the broker, the exchange, the engine and its snapshots."""

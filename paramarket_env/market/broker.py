@@ -132,7 +132,7 @@ class Broker:
         return measure_lines(gradient[which], theirs - mine[which], self.goods.masks, gains, self.merge_weights)
 
     def to_sellers(self, of_offers: Tensor) -> Tensor:
-        """What is known of buyers' offers by seller, each other agent and parameter set: ``[M, N, offers, ...]``.
+        """Values of buyers' offers, rearranged by seller: each other agent and parameter set, ``[M, N, offers, ...]``.
 
         The shape stays the same.
         """

@@ -1,4 +1,4 @@
-"""How many markets fit into memory."""
+"""An estimate of memory, which limits the number of markets."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class Exchange:
         self.ask_slots = config.agents - 1 if self.mechanism.personal else 1
         """S: how many asks a seller has."""
         self.bid_levels = len(config.economy.ask_levels) if self.mechanism.bids else 1
-        """How many bids a buyer chooses from for each offer: 1 where the mechanism takes none."""
+        """The number of bids that a buyer can make for an offer: 1 where the mechanism takes no bids."""
         self._prices = torch.tensor([*config.economy.ask_levels, WITHHELD], device=device)
         self._agents = torch.arange(config.agents, device=device)
         self._slot_at_seller = broker.slot_at_seller if self.mechanism.personal else torch.zeros_like(broker.sellers)
@@ -50,7 +50,7 @@ class Exchange:
         return ~against & quoted.unsqueeze(3)
 
     def bids(self, orders: Orders) -> Tensor:
-        """What each agent bids, int64 ``[M, N]``, in ticks; 0 where the mechanism takes no bids."""
+        """The bid of each agent in ticks, int64 ``[M, N]``; 0 where the mechanism takes no bids."""
         return self._prices[orders.bid] if self.mechanism.bids else torch.zeros_like(orders.bid)
 
     def clear(self, state: MarketState, orders: Orders, gains: Tensor, market_open: Tensor) -> Trades:
@@ -74,7 +74,7 @@ class Exchange:
         return trades
 
     def _by_seller(self, chosen: Tensor) -> Tensor:
-        """Who chose each agent: int64 ``[M, N]``, the agent that each one chose, or -1 -> bool ``[M, N, N-1]``."""
+        """The other agents that chose each agent, bool ``[M, N, N-1]``; ``chosen`` int64 ``[M, N]``, or -1."""
         by_buyer = chosen.unsqueeze(1) == self._agents.unsqueeze(1)  # [M, seller, buyer]
         return by_buyer.gather(2, self.broker.sellers.expand(len(chosen), -1, -1))
 

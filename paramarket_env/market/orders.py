@@ -1,4 +1,4 @@
-"""What agents want and what came of it: the engine's words for one step."""
+"""The orders of one step, and the record of its outcome."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Orders:
-    """What every agent wants in one step, ``[M, N]`` each but ``ask``."""
+    """The orders of all agents in one step. Each field but ``ask`` is ``[M, N]``."""
 
     train: Tensor
     """bool."""
@@ -43,7 +43,7 @@ class Column:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What happened in one step: the columns ``[M, N]``, and ``truncated`` ``[M]``."""
+    """The record of one step: columns ``[M, N]``, and ``truncated`` ``[M]``."""
 
     trained: Annotated[Tensor, Column(torch.bool, False, "flag", "took a training pass")]
     asked: Annotated[Tensor, Column(torch.bool, False, "flag", "posted an ask")]
