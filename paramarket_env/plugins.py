@@ -145,8 +145,10 @@ class Registry(Generic[P]):
         if name is None:
             raise ValueError(f"{self.kind}={plugin!r} has no name: register it, or name the file that defines it")
         values = _values(plugin, complete)
-        behind = "" if values.get(self.joined) is None else f"+{text_of(values.pop(self.joined), complete=complete)}"
-        inside = ", ".join(f"{field}={_literal(value)}" for field, value in values.items())
+        # Behind a file a plus would be part of its path.
+        joins = values.get(self.joined) is not None and not name.startswith(FILE)
+        behind = f"+{text_of(values.pop(self.joined), complete=complete)}" if joins else ""
+        inside = ", ".join(f"{field}={_plain(value, complete)!r}" for field, value in values.items())
         return name + (f"({inside})" if inside else "") + behind
 
     # --- a field of a configuration --------------------------------------------------------------------------------
@@ -181,7 +183,7 @@ def usage(name: str, entry: Callable[..., Any]) -> str:
     """How a plug-in is written, with all of its fields and their defaults."""
     known = parameters(entry).values()
     inside = [
-        found.name if found.default is found.empty else f"{found.name}={_literal(found.default)}" for found in known
+        found.name if found.default is found.empty else f"{found.name}={_plain(found.default)!r}" for found in known
     ]
     return name + (f"({', '.join(inside)})" if inside else "")
 
@@ -194,9 +196,12 @@ def text_of(plugin: object, *, complete: bool = False) -> str:
     raise ValueError(f"{plugin!r} has no name: register it, or name the file that defines it")
 
 
-def _literal(value: object) -> str:
-    plain = value is None or isinstance(value, (bool, int, float, str, tuple))
-    return repr(value) if plain else repr(text_of(value))
+def _plain(value: object, complete: bool = False) -> object:
+    """The value of a field with plug-ins by their textual form."""
+    if isinstance(value, tuple):
+        return tuple(_plain(each, complete) for each in value)
+    plain = value is None or isinstance(value, (bool, int, float, str))
+    return value if plain else text_of(value, complete=complete)
 
 
 def _values(plugin: object, complete: bool) -> dict[str, Any]:
