@@ -148,8 +148,10 @@ class Registry(Generic[P]):
         if name is None:
             raise ValueError(f"{self.kind}={plugin!r} has no name: register it, or name the file that defines it")
         values = _values(plugin, complete)
-        suffix = "" if values.get(self.joined) is None else f"+{text_of(values.pop(self.joined), complete=complete)}"
-        inside = ", ".join(f"{field}={_literal(value)}" for field, value in values.items())
+        # In the name of a file a plus would be part of the path.
+        joins = values.get(self.joined) is not None and not name.startswith(FILE)
+        suffix = f"+{text_of(values.pop(self.joined), complete=complete)}" if joins else ""
+        inside = ", ".join(f"{field}={_plain(value, complete)!r}" for field, value in values.items())
         return name + (f"({inside})" if inside else "") + suffix
 
     # --- a field of a configuration --------------------------------------------------------------------------------
@@ -184,7 +186,7 @@ def usage(name: str, entry: Callable[..., Any]) -> str:
     """The textual form of a plug-in with all its fields and their defaults."""
     known = parameters(entry).values()
     inside = [
-        field.name if field.default is field.empty else f"{field.name}={_literal(field.default)}" for field in known
+        field.name if field.default is field.empty else f"{field.name}={_plain(field.default)!r}" for field in known
     ]
     return name + (f"({', '.join(inside)})" if inside else "")
 
@@ -197,9 +199,12 @@ def text_of(plugin: object, *, complete: bool = False) -> str:
     raise ValueError(f"{plugin!r} has no name: register it, or name the file that defines it")
 
 
-def _literal(value: object) -> str:
-    plain = value is None or isinstance(value, (bool, int, float, str, tuple))
-    return repr(value) if plain else repr(text_of(value))
+def _plain(value: object, complete: bool = False) -> object:
+    """The value of a field with plug-ins by their textual form."""
+    if isinstance(value, tuple):
+        return tuple(_plain(each, complete) for each in value)
+    plain = value is None or isinstance(value, (bool, int, float, str))
+    return value if plain else text_of(value, complete=complete)
 
 
 def _values(plugin: object, complete: bool) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Protocol, runtime_checkable
 import pytest
 from pydantic import Field
 
-import baselines.policies.decisions  # noqa: F401  # registers policies and pricing rules
 import paramarket_env.scenarios  # noqa: F401  # registers everything else
 from baselines.cli import main
 from baselines.evaluation.play import Arm, play
+from baselines.policies.decisions import POLICIES
 from paramarket_env.config import MarketConfig
 from paramarket_env.plugins import REGISTRIES, Registry, parameters, text_of, usage
 from paramarket_env.validation import configuration
@@ -119,6 +119,17 @@ class Box:
 
 
 @TOOLS.register
+@configuration
+class Kit:
+    """A tool that is made of others."""
+
+    tools: tuple[Annotated[Tool, TOOLS], ...] = ()
+
+    def __call__(self) -> int:
+        return len(self.tools)
+
+
+@TOOLS.register
 def bare_hand() -> int:
     """A function."""
     return 5
@@ -151,6 +162,21 @@ def test_a_text_is_read_and_written_in_one_form(text: str, canonical: str) -> No
 
 
 @pytest.mark.parametrize(
+    ("text", "complete"),
+    [
+        ("kit(tools=('box:nails', 'bare-hand'))", "kit(tools=(\"box(label='nails')\", 'bare-hand'))"),
+        ("kit(tools=('kit',))", "kit(tools=('kit(tools=())',))"),
+        ("kit", "kit(tools=())"),
+    ],
+)
+@pytest.mark.usefixtures("_tools")
+def test_plugins_among_the_values_of_a_field_come_back_complete(text: str, complete: str) -> None:
+    plugin = TOOLS.parse(text)
+    assert TOOLS.text(plugin, complete=True) == complete
+    assert TOOLS.parse(complete) == TOOLS.parse(TOOLS.text(plugin)) == plugin
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", r"tool='' is not allowed: it must be NAME, NAME:VALUE or NAME\(field=VALUE, ...\)"),
@@ -161,7 +187,7 @@ def test_a_text_is_read_and_written_in_one_form(text: str, canonical: str) -> No
         ("coarse-file(1, 2, None, 4)", "without further values"),
         ("coarse-file:0", "coarsefile.size=0 is not allowed: it must be greater than or equal to 1"),
         ("coarse-file:x", "coarsefile.size='x' is not allowed: it must be a valid integer"),
-        ("coarse-file+glove", "unknown tool 'glove': choose from bare-hand, box, coarse-file"),
+        ("coarse-file+glove", "unknown tool 'glove': choose from bare-hand, box, coarse-file, kit"),
         ("box", "box.label must be given"),
         ("bare-hand:3", "it must be bare-hand, without further values"),
         ("bare-hand+box:x", "it must be bare-hand, each field at most once; there is no field 'handle'"),
@@ -196,7 +222,9 @@ def test_what_is_not_registered_has_no_textual_form() -> None:
 
 @pytest.mark.parametrize("value", [3, None, True, object()])
 def test_what_has_not_the_interface_is_refused(value: Any) -> None:
-    with pytest.raises(ValueError, match="it must be one of coarse-file, box, bare-hand, or an object with the inter"):
+    with pytest.raises(
+        ValueError, match="it must be one of coarse-file, box, kit, bare-hand, or an object with the inter"
+    ):
         TOOLS.check(value)
 
 
@@ -376,6 +404,15 @@ def test_the_command_takes_files(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["agents"] == 3
     assert config["economy"]["reward_terms"][1] == "train-cost(cost=0.01)"
+
+
+def test_a_policy_of_a_file_comes_back_with_its_pricing_rule(tmp_path: Path) -> None:
+    (tmp_path / "kin.py").write_text("from baselines.policies.decisions import Patient\nclass policy(Patient): pass")
+    name = f"file:{tmp_path / 'kin.py'}"
+    for text in (name, f"{name}(patience=3)", f"{name}(patience=3, pricing='fixed:1')"):
+        policy = POLICIES.parse(text)
+        for complete in (False, True):
+            assert POLICIES.parse(POLICIES.text(policy, complete=complete)) == policy
 
 
 @pytest.mark.parametrize("kind", FILES)
