@@ -57,7 +57,7 @@ that is too low is refused (`underbid`, `outbid`).
 
 What sellers are told, `economy.disclosure`, each with what the one before has: `none` (who bought from them, and who
 could have and did not), `transactions` (also the prices and numbers of all trades), then either `bounds` (also a lower
-and an upper bound on every buyer's gain, from slope and curvature of its loss) or `full` (also the buyers' values).
+and an upper bound on every buyer's gain, from derivative and curvature of its loss) or `full` (also the buyers' values).
 
 ### Arguments
 

@@ -213,10 +213,10 @@ def _paint_trades(axes: Axes, history: History) -> None:
         )
         axes.add_patch(arrow)
         along = places[buyer] - places[seller]
-        # Near the seller and beside the arrow, so that the labels of opposite arrows stay apart.
-        beside = places[seller] + 0.4 * along + 0.19 * np.array([along[1], -along[0]])
+        # Near the seller and next to the arrow, so that the labels of opposite arrows stay apart.
+        label = places[seller] + 0.4 * along + 0.19 * np.array([along[1], -along[0]])
         box = {"fc": "white", "ec": "none", "alpha": 0.8, "pad": 1}
-        axes.text(beside[0], beside[1], f"{len(trades)}×", ha="center", va="center", fontsize=10, bbox=box)
+        axes.text(label[0], label[1], f"{len(trades)}×", ha="center", va="center", fontsize=10, bbox=box)
     for row, colour in enumerate(_colours(history)):
         axes.plot(*places[row], "o", markersize=38, color=colour)
         axes.text(

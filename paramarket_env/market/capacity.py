@@ -28,7 +28,7 @@ def required_bytes(num_markets: int, one: MarketState, network: Network, dataset
         2 * agents * units * validation  # one market's stems, and their copy in another order
         + validation * dataset.size  # its validation data
         + 12 * parameter_count(network)  # two networks, their gradients, indices, float64 copies
-        + 16 * len(dataset.labels)  # the deal of one market: orders and keys, int64
+        + 16 * len(dataset.labels)  # the partition of one market: orders and keys, int64
     )
     chunk = WORDS_PER_CHUNK * chunk_elements(dataset.labels.device)
     return 2 * num_markets * nbytes(one) + 4 * (chunk + indivisible)

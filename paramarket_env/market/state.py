@@ -28,7 +28,7 @@ class Quotes:
     permutations: Tensor
     """int64 ``[M, N, N-1, H]``: the seller's hidden units in the buyer's order."""
     lines: Tensor
-    """float64 ``[M, N, N-1, K, 4]``: slope, length and curvatures of the line between buyer and seller (see
+    """float64 ``[M, N, N-1, K, 4]``: derivative, length and curvatures of the line between buyer and seller (see
     ``learning.bounds``); ``[M, N, N-1, K, 0]`` where no bounds are disclosed."""
 
 

@@ -123,7 +123,7 @@ def test_derivative_length_and_curvature_of_a_bowl_are_exact(seed: int) -> None:
 
 
 def line(gains: list[float], weights: list[float], step: float = 1.0) -> list[float]:
-    """The line by one parameter, with a slope of -1, along which the merges have these gains."""
+    """The line by one parameter, with a derivative of -1, along which the merges have these gains."""
     chosen = torch.tensor([[True]])
     tried = torch.tensor([[gains]], dtype=torch.float64)
     measured = measure_lines(torch.tensor([[-1.0]]), torch.tensor([[step]]), chosen, tried, torch.tensor(weights))
@@ -132,7 +132,7 @@ def line(gains: list[float], weights: list[float], step: float = 1.0) -> list[fl
 
 
 def test_a_line_that_bends_unevenly_has_a_least_and_a_most_curvature() -> None:
-    # The gain of w less its slope's is -c w^2 / 2: c is 2 at a half, 1 at the whole way.
+    # The gain of w less its derivative's is -c w^2 / 2: c is 2 at a half, 1 at the whole way.
     assert line([0.25, 0.5], [0.5, 1.0]) == pytest.approx([-1, 1, 1, 2])
     assert line([0.5, 1.5], [0.5, 1.0]) == pytest.approx([-1, 1, -1, 0])
 
