@@ -9,69 +9,79 @@
 | Observation     | float32 vector, `env.layout.table()` lists its fields  |
 | State           | all observations stacked, float32 `[N, D]`             |
 
-Every agent owns a real network and private training data, scarce in some classes. At each step it trains its
+Every agent owns a real network and private training data, in which some classes are scarce. In each step it trains its
 network, buys another agent's parameters, or posts a price for its own. The market is that of Huang, Vishwakarma and
-Sala, *Train 'n Trade: Foundations of Parameter Markets* (NeurIPS 2023): a broker with validation data of its own aligns
-the seller's parameters to the buyer's network, tries a grid of merge weights, and quotes what the buyer would gain.
+Sala, *Train 'n Trade: Foundations of Parameter Markets* (NeurIPS 2023). A broker with its own validation data aligns
+the seller's parameters to the buyer's network, tries a grid of merge weights, and quotes the buyer's gain.
 
 ### Actions
 
-`verb`: 0 hold, 1 train, then one action for each offer (seller by seller, parameter set by parameter set, as
-`env.offers(agent)` lists them), then one for each ask level, of which the last withholds. `round`: `[train, buy,
-ask]`, where `buy` and `ask` are 0 for nothing and otherwise count as above from 1. Where the mechanism takes bids, each
-offer comes once for each price that can be bid; where asks are personal, the ask levels come once for each other agent
-(in `round` one `ask` each). `info["action_mask"]` says what is legal now. An illegal action is a no-op that
-`info["refused"]` counts, by cause in `info["refused_..."]`; one outside the space raises `ValueError` and changes
+In `verb` mode an action is one number: 0 holds, 1 trains, then there is one action for each offer, then one for each
+ask level. `env.offers(agent)` lists the offers in their order. The last ask level withholds.
+
+In `round` mode an action is `[train, buy, ask]`. In `buy` and `ask`, 0 does nothing, and the offers and levels count
+from 1.
+
+Where the mechanism takes bids, there is one purchase for each offer and bid. Where asks are personal, there is one ask
+for each other agent (in `round` mode one `ask` each).
+
+`info["action_mask"]` marks the legal actions. An illegal action does nothing. `info["refused"]` counts refused
+purchases, and `info["refused_..."]` counts them by cause. An action outside the space raises `ValueError` and changes
 nothing.
 
 ### A step
 
-All act at once on what they saw. Purchases clear at the asks that stood, from the networks as they stood; buyers
-get the network that was quoted, with a fresh optimizer; then those who train make a pass over their data; new asks are
-posted; all networks are evaluated, and every offer is quoted anew.
+All agents act at once, on their last observations. Purchases clear at the asks of those observations. All merges use
+the networks before the step, and a buyer gets exactly the network that was quoted, with a fresh optimizer. Then the
+agents that train make one pass over their data, and new asks are posted. Finally all networks are evaluated, and every
+offer is quoted again.
 
 ### Rewards
 
     kappa * (loss before - loss after) + tick * (received - paid) + terms
 
-on the broker's validation data. `kappa` is 1 by default; it can be drawn anew for each agent and episode, and is seen
-by its owner alone. There are no further terms by default; `economy.reward_terms` adds some, such as
-`train-cost(cost=0.01)` and `rivalry(weight=0.5)`, which takes half of what the others gained on average. Of every price
-the broker keeps the share `broker_fee`. An episode is truncated after `max_cycles`. An agent whose loss is no longer
-finite is terminated, its offers are withdrawn, and its last reward counts its network as no better than a uniform
-guess.
+The losses are on the broker's validation data. `kappa` is 1 by default. It can be drawn for each agent and episode, and
+then only its owner sees it. By default there are no further terms. `economy.reward_terms` adds terms, such as
+`train-cost(cost=0.01)`, or `rivalry(weight=0.5)`, which subtracts half of the others' mean gain. The broker keeps the
+share `broker_fee` of every price.
+
+An episode is truncated after `max_cycles` steps. An agent is terminated when its loss is no longer finite. Its offers
+are then withdrawn, and its last reward treats its network as a uniform guess.
 
 ### Mechanisms
 
-How orders become trades, `economy.mechanism`:
+`economy.mechanism` is the rule by which orders become trades:
 
 | name             | asks                            | the buyer       | the price                                    |
 |------------------|---------------------------------|-----------------|----------------------------------------------|
-| `posted`         | one for all, seen               | takes it or not | the ask                                      |
-| `personal`       | one for each buyer, seen by it  | takes it or not | the ask                                      |
-| `double-auction` | one for all, sealed             | bids            | ask + `k` (bid - ask), if bid >= ask         |
-| `second-price`   | one for all, seen: the reserve  | bids            | the highest losing bid, or the reserve       |
+| `posted`         | one for all buyers, visible     | takes it or not | the ask                                      |
+| `personal`       | one for each buyer, visible     | takes it or not | the ask                                      |
+| `double-auction` | one for all buyers, sealed      | bids            | ask + `k` (bid - ask), if bid >= ask         |
+| `second-price`   | one for all buyers: the reserve | bids            | the highest losing bid, or the reserve       |
 
-In a `second-price` auction each parameter set of a seller has `copies` copies in a step, for the highest bids. A bid
-that is too low is refused (`underbid`, `outbid`).
+In a `second-price` auction a seller has `copies` copies of each parameter set in a step, which go to the highest bids.
+A bid that is too low is refused (`underbid`, `outbid`).
 
-What sellers are told, `economy.disclosure`, each with what the one before has: `none` (who bought from them, and who
-could have and did not), `transactions` (also the prices and numbers of all trades), then either `bounds` (also a lower
-and an upper bound on every buyer's gain, from derivative and curvature of its loss) or `full` (also the buyers' values).
+`economy.disclosure` is the information that sellers get. `none`: the agents that bought from them, and those that could
+have and did not. `transactions` adds the prices and numbers of all trades. `bounds` adds to that a lower and an upper
+bound on every buyer's gain, from the derivative and curvature of its loss. `full` adds the buyers' values instead.
 
 ### Arguments
 
 `parallel_env(scenario="digits", *, render_mode=None, device="auto", mask_style="tuple", **changes)`
 
-`scenario`: a name of `paramarket_env.scenarios.SCENARIOS`, or a `MarketConfig` of your own. `changes`: other values for
-any fields of the configuration, such as `agents=4`, `max_cycles=20`, `action_mode="round"` or
-`mechanism="double-auction(k=0.3)"`. `render_mode`: `"ansi"`, `"rgb_array"` or `"human"`. `device`:
-`"auto"` (the GPU where there is one), `"cpu"`, `"cuda"`. `mask_style`: `"tuple"` as PettingZoo and Gymnasium take masks
-of a `MultiDiscrete`, `"flat"` as MaskablePPO and TorchRL do.
+- `scenario`: a name of `paramarket_env.scenarios.SCENARIOS`, or a `MarketConfig`.
+- `changes`: other values for any fields of the configuration, such as `agents=4`, `max_cycles=20`,
+  `action_mode="round"` or `mechanism="double-auction(k=0.3)"`.
+- `render_mode`: `"ansi"`, `"rgb_array"` or `"human"`.
+- `device`: `"auto"` (the GPU if there is one), `"cpu"` or `"cuda"`.
+- `mask_style`: `"tuple"`, the form in which PettingZoo and Gymnasium take masks of a `MultiDiscrete`, or `"flat"`, that
+  of MaskablePPO and TorchRL.
 
 ### For one learner or many markets
 
-The same market for other clients; a market's episodes are the same in all of them, given its seed and the actions.
+These functions give the same market to other clients. With the same seed and actions, a market has the same episodes in
+all of them.
 
 | function        | gives                         | who learns                                                     |
 |-----------------|-------------------------------|----------------------------------------------------------------|
@@ -88,20 +98,22 @@ The same market for other clients; a market's episodes are the same in all of th
 
 `gym_env(scenario="digits", *, opponents, seat=0, render_mode=None, device="auto", mask_style="tuple", **changes)`
 
-`num_markets`, `num_envs`: how many markets play side by side; each begins its next episode in the step in which it
-ends. `seat`: the agent that learns. `opponents`: who plays the other seats: a `PolicyFactory` (see
-`paramarket_env.interface.policy`) for all of them, such as `baselines.policies.decisions.Patient()`, or
-a list of one for each. In `sb3_vec_env` each of the listed policies is a population: it has all seats but the learner's
-in some of the markets, and the learner's seat changes from market to market; without opponents all agents learn.
+- `num_markets`, `num_envs`: the number of markets. Each market begins its next episode in the step in which it ends.
+- `seat`: the number of the agent that learns.
+- `opponents`: the policies of the other seats. It is one `PolicyFactory` (see `paramarket_env.interface.policy`) for all
+  of them, such as `baselines.policies.decisions.Patient()`, or a list with one for each. In `sb3_vec_env` each policy
+  in the list is a population: in some of the markets it has all seats but the learner's, which changes from market to
+  market. Without opponents all agents learn.
 
-An agent whose network fails while its market goes on idles until the market's end: its orders are ignored, its reward
-is 0, and its mask only lets it hold. In the `VecEnv` its row is done when it fails and once more with its market. With
-one learner the episode ends. In `rllib_env`, where an episode is one of all markets, the agent drops out.
+If an agent's network fails while its market goes on, the agent idles until the market ends. Its orders are ignored, its
+reward is 0, and its mask allows only to hold. In the `VecEnv` its row is done when it fails, and again when its market
+ends. An environment with one learner ends its episode. In `rllib_env` an episode covers all markets, and the agent
+leaves it.
 
-The end after `max_cycles` is a truncation in PettingZoo's and Gymnasium's words. But nothing follows it, agents see the
-time that is left, and no learner ever learns the value of what it sees behind it. So `sb3_vec_env` and `rllib_env` call
-it terminal, as otherwise their libraries' algorithms would add that value to the last reward; do the same in a loop of
-your own.
+PettingZoo and Gymnasium report the end after `max_cycles` as a truncation. Nothing follows it, and agents observe the
+time that is left, so no learner can learn the value of the last observation. Therefore `sb3_vec_env` and `rllib_env`
+report the end as terminal; otherwise their libraries would add that value to the last reward. Do the same in a training
+loop of your own.
 
 ### Version history
 
