@@ -100,10 +100,10 @@ all of them.
 
 - `num_markets`, `num_envs`: the number of markets. Each market begins its next episode in the step in which it ends.
 - `seat`: the number of the agent that learns.
-- `opponents`: the policies of the other seats. It is one `PolicyFactory` (see `paramarket_env.interface.policy`) for all
-  of them, such as `baselines.policies.decisions.Patient()`, or a list with one for each. In `sb3_vec_env` each policy
-  in the list is a population: in some of the markets it has all seats but the learner's, which changes from market to
-  market. Without opponents all agents learn.
+- `opponents`: the policies of the other seats. It is one `PolicyFactory` (see `paramarket_env.interface.policy`) for
+  all of them, such as `baselines.policies.decisions.Patient()`, or a list with one for each. In `sb3_vec_env` each
+  policy in the list is a population: in some of the markets it has all seats but the learner's, which changes from
+  market to market. Without opponents all agents learn.
 
 If an agent's network fails while its market goes on, the agent idles until the market ends. Its orders are ignored, its
 reward is 0, and its mask allows only to hold. In the `VecEnv` its row is done when it fails, and again when its market
