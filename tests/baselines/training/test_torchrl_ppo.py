@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +23,6 @@ pytest.importorskip("torchrl")
 from baselines.training import torchrl_ppo as ppo
 
 MODES = ("verb", "round")
-PAGE = Path(__file__).parents[3] / "docs" / "torchrl.md"
 
 
 class Values(nn.Module):
@@ -152,12 +149,6 @@ def test_a_network_of_ones_own_is_trained() -> None:
     assert made == [(batch.layout.size, batch.actions.mask_size), (batch.layout.size, 1)]
     assert isinstance(scores, nn.Sequential)
     assert isinstance(scores[1], nn.Linear)
-
-
-def test_the_code_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    (snippet,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    exec(compile(snippet, PAGE.name, "exec"), {})
-    assert capsys.readouterr().out.startswith("agent\n0 ")
 
 
 def test_the_command_compares_with_random_play(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
