@@ -71,7 +71,7 @@ class Registry(Generic[P]):
 
     def __contains__(self, name: object) -> bool:
         """Whether there is a plug-in of that name."""
-        return name in self._entries
+        return isinstance(name, str) and name.replace("_", "-") in self._entries
 
     def items(self) -> Iterable[tuple[str, Callable[..., Any]]]:
         """The names with their classes or functions."""
@@ -87,10 +87,20 @@ class Registry(Generic[P]):
 
         Without a ``name`` it is that of the class or function with hyphens: ``DoubleAuction`` is ``double-auction``.
         """
-        name = name or re.sub(r"(?<=[a-z])(?=[A-Z])", "-", entry.__name__).replace("_", "-").lower()
-        require(name not in self._entries, f"name of a {self.kind}", name, "one that is not taken")
+        if name is None:
+            name = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", entry.__name__).lower()
+        name = name.replace("_", "-")
+        what = f"name of a {self.kind}"
+        require(re.fullmatch(r"[\w-]+", name) is not None, what, name, "letters, digits and hyphens")
+        require(name not in self._entries, what, name, "one that is not taken")
+        self._require_readable(entry)
         self._entries[name], self._names[entry] = entry, name
         return entry
+
+    def _require_readable(self, entry: Callable[..., Any]) -> None:
+        """Raise ``ValueError`` for a class whose values a textual form would lose."""
+        readable = is_dataclass(entry) or not parameters(entry)
+        require(readable, self.kind, entry, "a dataclass, or a function")
 
     # --- the textual form ------------------------------------------------------------------------------------------
 
@@ -110,6 +120,8 @@ class Registry(Generic[P]):
             new = field in known and field not in values
             require(new, self.kind, text, f"{usage(name, entry)}, each field once; {field!r} is not one or given twice")
             values[field] = value
+        missing = [field for field in known if known[field].default is inspect.Parameter.empty and field not in values]
+        require(not missing, self.kind, text, f"{usage(name, entry)}, with a value for {', '.join(missing)}")
         # A function is the plug-in itself.
         return self.check(entry(**values) if isinstance(entry, type) else entry)
 
@@ -131,6 +143,7 @@ class Registry(Generic[P]):
     def _from_file(self, path: str) -> Callable[..., Any]:
         """What a file defines under the name of the kind; registered under ``file:PATH``."""
         entry = _defined(os.path.expanduser(path), self.attribute)
+        self._require_readable(entry)
         self._names.setdefault(entry, f"{FILE}{path}")
         return entry
 
@@ -183,9 +196,16 @@ def usage(name: str, entry: Callable[..., Any]) -> str:
     """How a plug-in is written, with all of its fields and their defaults."""
     known = parameters(entry).values()
     inside = [
-        found.name if found.default is found.empty else f"{found.name}={_plain(found.default)!r}" for found in known
+        found.name if found.default is found.empty else f"{found.name}={_shown(found.default)}" for found in known
     ]
     return name + (f"({', '.join(inside)})" if inside else "")
+
+
+def _shown(default: object) -> str:
+    try:
+        return repr(_plain(default))
+    except ValueError:  # a default that has no textual form
+        return repr(default)
 
 
 def text_of(plugin: object, *, complete: bool = False) -> str:
