@@ -72,7 +72,7 @@ class Registry(Generic[P]):
 
     def __contains__(self, name: object) -> bool:
         """Whether a plug-in has that name."""
-        return name in self._entries
+        return isinstance(name, str) and name.replace("_", "-") in self._entries
 
     def items(self) -> Iterable[tuple[str, Callable[..., Any]]]:
         """The names with their classes or functions."""
@@ -88,10 +88,20 @@ class Registry(Generic[P]):
 
         The default ``name`` is that of the class or function with hyphens: ``double-auction`` for ``DoubleAuction``.
         """
-        name = name or re.sub(r"(?<=[a-z])(?=[A-Z])", "-", entry.__name__).replace("_", "-").lower()
-        require(name not in self._entries, f"name of a {self.kind}", name, "a name that is not yet taken")
+        if name is None:
+            name = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", entry.__name__).lower()
+        name = name.replace("_", "-")
+        what = f"name of a {self.kind}"
+        require(re.fullmatch(r"[\w-]+", name) is not None, what, name, "letters, digits and hyphens")
+        require(name not in self._entries, what, name, "a name that is not yet taken")
+        self._require_readable(entry)
         self._entries[name], self._names[entry] = entry, name
         return entry
+
+    def _require_readable(self, entry: Callable[..., Any]) -> None:
+        """Raise ``ValueError`` for a class whose values a textual form would lose."""
+        readable = is_dataclass(entry) or not parameters(entry)
+        require(readable, self.kind, entry, "a dataclass, or a function")
 
     # --- the textual form ------------------------------------------------------------------------------------------
 
@@ -113,6 +123,8 @@ class Registry(Generic[P]):
             problem = f"{field!r} is given twice" if field in known else f"there is no field {field!r}"
             require(new, self.kind, text, f"{usage(name, entry)}, each field at most once; {problem}")
             values[field] = value
+        missing = [field for field in known if known[field].default is inspect.Parameter.empty and field not in values]
+        require(not missing, self.kind, text, f"{usage(name, entry)}, with a value for {', '.join(missing)}")
         # A class is called to make the plug-in; a function is the plug-in itself.
         return self.check(entry(**values) if isinstance(entry, type) else entry)
 
@@ -134,6 +146,7 @@ class Registry(Generic[P]):
     def _from_file(self, path: str) -> Callable[..., Any]:
         """The class or function that a file defines under ``attribute``; it gets the name ``file:PATH``."""
         entry = _defined(os.path.expanduser(path), self.attribute)
+        self._require_readable(entry)
         self._names.setdefault(entry, f"{FILE}{path}")
         return entry
 
@@ -186,9 +199,16 @@ def usage(name: str, entry: Callable[..., Any]) -> str:
     """The textual form of a plug-in with all its fields and their defaults."""
     known = parameters(entry).values()
     inside = [
-        field.name if field.default is field.empty else f"{field.name}={_plain(field.default)!r}" for field in known
+        field.name if field.default is field.empty else f"{field.name}={_shown(field.default)}" for field in known
     ]
     return name + (f"({', '.join(inside)})" if inside else "")
+
+
+def _shown(default: object) -> str:
+    try:
+        return repr(_plain(default))
+    except ValueError:  # a default that has no textual form
+        return repr(default)
 
 
 def text_of(plugin: object, *, complete: bool = False) -> str:

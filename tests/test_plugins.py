@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Protocol, runtime_checkable
 
@@ -188,7 +189,7 @@ def test_plugins_among_the_values_of_a_field_come_back_complete(text: str, compl
         ("coarse-file:0", "coarsefile.size=0 is not allowed: it must be greater than or equal to 1"),
         ("coarse-file:x", "coarsefile.size='x' is not allowed: it must be a valid integer"),
         ("coarse-file+glove", "unknown tool 'glove': choose from bare-hand, box, coarse-file, kit"),
-        ("box", "box.label must be given"),
+        ("box", r"tool='box' is not allowed: it must be box\(label\), with a value for label"),
         ("bare-hand:3", "it must be bare-hand, without further values"),
         ("bare-hand+box:x", "it must be bare-hand, each field at most once; there is no field 'handle'"),
         ("coarse-file(size=4, size=5)", "each field at most once; 'size' is given twice"),
@@ -208,6 +209,57 @@ def test_plugins_among_the_values_of_a_field_come_back_complete(text: str, compl
 def test_a_text_that_is_none_is_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TOOLS.parse(text)
+
+
+@pytest.mark.usefixtures("_tools")
+@pytest.mark.usefixtures("_tools")
+def test_a_name_with_underscores_is_that_with_hyphens() -> None:
+    tools: Registry[Tool] = Registry("tool", Tool, joined="handle")
+    tools.register(CoarseFile, "round_file")
+    assert list(tools) == ["round-file"]
+    assert "round_file" in tools
+    assert tools.text(tools.parse("round_file:4+bare_hand")) == "round-file(size=4)+bare-hand"
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a(1)", "a:1", "a+b", "file:a.py"])
+def test_a_name_that_no_text_can_have_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"name of a tool=.* is not allowed: it must be letters, digits and hyphens"):
+        TOOLS.register(bare_hand, name)
+
+
+class Plain:
+    """A class whose values nobody can read back."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self) -> int:
+        return self.size
+
+
+def test_a_class_with_values_that_is_no_dataclass_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"tool=<class .*Plain'> is not allowed: it must be a dataclass"):
+        TOOLS.register(Plain)
+    (tmp_path / "tool.py").write_text("from tests.test_plugins import Plain as tool")
+    with pytest.raises(ValueError, match=r"tool=<class .*Plain'> is not allowed: it must be a dataclass"):
+        TOOLS.parse(f"file:{tmp_path / 'tool.py'}")
+
+
+@dataclass(frozen=True)
+class Unchecked:
+    """A dataclass whose fields nobody checks, with a default that has no textual form."""
+
+    size: int
+    shape: Any = Ellipsis
+
+    def __call__(self) -> int:
+        return self.size
+
+
+def test_a_dataclass_without_a_value_for_each_field_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TOOLS._entries, "unchecked", Unchecked)
+    with pytest.raises(ValueError, match=r"it must be unchecked\(size, shape=Ellipsis\), with a value for size"):
+        TOOLS.parse("unchecked")
 
 
 def test_a_name_is_taken_once() -> None:

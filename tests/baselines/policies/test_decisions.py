@@ -326,7 +326,7 @@ def test_every_policy_is_what_its_text_names(policy: PolicyFactory) -> None:
         ("patient:-1", "patient.patience=-1 is not allowed: it must be greater than or equal to 0"),
         ("patient(k=3)", r"it must be patient\(patience=8, pricing='bayesian'\), .*; there is no field 'k'"),
         ("random+fixed", r"policy='random\+fixed' is not allowed: it must be random, .*there is no field 'pricing'"),
-        ("learned", "learned.folder must be given"),
+        ("learned", r"policy='learned' is not allowed: it must be learned\(folder\), with a value for folder"),
     ],
 )
 def test_a_text_that_names_no_policy_is_refused_with_those_that_exist(text: str, error: str) -> None:
