@@ -53,7 +53,7 @@ def _with_short_form(rule: Callable[[], MarketConfig]) -> Callable[[], MarketCon
 
 @_with_short_form
 def digits() -> MarketConfig:
-    """Two firms, handwritten digits, free parameters: when is a purchase worth a step?
+    """Two firms, handwritten digits, no prices: when is a purchase worth a step?
 
     Each firm has a tenth of the samples of the classes that the other has in full. A purchase mixes the two networks,
     and training pulls them apart again. A firm that always buys never trains; one that only trains forgets half of the
@@ -64,7 +64,7 @@ def digits() -> MarketConfig:
 
 @_with_short_form
 def digits_priced() -> MarketConfig:
-    """The same two firms, with prices: what is a network worth to a buyer who will not say?
+    """The same two firms, with prices: which price, without knowing the buyer's gain?
 
     Budgets are small, so buyers must choose their purchases, and sellers must find the price that the other firm still
     pays.
