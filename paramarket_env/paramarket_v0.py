@@ -1,123 +1,166 @@
 """ParaMarket, version 0: agents train neural networks and trade their parameters.
 
-| Import          | `from paramarket_env import paramarket_v0`            |
-|-----------------|--------------------------------------------------------|
-| Actions         | `Discrete` (`verb`) or `MultiDiscrete` (`round`)       |
-| Parallel API    | yes                                                    |
-| Manual control  | no                                                     |
-| Agents          | `trader_0` ... `trader_{N-1}`                          |
-| Observation     | float32 vector, `env.layout.table()` lists its fields  |
-| State           | all observations stacked, float32 `[N, D]`             |
+| Import         | `from paramarket_env import paramarket_v0`                 |
+|----------------|------------------------------------------------------------|
+| Actions        | `Discrete` (mode `verb`) or `MultiDiscrete` (mode `round`) |
+| Parallel API   | Yes                                                        |
+| Manual Control | No                                                         |
+| Agents         | `trader_0` ... `trader_{N-1}`                              |
+| Observation    | float32 `[D]`; `env.layout.table()` lists the fields       |
+| State          | The observations of all agents, float32 `[N, D]`           |
 
-Every agent owns a real network and private training data, in which some classes are scarce. In each step it trains its
-network, buys another agent's parameters, or posts a price for its own. The market is that of Huang, Vishwakarma and
-Sala, *Train 'n Trade: Foundations of Parameter Markets* (NeurIPS 2023). A broker with its own validation data aligns
-the seller's parameters to the buyer's network, tries a grid of merge weights, and quotes the buyer's gain.
+Each agent owns a neural network and private training data in which some classes are scarce. In each step an agent can
+train its network, buy parameters from another agent, or post a price for its own parameters. The market follows Huang,
+Vishwakarma and Sala, *Train 'n Trade: Foundations of Parameter Markets* (NeurIPS 2023). A broker holds validation data.
+For every offer it aligns the seller's hidden units with the buyer's, merges the two networks at several merge weights,
+and quotes the buyer's best gain: the fall of its validation loss, in nats.
 
-### Actions
+### Observation Space
 
-In `verb` mode an action is one number: 0 holds, 1 trains, then there is one action for each offer, then one for each
-ask level. `env.offers(agent)` lists the offers in their order. The last ask level withholds.
+Each agent observes a vector. The vector contains the agent's own loss, balance, kappa, quotes and sales, the asks that
+are not sealed, and the information that the market discloses (see Disclosure below). `env.layout.table()` lists the
+fields with their sizes, bounds and units. `env.layout.unpack(observation)` returns the fields by name.
 
-In `round` mode an action is `[train, buy, ask]`. In `buy` and `ask`, 0 does nothing, and the offers and levels count
-from 1.
+### Action Space
 
-Where the mechanism takes bids, there is one purchase for each offer and bid. Where asks are personal, there is one ask
-for each other agent (in `round` mode one `ask` each).
+An *offer* is a seller and one of its parameter sets. `env.offers(agent)` lists the offers of a buyer in order: seller
+by seller, and parameter set by parameter set. An *ask level* is the index of a price. One further level withholds.
+
+In mode `verb` an agent gives one order per step, in this order of numbers:
+
+| Action                       | Order                                      |
+|------------------------------|--------------------------------------------|
+| 0                            | Hold: do nothing                           |
+| 1                            | Train                                      |
+| next, one for each offer     | Buy the offer                              |
+| next, one for each ask level | Post the ask level; the last one withholds |
+
+In mode `round` an agent can give three orders per step, `[train, buy, ask]`. A 0 gives no order. In `train`, 1 trains.
+In `buy` and `ask`, the values from 1 on number the offers and the ask levels.
+
+If the mechanism takes bids, each offer appears once for every price that can be bid. If asks are personal, the ask
+levels appear once for every other agent: one block after another in `verb`, one `ask` for each in `round`.
 
 `info["action_mask"]` marks the legal actions. An illegal action does nothing. `info["refused"]` counts refused
 purchases, and `info["refused_..."]` counts them by cause. An action outside the space raises `ValueError` and changes
 nothing.
 
-### A step
+### Step
 
-All agents act at once, on their last observations. Purchases clear at the asks of those observations. All merges use
-the networks before the step, and a buyer gets exactly the network that was quoted, with a fresh optimizer. Then the
-agents that train make one pass over their data, and new asks are posted. Finally all networks are evaluated, and every
-offer is quoted again.
+All agents act simultaneously. A step has these phases:
+
+1. Purchases clear at the asks posted before the step.
+2. Each buyer receives the merged network that the broker quoted, made from the networks before the step. Its optimizer
+   starts afresh.
+3. Each agent that trains makes one pass over its data.
+4. New asks are posted.
+5. The broker evaluates all networks and quotes all offers.
 
 ### Rewards
 
-    kappa * (loss before - loss after) + tick * (received - paid) + terms
+    reward = kappa * gain + tick * (received - paid) + terms
 
-The losses are on the broker's validation data. `kappa` is 1 by default. It can be drawn for each agent and episode, and
-then only its owner sees it. By default there are no further terms. `economy.reward_terms` adds terms, such as
-`train-cost(cost=0.01)`, or `rivalry(weight=0.5)`, which subtracts half of the others' mean gain. The broker keeps the
-share `broker_fee` of every price.
+`gain` is the fall of the agent's validation loss during the step, in nats. `kappa` is the reward for a nat. It is 1 by
+default. It can be drawn for each agent and episode, and only its owner observes it. `received` and `paid` are in ticks,
+and `tick` is the reward for one tick. The broker keeps the share `broker_fee` of every price.
 
-An episode is truncated after `max_cycles` steps. An agent is terminated when its loss is no longer finite. Its offers
-are then withdrawn, and its last reward treats its network as a uniform guess.
+`terms` are the reward terms of the market, `economy.reward_terms`; there are none by default. Examples are
+`train-cost(cost=0.01)`, a cost of each training pass, and `rivalry(weight=0.5)`, which subtracts half of the other
+agents' average gain.
+
+### Episode End
+
+An episode is truncated after `max_cycles` steps. An agent is terminated when its loss or one of its parameters is no
+longer finite. Its offers are then withdrawn, and its last reward counts its network as no better than a uniform guess.
 
 ### Mechanisms
 
-`economy.mechanism` is the rule by which orders become trades:
+The mechanism, `economy.mechanism`, turns orders into trades:
 
-| name             | asks                            | the buyer       | the price                                    |
-|------------------|---------------------------------|-----------------|----------------------------------------------|
-| `posted`         | one for all buyers, visible     | takes it or not | the ask                                      |
-| `personal`       | one for each buyer, visible     | takes it or not | the ask                                      |
-| `double-auction` | one for all buyers, sealed      | bids            | ask + `k` (bid - ask), if bid >= ask         |
-| `second-price`   | one for all buyers: the reserve | bids            | the highest losing bid, or the reserve       |
+| Name             | Asks                              | Buyer           | Price                                  |
+|------------------|-----------------------------------|-----------------|----------------------------------------|
+| `posted`         | One for all, visible              | Takes it or not | The ask                                |
+| `personal`       | One for each buyer, private       | Takes it or not | The ask                                |
+| `double-auction` | One for all, sealed               | Bids            | ask + `k` (bid - ask), if bid >= ask   |
+| `second-price`   | One for all, visible: the reserve | Bids            | The highest losing bid, or the reserve |
 
-In a `second-price` auction a seller has `copies` copies of each parameter set in a step, which go to the highest bids.
-A bid that is too low is refused (`underbid`, `outbid`).
+In a `second-price` auction a seller offers `copies` copies of each parameter set per step. The highest bids win. A bid
+that is too low is refused with the cause `underbid` or `outbid`.
 
-`economy.disclosure` is the information that sellers get. `none`: the agents that bought from them, and those that could
-have and did not. `transactions` adds the prices and numbers of all trades. `bounds` adds to that a lower and an upper
-bound on every buyer's gain, from the derivative and curvature of its loss. `full` adds the buyers' values instead.
+### Disclosure
+
+The setting `economy.disclosure` determines what an agent observes of its buyers and of trade:
+
+| Name           | Information                                                                           |
+|----------------|---------------------------------------------------------------------------------------|
+| `none`         | Which agents bought from it in the last step, and which could have bought but did not |
+| `transactions` | As `none`, and the prices and numbers of all trades                                   |
+| `bounds`       | As `transactions`, and a lower and an upper bound on each buyer's gain                |
+| `full`         | As `transactions`, and the value of its offers to each buyer, kappa * gain            |
+
+The bounds follow from the directional derivative and the curvature of the buyer's loss between the two networks.
 
 ### Arguments
 
 `parallel_env(scenario="digits", *, render_mode=None, device="auto", mask_style="tuple", **changes)`
 
-- `scenario`: a name of `paramarket_env.scenarios.SCENARIOS`, or a `MarketConfig`.
-- `changes`: other values for any fields of the configuration, such as `agents=4`, `max_cycles=20`,
-  `action_mode="round"` or `mechanism="double-auction(k=0.3)"`.
-- `render_mode`: `"ansi"`, `"rgb_array"` or `"human"`.
-- `device`: `"auto"` (the GPU if there is one), `"cpu"` or `"cuda"`.
-- `mask_style`: `"tuple"`, the form in which PettingZoo and Gymnasium take masks of a `MultiDiscrete`, or `"flat"`, that
-  of MaskablePPO and TorchRL.
+`scenario`: the name of a scenario in `paramarket_env.scenarios.SCENARIOS`, or a `MarketConfig`.
 
-### For one learner or many markets
+`render_mode`: `"ansi"`, `"rgb_array"` or `"human"`. The default is no rendering.
 
-These functions give the same market to other clients. With the same seed and actions, a market has the same episodes in
-all of them.
+`device`: `"cpu"`, `"cuda"`, or `"auto"`, which takes the GPU if there is one.
 
-| function        | gives                         | who learns                                                     |
-|-----------------|-------------------------------|----------------------------------------------------------------|
-| `sb3_vec_env`   | a Stable-Baselines3 `VecEnv`  | all agents of all markets, one row each, or one of each market |
-| `torchrl_env`   | a TorchRL `EnvBase`           | all agents of all markets, a dimension of the group `agents`   |
-| `rllib_env`     | an RLlib `MultiAgentEnv`      | all agents of all markets, as `market_3/trader_1`              |
-| `gym_env`       | a Gymnasium `Env`             | one seat                                                       |
-| `vector_env`    | a Gymnasium `VectorEnv`       | one seat in each of many markets                               |
+`mask_style`: the form of the action mask of a `MultiDiscrete` space. `"tuple"` has one array for each part, as in
+PettingZoo and Gymnasium. `"flat"` has one array, as in MaskablePPO and TorchRL.
 
-`sb3_vec_env(scenario="digits", *, opponents=(), num_markets=1, device="auto", **changes)`, and so, without opponents,
-`torchrl_env` and `rllib_env`
+`changes`: new values for any fields of the configuration, such as `agents=4`, `max_cycles=20`, `action_mode="round"` or
+`mechanism="double-auction(k=0.3)"`.
+
+### Other Libraries
+
+These functions give the same market to other libraries. With the same seed and the same actions, a market has the same
+episodes in all of them.
+
+| Function      | Returns                      | Learners                                                     |
+|---------------|------------------------------|--------------------------------------------------------------|
+| `sb3_vec_env` | A Stable-Baselines3 `VecEnv` | All agents of all markets, or one of each; a row each        |
+| `torchrl_env` | A TorchRL `EnvBase`          | All agents of all markets, a dimension of the group `agents` |
+| `rllib_env`   | An RLlib `MultiAgentEnv`     | All agents of all markets, named like `market_3/trader_1`    |
+| `gym_env`     | A Gymnasium `Env`            | One seat                                                     |
+| `vector_env`  | A Gymnasium `VectorEnv`      | The same seat in many markets                                |
+
+`sb3_vec_env(scenario="digits", *, opponents=(), num_markets=1, device="auto", **changes)`
+
+`torchrl_env` and `rllib_env` take the same arguments except `opponents`.
 
 `vector_env(scenario="digits", *, opponents, seat=0, num_envs=1, device="auto", **changes)`
 
 `gym_env(scenario="digits", *, opponents, seat=0, render_mode=None, device="auto", mask_style="tuple", **changes)`
 
-- `num_markets`, `num_envs`: the number of markets. Each market begins its next episode in the step in which it ends.
-- `seat`: the number of the agent that learns.
-- `opponents`: the policies of the other seats. It is one `PolicyFactory` (see `paramarket_env.interface.policy`) for
-  all of them, such as `baselines.policies.decisions.Patient()`, or a list with one for each. In `sb3_vec_env` each
-  policy in the list is a population: in some of the markets it has all seats but the learner's, which changes from
-  market to market. Without opponents all agents learn.
+`num_markets`, `num_envs`: the number of markets that run in parallel. When an episode ends, the market begins its next
+episode in the same step.
 
-If an agent's network fails while its market goes on, the agent idles until the market ends. Its orders are ignored, its
-reward is 0, and its mask allows only to hold. In the `VecEnv` its row is done when it fails, and again when its market
-ends. An environment with one learner ends its episode. In `rllib_env` an episode covers all markets, and the agent
-leaves it.
+`seat`: the index of the agent that learns.
 
-PettingZoo and Gymnasium report the end after `max_cycles` as a truncation. Nothing follows it, and agents observe the
-time that is left, so no learner can learn the value of the last observation. Therefore `sb3_vec_env` and `rllib_env`
-report the end as terminal; otherwise their libraries would add that value to the last reward. Do the same in a training
-loop of your own.
+`opponents`: the policies that play the other seats: one `PolicyFactory` (see `paramarket_env.interface.policy`) for all
+of them, such as `baselines.policies.decisions.Patient()`, or a list with one for each seat. In `sb3_vec_env` each
+policy of the list is a population: in some of the markets it plays all seats except the learner's. The learner's seat
+differs from market to market. Without opponents all agents learn.
 
-### Version history
+If an agent's network fails while its market continues, the agent idles until the market ends: its orders are ignored,
+its reward is 0, and its mask only allows it to hold. In the `VecEnv` its row is done when the network fails, and again
+when the market ends. With a single learner the episode ends. In `rllib_env`, where one episode covers all markets, the
+agent leaves the episode.
 
-* v0: first version
+In PettingZoo and Gymnasium the end after `max_cycles` is a truncation. `sb3_vec_env` and `rllib_env` report it as
+terminal instead. The algorithms of these libraries bootstrap after a truncation: they add the estimated value of the
+last observation to the last reward. Here that would be wrong. Nothing follows the end, agents observe the time left,
+and no learner ever learns the value of an observation with no time left. Do not bootstrap there in your own training
+loop either.
+
+### Version History
+
+* v0: Initial release
 """
 
 from __future__ import annotations
@@ -136,7 +179,7 @@ from paramarket_env.interface.actions import MaskStyle
 from paramarket_env.interface.policy import PolicyFactory
 from paramarket_env.scenarios import scenario as named_scenario
 
-if TYPE_CHECKING:  # imported where they are used: one takes long, the others need not be installed
+if TYPE_CHECKING:  # imported where they are used: one is slow to import, the others are optional
     from paramarket_env.adapters.rllib import ParaMarketRLlibEnv
     from paramarket_env.adapters.sb3 import ParaMarketVecEnv
     from paramarket_env.adapters.torchrl import ParaMarketTorchRLEnv
@@ -145,7 +188,7 @@ __all__ = ["env", "gym_env", "parallel_env", "raw_env", "rllib_env", "sb3_vec_en
 
 
 def _config(scenario: str | MarketConfig, changes: dict[str, Any]) -> MarketConfig:
-    """The configuration of a scenario's name, or the one given, with changes."""
+    """The configuration of a named scenario, or the given configuration, with changes."""
     config = named_scenario(scenario) if isinstance(scenario, str) else scenario
     return config.changed(**changes)
 
@@ -158,17 +201,17 @@ def parallel_env(
     mask_style: MaskStyle = "tuple",
     **changes: Any,
 ) -> ParaMarketEnv:
-    """The market as a PettingZoo parallel environment; the arguments are on the module's page.
+    """The market as a PettingZoo parallel environment. The module's docstring explains the arguments.
 
-    Raises ``ValueError`` for what the configuration, the data or the device do not allow, ``FileNotFoundError`` for
-    data that is not there.
+    Raises ``ValueError`` if the configuration, the data or the device does not allow an argument, and
+    ``FileNotFoundError`` if the data is missing.
     """
     config = _config(scenario, changes)
     return ParaMarketEnv(config, render_mode=render_mode, device=device, mask_style=mask_style)
 
 
 raw_env = aec_wrapper_fn(parallel_env)
-"""The market as a PettingZoo AEC environment; keyword arguments as for :func:`parallel_env`."""
+"""The market as a PettingZoo AEC environment. It takes the arguments of :func:`parallel_env`."""
 
 env = raw_env
 
@@ -183,7 +226,7 @@ def gym_env(
     mask_style: MaskStyle = "tuple",
     **changes: Any,
 ) -> ParaMarketGymEnv:
-    """One seat of the market as a Gymnasium environment; raises as :func:`parallel_env` does."""
+    """One seat of the market as a Gymnasium environment. Raises the errors of :func:`parallel_env`."""
     config = _config(scenario, changes)
     return ParaMarketGymEnv(config, opponents, seat=seat, render_mode=render_mode, device=device, mask_style=mask_style)
 
@@ -197,7 +240,7 @@ def vector_env(
     device: str | torch.device = "auto",
     **changes: Any,
 ) -> ParaMarketVectorEnv:
-    """One seat in each of many markets as a Gymnasium vector environment; raises as :func:`parallel_env` does."""
+    """The same seat in many markets as a Gymnasium vector environment. Raises the errors of :func:`parallel_env`."""
     config = _config(scenario, changes)
     return ParaMarketVectorEnv(config, num_envs, opponents, seat=seat, device=device)
 
@@ -210,7 +253,10 @@ def sb3_vec_env(
     device: str | torch.device = "auto",
     **changes: Any,
 ) -> ParaMarketVecEnv:
-    """The learners of many markets, a row each, as a Stable-Baselines3 ``VecEnv``; raises as :func:`parallel_env`."""
+    """The learners of many markets as the rows of a Stable-Baselines3 ``VecEnv``.
+
+    Raises the errors of :func:`parallel_env`.
+    """
     from paramarket_env.adapters.sb3 import ParaMarketVecEnv  # noqa: PLC0415  # slow to import
 
     return ParaMarketVecEnv(_config(scenario, changes), num_markets, device, opponents)
@@ -223,9 +269,9 @@ def torchrl_env(
     device: str | torch.device = "auto",
     **changes: Any,
 ) -> ParaMarketTorchRLEnv:
-    """All agents of many markets as a TorchRL environment; raises as :func:`parallel_env` does.
+    """All agents of many markets as a TorchRL environment.
 
-    ``ImportError`` where TorchRL is not installed.
+    Raises the errors of :func:`parallel_env`, and ``ImportError`` if TorchRL is not installed.
     """
     from paramarket_env.adapters.torchrl import ParaMarketTorchRLEnv  # noqa: PLC0415  # an extra
 
@@ -239,9 +285,9 @@ def rllib_env(
     device: str | torch.device = "auto",
     **changes: Any,
 ) -> ParaMarketRLlibEnv:
-    """All agents of many markets as one RLlib environment; raises as :func:`parallel_env` does.
+    """All agents of many markets as one RLlib environment.
 
-    ``ImportError`` where RLlib is not installed.
+    Raises the errors of :func:`parallel_env`, and ``ImportError`` if RLlib is not installed.
     """
     from paramarket_env.adapters.rllib import ParaMarketRLlibEnv  # noqa: PLC0415  # an extra
 
