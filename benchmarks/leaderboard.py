@@ -78,7 +78,7 @@ class Leaderboard:
     policies: Path = Path("benchmarks") / "policies"
     """Folder of the policies that are trained here."""
     again: bool = False
-    """Replay results that are stored."""
+    """Play entries again whose results are stored."""
     device: str = "auto"
     """`auto`, `cpu` or `cuda`."""
 

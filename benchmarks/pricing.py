@@ -1,7 +1,7 @@
 """Compares all pricing rules, and asks whether pricing is viable: ``python -m benchmarks.pricing``.
 
 The benchmark answers two questions for two and for four agents with private values. What does a seller earn with a
-pricing rule against the paper's Bayesian sellers? How does a market do in which all agents use that rule? All agents
+pricing rule against the paper's Bayesian sellers? How does a market perform if all agents use that rule? All agents
 buy by the paper's rule and train in every round. All seeds of an arm play as one batch, and all arms play the same
 seeds. The rules were tuned on other seeds (1000 and above).
 """
@@ -167,7 +167,7 @@ def _mean(values: pd.Series, digits: int = 0) -> str:
 
 
 def _verdict(contest: Contest, config: MarketConfig) -> str:
-    """A text: are agents better off in a market of Bayesian sellers than out of the market, and by how much?"""
+    """A text that says whether pricing is viable if all are Bayesian sellers, and how much better off agents are."""
     economy = welfare(contest.everyone, config.economy)
     mine = economy[economy.arm == PAPER]
     advantage, buyers, revenue = (

@@ -32,7 +32,7 @@ STATISTICS: dict[str, Statistic] = {
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with the bounds of its 95 % interval. What is missing is NaN."""
+    """A figure with the bounds of its 95 % interval. Missing figures are NaN."""
 
     value: float
     low: float = nan

@@ -36,7 +36,7 @@ MEASURES = {
 """Columns of the summary. Each has a number for every arm and seed: the mean over the agents."""
 
 LEGEND = (
-    "mean ± half-width of the 95 % interval over seeds, of which each counts with the mean over its agents; vs. first: "
+    "mean ± half-width of the 95 % interval over seeds, each seed with the mean over its agents; vs. first: "
     "test accuracy minus that of the first line, paired by seed, in percentage points; val. loss: nats; bought: number "
     "of purchases; paid: ticks"
 )

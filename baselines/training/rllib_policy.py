@@ -22,14 +22,14 @@ class SharedPolicy(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]  # RL
     """An actor and a critic: two small networks on scaled observations."""
 
     def setup(self) -> None:
-        """Make the networks. :func:`model_config` makes the ``scale`` and the ``choices`` that they need."""
-        scale, choices = self.model_config["scale"], list(self.model_config["choices"])
+        """Make the networks. :func:`model_config` makes the ``scale`` and the ``nvec`` that they need."""
+        scale, nvec = self.model_config["scale"], list(self.model_config["nvec"])
         self.clip = scale.clip
         self.register_buffer("mean", torch.tensor(scale.mean, dtype=torch.float32))
         self.register_buffer("deviation", torch.tensor(scale.variance, dtype=torch.float32).sqrt())
-        self.actor, self.critic = (_network(len(scale.mean), outputs) for outputs in (sum(choices), 1))
-        if len(choices) > 1:  # RLlib has no default distribution for these
-            self.action_dist_cls = TorchMultiCategorical.get_partial_dist_cls(input_lens=choices)
+        self.actor, self.critic = (_network(len(scale.mean), outputs) for outputs in (sum(nvec), 1))
+        if len(nvec) > 1:  # RLlib has no default distribution for these
+            self.action_dist_cls = TorchMultiCategorical.get_partial_dist_cls(input_lens=nvec)
 
     def _scaled(self, batch: dict[str, Any]) -> Tensor:
         scaled: Tensor = (batch[Columns.OBS] - self.mean) / self.deviation
@@ -55,20 +55,20 @@ def _network(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def model_config(config: MarketConfig, seed: int) -> dict[str, Any]:
-    """The ``model_config`` of a :class:`SharedPolicy`: ``scale``, a ``Normaliser``, and ``choices``, by action part.
+    """The ``model_config`` of a :class:`SharedPolicy`: ``scale``, a ``Normaliser``, and an action's ``nvec``.
 
     The scale is that of observations in random play, since the ranges of their fields differ by orders of magnitude.
     """
     seen: list[np.ndarray] = []
-    choices: tuple[int, ...] = ()
+    nvec: tuple[int, ...] = ()
 
     def look(batch: MarketBatch, _: Any) -> None:
-        nonlocal choices
+        nonlocal nvec
         seen.append(batch.observe().flatten(0, 1).cpu().numpy())
-        choices = batch.actions.nvec
+        nvec = batch.actions.nvec
 
     play(config, Arm("random", ("random",)), range(seed, seed + 16), on_step=look, closing_trade=False)
     observations = np.concatenate(seen).astype(np.float64)
     # Constant entries are not scaled.
     variance = np.where(observations.std(0) > 1e-9, observations.var(0), 1.0)
-    return {"scale": Normaliser(observations.mean(0), variance, 10.0), "choices": choices}
+    return {"scale": Normaliser(observations.mean(0), variance, 10.0), "nvec": nvec}

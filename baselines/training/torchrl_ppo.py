@@ -72,13 +72,13 @@ class Standardise(nn.BatchNorm1d):
         self.eval()
 
 
-def masked(logits: Tensor, mask: Tensor, choices: Sequence[int]) -> Distribution:
+def masked(logits: Tensor, mask: Tensor, nvec: Sequence[int]) -> Distribution:
     """The distribution of actions: an independent choice for each part. Logits and masks are flat, ``[..., A]``."""
-    if len(choices) == 1:
+    if len(nvec) == 1:
         one: Distribution = MaskedCategorical(logits=logits, mask=mask)
         return one
     padded = [
-        torch.stack([pad(part, (0, max(choices) - part.shape[-1])) for part in flat.split(choices, -1)], -2)
+        torch.stack([pad(part, (0, max(nvec) - part.shape[-1])) for part in flat.split(nvec, -1)], -2)
         for flat in (logits, mask)
     ]
     return Independent(MaskedCategorical(logits=padded[0], mask=padded[1]), 1)
@@ -89,14 +89,14 @@ def mlp(inputs: int, outputs: int) -> nn.Module:
     return nn.Sequential(nn.Linear(inputs, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, outputs))
 
 
-def new_actor(scores: nn.Module, choices: Sequence[int]) -> TensorDictModule:
-    """The actor that samples actions by scores ``[..., A]``; ``choices`` has the number of choices of each part."""
+def new_actor(scores: nn.Module, nvec: Sequence[int]) -> TensorDictModule:
+    """The actor that samples actions by scores ``[..., A]``; ``nvec`` has the number of choices of each part."""
     return ProbabilisticActor(
         TensorDictModule(scores, [("agents", "observation")], [("agents", "logits")]),
         in_keys={"logits": ("agents", "logits"), "mask": ("agents", "action_mask")},
         out_keys=[("agents", "action")],
         distribution_class=masked,
-        distribution_kwargs={"choices": choices},
+        distribution_kwargs={"nvec": nvec},
         default_interaction_type=InteractionType.RANDOM,  # TorchRL's default is the best action
         return_log_prob=True,
         log_prob_key=("agents", "action_log_prob"),

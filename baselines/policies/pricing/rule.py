@@ -18,7 +18,7 @@ Memory = dict[str, Tensor]
 """The memory of a pricing rule: tensors by name, ``[B, ...]`` each."""
 
 VERB_POSTING_PERIOD = 8
-"""The posting period in ``verb`` mode, in cycles. There a posting takes a step, so it is rare."""
+"""The posting period in ``verb`` mode, in cycles. A posting takes a step there, so it is infrequent."""
 
 
 class PricingRule(ABC):

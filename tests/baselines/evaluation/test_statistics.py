@@ -19,7 +19,7 @@ from baselines.evaluation.statistics import (
     summary,
 )
 from baselines.evaluation.welfare import returns
-from baselines.policies.decisions import policy_factory
+from baselines.policies.decisions import POLICIES
 from baselines.training.sb3 import TRAINING_OPPONENTS
 from tests.baselines.evaluation.test_display import printed
 from tests.baselines.test_cli import SMALL, assert_refused
@@ -117,7 +117,7 @@ def test_both_tables_show_every_policy_and_a_dash_for_what_is_missing(runs: pd.D
 
 
 def test_a_learned_policy_is_compared_with_random_play_on_the_same_seeds() -> None:
-    found = compare_with_random(CONFIG, policy_factory("train"), SEEDS, "cpu")
+    found = compare_with_random(CONFIG, POLICIES.parse("train"), SEEDS, "cpu")
     assert list(found) == ["random", "learned"]
     for name, policy in (("random", "random"), ("learned", "train")):
         by_seed = returns(play(CONFIG, Arm("x", (policy,)), SEEDS, "cpu", closing_trade=False)).groupby("seed").mean()
