@@ -22,7 +22,7 @@ from paramarket_env.validation import require
 
 
 class ParaMarketVecEnv(VecEnv):
-    """M markets x N agents as M * N rows; row = market * N + agent. Beside opponents one agent of each market learns.
+    """M markets x N agents as M * N rows; row = market * N + agent. Against opponents one agent of each market learns.
 
     **Opponents.** With ``opponents`` there are M rows, one for each market: market m's learner is agent m mod N, and
     one of the given policies has all other seats of the market, the next one after every N markets.
