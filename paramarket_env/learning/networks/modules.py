@@ -32,13 +32,20 @@ def from_module(build: ModuleFactory, permutations: Permutations | None = None) 
     A permutation reorders the units of all axes with its name. This must not change what the module computes. A module
     that a market cannot use is refused when the market is made; see :class:`ModuleNetwork`.
     """
+    return _ModuleArchitecture(build, permutations or {})
 
-    def network(features: tuple[int, ...], classes: int) -> ModuleNetwork:
+
+class _ModuleArchitecture:
+    """An architecture made of a module; see :func:`from_module`. A nested function could not be pickled."""
+
+    def __init__(self, build: ModuleFactory, permutations: Permutations) -> None:
+        self.build, self.permutations = build, permutations
+
+    def __call__(self, features: tuple[int, ...], classes: int) -> ModuleNetwork:
+        """See :meth:`Architecture.__call__`."""
         with torch.device("meta"):  # shapes only: nothing is drawn from torch's global generator
-            module = build(features, classes)
-        return ModuleNetwork(module, features, classes, permutations or {})
-
-    return network
+            module = self.build(features, classes)
+        return ModuleNetwork(module, features, classes, self.permutations)
 
 
 class ModuleNetwork:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -17,7 +18,7 @@ from paramarket_env.learning.networks.mlp import MLP, MLPNetwork
 from paramarket_env.learning.networks.modules import ModuleFactory, Permutations, from_module
 from paramarket_env.learning.networks.network import Network, initial_parameters
 from paramarket_env.seeding import stream
-from tests.helpers import leaves, logits, new_engine, priced_market, random_orders
+from tests.helpers import leaves, logits, new_engine, orders, priced_market, random_orders
 
 FEATURES, CLASSES, HIDDEN = (3, 4), 5, (7, 6)
 SPEC: Permutations = {
@@ -84,6 +85,14 @@ def test_a_market_of_modules_goes_as_one_of_batched_networks(changes: dict[str, 
         for (name, mine), (_, batched) in zip(*(leaves(engine.state) for engine in engines), strict=True):
             torch.testing.assert_close(mine, batched, msg=name, rtol=1e-4, atol=1e-5)
     assert engines[0].state.sold.sum() > 0
+
+
+def test_a_market_of_modules_is_pickled() -> None:
+    engine = new_engine(priced_market(architecture=from_module(partial(sequential, hidden=(8,)))))
+    again = pickle.loads(pickle.dumps(engine))
+    for market in (engine, again):
+        market.step(orders(market, train=(0, 1, 2)))
+    assert torch.equal(again.state.loss, engine.state.loss)
 
 
 def test_without_permutations_nothing_is_aligned() -> None:
