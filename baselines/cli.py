@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -228,7 +229,9 @@ def train(options: Train, console: Console) -> None:
 
 
 def _new_folder(name: str) -> Path:
-    return Path("runs") / f"{name}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
+    # The scenario may be the path of a file, which must not lead out of the folder.
+    one_part = re.sub(r"[^\w.-]+", "-", name)
+    return Path("runs") / f"{one_part}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
 
 
 def _arms(options: Run) -> Sequence[Arm]:

@@ -131,3 +131,15 @@ def test_list_shows_everything_that_has_a_name(capsys: pytest.CaptureFixture[str
     printed = capsys.readouterr().out
     for name in (*SCENARIOS, *POLICIES, "fashion-mnist", "dirichlet", "mlp", "adam", "prefixes"):
         assert name in printed
+
+
+def test_the_default_folder_of_a_scenario_in_a_file_is_one_folder_under_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text("from paramarket_env.scenarios import digits as scenario")
+    Path("a/b").mkdir(parents=True)
+    assert main(["run", "--scenario", "file:a/b/../../mine.py", *SMALL, "--policies", "hold"]) == 0
+    (folder,) = Path("runs").iterdir()
+    assert folder.name.startswith("file-a-b-..-..-mine.py-round-")
+    assert (folder / "summary.json").is_file()
