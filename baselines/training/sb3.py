@@ -134,6 +134,7 @@ def learn(
     plan; ``FileNotFoundError`` if there is nothing to resume; ``ImportError`` for an extra that is not installed.
     """
     kind, checkpoint = algorithm(plan.algo), folder / "checkpoint"
+    plan.to_dict()  # refuse a plug-in without a name now, not when the first checkpoint is kept
     if resume:
         _require_same(plan, checkpoint)
     vec_env = ParaMarketVecEnv(plan.config, plan.num_markets, device, [POLICIES.parse(name) for name in plan.against])

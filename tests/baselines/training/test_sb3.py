@@ -21,6 +21,7 @@ from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.policy import seat_of
+from paramarket_env.learning.data.endowments import Complementary
 from paramarket_env.learning.training import SGD
 from paramarket_env.scenarios import SCENARIOS
 from tests.baselines.test_cli import SMALL
@@ -183,6 +184,13 @@ def test_training_goes_on_with_the_same_plan_only(changes: Any, message: str, tm
     learn(SHORT, tmp_path, "cpu")
     with pytest.raises(ValueError, match=message):
         learn(replace(SHORT, timesteps=9000, **changes), tmp_path, "cpu", resume=True)
+
+
+def test_a_market_that_cannot_be_kept_is_refused_before_training(tmp_path: Path) -> None:
+    config = tiny_market(endowment=Complementary().__call__)
+    with pytest.raises(ValueError, match="has no name: register it"):
+        learn(Plan(config, timesteps=64, num_markets=2), tmp_path / "policy", "cpu")
+    assert not (tmp_path / "policy").exists()
 
 
 def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
