@@ -233,7 +233,9 @@ class MarketConfig:
         for section, names in SECTIONS.items():
             part = {name: changes[name] for name in changes if name in names}
             if part:
-                values[section] = replace(values.get(section, getattr(self, section)), **part)
+                whole, kind = values.get(section, getattr(self, section)), type(getattr(self, section))
+                require(isinstance(whole, kind), section, whole, f"a {kind.__name__}")
+                values[section] = replace(whole, **part)
         known = own.union(*SECTIONS.values())
         for name in changes:
             require(name in known, "field", name, f"one of {', '.join(sorted(known))}")

@@ -189,7 +189,7 @@ __all__ = ["env", "gym_env", "parallel_env", "raw_env", "rllib_env", "sb3_vec_en
 
 def _config(scenario: str | MarketConfig, changes: dict[str, Any]) -> MarketConfig:
     """The configuration of a named scenario, or the given configuration, with changes."""
-    config = named_scenario(scenario) if isinstance(scenario, str) else scenario
+    config = scenario if isinstance(scenario, MarketConfig) else named_scenario(scenario)
     return config.changed(**changes)
 
 

@@ -30,7 +30,7 @@ def scenario(name: str, **changes: Any) -> MarketConfig:
 
     Raises ``ValueError``, listing the names, for an unknown name.
     """
-    return SCENARIOS.parse(name)().changed(**changes)
+    return SCENARIOS.check(name)().changed(**changes)
 
 
 def short(market: MarketConfig) -> MarketConfig:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from paramarket_env import paramarket_v0
 from paramarket_env.config import SECTIONS, BrokerConfig, EconomyConfig, MarketConfig
 from paramarket_env.economics.mechanisms import DoubleAuction, SecondPrice
 from paramarket_env.economics.rewards import Rivalry, TrainCost
@@ -252,3 +253,15 @@ def test_what_json_lacks_has_its_default_and_what_is_unknown_is_refused() -> Non
 def test_unknown_names_list_those_that_exist() -> None:
     with pytest.raises(ValueError, match="unknown thing 'c': choose from a, b"):
         lookup({"b": 1, "a": 2}, "c", "thing")
+
+
+def test_a_section_of_another_type_is_refused() -> None:
+    allowed = r"data=5 is not allowed: it must be a DataConfig"
+    with pytest.raises(ValueError, match=allowed):
+        MarketConfig().changed(data=5, endowment="iid")
+
+
+@pytest.mark.parametrize("given", [5, None, b"digits"])
+def test_an_environment_of_what_is_no_scenario_is_refused(given: Any) -> None:
+    with pytest.raises(ValueError, match=r"scenario=.* is not allowed: it must be one of digits, "):
+        paramarket_v0.parallel_env(given)
