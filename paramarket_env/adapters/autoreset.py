@@ -1,4 +1,4 @@
-"""M markets that begin their next episode by themselves: what the vector adapters share."""
+"""M markets with automatic resets, the basis of the vector adapters."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ class Advance:
     """The outcome of one step of all markets."""
 
     record: StepRecord
-    """Rewards and all that happened; ``terminated`` is true in the one step in which an agent's network fails."""
+    """The record of the step; ``terminated`` is true only in the step in which an agent's network fails."""
     alive: Tensor
-    """bool ``[M, N]``: the agent's network has not failed, in this step or before."""
+    """bool ``[M, N]``: the agent's network has not failed in this step or before."""
     ended: Tensor
-    """bool ``[M]``: the episode is over: truncated, or all learners are gone."""
+    """bool ``[M]``: the episode has ended: it is truncated, or all learners are terminated."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """The markets whose episodes ended, as they stood before their next ones began; row by row in order."""
+    """The markets whose episodes ended, in order, before their next episodes began."""
 
     markets: Tensor
     """int64 ``[m]``."""
     observation: Tensor
-    """float32 ``[m, N, D]``: the last ones of the old episodes."""
+    """float32 ``[m, N, D]``: the last observations of the episodes that ended."""
     mask: Tensor
     """bool ``[m, N, A]``."""
     infos: dict[str, np.ndarray]
@@ -42,12 +42,12 @@ class Ending:
 
 
 class AutoresetBatch:
-    """A ``MarketBatch`` whose markets begin anew, each by itself, in the step in which their episodes end.
+    """A ``MarketBatch`` that resets each market in the step in which its episode ends.
 
-    A market's episodes are those that it would play alone, through ``ParaMarketEnv.reset()`` after each end.
-    ``learners``, bool ``[M, N]``, are the agents that the adapter trains (None: all): without any of them alive an
-    episode is over. An agent that is terminated while its market goes on idles until the market's end: its orders are
-    ignored, its reward is 0, and its mask leaves it nothing but to hold.
+    A market has the same episodes as a single ``ParaMarketEnv`` that is reset after each end. ``learners``, bool
+    ``[M, N]``, marks the agents that the adapter trains (None: all). An episode ends when none of them is alive. An
+    agent that is terminated while its market continues idles until the market ends: its orders are ignored, its reward
+    is 0, and its mask only allows it to hold.
     """
 
     observation: Tensor
@@ -71,14 +71,14 @@ class AutoresetBatch:
         self.observation, self.mask = self.market_batch.reset(self.market_batch.next_seeds(seed))
 
     def reset_done(self, markets: Tensor) -> None:
-        """Begin the next episodes of these markets (int64 ``[m]``); their seeds follow from those of the last."""
+        """Begin the next episodes of these markets (int64 ``[m]``). Each seed follows from the market's last seed."""
         seeds = next_seeds(self.market_batch.seeds[markets])
         self.observation, self.mask = self.market_batch.reset(seeds, markets)
 
     def advance(self, actions: Tensor) -> Advance:
-        """One step of all markets (see ``MarketBatch.step``), without new episodes."""
+        """Advance all markets by one step (see ``MarketBatch.step``), without a reset."""
         if not self.market_batch.begun:
-            raise RuntimeError("step() before the first reset(): call reset()")
+            raise RuntimeError("step() was called before the first reset(): call reset()")
         transition = self.market_batch.step(actions)
         self.observation, self.mask = transition.observation, transition.mask
         alive = self.market_batch.alive.clone()
@@ -86,7 +86,7 @@ class AutoresetBatch:
         return Advance(transition.record, alive, ended)
 
     def step(self, actions: Tensor) -> tuple[Advance, Ending | None]:
-        """One step of all markets; those that end begin anew. The ending is None where no market ended."""
+        """Advance all markets by one step, and reset those that end. The ending is None if no market ended."""
         advance = self.advance(actions)
         markets = advance.ended.nonzero().squeeze(1)
         if len(markets) == 0:
@@ -99,17 +99,17 @@ class AutoresetBatch:
 
 
 class DoubleBuffer:
-    """Two NumPy arrays that are written in turn: what was handed out stays good until the step after the next.
+    """Two NumPy arrays that are written alternately, so a returned array stays valid for one more step.
 
-    A learner stores what it saw *before* a step after it has taken the step (as Stable-Baselines3's ``PPO`` does), so
-    that one array would not do.
+    One array is not enough: a learner such as Stable-Baselines3's ``PPO`` stores the observation from *before* a step
+    after the step.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         self._tensors = [torch.zeros(shape, dtype=dtype) for _ in range(2)]
 
     def write(self, values: Tensor) -> np.ndarray:
-        """The values in the array whose turn it is; their shape is the buffers' after reshaping."""
+        """Write the values, reshaped to the buffer's shape, into the next array, and return it."""
         self._tensors.reverse()
         buffer = self._tensors[0]
         buffer.copy_(values.reshape(buffer.shape))

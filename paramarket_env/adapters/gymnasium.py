@@ -1,4 +1,4 @@
-"""One learning seat as a Gymnasium environment, single or vectorised; given policies play the other seats."""
+"""One learning seat as a Gymnasium environment or vector environment. Policies play the other seats."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _require_no_options(options: dict[str, Any] | None) -> None:
 
 
 class ParaMarketGymEnv(gymnasium.Env[np.ndarray, Any]):
-    """The market as one of its agents sees it: ``ParaMarketEnv`` with policies in the other seats.
+    """The market from the seat of one agent: ``ParaMarketEnv`` with policies in the other seats.
 
     The episode is truncated after ``max_cycles``, and terminated when the learner's network fails.
     """
@@ -53,7 +53,7 @@ class ParaMarketGymEnv(gymnasium.Env[np.ndarray, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin an episode, as ``ParaMarketEnv.reset`` does; the policies in the other seats are reset too."""
+        """Begin an episode, as ``ParaMarketEnv.reset`` does. Resets the policies in the other seats, too."""
         _require_no_options(options)
         observations, infos = self.market.reset(seed=seed)
         super().reset(seed=None if seed is None else int(seed))
@@ -61,9 +61,14 @@ class ParaMarketGymEnv(gymnasium.Env[np.ndarray, Any]):
         return observations[self.agent], infos[self.agent]
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """One step of the market; raises ``ValueError``, before anything changes, for an action outside the space."""
+        """Advance the market by one step.
+
+        Raises ``ValueError``, before anything changes, for an action outside the space.
+        """
         if self.agent not in self.market.agents:
-            raise RuntimeError("step() after the end of an episode, or before the first reset(): call reset()")
+            raise RuntimeError(
+                "step() was called after the end of an episode or before the first reset(): call reset()"
+            )
         batch = self.market.market_batch
         chosen = torch.from_numpy(checked_actions(action, self.action_space)).unsqueeze(0)
         joint = self._opponents.joint_action(chosen, *batch.observe_and_mask())[0].cpu().numpy()
@@ -77,26 +82,25 @@ class ParaMarketGymEnv(gymnasium.Env[np.ndarray, Any]):
         return self.market.market_batch.mask()[0, self._seat].cpu().numpy()
 
     def render(self) -> Any:
-        """The whole market's episode so far, see ``ParaMarketEnv.render``."""
+        """Render the whole market; see ``ParaMarketEnv.render``."""
         return self.market.render()
 
     def close(self) -> None:
-        """Close the window, if there is one."""
+        """Close the window, if it is open."""
         self.market.close()
 
 
 class ParaMarketVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
-    """One learning seat in each of M markets, which begin anew in the step in which they end (``SAME_STEP``).
+    """One learning seat in each of M markets. A market is reset in the step in which it ends (``SAME_STEP``).
 
-    A market's episodes are those of a ``ParaMarketGymEnv`` that is reset after each end. The other policies are told by
-    ``reset(rows, keys)`` in which markets an episode begins. ``info["action_mask"]`` is int8 ``[M, A]``, flat in both
-    action modes; the rest of the infos is as in ``ParaMarketEnv``, ``[M]`` each.
+    A market has the same episodes as a ``ParaMarketGymEnv`` that is reset after each end. ``info["action_mask"]`` is
+    int8 ``[M, A]``, flat in both action modes. The other infos are those of ``ParaMarketEnv``, ``[M]`` each.
 
-    Observations and masks lie in two buffers in turn: those handed out are overwritten by the second step after.
+    Observations and masks alternate between two buffers, so the second step after overwrites a returned array.
     ``final_obs`` and ``final_info`` are copies.
     """
 
-    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}  # noqa: RUF012  # as Gymnasium has it
+    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}  # noqa: RUF012  # as in Gymnasium
 
     def __init__(
         self,
@@ -122,9 +126,10 @@ class ParaMarketVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | Iterable[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """New episodes in all markets; the policies in the other seats are reset too.
+        """Begin new episodes in all markets. Resets the policies in the other seats, too.
 
-        ``seed``: one for each market, or ``seed, seed + 1, ...`` from a single one. No ``options`` are known.
+        ``seed`` is one seed for each market, or a single seed that gives ``seed, seed + 1, ...``. ``options`` must be
+        empty.
         """
         _require_no_options(options)
         self._autoreset.reset(seed)
@@ -132,14 +137,17 @@ class ParaMarketVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return self._look(), _with_flags(self._infos(self.market_batch.infos()), np.ones(self.num_envs, dtype=np.bool_))
 
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """One step of all markets: observations, rewards float64, terminations and truncations, ``[M]`` each, infos.
+        """Advance all markets by one step.
+
+        Returns observations, float32 ``[M, D]``; rewards, float64 ``[M]``; terminations and truncations, bool ``[M]``;
+        and infos.
 
         Raises ``ValueError``, before anything changes, for an action outside the space.
         """
         chosen = torch.from_numpy(checked_actions(actions, self.single_action_space, (self.num_envs,)))
         autoreset = self._autoreset
         if not self.market_batch.begun:
-            raise RuntimeError("step() before the first reset(): call reset()")
+            raise RuntimeError("step() was called before the first reset(): call reset()")
         advance, ending = autoreset.step(self._opponents.joint_action(chosen, autoreset.observation, autoreset.mask))
         if ending is not None:
             self._opponents.reset(ending.markets)
@@ -148,18 +156,18 @@ class ParaMarketVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return self._look(), reward, terminated, record.truncated.cpu().numpy(), self._step_infos(advance, ending)
 
     def _look(self) -> np.ndarray:
-        """The learner's observations into the buffer whose turn it is."""
+        """Write the learner's observations into the next buffer."""
         return self._observations.write(self._autoreset.observation[:, self._seat])
 
     def _infos(self, columns: dict[str, Tensor]) -> dict[str, Any]:
-        """The learner's infos, ``[M]`` each, of those of all agents, with its mask."""
-        # Copies, as the engine goes on writing in its own.
+        """Select the learner's infos, ``[M]`` each, from those of all agents, and add its mask."""
+        # Copy the columns, as the engine overwrites its state.
         infos: dict[str, Any] = {name: column[:, self._seat].cpu().numpy().copy() for name, column in columns.items()}
         infos["action_mask"] = self._masks.write(self._autoreset.mask[:, self._seat])
         return infos
 
     def _step_infos(self, advance: Advance, ending: Ending | None) -> dict[str, Any]:
-        """The infos of a step; those of markets that began anew are of the new episode, as at a reset."""
+        """The infos of a step. For a market that was reset they are the infos of the new episode's reset."""
         everywhere = np.ones(self.num_envs, dtype=np.bool_)
         columns = self.market_batch.infos(advance.record)
         if ending is None:
@@ -171,7 +179,7 @@ class ParaMarketVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return _with_flags(self._infos(columns), everywhere) | _with_flags(self._final(ending, ended), ended)
 
     def _final(self, ending: Ending, ended: np.ndarray) -> dict[str, Any]:
-        """``final_obs`` and ``final_info`` as ``SyncVectorEnv`` lays them out: None or 0 where no episode ended."""
+        """``final_obs`` and ``final_info`` in the form of ``SyncVectorEnv``: None or 0 where no episode ended."""
         seen = np.full(self.num_envs, None, dtype=object)
         for row, last in zip(np.flatnonzero(ended), ending.observation[:, self._seat].cpu().numpy(), strict=True):
             seen[row] = last
@@ -185,5 +193,5 @@ class ParaMarketVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
 
 def _with_flags(infos: dict[str, Any], rows: np.ndarray) -> dict[str, Any]:
-    """The infos, each with a bool ``[M]`` under ``_name`` that says which markets it tells of, as Gymnasium has it."""
+    """Add a bool ``[M]`` under ``_name`` to each info, which marks the markets that have it, as Gymnasium requires."""
     return infos | {f"_{name}": rows.copy() for name in infos}

@@ -14,7 +14,7 @@ from paramarket_env.seeding import stream
 from paramarket_env.validation import require
 
 OpponentFactories = PolicyFactory | Sequence[PolicyFactory]
-"""One policy for every other seat, or one for each of them in their order."""
+"""One policy factory for all other seats, or one for each of them in order."""
 
 LEARNER = -1
 
@@ -25,21 +25,21 @@ class Seating:
 
     policies: Sequence[PolicyFactory]
     seats: Tensor
-    """int64 ``[M, N]``: which of the policies plays the seat; ``LEARNER`` where somebody learns."""
+    """int64 ``[M, N]``: the index of the policy that plays the seat, or ``LEARNER``."""
 
     @property
     def learners(self) -> Tensor:
-        """Which seats learn, bool ``[M, N]``."""
+        """bool ``[M, N]``: the seat learns."""
         return self.seats == LEARNER
 
 
 def all_learn(num_markets: int, agents: int) -> Seating:
-    """Nobody else plays."""
+    """A seating in which all agents learn."""
     return Seating((), torch.full((num_markets, agents), LEARNER))
 
 
 def against_each(num_markets: int, agents: int, opponents: OpponentFactories, seat: int) -> Seating:
-    """The learner has the same seat in all markets; for ``opponents`` see :data:`OpponentFactories`."""
+    """A seating in which the learner has the same seat in all markets."""
     require(seat in range(agents), "seat", seat, f"an integer from 0 to {agents - 1}")
     several = list(opponents) if isinstance(opponents, Sequence) else []
     given = [opponents] * (agents - 1) if callable(opponents) else several
@@ -50,9 +50,9 @@ def against_each(num_markets: int, agents: int, opponents: OpponentFactories, se
 
 
 def against_populations(num_markets: int, agents: int, populations: Sequence[PolicyFactory]) -> Seating:
-    """Market m's learner is agent m mod N, and one of the populations has all other seats of the market.
+    """A seating in which agent m mod N learns in market m, and one of the populations plays all other seats.
 
-    After every N markets comes the next population.
+    The population changes after every N markets.
     """
     market = torch.arange(num_markets)
     seats = (market // agents % len(populations)).unsqueeze(1).repeat(1, agents)
@@ -61,19 +61,19 @@ def against_populations(num_markets: int, agents: int, populations: Sequence[Pol
 
 
 class Opponents:
-    """The policies of a seating, in their seats."""
+    """The policies of a seating, which play their seats in a batch of markets."""
 
     def __init__(self, batch: MarketBatch, seating: Seating) -> None:
         self._batch = batch
         seats = seating.seats.flatten().to(batch.device)
         self.learners = (seats == LEARNER).nonzero().squeeze(1)
-        """int64 ``[R]``: the seats that learn, as market * N + agent."""
+        """int64 ``[rows]``: the seats that learn, as market * N + agent."""
         self._seats = [(seats == player).nonzero().squeeze(1) for player in range(len(seating.policies))]
         pairs = zip(seating.policies, self._seats, strict=True)
         self._policies: list[Policy] = [factory(seat_of(batch, len(seats))) for factory, seats in pairs]
 
     def reset(self, markets: Tensor | None = None) -> None:
-        """Tell the policies that the episodes of these markets, int64 ``[m]``, have just begun; None: of all."""
+        """Reset the policies in the markets whose episodes have just begun (int64 ``[m]``; None: all)."""
         agents, seeds = self._batch.config.agents, self._batch.seeds
         began = torch.arange(len(seeds), device=seeds.device) if markets is None else markets
         for policy, seats in zip(self._policies, self._seats, strict=True):
@@ -82,9 +82,10 @@ class Opponents:
             policy.reset(rows, stream(seeds[market], "policy", agent))
 
     def joint_action(self, chosen: Tensor, observation: Tensor, mask: Tensor) -> Tensor:
-        """The actions of all agents, int64 ``[M, N]`` or ``[M, N, parts]``, of those of the learners, ``[R]`` each.
+        """The actions of all agents, int64 ``[M, N]`` or ``[M, N, parts]``, given those ``chosen`` by the learners.
 
-        ``observation`` is float32 ``[M, N, D]``, ``mask`` bool ``[M, N, A]``.
+        ``chosen`` is int64 ``[rows]`` or ``[rows, parts]``, ``observation`` float32 ``[M, N, D]``, ``mask`` bool
+        ``[M, N, A]``.
         """
         shape = observation.shape[:2]
         seen, legal = observation.flatten(0, 1), mask.flatten(0, 1)

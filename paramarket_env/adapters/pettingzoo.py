@@ -22,7 +22,7 @@ RENDER_MODES = ("ansi", "rgb_array", "human")
 
 
 class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  # PettingZoo has no types
-    """A market of N agents; see ``paramarket_env.paramarket_v0`` for its page."""
+    """A market of N agents; ``paramarket_env.paramarket_v0`` documents it."""
 
     metadata: ClassVar[dict[str, Any]] = {
         "name": "paramarket_v0",
@@ -72,10 +72,10 @@ class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  #
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
-        """Begin an episode. All that happens in it follows from ``seed``.
+        """Begin an episode, which ``seed`` and the actions determine.
 
-        Without a seed the next episode follows from the last one's, or, the first time, from the operating system.
-        No ``options`` are known.
+        Without a seed, the episode's seed follows from that of the last episode, or from the operating system before
+        the first episode. ``options`` are ignored.
         """
         observation, mask = self.market_batch.reset(self.market_batch.next_seeds(seed))
         self.agents = list(self.possible_agents)
@@ -88,13 +88,15 @@ class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  #
     def step(
         self, actions: dict[str, Any]
     ) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
-        """One step of all agents; ``actions`` has one for every agent in ``agents``.
+        """Advance the market by one step; ``actions`` holds an action of every agent in ``agents``.
 
-        Raises ``ValueError``, before anything changes, for an action that is missing, outside the space, or of an agent
-        that does not exist. An action that is not legal now does nothing and is counted in ``info``.
+        Raises ``ValueError``, before anything changes, for a missing action, an action outside the space, or an unknown
+        agent. An illegal action does nothing and is counted in ``info``.
         """
         if not self.agents:
-            raise RuntimeError("step() after the end of an episode, or before the first reset(): call reset()")
+            raise RuntimeError(
+                "step() was called after the end of an episode or before the first reset(): call reset()"
+            )
         transition = self.market_batch.step(self._action_tensor(actions))
         record = transition.record
         acting = self.agents
@@ -113,7 +115,7 @@ class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  #
         )
 
     def _action_tensor(self, actions: dict[str, Any]) -> torch.Tensor:
-        """The actions as int64 ``[1, N]`` or ``[1, N, parts]``; agents that are gone hold."""
+        """The actions as int64 ``[1, N]`` or ``[1, N, parts]``; terminated agents hold."""
         unknown = sorted(set(actions) - set(self.possible_agents))
         missing = [agent for agent in self.agents if actions.get(agent) is None]
         if unknown or missing:
@@ -125,14 +127,14 @@ class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  #
         return torch.from_numpy(np.stack(chosen)).unsqueeze(0).to(self.market_batch.device)
 
     def _checked(self, agent: str, action: Any) -> np.ndarray:
-        """The agent's action as int64, whatever integers a client has put it in."""
+        """The agent's action, converted from any integer type to int64."""
         try:
             return checked_actions(action, self._action_spaces[agent])
         except ValueError as error:
             raise ValueError(f"{agent}: {error}") from error
 
     def _infos(self, mask: torch.Tensor, record: StepRecord | None) -> dict[str, dict[str, Any]]:
-        """Numbers and arrays alone, as every client takes them; new dictionaries at each call."""
+        """The infos of the agents in ``agents``, as new dictionaries of plain numbers and arrays."""
         masks = mask[0].cpu().numpy()
         columns = {name: column[0].tolist() for name, column in self.market_batch.infos(record).items()}
         return {
@@ -156,23 +158,23 @@ class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  #
             raise RuntimeError("there is no episode yet: call reset() first")
 
     def state(self) -> np.ndarray:
-        """All agents' observations, float32 ``[N, D]``: for centralised critics."""
+        """The observations of all agents, float32 ``[N, D]``, for centralised critics."""
         self._require_reset()
         return self.market_batch.observe()[0].cpu().numpy()
 
     def snapshot(self) -> tuple[MarketState, list[str], History]:
-        """A copy of the episode, to go back to with :meth:`restore`."""
+        """A copy of the episode, for :meth:`restore`."""
         self._require_reset()
         return snapshot(self.market_batch.engine.state), list(self.agents), self.history.copy()
 
     def restore(self, saved: tuple[MarketState, list[str], History]) -> None:
-        """Go back to a copy that :meth:`snapshot` made; the copy stays good for further returns."""
+        """Return to a copy that :meth:`snapshot` made. The copy can be restored again."""
         state, agents, history = saved
         self.market_batch.engine.state = snapshot(state)
         self.agents, self.history = list(agents), history.copy()
 
     def render(self) -> str | np.ndarray | None:
-        """The episode so far: text (``ansi``), a picture uint8 ``[H, W, 3]`` or a window, by ``render_mode``."""
+        """Render the episode: text (``ansi``), a picture uint8 ``[height, width, 3]`` or a window (``human``)."""
         if self.render_mode == "ansi":
             return as_text(self.history)
         if self.render_mode == "rgb_array":
@@ -185,5 +187,5 @@ class ParaMarketEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  #
             self._window.show(self.history)
 
     def close(self) -> None:
-        """Close the window, if there is one."""
+        """Close the window, if it is open."""
         self._window.close()

@@ -1,4 +1,4 @@
-"""M markets as one RLlib multi-agent environment: side by side they cost far less than one environment each."""
+"""M markets as one RLlib multi-agent environment, which is much faster than one environment for each market."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ except ImportError as error:
 class ParaMarketRLlibEnv(MultiAgentEnv):  # type: ignore[misc]  # RLlib need not be installed
     """M markets x N agents, named ``market_0/trader_0`` and so on, in one environment.
 
-    **Ends.** All markets play the same number of cycles, so an episode is one episode of all of them. It ends
-    terminated, not truncated: agents see the time that is left and nothing follows, but RLlib would add the value of
-    what is seen behind the end, which is never learned. An agent whose network fails is terminated in that step and
-    drops out; without any agent left the episode is over. The infos of agents that are done have what
-    ``ParaMarketEnv``'s infos have but the mask; others are empty.
+    **Ends.** All markets have the same number of cycles, so one episode covers all of them. It ends as terminated, not
+    as truncated. After a truncation RLlib would add the estimated value of the last observation to the last reward. But
+    nothing follows the end, and that value is never learned. An agent whose network fails is terminated in that step
+    and leaves the episode. The episode also ends when no agent is left. The infos of agents that are done hold the
+    infos of ``ParaMarketEnv`` without the mask; the infos of other agents are empty.
 
-    **Seeds.** ``reset(seed=s)`` gives market m the seed ``s * M + m``: RLlib seeds its env runners with numbers that
-    follow each other, and no two of them shall play the same market. Each next episode follows from the last.
+    **Seeds.** ``reset(seed=s)`` gives market m the seed ``s * M + m``. RLlib gives consecutive seeds to its env
+    runners, and no two of them should play the same market. The seed of each further episode follows from the last.
     """
 
     def __init__(self, config: MarketConfig, num_markets: int, device: str | torch.device = "auto") -> None:
@@ -46,7 +46,7 @@ class ParaMarketRLlibEnv(MultiAgentEnv):  # type: ignore[misc]  # RLlib need not
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
-        """Begin an episode of all markets; float32 ``[D]`` and an empty info for every agent. No options are known."""
+        """Begin an episode of all markets. Returns an observation, float32 ``[D]``, and empty info per agent."""
         markets = self.market_batch.num_markets
         first = None if seed is None else seed * markets
         observation, _ = self.market_batch.reset(self.market_batch.next_seeds(first))
@@ -56,13 +56,15 @@ class ParaMarketRLlibEnv(MultiAgentEnv):  # type: ignore[misc]  # RLlib need not
     def step(
         self, action_dict: dict[str, Any]
     ) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
-        """One step of all markets; ``action_dict`` has an action for every agent in ``agents``.
+        """Advance all markets by one step; ``action_dict`` holds an action of every agent in ``agents``.
 
-        Raises ``ValueError``, before anything changes, for an action that is missing, outside the space, or of an agent
-        that does not act. One that is not legal now does nothing and is counted.
+        Raises ``ValueError``, before anything changes, for a missing action, an action outside the space, or an agent
+        that is not in ``agents``. An illegal action does nothing and is counted.
         """
         if self._over:
-            raise RuntimeError("step() after the end of an episode, or before the first reset(): call reset()")
+            raise RuntimeError(
+                "step() was called after the end of an episode or before the first reset(): call reset()"
+            )
         transition = self.market_batch.step(self._action_tensor(action_dict))
         record, acted = transition.record, self.agents
         observations, rewards = self._by_agent(transition.observation), self._by_agent(record.reward)
@@ -87,10 +89,10 @@ class ParaMarketRLlibEnv(MultiAgentEnv):  # type: ignore[misc]  # RLlib need not
         return {agent: row for agent, row in zip(self.possible_agents, rows, strict=True) if agent in left}
 
     def _action_tensor(self, actions: dict[str, Any]) -> torch.Tensor:
-        """The actions int64 ``[M, N]`` or ``[M, N, parts]``; agents that are gone hold."""
+        """The actions as int64 ``[M, N]`` or ``[M, N, parts]``; terminated agents hold."""
         if actions.keys() != set(self.agents):
             missing, unknown = sorted(set(self.agents) - set(actions)), sorted(set(actions) - set(self.agents))
-            raise ValueError(f"actions must name every agent that is left: missing {missing}, unknown {unknown}")
+            raise ValueError(f"actions must name every agent in agents: missing {missing}, unknown {unknown}")
         hold = np.zeros(self._action_space.shape or (), dtype=np.int64)
         chosen = checked_actions(
             [actions.get(agent, hold) for agent in self.possible_agents],

@@ -1,4 +1,4 @@
-"""M markets as a Stable-Baselines3 ``VecEnv``: every agent that learns is a row, and one policy plays them all."""
+"""M markets as a Stable-Baselines3 ``VecEnv``. Each learning agent is a row, and one policy plays all rows."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from paramarket_env.validation import require
 
 
 class ParaMarketVecEnv(VecEnv):
-    """M markets x N agents as M * N rows; row = market * N + agent. Against opponents one agent of each market learns.
+    """M markets x N agents as M * N rows, where row = market * N + agent; M rows if there are opponents.
 
-    **Opponents.** With ``opponents`` there are M rows, one for each market: market m's learner is agent m mod N, and
-    one of the given policies has all other seats of the market, the next one after every N markets.
+    **Opponents.** With ``opponents`` one agent of each market learns, so each market is one row. In market m agent
+    m mod N learns, and one of the given policies plays all other seats. The policy changes after every N markets.
 
-    **Ends.** The rows of a market that ends are done together; their infos have ``terminal_observation`` (a copy),
-    ``TimeLimit.truncated`` and what ``ParaMarketEnv``'s infos have, and the rows go on with the next episode. An agent
-    whose network fails is done in that step. Its row then idles until its market ends (reward 0, a mask that only lets
-    it hold), and is done once more there. The infos of rows that are not done are empty.
+    **Ends.** All rows of a market are done when the market ends, and continue with the next episode. Their infos hold
+    ``terminal_observation`` (a copy), ``TimeLimit.truncated`` and the infos of ``ParaMarketEnv``. A row is also done
+    when the agent's network fails. It then idles until its market ends (its reward is 0, and its mask only allows it to
+    hold), and is done again there. The infos of rows that are not done are empty.
 
-    ``TimeLimit.truncated`` is always false. Where it is true, Stable-Baselines3 adds the value of the last observation
-    to the last reward, as if the episode went on. Here nothing follows, agents see the time that is left, and the value
-    of an observation without any is never learned: it would be an error that feeds on itself.
+    ``TimeLimit.truncated`` is always false. If it were true, Stable-Baselines3 would add the estimated value of the
+    last observation to the last reward, as if the episode continued. But nothing follows the end, and the value of an
+    observation with no time left is never learned. The error of the estimate would feed back into the values.
 
-    **Arrays.** Observations and masks lie in two buffers in turn: those handed out are overwritten by the second step
-    after.
+    **Arrays.** Observations and masks alternate between two buffers, so the second step after overwrites a returned
+    array.
 
-    **Seeds.** ``seed(s)`` (``PPO(seed=s)``) gives row r the seed ``s + r``, as Stable-Baselines3 does; a market takes
-    that of its first row. Each next episode follows from the last.
+    **Seeds.** ``seed(s)`` (``PPO(seed=s)``) gives row r the seed ``s + r``, as in Stable-Baselines3. A market takes the
+    seed of its first row. The seed of each further episode follows from the last.
     """
 
     record: StepRecord
@@ -60,7 +60,7 @@ class ParaMarketVecEnv(VecEnv):
         self.market_batch = batch = self._autoreset.market_batch
         self._opponents = Opponents(batch, seating)
         self.learners = seating.learners
-        """Which agents are rows, bool ``[M, N]``."""
+        """bool ``[M, N]``: the agent learns, so it is a row."""
         rows = len(self._opponents.learners)
         self._rows_of_a_market = rows // num_markets
         self._observations = DoubleBuffer((rows, batch.layout.size), torch.float32)
@@ -68,7 +68,7 @@ class ParaMarketVecEnv(VecEnv):
         super().__init__(rows, batch.layout.space(), batch.actions.space())
 
     def reset(self) -> np.ndarray:
-        """New episodes in all markets; the observations float32 ``[rows, D]``. No options are known."""
+        """Begin new episodes in all markets. Returns observations, float32 ``[rows, D]``. Options must be empty."""
         require(not any(self._options), "options", self._options, "empty")
         seeds = [seed for seed in self._seeds[:: self._rows_of_a_market] if seed is not None]
         self._autoreset.reset(seeds or None)
@@ -78,18 +78,21 @@ class ParaMarketVecEnv(VecEnv):
         return self._look()
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Take the actions of all rows, int64 ``[rows]`` (``verb``) or ``[rows, 2 + S]`` (``round``, S asks).
+        """Store the actions of all rows, int64 ``[rows]`` (``verb``) or ``[rows, 2 + S]`` (``round``, S asks).
 
-        Raises ``ValueError`` for one outside the space. One that is not legal now does nothing.
+        Raises ``ValueError`` for an action outside the space. An illegal action does nothing.
         """
         checked = checked_actions(actions, self.action_space, (self.num_envs,))
         self._actions = torch.from_numpy(checked)
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """One step of all markets: observations, rewards float32, dones bool (``[rows]`` each) and infos."""
+        """Advance all markets by one step.
+
+        Returns observations, float32 ``[rows, D]``; rewards, float32 ``[rows]``; dones, bool ``[rows]``; and infos.
+        """
         autoreset = self._autoreset
         if not self.market_batch.begun:
-            raise RuntimeError("step() before the first reset(): call reset()")
+            raise RuntimeError("step() was called before the first reset(): call reset()")
         advance, ending = autoreset.step(
             self._opponents.joint_action(self._actions, autoreset.observation, autoreset.mask)
         )
@@ -99,29 +102,29 @@ class ParaMarketVecEnv(VecEnv):
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if ending is not None:
             self._opponents.reset(ending.markets)
-            self._tell_ending(infos, advance, ending)
+            self._fill_ended(infos, advance, ending)
         seen = self._look()
         if any(not infos[row] for row in np.flatnonzero(dones)):
-            self._tell_failures(infos, advance, seen)
+            self._fill_failed(infos, advance, seen)
         return seen, rewards, dones, infos
 
     def _learners_of(self, everybody: Tensor) -> Tensor:
-        """The rows ``[rows, ...]`` of what all agents have, ``[M, N, ...]``."""
+        """Select the rows, ``[rows, ...]``, from the values of all agents, ``[M, N, ...]``."""
         return everybody.flatten(0, 1)[self._opponents.learners]
 
     def _look(self) -> np.ndarray:
-        """Observations and masks into the buffers whose turn it is."""
+        """Write observations and masks into the next buffers, and return the observations."""
         self._mask = self._masks.write(self._learners_of(self._autoreset.mask))
         return self._observations.write(self._learners_of(self._autoreset.observation))
 
-    def _tell_ending(self, infos: list[dict[str, Any]], advance: Advance, ending: Ending) -> None:
-        """The infos of the rows of markets that ended."""
+    def _fill_ended(self, infos: list[dict[str, Any]], advance: Advance, ending: Ending) -> None:
+        """Fill the infos of the rows of markets that ended."""
         observation = ending.observation.flatten(0, 1).cpu().numpy()
         columns = {name: column.ravel().tolist() for name, column in ending.infos.items()}
         ended = self._learners_of(advance.ended.unsqueeze(1).expand_as(advance.alive)).nonzero().flatten()
         learners = self._opponents.learners[ended]
         agents = advance.alive.shape[1]
-        # Where the learner stands among the agents of the markets that ended.
+        # The position of each learner among the agents of the markets that ended.
         places = torch.searchsorted(ending.markets, learners // agents) * agents + learners % agents
         for row, place in zip(ended.tolist(), places.tolist(), strict=True):
             infos[row] = {
@@ -130,8 +133,8 @@ class ParaMarketVecEnv(VecEnv):
                 **{name: column[place] for name, column in columns.items()},
             }
 
-    def _tell_failures(self, infos: list[dict[str, Any]], advance: Advance, seen: np.ndarray) -> None:
-        """The infos of the rows whose network failed while their market goes on: rare, and told the plain way."""
+    def _fill_failed(self, infos: list[dict[str, Any]], advance: Advance, seen: np.ndarray) -> None:
+        """Fill the infos of rows whose network failed while the market continues. This is rare and need not be fast."""
         columns = self.market_batch.infos(advance.record)
         failed = self._learners_of(advance.record.terminated & ~advance.ended.unsqueeze(1))
         for row in failed.nonzero().flatten().tolist():
@@ -146,19 +149,19 @@ class ParaMarketVecEnv(VecEnv):
         return self._mask
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """An attribute of this environment, which all rows share: once for each row."""
+        """An attribute of this environment, repeated for each row."""
         return [getattr(self, attr_name)] * len(self._rows(indices))
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set an attribute of this environment, which all rows share; so ``indices`` must name all of them."""
+        """Set an attribute of this environment. All rows share it, so ``indices`` must cover all rows."""
         rows = self._rows(indices)
-        require(len(set(rows)) == self.num_envs, "indices", indices, "None: the rows share one environment")
+        require(len(set(rows)) == self.num_envs, "indices", indices, "None, as all rows share one environment")
         setattr(self, attr_name, value)
 
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
-        """``action_masks`` of each row; no row has a method besides."""
+        """Call ``action_masks`` for each row. There are no other methods."""
         if method_name != "action_masks":
-            raise AttributeError(f"env_method({method_name!r}) is not known: a row has action_masks() alone")
+            raise AttributeError(f"env_method({method_name!r}) is not supported: it must be 'action_masks'")
         masks = self.action_masks(*args, **kwargs)
         return [masks[row] for row in self._rows(indices)]
 
@@ -167,9 +170,9 @@ class ParaMarketVecEnv(VecEnv):
         return [False] * len(self._rows(indices))
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing, as there is nothing to close."""
 
     def _rows(self, indices: VecEnvIndices) -> list[int]:
-        """The rows that Stable-Baselines3 means by its indices."""
+        """Convert Stable-Baselines3's indices to row numbers."""
         chosen: Iterable[int] = self._get_indices(indices)
         return list(chosen)

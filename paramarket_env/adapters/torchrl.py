@@ -1,4 +1,4 @@
-"""M markets as a TorchRL environment: natively batched, the agents a dimension of the group ``agents``."""
+"""M markets as a natively batched TorchRL environment. The agents are a dimension of the group ``agents``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ except ImportError as error:
 
 
 class ParaMarketTorchRLEnv(EnvBase):  # type: ignore[misc]  # TorchRL need not be installed
-    """M markets, ``batch_size`` ``[M]``, on the engine's device; nothing is copied to NumPy.
+    """M markets with ``batch_size`` ``[M]``, on the engine's device. Nothing is copied to NumPy.
 
     | key                       | shape                                     | dtype   |
     |---------------------------|-------------------------------------------|---------|
@@ -29,14 +29,15 @@ class ParaMarketTorchRLEnv(EnvBase):  # type: ignore[misc]  # TorchRL need not b
     | `agents, reward`          | `[M, N, 1]`                               | float32 |
     | `done` and its two causes | `[M, 1]`                                  | bool    |
 
-    ``truncated``: out of cycles. ``terminated``: the networks of all agents have failed. An agent whose network fails
-    alone idles until its market ends: its orders are ignored, its reward is 0, and its mask only lets it hold.
+    A market is ``truncated`` after ``max_cycles``, and ``terminated`` when the networks of all agents have failed. If
+    only some networks fail, their agents idle until the market ends: their orders are ignored, their rewards are 0, and
+    their masks only allow them to hold.
 
-    TorchRL resets what is done itself (``rollout(break_when_any_done=False)``, collectors), with a partial ``_reset``;
-    each next episode follows from the market's last. ``set_seed(s)`` gives market m the seed ``s + m`` at the next
-    ``reset()``. Tensors are new at every step, as TorchRL keeps those that it was handed.
+    TorchRL resets the markets that are done by a partial ``_reset`` (``rollout(break_when_any_done=False)`` and
+    collectors). The seed of each further episode follows from the market's last. ``set_seed(s)`` gives market m the
+    seed ``s + m`` at the next ``reset()``. Each step returns new tensors, as TorchRL keeps the tensors that it gets.
 
-    For a policy's masked distribution take ``agents, action_mask``; for random actions that are legal add the transform
+    ``agents, action_mask`` is the mask for a policy's masked distribution. For legal random actions, add the transform
     ``ActionMask(("agents", "action"), ("agents", "action_mask"))``.
     """
 
@@ -84,18 +85,18 @@ class ParaMarketTorchRLEnv(EnvBase):  # type: ignore[misc]  # TorchRL need not b
             self._next_seed = None
         elif bool(chosen.any()):
             self._autoreset.reset_done(chosen.flatten().nonzero().squeeze(1))
-        going_on = torch.zeros(*self.batch_size, 1, dtype=torch.bool, device=self.device)
-        return self._told({}, going_on, going_on)
+        no_end = torch.zeros(*self.batch_size, 1, dtype=torch.bool, device=self.device)
+        return self._output({}, no_end, no_end)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         advance = self._autoreset.advance(tensordict["agents", "action"])
         truncated = advance.record.truncated.unsqueeze(1)
         terminated = ~advance.alive.any(dim=1, keepdim=True)
         reward = advance.record.reward.float().unsqueeze(2)
-        return self._told({"reward": reward}, terminated, truncated)
+        return self._output({"reward": reward}, terminated, truncated)
 
-    def _told(self, rewards: dict[str, Tensor], terminated: Tensor, truncated: Tensor) -> TensorDictBase:
-        """The present state as TorchRL reads it."""
+    def _output(self, rewards: dict[str, Tensor], terminated: Tensor, truncated: Tensor) -> TensorDictBase:
+        """The current observations and masks, with rewards and ends, in TorchRL's format."""
         seen = {"observation": self._autoreset.observation, "action_mask": self._autoreset.mask}
         group = TensorDict(seen | rewards, batch_size=self._autoreset.mask.shape[:2], device=self.device)
         ends = {"done": terminated | truncated, "terminated": terminated.clone(), "truncated": truncated.clone()}

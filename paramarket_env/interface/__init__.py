@@ -1,1 +1,1 @@
-"""The market as reinforcement learning sees it: actions, observations, environments and pictures."""
+"""The market as an RL environment: actions, observations, infos, policies and rendering."""

@@ -1,7 +1,7 @@
-"""Two encodings of the same orders as actions, with their masks. The engine knows only orders.
+"""Two encodings of orders as actions, with their masks. The engine knows only orders.
 
-Both number the ask levels alike: the prices in their order, then one more level that withholds. Where the mechanism
-takes bids, there is one purchase for each offer and bid; elsewhere there is one for each offer.
+Both encodings number the ask levels in the same way: the prices in order, then one more level that withholds. There is
+one purchase for each offer and bid if the mechanism takes bids, and one for each offer if it does not.
 """
 
 from __future__ import annotations
@@ -22,65 +22,65 @@ MaskStyle = Literal["tuple", "flat"]
 
 @dataclass(frozen=True)
 class Choices:
-    """The numbers of offers, bids, asks and ask levels that an agent chooses among."""
+    """The numbers of offers, bids, asks and ask levels that an agent can choose from."""
 
     offers: int
-    """Offers to a buyer: (N - 1) * K."""
+    """The number of offers to a buyer: (N - 1) * K."""
     bids: int
-    """Bids for each offer; 1 where the mechanism takes none."""
+    """The number of bids for each offer; 1 if the mechanism takes no bids."""
     ask_slots: int
-    """S, the asks of a seller: 1, or one for each other agent."""
+    """S, the number of asks of a seller: 1, or N - 1 with personal prices."""
     levels: int
-    """Levels of an ask, including the one that withholds."""
+    """The number of levels of an ask, including the level that withholds: L + 1."""
 
     @property
     def purchases(self) -> int:
-        """The number of purchases; an offer at a bid has the number ``offer * bids + bid``."""
+        """The number of purchases. Purchase ``offer * bids + bid`` buys an offer at a bid."""
         return self.offers * self.bids
 
     def purchase(self, offer: Tensor, bid: Tensor) -> Tensor:
-        """The number of the purchase of an offer at a bid, or -1 where the offer is -1."""
+        """The purchase of an offer at a bid, as its number; -1 where the offer is -1."""
         return torch.where(offer >= 0, offer * self.bids + bid, -1)
 
     def offer_and_bid(self, purchase: Tensor) -> tuple[Tensor, Tensor]:
-        """The offer and the bid of a purchase's number; -1 and 0 where the number is -1."""
+        """The offer and the bid of a purchase; -1 and 0 where the purchase is -1."""
         bought = purchase >= 0
         return torch.where(bought, purchase // self.bids, -1), torch.where(bought, purchase % self.bids, 0)
 
 
 class Actions(Protocol):
-    """One encoding. ``[...]`` is any batch shape: ``[M, N]`` for markets, ``[B]`` for one seat of B markets."""
+    """An encoding. ``[...]`` is any batch shape: ``[M, N]`` for markets, ``[B]`` for one seat in B markets."""
 
     choices: Choices
-    """The numbers that the encoding follows from."""
+    """The numbers that determine the encoding."""
     nvec: tuple[int, ...]
-    """The number of values of each part of an action, as in ``MultiDiscrete.nvec``; value 0 does nothing."""
+    """The number of values of each part of an action, as in ``MultiDiscrete.nvec``. Value 0 does nothing."""
     mask_size: int
     """A, the length of a flat mask."""
 
     def space(self) -> spaces.Space[Any]:
-        """A new action space of one agent."""
+        """A new action space for one agent."""
 
     def decode(self, actions: Tensor) -> Orders:
-        """The orders of actions, int64 ``[...]`` (``verb``) or ``[..., 2 + S]`` (``round``).
+        """Decode actions, int64 ``[...]`` (``verb``) or ``[..., 2 + S]`` (``round``), into orders.
 
         Raises ``ValueError`` for an action outside the space.
         """
 
     def encode(self, orders: Orders) -> Tensor:
-        """The actions for these orders, or for one of them where the encoding takes only one order at a time."""
+        """Encode orders as actions. An encoding with one order per action keeps only one order of each agent."""
 
     def best(self, scores: Tensor) -> Tensor:
-        """The actions with the highest scores in each part; ``scores`` are ``[..., A]``, laid out as a mask."""
+        """The actions with the highest score in each part; ``scores``, ``[..., A]``, have the layout of a mask."""
 
     def mask(self, legal: Tensor) -> Tensor:
-        """The flat mask, bool ``[..., A]``; ``legal``, bool ``[..., offers, bids]``, says which purchases would clear.
+        """The flat mask, bool ``[..., A]``; ``legal``, bool ``[..., offers, bids]``, marks the legal purchases.
 
-        All else is always legal, hold among it.
+        All other actions, such as hold, are always legal.
         """
 
     def legal_purchases(self, mask: Tensor) -> Tensor:
-        """The purchases that a flat mask allows, ``[..., offers, bids]``: the inverse of :meth:`mask`."""
+        """The purchases that a flat mask allows, bool ``[..., offers, bids]``: the inverse of :meth:`mask`."""
 
 
 def _refuse(actions: Tensor, inside: Tensor, allowed: str) -> None:
@@ -115,7 +115,7 @@ class VerbActions:
         return Orders(actions == 1, offer, bid, torch.where(posts, ask % self.choices.levels, -1))
 
     def encode(self, orders: Orders) -> Tensor:
-        """See :meth:`Actions.encode`. A purchase has priority, then the first ask, then training."""
+        """See :meth:`Actions.encode`. It keeps the purchase if there is one, then the first ask, then training."""
         posts = orders.ask >= 0
         slot = posts.to(torch.int8).argmax(-1, keepdim=True)
         ask = self.first_ask + (slot * self.choices.levels + orders.ask.gather(-1, slot)).squeeze(-1)
@@ -167,8 +167,8 @@ class RoundActions:
         return torch.stack([part.argmax(dim=-1) for part in scores.split(self.nvec, dim=-1)], dim=-1)
 
     def mask(self, legal: Tensor) -> Tensor:
-        """See :meth:`Actions.mask`; the parts follow each other."""
-        before = legal.new_ones(*legal.shape[:-2], 3)  # hold or train, and not to buy
+        """See :meth:`Actions.mask`. The masks of the parts are concatenated."""
+        before = legal.new_ones(*legal.shape[:-2], 3)  # the two values of train, and buying nothing
         after = legal.new_ones(*legal.shape[:-2], sum(self.nvec[2:]))
         return torch.cat([before, legal.flatten(-2), after], dim=-1)
 
@@ -178,15 +178,15 @@ class RoundActions:
 
 
 def build_actions(mode: ActionMode, choices: Choices) -> Actions:
-    """The encoding of an action mode for these choices."""
+    """The encoding for an action mode."""
     return VerbActions(choices) if mode == "verb" else RoundActions(choices)
 
 
 def client_mask(mask: np.ndarray, space: spaces.Space[Any], style: MaskStyle) -> np.ndarray | tuple[np.ndarray, ...]:
-    """A flat mask (bool ``[A]``) in the form that a client takes, int8.
+    """Convert a flat mask, bool ``[A]``, to the form that a client expects, int8.
 
-    ``tuple`` gives one array for each part of a ``MultiDiscrete`` and one array for a ``Discrete``, as Gymnasium's
-    ``space.sample(mask)`` and PettingZoo take them. ``flat`` gives one array for both (MaskablePPO, TorchRL).
+    ``tuple`` gives one array for each part of a ``MultiDiscrete`` space, and one array for a ``Discrete`` space, as
+    Gymnasium's ``space.sample(mask)`` and PettingZoo expect. ``flat`` always gives one array (MaskablePPO, TorchRL).
     """
     flat = mask.astype(np.int8)
     if style == "flat" or not isinstance(space, spaces.MultiDiscrete):
@@ -195,9 +195,9 @@ def client_mask(mask: np.ndarray, space: spaces.Space[Any], style: MaskStyle) ->
 
 
 def checked_actions(given: Any, space: spaces.Space[Any], rows: tuple[int, ...] = ()) -> np.ndarray:
-    """The actions of one agent (``rows=()``) or of many, converted from any integer type to int64.
+    """Check the actions of one agent (``rows=()``) or of many, and convert any integer type to int64.
 
-    They have the shape ``[*rows, *space.shape]``, where ``space`` is the action space of one agent. Raises
+    ``space`` is the action space of one agent, and the actions have the shape ``[*rows, *space.shape]``. Raises
     ``ValueError`` if they are not integers, have another shape, or are outside the space.
     """
     try:

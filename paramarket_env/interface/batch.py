@@ -1,4 +1,4 @@
-"""M markets as a learner or a set of policies sees them: tensors of observations, masks, actions and rewards."""
+"""M markets with the interface of an RL environment: tensors of observations, masks, actions and rewards."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Transition:
     mask: Tensor
     """bool ``[M, N, A]``."""
     record: StepRecord
-    """Rewards, ends and all that happened."""
+    """Rewards, terminations, truncations and everything else that happened."""
 
 
 class MarketBatch:
-    """The engine with observations, masks and encoded actions. ``ParallelEnv`` is its M = 1 face."""
+    """The engine with observations, masks and encoded actions. ``ParaMarketEnv`` wraps a batch of one market."""
 
     def __init__(self, config: MarketConfig, num_markets: int = 1, device: str | torch.device = "auto") -> None:
         self.engine = Engine(config, num_markets, device)
@@ -44,7 +44,7 @@ class MarketBatch:
 
     @property
     def layout(self) -> ObservationLayout:
-        """The fields of an observation."""
+        """The layout of an observation."""
         return self._observer.layout
 
     @property
@@ -54,17 +54,17 @@ class MarketBatch:
 
     @property
     def num_markets(self) -> int:
-        """M."""
+        """M, the number of markets."""
         return self.engine.num_markets
 
     @property
     def set_names(self) -> tuple[str, ...]:
-        """The parameter sets for sale, in the order of a seller's offers."""
+        """The names of the parameter sets, in the order of a seller's offers."""
         return self.engine.broker.goods.names
 
     @property
     def seeds(self) -> Tensor:
-        """The seeds of the present episodes, int64 ``[M]``."""
+        """The seeds of the current episodes, int64 ``[M]``."""
         return self.engine.state.seeds
 
     @property
@@ -74,13 +74,14 @@ class MarketBatch:
 
     @property
     def begun(self) -> bool:
-        """Whether there are episodes: the first reset has been."""
+        """Whether :meth:`reset` has been called."""
         return hasattr(self.engine, "state")
 
     def next_seeds(self, seed: int | Iterable[int] | None = None) -> Tensor:
-        """The seeds int64 ``[M]`` of the next episodes: those given, or ``seed, seed + 1, ...`` from a single one.
+        """The seeds of the next episodes, int64 ``[M]``.
 
-        Without any, they follow from those of the last episodes, or, the first time, from the operating system.
+        ``seed`` is one seed for each market, or a single seed that gives ``seed, seed + 1, ...``. With None the seeds
+        follow from those of the last episodes, or from the operating system before the first reset.
         """
         if seed is None and self.begun:
             return next_seeds(self.seeds)
@@ -91,11 +92,11 @@ class MarketBatch:
         return self._observer.observe(self.engine.view)
 
     def mask(self) -> Tensor:
-        """Which actions are legal now: bool ``[M, N, A]``. An agent that was terminated may only hold."""
+        """The actions that are legal now, bool ``[M, N, A]``. A terminated agent may only hold."""
         return self._mask_in(self.engine.view)
 
     def observe_and_mask(self) -> tuple[Tensor, Tensor]:
-        """The observations and masks of all agents, from one view of the markets."""
+        """The current observations and masks of all agents, computed from one view."""
         view = self.engine.view
         return self._observer.observe(view), self._mask_in(view)
 
@@ -103,18 +104,18 @@ class MarketBatch:
         return torch.where(self.alive.unsqueeze(2), self.actions.mask(view.legal_purchases), self._hold)
 
     def infos(self, record: StepRecord | None = None) -> dict[str, Tensor]:
-        """The infos of all agents after a step, or without a record at the reset; see ``info_columns``."""
+        """The infos of all agents after a step, or after a reset if ``record`` is None; see ``info_columns``."""
         return info_columns(self.engine.state, record)
 
     def reset(self, seeds: Tensor, markets: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Begin new episodes (see ``Engine.reset``); the observations and masks of all markets."""
+        """Begin new episodes (see ``Engine.reset``). Returns the observations and masks of all markets."""
         self.engine.reset(seeds, markets)
         return self.observe_and_mask()
 
     def step(self, actions: Tensor) -> Transition:
         """One step of all markets; ``actions`` int64 ``[M, N]`` (``verb``) or ``[M, N, 2 + S]`` (``round``).
 
-        Raises ``ValueError``, before anything changes, for an action outside the space or of a wrong shape.
+        Raises ``ValueError``, before anything changes, for an action outside the space or with a wrong shape.
         """
         parts = len(self.actions.nvec)
         expected = (self.num_markets, self.config.agents) + ((parts,) if parts > 1 else ())

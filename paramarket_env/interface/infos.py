@@ -1,4 +1,4 @@
-"""The columns of all infos, which tell an agent more than its observation, and the trades of a step."""
+"""The columns of the infos, which add to an agent's observation, and the trades of a step."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from paramarket_env.market.orders import COLUMNS, StepRecord, blank_record
 from paramarket_env.market.state import MarketState
 
 REFUSED = tuple(f"refused_{cause}" for cause in REFUSALS)
-"""The columns of refused purchases by cause, wherever they are told."""
+"""The names of the columns that count refused purchases by cause, in infos and tables."""
 
 HAPPENED = ("trained", "offer", "seller", "weight", "quoted", "paid", "received", "gain")
-"""The columns of the last step's record that infos tell."""
+"""The columns of the last step's record that are in the infos."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class InfoColumn:
     unit: str
     meaning: str
     read: Callable[[MarketState, StepRecord], Tensor]
-    """``[M, N]``, of the state and the record of the step that led to it."""
+    """Reads the column, ``[M, N]``, from the state and the record of the step that led to it."""
 
 
 def _happened(name: str) -> InfoColumn:
@@ -43,7 +43,7 @@ def _happened(name: str) -> InfoColumn:
 
 
 def _refused(name: str, code: int) -> InfoColumn:
-    meaning = f"of these, refused as {REFUSALS[code]}"
+    meaning = f"purchases refused so far with the cause {REFUSALS[code]}"
     return InfoColumn(name, torch.int64, "purchases", meaning, lambda state, _: state.refusals[..., code])
 
 
@@ -56,14 +56,14 @@ INFOS = (
     *(_refused(name, code) for code, name in enumerate(REFUSED)),
     *(_happened(name) for name in HAPPENED),
 )
-"""All entries of an info but the ``action_mask``, which each client takes in its own form."""
+"""All entries of an info except ``action_mask``, whose form depends on the client."""
 
 
 def info_columns(state: MarketState, record: StepRecord | None) -> dict[str, Tensor]:
     """The infos of all agents by name, ``[M, N]`` each: bool, int64 or float64.
 
-    The names and types are the same at the reset, when there is no record, as clients expect that fix the layout of an
-    info when they first see one.
+    The names and dtypes are the same after a reset, when there is no record. Some clients require this, because they
+    fix the layout of an info when they first receive one.
     """
     happened = record or blank_record(state.balance)
     return {column.name: column.read(state, happened).to(column.dtype) for column in INFOS}
@@ -76,7 +76,7 @@ def info_table() -> str:
 
 
 def trade_columns(record: StepRecord, set_names: Sequence[str]) -> dict[str, np.ndarray]:
-    """The trades of a step by column, market by market and buyer by buyer; ``price`` in ticks, gains in nats."""
+    """The trades of a step as columns, sorted by market and buyer; prices are in ticks, gains in nats."""
     market, buyer = record.bought.nonzero().cpu().unbind(1)
 
     def pick(column: Tensor) -> np.ndarray:

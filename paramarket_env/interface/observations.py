@@ -20,7 +20,7 @@ from paramarket_env.market.view import MarketView
 Vector = TypeVar("Vector", Tensor, np.ndarray)
 
 NATS_HIGH = 10.0
-"""Losses and gains are clipped to this many nats in observations (a uniform guess among ten classes loses 2.3)."""
+"""Observations clip losses and gains to this many nats. A uniform guess among ten classes has a loss of 2.3."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ Read = Callable[[MarketView], Tensor]
 """Reads the values of a field, ``[M, N, size]``, from a view of the markets."""
 
 Readings = dict[Field, Read]
-"""Fields in their order, each with how it is read. The layout has the fields alone, as clients keep it as data."""
+"""The fields in order, each with the function that reads it. The layout has only the fields, so it can be pickled."""
 
 
 class ObservationLayout:
-    """The observation vector of one agent: its fields in their order, float32, each within its bounds."""
+    """The layout of an agent's observation vector: its fields in order, float32, each within its bounds."""
 
     def __init__(self, fields: tuple[Field, ...]) -> None:
         self.fields = fields
@@ -54,17 +54,17 @@ class ObservationLayout:
         self.high = np.repeat([field.high for field in fields], [field.size for field in fields]).astype(np.float32)
 
     def space(self) -> spaces.Box:
-        """A new observation space of one agent."""
+        """A new observation space for one agent."""
         return spaces.Box(self.low, self.high, dtype=np.float32)
 
     def pack(self, values: dict[str, Tensor]) -> Tensor:
-        """The vectors float32 ``[..., D]`` of every field's values ``[..., size]``, clipped to the bounds."""
+        """Concatenate the fields' values, ``[..., size]``, to vectors, float32 ``[..., D]``, clipped to the bounds."""
         vector = torch.cat([values[field.name].to(torch.float32) for field in self.fields], dim=-1)
         low, high = (torch.from_numpy(bound).to(vector.device) for bound in (self.low, self.high))
         return vector.clamp(low, high)
 
     def unpack(self, observation: Vector) -> dict[str, Vector]:
-        """Views of the fields by name, ``[..., size]`` each, of vectors ``[..., D]``."""
+        """Split vectors, ``[..., D]``, into views of the fields by name, ``[..., size]`` each."""
         return {name: observation[..., part] for name, part in self.slices.items()}
 
     def table(self) -> str:
@@ -74,10 +74,10 @@ class ObservationLayout:
 
 
 class Observer:
-    """Reads the observations of all agents. The fields follow from the market's mechanism and its disclosure.
+    """Reads the observations of all agents. The fields depend on the market's mechanism and disclosure.
 
-    Private to each agent are its loss, balance, kappa and quotes, and who bought from it. Public are asks that are not
-    sealed. The rest is as the market discloses it.
+    An agent's loss, balance, kappa, quotes and buyers are private. Asks that are not sealed are public. The market's
+    disclosure determines the rest.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -86,7 +86,7 @@ class Observer:
         self.layout = ObservationLayout(tuple(self.readings))
 
     def __reduce__(self) -> tuple[type[Observer], tuple[Engine]]:
-        """A copy makes its readings anew, as functions cannot be pickled."""
+        """Pickle only the engine, as functions cannot be pickled. A copy builds its readings again."""
         return Observer, (self._engine,)
 
     def observe(self, view: MarketView) -> Tensor:
@@ -98,8 +98,8 @@ def _own_fields(engine: Engine) -> Readings:
     config, slots, others = engine.config, engine.exchange.ask_slots, engine.config.agents - 1
     cycles, price, in_reward = config.max_cycles, _highest_price(config), config.economy.in_reward
     money, receipts = in_reward(max(sum(config.budgets), 1)), others * cycles * price
-    whose = " to each other agent" if engine.exchange.mechanism.personal else ""
-    declined = "each other agent could have, at the ask of the last step, and did not"
+    recipient = " for each other agent" if engine.exchange.mechanism.personal else ""
+    declined = "each other agent could have bought at the ask of the last step, but did not"
 
     def same_for_all(values: Tensor) -> Tensor:
         return values[:, None, None].expand(-1, config.agents, 1)
@@ -112,22 +112,22 @@ def _own_fields(engine: Engine) -> Readings:
             lambda view: same_for_all(view.market_open)
         ),
         Field("loss", 1, 0, NATS_HIGH, "nats", "own validation loss"): (lambda view: view.state.loss.unsqueeze(2)),
-        Field("last_gain", 1, -NATS_HIGH, NATS_HIGH, "nats", "fall of the own loss in the last step"): (
+        Field("last_gain", 1, -NATS_HIGH, NATS_HIGH, "nats", "fall of the own validation loss in the last step"): (
             lambda view: view.state.gain.unsqueeze(2)
         ),
         Field("balance", 1, 0, money, "reward", "own balance"): (
             lambda view: in_reward(view.state.balance.unsqueeze(2))
         ),
-        Field("ask", slots, 0, price, "reward", f"own price{whose}; 0 while withheld"): (
+        Field("ask", slots, 0, price, "reward", f"own price{recipient}; 0 while withheld"): (
             lambda view: in_reward(view.asks.clamp_min(0))
         ),
-        Field("selling", slots, 0, 1, "flag", f"own parameters are for sale{whose}"): (lambda view: view.asks >= 0),
+        Field("selling", slots, 0, 1, "flag", f"own parameters are for sale{recipient}"): (lambda view: view.asks >= 0),
         Field("kappa", 1, 0, KAPPA_MAX, "reward/nat", "own kappa"): (lambda view: view.state.kappa.unsqueeze(2)),
-        Field("since_purchase", 1, 0, 1, "share", "cycles since the own last purchase, or the start"): (
+        Field("since_purchase", 1, 0, 1, "share", "cycles since the last own purchase, or since the start"): (
             lambda view: view.state.since_purchase.unsqueeze(2) / cycles
         ),
         Field("sold", 1, 0, others * cycles, "sales", "own sales so far"): (lambda view: view.state.sold.unsqueeze(2)),
-        Field("sold_now", others, 0, 1, "flag", "each other agent bought from this one in the last step"): (
+        Field("sold_now", others, 0, 1, "flag", "each other agent bought own parameters in the last step"): (
             lambda view: view.state.sales
         ),
         Field("declined", others, 0, 1, "flag", declined): (lambda view: view.state.declined),
@@ -140,9 +140,9 @@ def _own_fields(engine: Engine) -> Readings:
 def _offer_fields(engine: Engine) -> Readings:
     offers, sealed, in_reward = engine.offers, engine.exchange.mechanism.sealed, engine.config.economy.in_reward
     highest, price = _highest_price(engine.config), "the seller's ask; 0 while withheld"
-    legal = "quoted, for sale, and some bid is affordable now" if sealed else "quoted, for sale and affordable now"
+    legal = "quoted, for sale, and some bid is affordable" if sealed else "quoted, for sale and affordable"
     gains: Readings = {
-        Field("offer_gain", offers, -NATS_HIGH, NATS_HIGH, "nats", "quoted fall of the own loss; 0 where not quoted"): (
+        Field("offer_gain", offers, -NATS_HIGH, NATS_HIGH, "nats", "quoted gain; 0 where there is no quote"): (
             lambda view: torch.where(view.quoted, view.gains, 0.0)
         ),
     }

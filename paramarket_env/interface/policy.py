@@ -1,4 +1,4 @@
-"""The interface of policies, and the seat that a policy takes."""
+"""The interface of policies, and the seat that a policy plays."""
 
 from __future__ import annotations
 
@@ -17,49 +17,49 @@ from paramarket_env.interface.observations import ObservationLayout
 
 
 class Policy(Protocol):
-    """Plays one seat in B markets at once, on what an RL agent sees. Row b is the seat in market b."""
+    """Plays one seat in B markets at once, from the observations of an RL agent. Row b is the seat in market b."""
 
     def reset(self, rows: Tensor, keys: Tensor) -> None:
-        """Begin new episodes in some rows: clear what the policy remembers of them.
+        """Begin new episodes in some rows, and clear the memory of these rows.
 
-        ``rows`` int64 ``[b]``; ``keys`` int64 ``[b]``: the stream of random numbers of each of these episodes
-        (:mod:`paramarket_env.seeding`). It is called for all rows before the first ``act``, and then for the rows whose
-        markets begin anew. A subclass without a memory inherits this method, which does nothing.
+        ``rows`` is int64 ``[b]``. ``keys``, int64 ``[b]``, holds the key of a stream of random numbers for each new
+        episode (:mod:`paramarket_env.seeding`). The method is called for all rows before the first ``act``, and later
+        for the rows whose markets begin a new episode. By default it does nothing; a policy without memory inherits it.
         """
         return
 
     def act(self, observation: Tensor, mask: Tensor) -> Tensor:
-        """The actions, int64 ``[B]`` (``verb``) or ``[B, 2 + S]`` (``round``).
+        """Choose the actions, int64 ``[B]`` (``verb``) or ``[B, 2 + S]`` (``round``).
 
-        ``observation`` float32 ``[B, D]``, ``mask`` bool ``[B, A]``; S is the number of asks of a seller.
+        ``observation`` is float32 ``[B, D]``, ``mask`` is bool ``[B, A]``. S is the number of asks of a seller.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Seat:
-    """The rules of the game as a policy is told them when it takes its seat: nothing of the other agents."""
+    """The rules of the market, which a policy receives with its seat. They contain nothing about the other agents."""
 
     num_markets: int
-    """B: in how many markets the policy has the seat. Each is a row of what it sees."""
+    """B, the number of markets in which the policy plays the seat. Each market is a row of its observations."""
     num_agents: int
-    """N: the agents of a market."""
+    """N, the number of agents in a market."""
 
     layout: ObservationLayout
     actions: Actions
     max_cycles: int
     prices: Tensor
-    """float64 ``[L]``: the prices that can be asked, or bid, in units of reward."""
+    """float64 ``[L]``: the prices that can be asked or bid, in units of reward."""
     mechanism: Mechanism
     """The rule by which orders become trades."""
     disclosure: Disclosure
     """The information that sellers are given."""
     kappa_range: tuple[float, float]
-    """The least and the largest that any agent's kappa can be."""
+    """The lowest and the highest kappa that any agent can have."""
     train_cost: float
-    """Reward lost by a training pass."""
+    """The cost of a training pass, in units of reward."""
     rivalry: float
-    """Reward lost for each nat that the other agents gain on average."""
+    """The reward lost for each nat of the other agents' average gain."""
 
     @property
     def device(self) -> torch.device:
@@ -69,15 +69,15 @@ class Seat:
 
 @runtime_checkable
 class PolicyFactory(Protocol):
-    """A policy before it takes a seat: a rule with its configuration, or a function."""
+    """Makes the policy for a seat: a rule with its configuration, or a function."""
 
     def __call__(self, seat: Seat) -> Policy:
-        """The policy that plays the seat; ``ValueError`` if it cannot play in this market."""
+        """The policy for the seat. Raises ``ValueError`` if it cannot play in this market."""
         ...
 
 
 def seat_of(batch: MarketBatch, num_markets: int) -> Seat:
-    """A seat in ``num_markets`` of a batch's markets. All agents are told the same rules."""
+    """A seat in ``num_markets`` markets of a batch. The rules are the same for all agents."""
     economy = batch.config.economy
     lows, highs = zip(*batch.config.kappa_ranges, strict=True)
     return Seat(

@@ -1,4 +1,4 @@
-"""Pictures of one market's episode: losses, who did what, who bought what from whom at which price, balances."""
+"""Rendering of one market's episode as text or as a picture: losses, actions, trades, prices and balances."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from paramarket_env.market.orders import StepRecord
 
 VERBS = {"train": "#a9c7e8", "buy": "#e07b39", "ask": "#7fb77e", "refused": "#c0392b", "hold": "#eeeeee"}
-"""The colour of what an agent did in a step."""
+"""The colour of each verb, that is, of an agent's action in a step."""
 
 DID = {"buy": "bought", "refused": "refused", "ask": "asked", "train": "trained"}
-"""The column of ``StepRecord`` that marks each verb, most important verb first; an agent that did none holds."""
+"""The column of ``StepRecord`` that marks each verb, in order of importance. An agent without a mark holds."""
 
 
 @dataclass(frozen=True)
 class Trade:
-    """One purchase: the cycle in which it was made, and the columns of ``trade_columns``."""
+    """One purchase: its cycle, and the columns of ``trade_columns``."""
 
     cycle: int
     buyer: int
@@ -40,12 +40,12 @@ class Trade:
     price: int
     """Ticks."""
     quoted_gain: float
-    """The quoted fall of the buyer's loss, in nats."""
+    """The buyer's quoted gain, in nats."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One market after so many cycles."""
+    """The state of one market after ``cycle`` steps."""
 
     cycle: int
     losses: list[float]
@@ -58,14 +58,14 @@ class Frame:
 
 @dataclass
 class History:
-    """The episode of one market, as far as pictures need it."""
+    """The history of one market's episode, for rendering."""
 
     agents: list[str]
     frames: list[Frame] = field(default_factory=list)
     trades: list[Trade] = field(default_factory=list)
 
     def add(self, market_batch: MarketBatch, record: StepRecord | None = None) -> None:
-        """Take down the state of market 0, and what happened in the step that led to it."""
+        """Append the state of market 0, and the record of the step that led to it."""
         state, asks = market_batch.engine.state, market_batch.engine.asks
         cycle, verbs = int(state.cycle[0]), ["hold"] * len(self.agents)
         if record is not None:
@@ -75,7 +75,7 @@ class History:
         self.frames.append(Frame(cycle, state.loss[0].tolist(), state.balance[0].tolist(), asks[0].tolist(), verbs))
 
     def copy(self) -> History:
-        """The same episode, to be continued elsewhere."""
+        """A copy of the history, which can be continued separately."""
         return History(self.agents, list(self.frames), list(self.trades))
 
 
@@ -86,13 +86,13 @@ def _verbs(record: StepRecord) -> list[str]:
 
 
 class Window:
-    """A window on the screen that shows one episode after another."""
+    """A window that shows the episodes on the screen."""
 
     def __init__(self) -> None:
         self.figure: Figure | None = None
 
     def show(self, history: History) -> None:
-        """Draw the episode so far; where matplotlib has no display, warn instead."""
+        """Draw the episode so far. Warn instead if matplotlib has no display."""
         if self.figure is None:
             self.figure = plt.figure(figsize=(12, 7.2))
         if self.figure.canvas.required_interactive_framework is None:
@@ -103,14 +103,14 @@ class Window:
         plt.pause(0.001)
 
     def close(self) -> None:
-        """Take the window off the screen, if there is one."""
+        """Close the window, if it is open."""
         if self.figure is not None:
             plt.close(self.figure)
             self.figure = None
 
 
 def as_text(history: History) -> str:
-    """The present state and the trades of the last step, as lines."""
+    """The current state and the trades of the last step as lines of text."""
     if not history.frames:
         return "no episode yet: call reset()"
     frame = history.frames[-1]
@@ -128,7 +128,7 @@ def as_text(history: History) -> str:
 
 
 def draw(history: History) -> np.ndarray:
-    """The episode so far as a picture, uint8 ``[720, 1200, 3]``."""
+    """A picture of the episode so far, uint8 ``[720, 1200, 3]``."""
     figure = Figure(figsize=(12, 7.2), dpi=100)
     canvas = FigureCanvasAgg(figure)
     _paint(figure, history)
@@ -173,7 +173,7 @@ def _paint_verbs(axes: Axes, history: History) -> None:
     axes.set_yticks(range(len(history.agents)), history.agents, fontsize=9)
     axes.set_xlim(0, max(len(history.frames) - 1, 1))
     axes.set_ylim(len(history.agents) - 0.5, -0.5)
-    axes.set_title("what they did", fontsize=11)
+    axes.set_title("actions", fontsize=11)
     for verb, colour in VERBS.items():
         axes.barh(0, 0, color=colour, label=verb)
     axes.legend(ncols=len(VERBS), fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
@@ -189,7 +189,7 @@ def _paint_balances(axes: Axes, history: History) -> None:
 
 
 def _paint_trades(axes: Axes, history: History) -> None:
-    """Agents on a circle; an arrow runs from seller to buyer, as wide as they have traded often."""
+    """Draw the agents on a circle. An arrow runs from seller to buyer; its width shows the number of trades."""
     count = len(history.agents)
     angles = np.pi / 2 + 2 * np.pi * np.arange(count) / count
     places = np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -237,7 +237,10 @@ def _paint_trades(axes: Axes, history: History) -> None:
 
 
 def _paint_prices(axes: Axes, history: History) -> None:
-    """Every purchase at its price: the seller's colour, the buyer's number, the parameter set if there are several."""
+    """Draw each purchase at its price, with the seller's colour and the buyer's number.
+
+    If several parameter sets were traded, the name of the set is added.
+    """
     colours, goods = _colours(history), sorted({trade.parameter_set for trade in history.trades})
     for trade in history.trades:
         text = str(trade.buyer) if len(goods) < 2 else f"{trade.buyer}\n{trade.parameter_set}"

@@ -1,4 +1,7 @@
-"""The broker: trusted, non-profit, in possession of validation data. It aligns, tries before purchase, and quotes."""
+"""The broker, a trusted non-profit party with validation data.
+
+It aligns networks, tries merges before a purchase, and quotes the gain.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,14 @@ from paramarket_env.learning.trials import Groups, Pairs, group, own_losses
 from paramarket_env.market.state import MarketState, Quotes
 
 RESOLUTION = 1e-6
-"""Nats: losses are computed in float32, and what they differ by below this is rounding."""
+"""Nats. Losses are computed in float32, so a smaller difference is rounding error."""
 
 
 class Broker:
-    """Quotes offers and delivers what was quoted, for M markets of N agents at once.
+    """Quotes offers and delivers the quoted networks, for M markets of N agents at once.
 
-    An offer of buyer i is a number from 0 to (N - 1) * K - 1: seller slot * K + parameter set; the slots are the other
-    agents in order.
+    An offer to a buyer is a number from 0 to (N - 1) * K - 1, which is seller slot * K + parameter set. The slots of a
+    buyer are the other agents in order.
     """
 
     def __init__(
@@ -46,10 +49,10 @@ class Broker:
         """int64 ``[N, N-1]``: the agent in each slot of each buyer."""
         buyers = torch.arange(agents, device=device).unsqueeze(1)
         self.slot_at_seller = buyers - (buyers > self.sellers).long()
-        """int64 ``[N, N-1]``: the slot that each buyer has in turn among the others of that agent."""
+        """int64 ``[N, N-1]``: the slot of agent i among the others of agent ``sellers[i, s]``, at ``[i, s]``."""
 
     def no_quotes(self, num_markets: int) -> Quotes:
-        """Quotes of markets in which nothing has been tried."""
+        """The quotes of markets in which no merge has been tried yet."""
         shape = (num_markets, *self.sellers.shape, len(self.goods.names))
         return Quotes(
             loss=torch.full(shape, torch.inf, dtype=torch.float64, device=self.device),
@@ -59,24 +62,24 @@ class Broker:
         )
 
     def seller_of(self, offers: Tensor) -> Tensor:
-        """The seller of each agent's offer: int64 ``[M, N]`` -> ``[M, N]``, -1 where the offer is -1."""
+        """The seller of each agent's offer, int64 ``[M, N]``; -1 where the offer, int64 ``[M, N]``, is -1."""
         slot = offers.clamp_min(0) // len(self.goods.names)
         seller = self.sellers.expand(len(offers), -1, -1).gather(2, slot.unsqueeze(-1)).squeeze(-1)
         return torch.where(offers >= 0, seller, -1)
 
     def evaluate_and_quote(self, state: MarketState, changed: Tensor, market_open: Tensor) -> Tensor:
-        """Evaluate the networks in ``changed`` (bool ``[M, N]``), and bring the quotes up to date, in place.
+        """Evaluate the networks in ``changed`` (bool ``[M, N]``), and update the quotes in place.
 
-        Returns every agent's validation loss, float64 ``[M, N]``; it is not finite where the network is not. Only in
-        the markets in ``market_open`` (bool ``[M]``) are offers tried, and of these only the pairs of which a network
-        has changed since they were tried. An agent that is gone is not quoted.
+        Returns the validation loss of every agent, float64 ``[M, N]``. It is not finite if the network is not finite.
+        The broker tries merges only in open markets (``market_open``, bool ``[M]``), and there only for couples in
+        which a network has changed since the last try. Terminated agents are not quoted.
         """
         state.changed |= changed
         pending = state.changed & market_open.unsqueeze(1)
         loss = state.loss.clone()
-        several = groups_at_once(self.network, self.dataset, state.parameters, state.partition.validation)
-        concerned = (changed | pending).any(1).nonzero().squeeze(1)
-        for markets in concerned.split(several) if len(concerned) else ():
+        chunk = groups_at_once(self.network, self.dataset, state.parameters, state.partition.validation)
+        affected = (changed | pending).any(1).nonzero().squeeze(1)
+        for markets in affected.split(chunk) if len(affected) else ():
             groups = group(self.network, self.dataset, state.parameters[markets], state.partition.validation[markets])
             loss[markets] = torch.where(changed[markets], own_losses(self.network, groups), loss[markets])
             own = loss[markets].masked_fill(~state.alive[markets], torch.nan)
@@ -88,26 +91,26 @@ class Broker:
         return loss
 
     def _quote(self, state: MarketState, markets: Tensor, groups: Groups, own: Tensor, pending: Tensor) -> None:
-        """Quote the living couples of which one is ``pending`` (bool ``[m, N]``).
+        """Quote the couples of living agents in which at least one is ``pending`` (bool ``[m, N]``).
 
-        ``own`` float64 ``[m, N]``: the losses of the networks; not finite for one that does not live.
+        ``own`` float64 ``[m, N]`` is the loss of each network; it is not finite if the agent is terminated.
         """
         alive = own.isfinite()
         both_alive = alive.unsqueeze(2) & alive.unsqueeze(1)
         either_pending = pending.unsqueeze(2) | pending.unsqueeze(1)
         couples = (both_alive & either_pending).triu(1).nonzero()
-        several = max(1, 2 * chunk_elements(alive.device) // parameter_count(self.network))
-        for some in couples.split(several) if len(couples) else ():
-            self._quote_couples(state, markets, groups, own, some)
+        chunk = max(1, 2 * chunk_elements(alive.device) // parameter_count(self.network))
+        for part in couples.split(chunk) if len(couples) else ():
+            self._quote_couples(state, markets, groups, own, part)
 
     def _quote_couples(self, state: MarketState, markets: Tensor, groups: Groups, own: Tensor, couples: Tensor) -> None:
-        """Align the two of each couple, int64 ``[C, 3]`` (group, first, second), and try each as the other's seller."""
+        """Align each couple, int64 ``[C, 3]`` (group, first, second), and try merges in both directions."""
         row, first, second = couples.unbind(1)
-        # Among the first's sellers the second has the slot before its number, as the first is none of them.
+        # The first agent has no slot among its own sellers and precedes the second, so the second's slot is one lower.
         order = state.quotes.permutations[markets[row], first, second - 1]
         buyers, sellers = groups.parameters[row, first], groups.parameters[row, second]
         order = self.config.aligner(self.network, buyers, sellers, order)
-        # What brings the second's units into the first's order does, the other way round, the reverse.
+        # The inverse permutation aligns the first network to the second.
         both_orders = torch.cat([order, inverse(self.network, order)])
         buyer, seller, slot = (torch.cat(both) for both in ((first, second), (second, first), (second - 1, first)))
         pairs = Pairs(row.repeat(2), buyer, seller, both_orders)
@@ -122,27 +125,31 @@ class Broker:
             state.quotes.lines[place] = self._measure(groups, pairs, state.partition.validation[markets], gains)
 
     def _measure(self, groups: Groups, pairs: Pairs, validation: Tensor, gains: Tensor) -> Tensor:
-        """Lines between pairs, ``[Q, K, 4]``; ``validation`` int64 ``[m, n]``, ``gains`` ``[Q, K, weights]``."""
+        """The lines between pairs, float64 ``[Q, K, 4]``.
+
+        ``validation`` is int64 ``[m, V]``, ``gains`` float64 ``[Q, K, W]``.
+        """
         agents = groups.parameters.shape[1]
-        # A buyer's gradient is the same towards all sellers.
+        # A buyer has the same gradient for all its sellers.
         buyers, which = (pairs.group * agents + pairs.buyer).unique(return_inverse=True)
         mine = groups.parameters.flatten(0, 1)[buyers]
         gradient = loss_gradients(self.network, self.dataset, mine, validation[buyers // agents])
         theirs = permute(self.network, groups.parameters[pairs.group, pairs.seller], pairs.permutations)
         return measure_lines(gradient[which], theirs - mine[which], self.goods.masks, gains, self.merge_weights)
 
-    def to_sellers(self, of_offers: Tensor) -> Tensor:
-        """Values of buyers' offers, rearranged by seller: each other agent and parameter set, ``[M, N, offers, ...]``.
+    def to_sellers(self, values: Tensor) -> Tensor:
+        """Reorder values of offers, ``[M, N, offers, ...]``, from buyers to sellers.
 
-        The shape stays the same.
+        In ``values`` the rows are buyers, and the offers are ordered by seller and parameter set. In the result, of the
+        same shape, the rows are sellers, and the offers are ordered by buyer and parameter set.
         """
-        by_slot: Tensor = of_offers.unflatten(2, (-1, len(self.goods.names)))
+        by_slot: Tensor = values.unflatten(2, (-1, len(self.goods.names)))
         return by_slot[:, self.sellers, self.slot_at_seller].flatten(2, 3)
 
     def bounds(self, state: MarketState) -> Tensor:
-        """The lower and the upper bound on every buyer's quoted gains, in nats: float64 ``[M, N, offers, 2]``.
+        """The lower and the upper bound on each buyer's quoted gains, in nats: float64 ``[M, N, offers, 2]``.
 
-        Curvatures that are not given are the extremes of all lines that are quoted in the market.
+        A curvature that the configuration does not set is the extreme of all quoted lines in the market.
         """
         directional_derivative, squared, least, most = state.quotes.lines.unbind(-1)
         unquoted = ~state.quotes.loss.isfinite()
@@ -152,23 +159,23 @@ class Broker:
             smoothness = torch.full_like(smoothness, self.config.smoothness)
         if self.config.convexity is not None:
             convexity = torch.full_like(convexity, self.config.convexity)
-        # Between networks that are all alike there is no curvature to be measured, and no gain.
-        smoothness, convexity = (found.where(found.isfinite(), 0.0) for found in (smoothness, convexity))
+        # Between identical networks there is no curvature to measure, and no gain.
+        smoothness, convexity = (curvature.where(curvature.isfinite(), 0.0) for curvature in (smoothness, convexity))
         bounds = gain_bounds(directional_derivative, squared, self.merge_weights.double(), smoothness, convexity)
-        # What overflows, of networks that are about to fail, bounds nothing.
+        # The bounds of networks that are about to fail can overflow. They then exclude nothing.
         low, high = bounds.unbind(-1)
         return torch.stack([low.nan_to_num(-torch.inf), high.nan_to_num(torch.inf)], dim=-1).flatten(2, 3)
 
     def gains(self, state: MarketState) -> Tensor:
-        """The quoted fall of each buyer's validation loss, float64 ``[M, N, offers]``; -inf where nothing is quoted.
+        """Each buyer's quoted gains in nats, float64 ``[M, N, offers]``; -inf where there is no quote.
 
-        What is less than ``RESOLUTION`` is quoted as 0: two networks that are alike have nothing to give each other.
+        A gain smaller than ``RESOLUTION`` is quoted as 0, so identical networks have no gain from each other.
         """
         gains = (state.loss[:, :, None, None] - state.quotes.loss).flatten(2)
         return gains.masked_fill(gains.abs() < RESOLUTION, 0.0)
 
     def deliver(self, state: MarketState, market: Tensor, buyer: Tensor, offer: Tensor) -> Tensor:
-        """The networks that were quoted, float32 ``[B, P]``, for B purchases (int64 ``[B]`` each)."""
+        """The quoted networks, float32 ``[Q, P]``, of Q purchases (``market``, ``buyer``, ``offer``: int64 ``[Q]``)."""
         slot, good = offer // len(self.goods.names), offer % len(self.goods.names)
         sellers = state.parameters[market, self.sellers[buyer, slot]]
         aligned = permute(self.network, sellers, state.quotes.permutations[market, buyer, slot])

@@ -1,4 +1,4 @@
-"""The engine: one step of M markets at once. There is no other; a single environment is its M = 1 face."""
+"""The engine, which advances M markets at once. A single environment is an engine with one market."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from paramarket_env.validation import require
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """The device of a name; ``auto`` is the GPU where there is one, otherwise the CPU, which it says once."""
+    """The device with this name. ``auto`` is the GPU if there is one, and otherwise the CPU, with one warning."""
     if device == "auto":
         return torch.device("cuda") if torch.cuda.is_available() else _fallback()
     try:
@@ -47,15 +47,15 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 @cache
 def _fallback() -> torch.device:
-    logging.getLogger(__name__).warning("there is no GPU: device='auto' is the CPU")
+    logging.getLogger(__name__).warning("no GPU was found: device='auto' uses the CPU")
     return torch.device("cpu")
 
 
 class Engine:
-    """M markets of one configuration, side by side on one device.
+    """M markets with one configuration, computed together on one device.
 
-    Raises ``ValueError`` at construction for whatever the configuration asks that cannot be (see also
-    ``MarketConfig``). :meth:`reset` comes before the first :meth:`step`.
+    The constructor raises ``ValueError`` for a configuration that cannot be satisfied (``MarketConfig`` checks the
+    rest). Call :meth:`reset` before the first :meth:`step`.
     """
 
     state: MarketState
@@ -72,17 +72,17 @@ class Engine:
         )
         self.offers = (config.agents - 1) * len(self.broker.goods.names)
         self.exchange = Exchange(config, self.broker, self.device)
-        # An endowment that cannot be is refused now, not at some later episode, and so are too many markets.
+        # Refuse an impossible endowment, and too many markets, now and not in a later episode.
         self.one = self._fresh(as_seeds(0, 1, self.device))
-        """The state of one market, for its shapes."""
+        """The state of one market, which gives the shapes."""
         require_minibatches(self.one.partition, config.training.batch_size)
         require_room(num_markets, self.one, self.network, self.dataset)
 
-    # --- what a step acts on ---------------------------------------------------------------------------------------
+    # --- the current state -----------------------------------------------------------------------------------------
 
     @property
     def view(self) -> MarketView:
-        """The markets as they stand now. Whoever reads several quantities takes one view, which computes each once."""
+        """A new view of the current state. Use one view for several quantities, as it computes each only once."""
         return MarketView(self.config, self.broker, self.exchange, self.state)
 
     @property
@@ -115,7 +115,7 @@ class Engine:
         """See :attr:`MarketView.legal_purchases`."""
         return self.view.legal_purchases
 
-    # --- life of a market ------------------------------------------------------------------------------------------
+    # --- reset and step --------------------------------------------------------------------------------------------
 
     def _partition(self, seeds: Tensor) -> Partition:
         config = self.config
@@ -123,7 +123,7 @@ class Engine:
         return partition(self.dataset, data.split_sizes, data.endowment, config.agents, seeds, fewest)
 
     def _fresh(self, seeds: Tensor) -> MarketState:
-        """Markets at cycle 0, not yet evaluated nor quoted."""
+        """Markets at cycle 0, before evaluation and quotes."""
         config, shape = self.config, (len(seeds), self.config.agents)
         agents = torch.arange(config.agents, device=self.device)
         parameters = initial_parameters(self.network, stream(seeds[:, None], "network", agents))
@@ -161,33 +161,33 @@ class Engine:
 
     @torch.no_grad()
     def reset(self, seeds: Tensor, markets: Tensor | None = None) -> None:
-        """Begin new episodes, each with its own seed (int64 ``[m]``), in these markets (int64 ``[m]``; None: all)."""
+        """Begin new episodes in ``markets`` (int64 ``[m]``; None: all) with these ``seeds`` (int64 ``[m]``)."""
         rows = torch.arange(self.num_markets, device=self.device) if markets is None else markets
         require(len(seeds) == len(rows), "seeds", seeds.tolist(), f"one for each of the {len(rows)} markets")
-        # The old state stays as it is until all that is new is there.
-        state = self._room() if markets is None else snapshot(self.state)
-        for some in torch.arange(len(rows), device=self.device).split(self._partitions_at_once):
-            write_rows(state, rows[some], self._fresh(seeds[some]))
+        # Keep the old state until the new state is complete.
+        state = self._empty_state() if markets is None else snapshot(self.state)
+        for part in torch.arange(len(rows), device=self.device).split(self._partitions_at_once):
+            write_rows(state, rows[part], self._fresh(seeds[part]))
         changed = torch.zeros_like(state.alive).index_fill(0, rows, True)
         self.state = state
         state.loss = self.broker.evaluate_and_quote(state, changed, self.market_open)
 
-    def _room(self) -> MarketState:
-        """A state of all markets, not yet written."""
+    def _empty_state(self) -> MarketState:
+        """The uninitialised state of all markets."""
         return tree_map(lambda tensor: tensor.new_empty(self.num_markets, *tensor.shape[1:]), self.one)
 
     @torch.no_grad()
     def step(self, orders: Orders) -> StepRecord:
-        """Clear, merge, train, post, evaluate and quote; state is updated in place.
+        """Clear, merge, train, post asks, evaluate and quote. Updates the state in place.
 
-        Orders that are not legal are refused and counted; those of terminated agents are ignored.
+        Illegal orders are refused and counted. Orders of terminated agents are ignored.
         """
         state = self.state
         alive, market_open, gains = state.alive.clone(), self.market_open, self.broker.gains(state)
         trades = self.exchange.clear(state, orders, gains, market_open)
         bought = trades.seller >= 0
-        quoted = self._of_offers(gains, orders.offer, bought)
-        weight = self._of_offers(state.quotes.weight.flatten(2), orders.offer, bought)
+        quoted = self._of_purchase(gains, orders.offer, bought)
+        weight = self._of_purchase(state.quotes.weight.flatten(2), orders.offer, bought)
         self._merge(orders.offer, bought)
         received = self.exchange.settle(state, trades, market_open)
         trained = orders.train & alive
@@ -216,20 +216,20 @@ class Engine:
         )
 
     @staticmethod
-    def _of_offers(values: Tensor, offer: Tensor, bought: Tensor) -> Tensor:
-        """The value ``[M, N, offers]`` of each offer ``[M, N]`` that was bought, 0 elsewhere."""
+    def _of_purchase(values: Tensor, offer: Tensor, bought: Tensor) -> Tensor:
+        """The entry of ``values`` (``[M, N, offers]``) for each agent's purchase, ``[M, N]``; 0 without a purchase."""
         return torch.where(bought, values.gather(2, offer.clamp_min(0).unsqueeze(2)).squeeze(2), 0.0)
 
     def _merge(self, offer: Tensor, bought: Tensor) -> None:
-        """Give the buyers the networks they were quoted, with fresh optimizers."""
+        """Give each buyer the network that it was quoted, and a fresh optimizer."""
         state = self.state
         market, buyer = bought.nonzero().unbind(1)
         if len(market) == 0:
             return
-        # All merges are of the networks before the step: none is replaced until all are made.
+        # All merges use the networks from before the step, so write them to a copy.
         merged = state.parameters.clone()
-        for some in torch.arange(len(market), device=self.device).split(self._networks_at_once):
-            where = (market[some], buyer[some])
+        for part in torch.arange(len(market), device=self.device).split(self._networks_at_once):
+            where = (market[part], buyer[part])
             merged[where] = self.broker.deliver(state, *where, offer[where])
         state.parameters = merged
         for tensor in state.optimizer.values():
@@ -238,14 +238,14 @@ class Engine:
     def _train(self, trained: Tensor) -> None:
         state = self.state
         market, agent = trained.nonzero().unbind(1)
-        # Largest endowments first, as train() wants its rows.
+        # train() requires the largest endowments first.
         by_size = state.partition.sizes[market, agent].argsort(descending=True, stable=True)
-        for some in by_size.split(self._networks_at_once) if len(by_size) else ():
-            self._train_some(market[some], agent[some])
+        for part in by_size.split(self._networks_at_once) if len(by_size) else ():
+            self._train_chunk(market[part], agent[part])
         state.passes += trained
 
-    def _train_some(self, market: Tensor, agent: Tensor) -> None:
-        """One pass of as many networks as stay in a processor's cache all through it."""
+    def _train_chunk(self, market: Tensor, agent: Tensor) -> None:
+        """Train a chunk of networks, which stays in the processor's cache, for one pass."""
         state = self.state
         sizes = state.partition.sizes[market, agent]
         keys = stream(state.seeds[market], "shuffle", agent, state.passes[market, agent])
@@ -271,7 +271,7 @@ class Engine:
     def _networks_at_once(self) -> int:
         batch = self.config.training.batch_size * self.dataset.size
         largest = max(parameter_count(self.network), batch, self.one.partition.endowments.shape[2])
-        # A batched product of at least as many networks as threads gives each thread a product of its own.
+        # A batched matrix product with at least one network per thread keeps all threads busy.
         return max(torch.get_num_threads(), chunk_elements(self.device) // largest)
 
     @property
@@ -280,10 +280,10 @@ class Engine:
         return max(1, chunk_elements(self.device) // largest)
 
     def _evaluate(self, changed: Tensor) -> tuple[Tensor, Tensor]:
-        """Measure the networks that changed and quote anew: every agent's gain, and who is terminated.
+        """Evaluate the changed networks and update the quotes.
 
-        A network that is not finite is worth no more than chance: it counts with the loss of a uniform guess, or with
-        its last loss where that was worse, so that the reward of the step stays finite.
+        Returns each agent's gain, float64 ``[M, N]``, and the terminated agents, bool ``[M, N]``. A network that is not
+        finite gets the loss of a uniform guess, or its last loss if that was higher. So the reward stays finite.
         """
         state, before = self.state, self.state.loss
         loss = self.broker.evaluate_and_quote(state, changed, self.market_open)
@@ -294,18 +294,18 @@ class Engine:
         state.gain = before - state.loss
         return state.gain, terminated
 
-    # --- reports ---------------------------------------------------------------------------------------------------
+    # --- access from outside the market ----------------------------------------------------------------------------
 
     @torch.no_grad()
     def test_metrics(self) -> tuple[Tensor, Tensor]:
-        """Loss and accuracy on the test data, float64 ``[M, N]`` each. For reports: no agent ever sees them."""
+        """Loss and accuracy on the test data, float64 ``[M, N]`` each. They are for reports; agents never see them."""
         return losses_and_accuracies(self.network, self.dataset, self.state.parameters, self.state.partition.test)
 
     @torch.no_grad()
     def overwrite(self, parameters: Tensor) -> Tensor:
-        """Replace the networks (float32 ``[M, N, P]``) of living agents from outside the market, optimizers fresh.
+        """Replace the networks of living agents by ``parameters`` (float32 ``[M, N, P]``), with fresh optimizers.
 
-        Returns the fall of each agent's validation loss by that, in nats: float64 ``[M, N]``.
+        Returns each agent's gain from the replacement, in nats: float64 ``[M, N]``.
         """
         alive = self.state.alive.clone()
         self.state.parameters = torch.where(alive.unsqueeze(2), parameters, self.state.parameters)

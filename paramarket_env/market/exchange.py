@@ -1,4 +1,4 @@
-"""The exchange: whose orders meet whose asks, what becomes of them, and what the accounts and the public see of it."""
+"""The exchange, which matches orders with asks, settles the trades, and records the public information about them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from paramarket_env.seeding import bits, stream
 
 
 class Exchange:
-    """Takes the orders of M markets to the mechanism, and its trades to the ledger."""
+    """Passes the orders of M markets to the mechanism, and the resulting trades to the ledger."""
 
     def __init__(self, config: MarketConfig, broker: Broker, device: torch.device) -> None:
         self.config, self.broker = config, broker
         self.mechanism = config.economy.mechanism
         self.ask_slots = config.agents - 1 if self.mechanism.personal else 1
-        """S: how many asks a seller has."""
+        """S: the number of asks of a seller."""
         self.bid_levels = len(config.economy.ask_levels) if self.mechanism.bids else 1
         """The number of bids that a buyer can make for an offer: 1 where the mechanism takes no bids."""
         self._prices = torch.tensor([*config.economy.ask_levels, WITHHELD], device=device)
@@ -29,35 +29,35 @@ class Exchange:
         self._slot_at_seller = broker.slot_at_seller if self.mechanism.personal else torch.zeros_like(broker.sellers)
 
     def asks(self, state: MarketState) -> Tensor:
-        """Posted prices in ticks, int64 ``[M, N, S]``; ``WITHHELD`` where there is none."""
+        """Posted prices in ticks, int64 ``[M, N, S]``; ``WITHHELD`` where the seller withholds."""
         return self._prices[state.ask]
 
     def offer_prices(self, asks: Tensor) -> Tensor:
-        """The seller's ask for each offer in ticks, int64 ``[M, N, offers]``, of all ``asks`` ``[M, N, S]``."""
+        """The seller's ask for each offer in ticks, int64 ``[M, N, offers]``, from ``asks``, int64 ``[M, N, S]``."""
         prices = asks[:, self.broker.sellers, self._slot_at_seller]
         return prices.repeat_interleave(len(self.broker.goods.masks), dim=2)
 
     def legal_purchases(self, offer_prices: Tensor, balance: Tensor, quoted: Tensor) -> Tensor:
-        """bool ``[M, N, offers, bids]``: what would clear, as far as the buyer can know.
+        """bool ``[M, N, offers, bids]``: the purchases that would clear, as far as the buyer can know.
 
         ``offer_prices`` int64 and ``quoted`` bool ``[M, N, offers]``, ``balance`` int64 ``[M, N]``.
         """
         asks, balance = offer_prices.unsqueeze(3), balance[:, :, None, None]
         bids = self._prices[: self.bid_levels]
-        against = (asks == WITHHELD) | self.mechanism.unaffordable(bids, asks, balance)
+        refused = (asks == WITHHELD) | self.mechanism.unaffordable(bids, asks, balance)
         if not self.mechanism.sealed:
-            against = against | self.mechanism.underbid(bids, asks)
-        return ~against & quoted.unsqueeze(3)
+            refused = refused | self.mechanism.underbid(bids, asks)
+        return ~refused & quoted.unsqueeze(3)
 
     def bids(self, orders: Orders) -> Tensor:
         """The bid of each agent in ticks, int64 ``[M, N]``; 0 where the mechanism takes no bids."""
         return self._prices[orders.bid] if self.mechanism.bids else torch.zeros_like(orders.bid)
 
     def clear(self, state: MarketState, orders: Orders, gains: Tensor, market_open: Tensor) -> Trades:
-        """The trades that the orders of living agents make, given the quoted ``gains``; refusals are counted."""
+        """Clear the orders of living agents, given the quoted ``gains``; count the refusals in the state."""
         offer = torch.where(state.alive, orders.offer, -1)
         place = offer.clamp_min(0).unsqueeze(2)
-        turns = bits(stream(state.seeds, "priority", state.cycle), self.config.agents)
+        draws = bits(stream(state.seeds, "priority", state.cycle), self.config.agents)
         book = Book(
             wanted=self.broker.seller_of(offer),
             good=offer % len(self.broker.goods.names),
@@ -65,11 +65,11 @@ class Exchange:
             ask=self.offer_prices(self.asks(state)).gather(2, place).squeeze(2),
             quoted=gains.gather(2, place).squeeze(2).isfinite(),
             balance=state.balance,
-            priority=turns.argsort(dim=1),
+            priority=draws.argsort(dim=1),
             market_open=market_open,
         )
         trades = clear(self.mechanism, book)
-        causes = torch.arange(len(REFUSALS), device=turns.device)
+        causes = torch.arange(len(REFUSALS), device=draws.device)
         state.refusals += trades.refusal.unsqueeze(2) == causes
         return trades
 
@@ -79,13 +79,13 @@ class Exchange:
         return by_buyer.gather(2, self.broker.sellers.expand(len(chosen), -1, -1))
 
     def settle(self, state: MarketState, trades: Trades, market_open: Tensor) -> Tensor:
-        """Move the money and book the sales; what each agent received, int64 ``[M, N]``."""
+        """Pay for the trades and record the sales. Returns the receipts of each agent in ticks, int64 ``[M, N]``."""
         others, bought = self.broker.sellers, trades.seller >= 0
         done = settle(state.balance, trades.seller, trades.price, self.config.economy.broker_fee)
         state.balance, state.fees = done.balances, state.fees + done.fees
         state.sales = self._by_seller(trades.seller)
         could_buy = (self.asks(state) != WITHHELD) & state.alive[:, others] & market_open[:, None, None]
-        # Who was outbid would have paid the ask.
+        # A buyer that was outbid would have paid the ask, so it did not decline.
         outbid = torch.where(trades.refusal == REFUSALS.index("outbid"), trades.wanted, -1)
         state.declined = could_buy & ~state.sales & ~self._by_seller(outbid)
         sold = state.sales.sum(2)

@@ -14,17 +14,17 @@ class Orders:
     """The orders of all agents in one step. Each field but ``ask`` is ``[M, N]``."""
 
     train: Tensor
-    """bool."""
+    """bool: take a training pass."""
     offer: Tensor
-    """int64: the offer to buy, or -1."""
+    """int64: the offer to buy, or -1 to buy nothing."""
     bid: Tensor
-    """int64: the ask level that is bid for it, where the mechanism takes bids; otherwise of no meaning."""
+    """int64: the ask level to bid for the offer; ignored if the mechanism takes no bids."""
     ask: Tensor
-    """int64 ``[M, N, S]``: the ask level to post (the number of levels withholds), or -1 to leave it."""
+    """int64 ``[M, N, S]``: the ask level to post (the number of levels withholds), or -1 to keep the current one."""
 
 
 def no_orders(num_markets: int, agents: int, ask_slots: int, device: torch.device) -> Orders:
-    """The orders of agents who all do nothing."""
+    """The orders of agents that do nothing."""
     nothing = torch.full((num_markets, agents), -1, device=device)
     asks = nothing.unsqueeze(2).expand(-1, -1, ask_slots)
     return Orders(train=nothing >= 0, offer=nothing, bid=torch.zeros_like(nothing), ask=asks)
@@ -32,11 +32,11 @@ def no_orders(num_markets: int, agents: int, ask_slots: int, device: torch.devic
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a step's record, ``[M, N]``, described for infos, tables and their documentation."""
+    """The description of a column ``[M, N]`` of a step's record, for infos, tables and their documentation."""
 
     dtype: torch.dtype
     nothing: float
-    """The value where nothing happened."""
+    """The value for an agent to which nothing happened."""
     unit: str
     meaning: str
 
@@ -49,26 +49,26 @@ class StepRecord:
     asked: Annotated[Tensor, Column(torch.bool, False, "flag", "posted an ask")]
     offer: Annotated[Tensor, Column(torch.int64, -1, "offer", "the offer bought, or -1")]
     seller: Annotated[Tensor, Column(torch.int64, -1, "agent", "the agent bought from, or -1")]
-    bid: Annotated[Tensor, Column(torch.int64, 0, "ticks", "the bid that bought; 0 where the mechanism takes none")]
+    bid: Annotated[Tensor, Column(torch.int64, 0, "ticks", "the bid of the purchase; 0 if the mechanism takes no bids")]
     weight: Annotated[Tensor, Column(torch.float32, 0, "share", "the merge weight of the purchase")]
-    quoted: Annotated[Tensor, Column(torch.float64, 0, "nats", "the gain that was quoted for the purchase")]
+    quoted: Annotated[Tensor, Column(torch.float64, 0, "nats", "the quoted gain of the purchase")]
     paid: Annotated[Tensor, Column(torch.int64, 0, "ticks", "the price paid")]
     received: Annotated[Tensor, Column(torch.int64, 0, "ticks", "receipts from sales, less the broker's fee")]
     refusal: Annotated[Tensor, Column(torch.int64, -1, "cause", "index into ``REFUSALS``, or -1")]
-    gain: Annotated[Tensor, Column(torch.float64, 0, "nats", "fall of the validation loss, by purchase and training")]
+    gain: Annotated[Tensor, Column(torch.float64, 0, "nats", "fall of the validation loss, from purchase and training")]
     reward: Annotated[Tensor, Column(torch.float64, 0, "reward", "the step's reward")]
-    terminated: Annotated[Tensor, Column(torch.bool, False, "flag", "the loss, or a parameter, stopped being finite")]
+    terminated: Annotated[Tensor, Column(torch.bool, False, "flag", "the loss or a parameter is no longer finite")]
     truncated: Tensor
     """bool ``[M]``: the episode has reached ``max_cycles``."""
 
     @property
     def bought(self) -> Tensor:
-        """bool ``[M, N]``: bought something."""
+        """bool ``[M, N]``: the agent bought an offer."""
         return self.seller >= 0
 
     @property
     def refused(self) -> Tensor:
-        """bool ``[M, N]``: a purchase was refused."""
+        """bool ``[M, N]``: the agent's purchase was refused."""
         return self.refusal >= 0
 
 
@@ -81,6 +81,6 @@ COLUMNS: dict[str, Column] = {
 
 
 def blank_record(like: Tensor) -> StepRecord:
-    """The record of a step in which nothing happened, in the markets and on the device of a tensor ``[M, N]``."""
+    """The record of a step in which nothing happened. ``like``, ``[M, N]``, gives the shape and the device."""
     columns = {name: torch.full_like(like, column.nothing, dtype=column.dtype) for name, column in COLUMNS.items()}
     return StepRecord(**columns, truncated=torch.zeros_like(like[:, 0], dtype=torch.bool))

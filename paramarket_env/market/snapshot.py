@@ -1,7 +1,7 @@
-"""Copies of markets: to go back, to branch, to keep.
+"""Copies of markets, to restore, branch and save them.
 
-A state holds the networks, the optimizers, the ledger and the seeds and counters that all randomness follows from,
-so a market goes on from a copy exactly as it would have gone on itself.
+A state holds the networks, the optimizers, the ledger, and the seeds and counters that determine all random numbers. So
+a copy continues exactly as the original does.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def snapshot(state: MarketState) -> MarketState:
 
 
 def fork(state: MarketState, markets: Tensor) -> MarketState:
-    """The markets of these indices (int64 ``[m]``, repeats allowed), as the state of m markets."""
+    """The state of the markets with these indices (int64 ``[m]``; an index may occur more than once)."""
     return tree_map(lambda tensor: tensor.index_select(0, markets), state)
 
 
@@ -30,6 +30,6 @@ def save(state: MarketState, path: str | Path) -> None:
 
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> MarketState:
-    """Read a state that :func:`save` wrote. Only open files that you trust: the format is Python's pickle."""
+    """Read a state that :func:`save` wrote. Only load files that you trust: the format is Python's pickle."""
     state: MarketState = torch.load(path, map_location=device, weights_only=False)
     return state

@@ -1,6 +1,6 @@
-"""The whole state of M markets as tensors that lead with ``[M]``, and how such trees are mapped, picked and written.
+"""The complete state of M markets as tensors whose first dimension is ``[M]``, and functions on such trees of tensors.
 
-Random numbers follow from ``seeds`` and the counters, so there is nothing to a market beyond what is here.
+Random numbers follow from ``seeds`` and the counters, so a market has no other state.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ Tree = TypeVar("Tree")
 
 @dataclass
 class Quotes:
-    """The broker's word on every offer: for buyer i, seller slot s (the other agents in order), parameter set k."""
+    """The broker's quotes, indexed by buyer, seller slot (the other agents in order) and parameter set."""
 
     loss: Tensor
-    """float64 ``[M, N, N-1, K]``: validation loss of the merged network; inf where nothing is quoted."""
+    """float64 ``[M, N, N-1, K]``: validation loss of the merged network; inf where there is no quote."""
     weight: Tensor
-    """float32 ``[M, N, N-1, K]``: the merge weight that gave it."""
+    """float32 ``[M, N, N-1, K]``: the merge weight of the quoted network."""
     permutations: Tensor
     """int64 ``[M, N, N-1, H]``: the seller's hidden units in the buyer's order."""
     lines: Tensor
-    """float64 ``[M, N, N-1, K, 4]``: derivative, length and curvatures of the line between buyer and seller (see
-    ``learning.bounds``); ``[M, N, N-1, K, 0]`` where no bounds are disclosed."""
+    """float64 ``[M, N, N-1, K, 4]``: the line between buyer and seller, as ``learning.bounds.LINE`` lists it;
+    ``[M, N, N-1, K, 0]`` if no bounds are disclosed."""
 
 
 @dataclass
 class MarketState:
-    """M markets of N agents. ``[M, N]`` unless said otherwise."""
+    """M markets of N agents. Shapes are ``[M, N]`` unless stated."""
 
     seeds: Tensor
     """int64 ``[M]``: the seed of each market's episode."""
@@ -45,22 +45,22 @@ class MarketState:
     """float32 ``[M, N, P]``."""
     optimizer: OptimizerState
     passes: Tensor
-    """int64: training passes taken."""
+    """int64: training passes in the episode."""
     balance: Tensor
     """int64, ticks."""
     fees: Tensor
     """int64 ``[M]``: the broker's account, ticks."""
     kappa: Tensor
-    """float64: what a nat of validation loss is worth to the agent."""
+    """float64: the reward for a nat of gain."""
     ask: Tensor
-    """int64 ``[M, N, S]``: index of the posted ask level; the number of levels: withheld. S is 1, or N-1 if each of the
-    other agents has its own."""
+    """int64 ``[M, N, S]``: index of the posted ask level; the number of levels means withheld. S is 1, or N-1 with
+    personal prices."""
     alive: Tensor
     """bool: not terminated."""
     loss: Tensor
     """float64: validation loss, in nats."""
     gain: Tensor
-    """float64: fall of the validation loss in the last step."""
+    """float64: fall of the validation loss in the last step, in nats."""
     bought: Tensor
     """int64: purchases in the episode."""
     sold: Tensor
@@ -70,20 +70,20 @@ class MarketState:
     sales: Tensor
     """bool ``[M, N, N-1]``: which of the other agents bought from the agent in the last step."""
     declined: Tensor
-    """bool ``[M, N, N-1]``: which of them could have in an open market, at the agent's ask, and did not."""
+    """bool ``[M, N, N-1]``: which of the others could have bought in the last step, at the posted ask, but did not."""
     last_price: Tensor
-    """int64: ticks that the agent's parameters last sold at, on average over its buyers; 0 before the first sale."""
+    """int64: ticks, the average price of the agent's last sales in one step; 0 before the first sale."""
     since_purchase: Tensor
-    """int64: steps since the agent's last purchase, or since the start."""
+    """int64: steps since the agent's last purchase, or since the start of the episode."""
     refusals: Tensor
     """int64 ``[M, N, causes]``: refused purchases in the episode, by cause."""
     quotes: Quotes
     changed: Tensor
-    """bool: the network is another than when it was last quoted."""
+    """bool: the network has changed since it was last quoted."""
 
 
 def tree_map(function: Callable[..., Tensor], *trees: Tree) -> Tree:
-    """The tree (tensor, dict or dataclass, nested) of ``function`` applied to the tensors of equal trees."""
+    """Apply ``function`` to the tensors of trees with equal structure (nested tensors, dicts and dataclasses)."""
     mapped: Tree = _map(function, trees)
     return mapped
 
@@ -95,17 +95,17 @@ def _map(function: Callable[..., Tensor], trees: tuple[Any, ...]) -> Any:
     if is_dataclass(first):
         names = [field.name for field in fields(first)]
         parts = {name: _map(function, tuple(getattr(tree, name) for tree in trees)) for name in names}
-        return replace(first, **parts)  # type: ignore[type-var]  # an instance, as all that stands in a state
+        return replace(first, **parts)  # type: ignore[type-var]  # a state holds instances, not classes
     return function(*trees)
 
 
 def write_rows(target: Tree, rows: Tensor, source: Tree) -> None:
-    """Replace the markets ``rows`` (int64 ``[m]``) of ``target`` by those of ``source``, in place."""
+    """Write the m markets of ``source`` into the rows ``rows`` (int64 ``[m]``) of ``target``, in place."""
     tree_map(lambda old, new: old.index_copy_(0, rows, new), target, source)
 
 
 def nbytes(tree: object) -> int:
-    """Bytes of all tensors of a tree."""
+    """The size of all tensors of a tree in bytes."""
     total = 0
 
     def count(tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A view of M markets as they stand, which computes each quantity once."""
+"""A view of the current state of M markets, which computes each quantity once."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from paramarket_env.market.state import MarketState
 
 @dataclass(frozen=True)
 class MarketView:
-    """The markets between two steps. A quantity is computed when it is first read, and kept.
+    """The markets between two steps. Each quantity is computed when it is first read, and then cached.
 
-    A step, a reset or any other change of the state makes a view stale: take a new one from ``Engine.view``.
+    A step, a reset or any other change of the state makes a view stale. Take a new view from ``Engine.view``.
     """
 
     config: MarketConfig
@@ -28,24 +28,24 @@ class MarketView:
 
     @cached_property
     def market_open(self) -> Tensor:
-        """bool ``[M]``: purchases clear in the coming step."""
+        """bool ``[M]``: purchases clear in the next step."""
         broker, cycle = self.config.broker, self.state.cycle
         since = cycle - broker.opens_at
         return (cycle < self.config.max_cycles) & (since >= 0) & (since % broker.trade_every == 0)
 
     @cached_property
     def asks(self) -> Tensor:
-        """Posted prices in ticks, int64 ``[M, N, S]``; ``WITHHELD`` where there is none."""
+        """Posted prices in ticks, int64 ``[M, N, S]``; ``WITHHELD`` where the seller withholds."""
         return self.exchange.asks(self.state)
 
     @cached_property
     def offer_prices(self) -> Tensor:
-        """The seller's ask for each offer in ticks, int64 ``[M, N, offers]``; ``WITHHELD`` where there is none."""
+        """The seller's ask for each offer in ticks, int64 ``[M, N, offers]``, or ``WITHHELD``."""
         return self.exchange.offer_prices(self.asks)
 
     @cached_property
     def gains(self) -> Tensor:
-        """Quoted gains in nats, float64 ``[M, N, offers]``; -inf where nothing is quoted or the market is closed."""
+        """Quoted gains in nats, float64 ``[M, N, offers]``; -inf where there is no quote or the market is closed."""
         return self.broker.gains(self.state).masked_fill(~self.market_open[:, None, None], -torch.inf)
 
     @cached_property
@@ -57,20 +57,20 @@ class MarketView:
     def values(self) -> Tensor:
         """The value of each offer to its buyer in units of reward, kappa times the gain, float64 ``[M, N, offers]``.
 
-        -inf where nothing is quoted or the market is closed.
+        -inf where there is no quote or the market is closed.
         """
         return torch.where(self.quoted, self.gains * self.state.kappa.unsqueeze(2), -torch.inf)
 
     @cached_property
     def legal_purchases(self) -> Tensor:
-        """bool ``[M, N, offers, bids]``: the purchase would clear in the coming step, as far as the buyer can know."""
+        """bool ``[M, N, offers, bids]``: the purchase would clear in the next step, as far as the buyer can know."""
         return self.exchange.legal_purchases(self.offer_prices, self.state.balance, self.quoted)
 
     @cached_property
     def buyer_bounds(self) -> Tensor:
-        """Lower and upper bounds on its buyers' gains, as a seller is told them: nats, float64 ``[M, N, offers, 2]``.
+        """Lower and upper bounds on the gains of a seller's buyers, in nats: float64 ``[M, N, offers, 2]``.
 
-        The offers are seen from the seller: each other agent and parameter set. 0 where nothing is quoted.
+        The rows are sellers, and the offers are ordered by buyer and parameter set. 0 where there is no quote.
         """
         bounds = torch.where(self.quoted.unsqueeze(-1), self.broker.bounds(self.state), 0.0)
         return self.broker.to_sellers(bounds)

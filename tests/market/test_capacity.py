@@ -106,16 +106,18 @@ def test_more_markets_than_fit_are_refused_with_the_estimate_and_the_largest_num
     free = required_bytes(37, engine.one, engine.network, engine.dataset)
     monkeypatch.setattr(capacity, "free_bytes", lambda device: free)
     assert Engine(tiny_market(), 37, "cpu").num_markets == 37
-    with pytest.raises(ValueError, match=r"num_markets=38 .*about 0\.\d GiB where 0\.\d GiB are free; at most 37 fit"):
+    with pytest.raises(
+        ValueError, match=r"num_markets=38 .*about 0\.\d GiB, but only 0\.\d GiB are free; at most 37 markets fit"
+    ):
         Engine(tiny_market(), 38, "cpu")
 
 
 def test_the_refusal_comes_before_the_memory_is_taken() -> None:
-    with pytest.raises(ValueError, match=r"num_markets=10000000000 .*at most \d+ fit"):
+    with pytest.raises(ValueError, match=r"num_markets=10000000000 .*at most \d+ markets fit"):
         Engine(tiny_market(), 10**10, "cpu")
 
 
 def test_where_not_even_one_market_fits_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capacity, "free_bytes", lambda device: 1000)
-    with pytest.raises(ValueError, match=r"num_markets=1 .*at most 0 fit"):
+    with pytest.raises(ValueError, match=r"num_markets=1 .*at most 0 markets fit"):
         Engine(tiny_market(), 1, "cpu")

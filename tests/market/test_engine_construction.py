@@ -22,7 +22,7 @@ def test_the_cpu_is_always_a_device(name: str) -> None:
 def test_without_a_gpu_auto_is_the_cpu_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
     engine._fallback.cache_clear()
     assert resolve_device("auto") == resolve_device("auto") == torch.device("cpu")
-    assert [record.getMessage() for record in caplog.records] == ["there is no GPU: device='auto' is the CPU"]
+    assert [record.getMessage() for record in caplog.records] == ["no GPU was found: device='auto' uses the CPU"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
