@@ -42,7 +42,7 @@ pytestmark = [
 
 @pytest.fixture(params=MODES)
 def module(request: pytest.FixtureRequest) -> Any:
-    """What PettingZoo calls a module: ``env`` and ``parallel_env``, of a tiny market in one of the modes."""
+    """A module in PettingZoo's sense, ``env`` and ``parallel_env``, for a tiny market in one of the modes."""
     settings = {"scenario": priced_market(), "action_mode": request.param, "device": "cpu"}
     makers: dict[str, Callable[..., Any]] = {
         "parallel_env": partial(paramarket_v0.parallel_env, **settings),

@@ -48,7 +48,7 @@ class Market:
     market_open: bool = True
 
     def ask(self, buyer: int) -> int:
-        """What the seller asks of this buyer."""
+        """The seller's ask for this buyer."""
         asked = self.asks[self.wanted[buyer]]
         return int(asked[buyer] if isinstance(asked, list) else asked)
 

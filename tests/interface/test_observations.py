@@ -1,4 +1,4 @@
-"""What an agent sees: within bounds, named field by field, and nothing that is another agent's business."""
+"""Observations are within bounds, named field by field, and leak nothing private to another agent."""
 
 from __future__ import annotations
 
@@ -376,7 +376,7 @@ def books(batch: MarketBatch) -> None:
 
 
 def buyers(batch: MarketBatch) -> None:
-    """Who bought from agent 1, and who declined, but not how many bought."""
+    """The buyers of agent 1 and those that declined, but not the number of buyers."""
     state = batch.engine.state
     state.sales[:, 1] = state.sales[:, 1].flip(1)
     state.declined[:, 1] = ~state.declined[:, 1]

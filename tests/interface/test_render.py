@@ -88,7 +88,7 @@ def test_the_picture_changes_with_the_episode_and_with_trades() -> None:
 
 
 def arrow_pixels(env: ParaMarketEnv) -> int:
-    """How much of the right part of the picture, who traded with whom, has the colour of a trade just made."""
+    """The share of the picture's right part (the trades) that has the colour of a new trade."""
     colour = [int(render.VERBS["buy"][place : place + 2], 16) for place in (1, 3, 5)]
     return int((picture(env)[:, 800:] == colour).all(axis=2).sum())
 

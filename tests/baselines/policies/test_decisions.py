@@ -1,4 +1,4 @@
-"""What every rule does: step by step on markets that are played, and on observations made by hand."""
+"""The behaviour of every rule, step by step in played markets and on hand-made observations."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def fields_of(chair: Seat, **values: Any) -> dict[str, Tensor]:
 
 
 def standing(chair: Seat, level: int, **values: object) -> dict[str, Tensor]:
-    """What is seen, in the middle of an episode, by a seller whose asks all stand at a level."""
+    """An observation in the middle of an episode, of a seller whose asks all stand at a level."""
     slots = chair.actions.choices.ask_slots
     asks = {"selling": [1] * slots, "ask": [LEVELS[level] * 0.001] * slots}
     posted = asks | {"market_open": [1], "time_left": [0.5]}

@@ -32,7 +32,7 @@ SHORT = Plan(CONFIG, timesteps=64, num_markets=4)
 
 
 def acted(config: MarketConfig, folder: Path) -> torch.Tensor:
-    """What the policy in the folder does first in 20 markets, in seat 0."""
+    """The first actions of the policy in the folder, in seat 0 of 20 markets."""
     batch = MarketBatch(config, 20, "cpu")
     seen, mask = batch.reset(torch.arange(1000, 1020))
     player = POLICIES.parse(f"learned:{folder}")(seat_of(batch, batch.num_markets))
