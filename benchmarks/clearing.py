@@ -12,9 +12,9 @@ import numpy as np
 import torch
 import tyro
 
-from baselines.evaluation.display import new_console, table
-from baselines.evaluation.results import machine, provenance
 from benchmarks.phases import Phases, phase_seconds
+from paramarket_baselines.evaluation.display import new_console, table
+from paramarket_baselines.evaluation.results import machine, provenance
 from paramarket_env.config import MarketConfig
 from paramarket_env.economics.clearing import MECHANISMS
 from paramarket_env.market.engine import Engine, resolve_device

@@ -2,9 +2,10 @@
 
 Each file of ``benchmarks/entries/`` is a policy. ``NAME.json`` contains the name of a policy (``{"policy":
 "patient:7"}``) or the settings of a training (``{"train": {"algo": "ppo"}}``: fields of
-``baselines.training.sb3.Plan``); ``NAME.py`` defines ``policy(seat)``. ``benchmarks/results/leaderboard/`` stores one
-JSON file for each scenario and policy. The command plays what is missing there, and makes the page and the picture from
-all files. The page shows a dash for a policy that could not play, or that played in another configuration.
+``paramarket_baselines.training.sb3.Plan``); ``NAME.py`` defines ``policy(seat)``. ``benchmarks/results/leaderboard/``
+stores one JSON file for each scenario and policy. The command plays what is missing there, and makes the page and the
+picture from all files. The page shows a dash for a policy that could not play, or that played in another
+configuration.
 
 Each policy plays in every seat against the populations of ``paramarket evaluate``, and against a trained one: the entry
 ``self-play``. Its policy for each scenario is in ``benchmarks/policies/``, so that all entries meet the same opponent.
@@ -26,11 +27,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.progress import track
 
-from baselines.evaluation.display import markdown, new_console
-from baselines.evaluation.estimates import STATISTICS, Estimate
-from baselines.evaluation.results import provenance, write_json
-from baselines.evaluation.statistics import MEANS, POPULATIONS, evaluate, summary
-from baselines.training.sb3 import TRAINING_OPPONENTS, learn, tuned
+from paramarket_baselines.evaluation.display import markdown, new_console
+from paramarket_baselines.evaluation.estimates import STATISTICS, Estimate
+from paramarket_baselines.evaluation.results import provenance, write_json
+from paramarket_baselines.evaluation.statistics import MEANS, POPULATIONS, evaluate, summary
+from paramarket_baselines.training.sb3 import TRAINING_OPPONENTS, learn, tuned
 from paramarket_env.config import MarketConfig
 from paramarket_env.market.engine import resolve_device
 from paramarket_env.scenarios import SCENARIOS, scenario

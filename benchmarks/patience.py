@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 import tyro
 from rich.progress import track
 
-from baselines.evaluation.display import new_console
-from baselines.evaluation.play import Arm, play
-from baselines.evaluation.report import LEGEND, per_seed, summarise, summary_table
-from baselines.evaluation.results import machine, provenance
+from paramarket_baselines.evaluation.display import new_console
+from paramarket_baselines.evaluation.play import Arm, play
+from paramarket_baselines.evaluation.report import LEGEND, per_seed, summarise, summary_table
+from paramarket_baselines.evaluation.results import machine, provenance
 from paramarket_env.market.engine import resolve_device
 from paramarket_env.scenarios import scenario
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import tyro
 from matplotlib.image import imsave
 
-from baselines.evaluation.play import Arm, play
+from paramarket_baselines.evaluation.play import Arm, play
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.render import History, draw
 from paramarket_env.market.orders import StepRecord

@@ -17,9 +17,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecMonitor
 
-from baselines.evaluation.display import new_console, table
-from baselines.evaluation.results import machine, provenance, write_json
 from benchmarks.phases import Phases, phase_seconds
+from paramarket_baselines.evaluation.display import new_console, table
+from paramarket_baselines.evaluation.results import machine, provenance, write_json
 from paramarket_env import paramarket_v0
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.config import ActionMode

@@ -26,7 +26,7 @@ class PricePath:
         """The cycle and the price of each sale."""
 
     def __call__(self, batch: MarketBatch, record: StepRecord | None) -> None:
-        """See ``baselines.evaluation.play.OnStep``."""
+        """See ``paramarket_baselines.evaluation.play.OnStep``."""
         engine, seller = batch.engine, batch.config.agents - 1
         if record is not None:
             bought = (record.seller[0] == seller).nonzero().flatten().tolist()

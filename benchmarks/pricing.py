@@ -18,13 +18,13 @@ import tyro
 from rich.progress import Progress
 from rich.table import Table
 
-from baselines.evaluation.display import new_console, table
-from baselines.evaluation.estimates import student_mean
-from baselines.evaluation.play import Arm, Episode, closed, play
-from baselines.evaluation.report import summarise, summary_table
-from baselines.evaluation.results import Provenance, machine, provenance, write_json
-from baselines.evaluation.welfare import WELFARE, WELFARE_LEGEND, returns, welfare
 from benchmarks.price_paths import PricePath, draw_paths
+from paramarket_baselines.evaluation.display import new_console, table
+from paramarket_baselines.evaluation.estimates import student_mean
+from paramarket_baselines.evaluation.play import Arm, Episode, closed, play
+from paramarket_baselines.evaluation.report import summarise, summary_table
+from paramarket_baselines.evaluation.results import Provenance, machine, provenance, write_json
+from paramarket_baselines.evaluation.welfare import WELFARE, WELFARE_LEGEND, returns, welfare
 from paramarket_env.config import Disclosure, MarketConfig
 from paramarket_env.economics.clearing import MECHANISMS
 from paramarket_env.market.engine import resolve_device

@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from baselines.evaluation.display import new_console, table
-from baselines.evaluation.results import machine, provenance, write_json
 from benchmarks.contenders import Contender, Memory, always_open, engine_contender, peak_memory, reference_contender
 from benchmarks.phases import NAMES
 from benchmarks.roofline import Yardstick
+from paramarket_baselines.evaluation.display import new_console, table
+from paramarket_baselines.evaluation.results import machine, provenance, write_json
 from paramarket_env.config import MarketConfig
 from paramarket_env.learning.data.datasets import FashionMNIST, load_dataset
 from paramarket_env.learning.networks.mlp import MLP

@@ -10,9 +10,8 @@ from rich.console import Console
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
-from baselines.evaluation.statistics import estimates_table, evaluate, summary
-from baselines.policies.decisions import POLICIES
-from baselines.policies.learned import save_policy
+from paramarket_baselines.evaluation.statistics import estimates_table, evaluate, summary
+from paramarket_baselines.policies.learned import save_policy
 from paramarket_env import paramarket_v0
 from paramarket_env.scenarios import scenario
 
@@ -23,9 +22,8 @@ FOLDER = "runs/mine"
 def main() -> None:
     """Train in one seat of each market against a rule, save the policy, and compare it with the rules."""
     rules = ["train", "paper", "patient"]
-    opponents = [POLICIES.parse(name) for name in rules]
     # The learner meets each opponent from both seats, so the number of markets is a multiple of 2 x 3.
-    env = VecNormalize(VecMonitor(paramarket_v0.sb3_vec_env(MARKET, num_markets=24, opponents=opponents, device="cpu")))
+    env = VecNormalize(VecMonitor(paramarket_v0.sb3_vec_env(MARKET, num_markets=24, opponents=rules, device="cpu")))
     network = {"net_arch": {"pi": [64], "vf": [64, 64]}}
     model = PPO("MlpPolicy", env, 1e-3, n_steps=12, batch_size=144, policy_kwargs=network, seed=0, device="cpu")
     model.learn(4_000)

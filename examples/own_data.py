@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from sklearn.datasets import make_classification
 
-from baselines.evaluation.statistics import estimates_table, evaluate, summary
+from paramarket_baselines.evaluation.statistics import estimates_table, evaluate, summary
 from paramarket_env.learning.data.datasets import Dataset
 from paramarket_env.scenarios import scenario
 

@@ -9,7 +9,7 @@ import os
 from rich.console import Console
 from torch import Tensor
 
-from baselines.evaluation.statistics import estimates_table, evaluate, summary
+from paramarket_baselines.evaluation.statistics import estimates_table, evaluate, summary
 from paramarket_env.economics.clearing import Book
 from paramarket_env.economics.mechanisms import SecondPrice
 from paramarket_env.scenarios import scenario

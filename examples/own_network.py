@@ -8,7 +8,7 @@ configuration. On the command line it is ``file:examples/own_network.py``.
 from rich.console import Console
 from torch import Tensor, nn
 
-from baselines.evaluation.statistics import estimates_table, evaluate, summary
+from paramarket_baselines.evaluation.statistics import estimates_table, evaluate, summary
 from paramarket_env.learning.networks.modules import from_module
 from paramarket_env.scenarios import scenario
 

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from baselines.evaluation.statistics import estimates_table, evaluate, summary
+from paramarket_baselines.evaluation.statistics import estimates_table, evaluate, summary
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.policy import Policy, Seat
 from paramarket_env.market.orders import Orders

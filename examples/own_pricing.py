@@ -12,8 +12,8 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from baselines.evaluation.statistics import estimates_table, evaluate, summary
-from baselines.policies.pricing import Fields, Memory, PricingRule, by_ask, posted_levels
+from paramarket_baselines.evaluation.statistics import estimates_table, evaluate, summary
+from paramarket_baselines.policies.pricing import Fields, Memory, PricingRule, by_ask, posted_levels
 from paramarket_env.interface.policy import Seat
 from paramarket_env.scenarios import scenario
 from paramarket_env.validation import configuration

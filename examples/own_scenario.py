@@ -6,7 +6,7 @@ Run it with ``python examples/own_scenario.py``. ``file:`` finds the scenario by
 
 from rich.console import Console
 
-from baselines.evaluation.statistics import estimates_table, evaluate, summary
+from paramarket_baselines.evaluation.statistics import estimates_table, evaluate, summary
 from paramarket_env.config import MarketConfig
 from paramarket_env.economics.rewards import TrainCost
 from paramarket_env.learning.data.endowments import Dirichlet

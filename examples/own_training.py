@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
-from baselines.policies.decisions import Patient
+from paramarket_baselines.policies.decisions import Patient
 from paramarket_env import paramarket_v0
 from paramarket_env.scenarios import scenario
 

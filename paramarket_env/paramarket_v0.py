@@ -142,10 +142,10 @@ episode in the same step.
 
 `seat`: the index of the agent that learns.
 
-`opponents`: the policies that play the other seats: one `PolicyFactory` (see `paramarket_env.interface.policy`) for all
-of them, such as `baselines.policies.decisions.Patient()`, or a list with one for each seat. In `sb3_vec_env` each
-policy of the list is a population: in some of the markets it plays all seats except the learner's. The learner's seat
-differs from market to market. Without opponents all agents learn.
+`opponents`: the policies that play the other seats: one for all of them, such as `"patient:7"`, or a list with one for
+each seat. `paramarket list` prints the names. A `PolicyFactory` (see `paramarket_env.interface.policy`) is
+accepted, too. In `sb3_vec_env` each policy of the list is a population: in some of the markets it plays all seats
+except the learner's. The learner's seat differs from market to market. Without opponents all agents learn.
 
 If an agent's network fails while its market continues, the agent idles until the market ends: its orders are ignored,
 its reward is 0, and its mask only allows it to hold. In the `VecEnv` its row is done when the network fails, and again
@@ -165,18 +165,16 @@ loop either.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from pettingzoo.utils.conversions import aec_wrapper_fn
 
 from paramarket_env.adapters.gymnasium import ParaMarketGymEnv, ParaMarketVectorEnv
-from paramarket_env.adapters.opponents import OpponentFactories
+from paramarket_env.adapters.opponents import Others
 from paramarket_env.adapters.pettingzoo import ParaMarketEnv
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.actions import MaskStyle
-from paramarket_env.interface.policy import PolicyFactory
 from paramarket_env.scenarios import scenario as named_scenario
 
 if TYPE_CHECKING:  # imported where they are used: one is slow to import, the others are optional
@@ -219,7 +217,7 @@ env = raw_env
 def gym_env(
     scenario: str | MarketConfig = "digits",
     *,
-    opponents: OpponentFactories,
+    opponents: Others,
     seat: int = 0,
     render_mode: str | None = None,
     device: str | torch.device = "auto",
@@ -234,7 +232,7 @@ def gym_env(
 def vector_env(
     scenario: str | MarketConfig = "digits",
     *,
-    opponents: OpponentFactories,
+    opponents: Others,
     seat: int = 0,
     num_envs: int = 1,
     device: str | torch.device = "auto",
@@ -248,7 +246,7 @@ def vector_env(
 def sb3_vec_env(
     scenario: str | MarketConfig = "digits",
     *,
-    opponents: Sequence[PolicyFactory] = (),
+    opponents: Others = (),
     num_markets: int = 1,
     device: str | torch.device = "auto",
     **changes: Any,

@@ -18,6 +18,7 @@ The file is executed, so name only files that you trust.
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import os
 import re
@@ -45,15 +46,26 @@ class Registry(Generic[P]):
 
     ``kind`` names a plug-in in errors. ``interface`` is a runtime-checkable protocol. ``attribute`` is the name under
     which a file defines a plug-in, by default the kind with underscores. The value of the field ``joined`` can be
-    written after a ``+``.
+    written after a ``+``. ``provider`` is a module of a layer above that registers plug-ins; the registry imports it
+    when it is first read.
     """
 
-    def __init__(self, kind: str, interface: type[P], *, attribute: str = "", joined: str = "") -> None:
-        self.kind, self.interface, self.joined = kind, interface, joined
+    def __init__(
+        self, kind: str, interface: type[P], *, attribute: str = "", joined: str = "", provider: str = ""
+    ) -> None:
+        self.kind, self.interface, self.joined, self._provider = kind, interface, joined, provider
         self.attribute = attribute or kind.replace(" ", "_")
-        self._entries: dict[str, Callable[..., Any]] = {}
+        self._registered: dict[str, Callable[..., Any]] = {}
         self._names: dict[Callable[..., Any], str] = {}
         REGISTRIES[interface] = self
+
+    @property
+    def _entries(self) -> dict[str, Callable[..., Any]]:
+        if self._provider:
+            # It registers plug-ins here while it is imported, so it must not be imported again.
+            provider, self._provider = self._provider, ""
+            importlib.import_module(provider)
+        return self._registered
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
         """The class or function of that name; raises ``ValueError``, listing the names, for an unknown name."""
@@ -93,9 +105,9 @@ class Registry(Generic[P]):
         name = name.replace("_", "-")
         what = f"name of a {self.kind}"
         require(re.fullmatch(r"[\w-]+", name) is not None, what, name, "letters, digits and hyphens")
-        require(name not in self._entries, what, name, "a name that is not yet taken")
+        require(name not in self._registered, what, name, "a name that is not yet taken")
         self._require_readable(entry)
-        self._entries[name], self._names[entry] = entry, name
+        self._registered[name], self._names[entry] = entry, name
         return entry
 
     def _require_readable(self, entry: Callable[..., Any]) -> None:
@@ -173,7 +185,9 @@ class Registry(Generic[P]):
         """The plug-in, given as an object or in its textual form; raises ``ValueError`` for anything else."""
         if isinstance(value, str):
             return self.parse(value)
-        fits = isinstance(value, self.interface) and not isinstance(value, type)
+        # Where the interface is a call, a class whose instances are the result of the call has the interface itself.
+        called = "__call__" in vars(self.interface) and not is_dataclass(value)
+        fits = isinstance(value, self.interface) and (called or not isinstance(value, type))
         allowed = f"one of {', '.join(self)}, or an object with the interface of a {self.kind}"
         require(fits, self.attribute, value, allowed)
         plugin: P = value

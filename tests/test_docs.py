@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from baselines.evaluation.play import Arm, play
-from baselines.evaluation.report import MEASURES
-from baselines.evaluation.statistics import MEANS
-from baselines.evaluation.welfare import WELFARE
+from paramarket_baselines.evaluation.play import Arm, play
+from paramarket_baselines.evaluation.report import MEASURES
+from paramarket_baselines.evaluation.statistics import MEANS
+from paramarket_baselines.evaluation.welfare import WELFARE
 from paramarket_env import paramarket_v0
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.infos import info_table
@@ -122,7 +122,7 @@ def test_the_api_pages_name_modules_that_exist(page: Path) -> None:
 
 def test_every_package_is_on_an_api_page() -> None:
     named = "\n".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
-    for package in ("paramarket_env", "baselines"):
-        for path in (ROOT / package).iterdir():
+    for folder in ("paramarket_env", "baselines/paramarket_baselines"):
+        for path in (ROOT / folder).iterdir():
             private = path.stem.startswith("_") or path.suffix in (".typed", ".pyc") or path.stem == "cli"
-            assert private or f"::: {package}.{path.stem}" in named, path
+            assert private or f"::: {path.parent.name}.{path.stem}" in named, path

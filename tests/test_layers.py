@@ -13,10 +13,10 @@ ROOT = Path(__file__).parents[1]
 LAYERS: dict[str, dict[str, set[str]]] = {
     "": {
         "paramarket_env": set(),
-        "baselines": {"paramarket_env"},
-        "benchmarks": {"paramarket_env", "baselines"},
-        "examples": {"paramarket_env", "baselines"},
-        "tests": {"paramarket_env", "baselines", "benchmarks", "examples"},
+        "paramarket_baselines": {"paramarket_env"},
+        "benchmarks": {"paramarket_env", "paramarket_baselines"},
+        "examples": {"paramarket_env", "paramarket_baselines"},
+        "tests": {"paramarket_env", "paramarket_baselines", "benchmarks", "examples"},
     },
     "paramarket_env": {
         "__init__": set(),
@@ -98,7 +98,7 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "torchrl": {"autoreset"},
         "rllib": set(),
     },
-    "baselines.evaluation": {
+    "paramarket_baselines.evaluation": {
         "__init__": set(),
         "display": set(),
         "estimates": set(),
@@ -109,21 +109,21 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "welfare": {"play", "report"},
         "statistics": {"display", "estimates", "play", "welfare"},
     },
-    "baselines": {
+    "paramarket_baselines": {
         "__init__": set(),
         "policies": set(),
         "evaluation": {"policies"},
         "training": {"policies", "evaluation"},
         "cli": {"policies", "evaluation", "training"},
     },
-    "baselines.policies": {
+    "paramarket_baselines.policies": {
         "__init__": set(),
         "pricing": set(),
         "best_action": set(),
         "learned": set(),
         "decisions": {"pricing", "learned"},
     },
-    "baselines.policies.pricing": {
+    "paramarket_baselines.policies.pricing": {
         "rule": set(),
         "simple": {"rule"},
         "bayesian": {"rule"},
@@ -182,8 +182,10 @@ def violations(module: str, source: str) -> list[str]:
 
 def modules() -> list[tuple[str, Path]]:
     """Every module of the house by its full name; an ``__init__`` keeps that name, so that relative imports resolve."""
-    files = (file for folder in LAYERS[""] if folder != "tests" for file in sorted((ROOT / folder).rglob("*.py")))
-    return [(".".join(file.relative_to(ROOT).with_suffix("").parts), file) for file in files]
+    folders = {package: ROOT for package in LAYERS[""] if package != "tests"}
+    folders["paramarket_baselines"] /= "baselines"
+    files = [(file, root) for package, root in folders.items() for file in sorted((root / package).rglob("*.py"))]
+    return [(".".join(file.relative_to(root).with_suffix("").parts), file) for file, root in files]
 
 
 @pytest.mark.parametrize(("module", "file"), modules(), ids=lambda value: value if isinstance(value, str) else "")
@@ -200,8 +202,8 @@ def test_the_rules_name_every_part_that_there_is_and_no_other() -> None:
 
 
 def test_every_package_of_several_modules_has_rules() -> None:
-    folders = {".".join(file.parent.relative_to(ROOT).parts) for _, file in modules()}
-    flat = {"benchmarks", "examples", "baselines.training"}
+    folders = {module.rsplit(".", 1)[0] for module, _ in modules()}
+    flat = {"benchmarks", "examples", "paramarket_baselines.training"}
     assert folders - flat == set(LAYERS) - {""}
 
 
@@ -244,21 +246,21 @@ def test_no_two_parts_may_import_each_other(package: str) -> None:
         ("paramarket_env.__init__", "from . import paramarket_v0"),
         ("paramarket_env.__init__", "from paramarket_env.validation import require"),
         ("paramarket_env.learning.memory", "from paramarket_env.config import MarketConfig"),
-        ("paramarket_env.paramarket_v0", "from baselines.policies.decisions import Hold"),
+        ("paramarket_env.paramarket_v0", "from paramarket_baselines.policies.decisions import Hold"),
         ("paramarket_env.interface.render", "import benchmarks.throughput"),
         ("paramarket_env.interface.render", "from tests import helpers"),
         ("paramarket_env.newcomer", "import math"),
         ("paramarket_env.market.newcomer", "import math"),
-        ("baselines.policies.pricing.rule", "from baselines.policies.decisions import Hold"),
-        ("baselines.policies.pricing.rule", "from baselines.policies.pricing import Fixed"),
-        ("baselines.policies.learned", "from baselines.policies.decisions import POLICIES"),
-        ("baselines.policies.decisions", "from baselines.evaluation import play"),
-        ("baselines.policies.decisions", "from baselines import cli"),
-        ("baselines.evaluation.play", "from baselines.training.sb3 import learn"),
-        ("baselines.evaluation.play", "from baselines.evaluation.report import summarise"),
-        ("baselines.evaluation.display", "from baselines.evaluation import estimates"),
-        ("baselines.policies.decisions", "from benchmarks import leaderboard"),
-        ("baselines.policies.decisions", "import tests.helpers"),
+        ("paramarket_baselines.policies.pricing.rule", "from paramarket_baselines.policies.decisions import Hold"),
+        ("paramarket_baselines.policies.pricing.rule", "from paramarket_baselines.policies.pricing import Fixed"),
+        ("paramarket_baselines.policies.learned", "from paramarket_baselines.policies.decisions import POLICIES"),
+        ("paramarket_baselines.policies.decisions", "from paramarket_baselines.evaluation import play"),
+        ("paramarket_baselines.policies.decisions", "from paramarket_baselines import cli"),
+        ("paramarket_baselines.evaluation.play", "from paramarket_baselines.training.sb3 import learn"),
+        ("paramarket_baselines.evaluation.play", "from paramarket_baselines.evaluation.report import summarise"),
+        ("paramarket_baselines.evaluation.display", "from paramarket_baselines.evaluation import estimates"),
+        ("paramarket_baselines.policies.decisions", "from benchmarks import leaderboard"),
+        ("paramarket_baselines.policies.decisions", "import tests.helpers"),
         ("benchmarks.throughput", "from tests.helpers import tiny_market"),
     ],
 )
@@ -278,8 +280,11 @@ def test_an_import_that_points_up_is_found(module: str, source: str) -> None:
         ("paramarket_env.market.engine", "from paramarket_env.economics import ledger"),
         ("paramarket_env.interface.batch", "from paramarket_env.market.engine import Engine"),
         ("paramarket_env.paramarket_v0", "from paramarket_env import adapters, interface, scenarios"),
-        ("baselines.evaluation.play", "from paramarket_env import __version__\nfrom baselines.policies import pricing"),
-        ("benchmarks.throughput", "import baselines.evaluation.play, paramarket_env"),
+        (
+            "paramarket_baselines.evaluation.play",
+            "import paramarket_env\nfrom paramarket_baselines.policies import pricing",
+        ),
+        ("benchmarks.throughput", "import paramarket_baselines.evaluation.play, paramarket_env"),
     ],
 )
 def test_an_import_that_points_down_is_fine(module: str, source: str) -> None:

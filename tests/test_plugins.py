@@ -13,10 +13,10 @@ import pytest
 from pydantic import Field
 
 import paramarket_env.scenarios  # noqa: F401  # registers everything else
-from baselines.cli import main
-from baselines.evaluation.play import Arm, play
-from baselines.policies.decisions import POLICIES
+from paramarket_baselines.cli import main
+from paramarket_baselines.evaluation.play import Arm, play
 from paramarket_env.config import MarketConfig
+from paramarket_env.interface.policy import POLICIES
 from paramarket_env.plugins import REGISTRIES, Registry, parameters, text_of, usage
 from paramarket_env.validation import configuration
 from tests.baselines.test_cli import SMALL
@@ -386,7 +386,7 @@ def policy(seat):
     return Trainer(seat)
 """,
     "pricing": """
-from baselines.policies.pricing import Fixed
+from paramarket_baselines.policies.pricing import Fixed
 
 pricing = Fixed
 """,
@@ -459,7 +459,9 @@ def test_the_command_takes_files(tmp_path: Path) -> None:
 
 
 def test_a_policy_of_a_file_comes_back_with_its_pricing_rule(tmp_path: Path) -> None:
-    (tmp_path / "kin.py").write_text("from baselines.policies.decisions import Patient\nclass policy(Patient): pass")
+    (tmp_path / "kin.py").write_text(
+        "from paramarket_baselines.policies.decisions import Patient\nclass policy(Patient): pass"
+    )
     name = f"file:{tmp_path / 'kin.py'}"
     for text in (name, f"{name}(patience=3)", f"{name}(patience=3, pricing='fixed:1')"):
         policy = POLICIES.parse(text)

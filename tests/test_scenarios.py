@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from baselines.evaluation.play import Arm, play
-from baselines.policies.decisions import RULES
+from paramarket_baselines.evaluation.play import Arm, play
+from paramarket_baselines.policies.decisions import RULES
 from paramarket_env.learning.data.datasets import DATASETS, Digits
 from paramarket_env.scenarios import SCENARIOS, scenario
 

@@ -13,7 +13,7 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from paramarket_env.adapters.autoreset import Advance, AutoresetBatch, DoubleBuffer, Ending
-from paramarket_env.adapters.opponents import OpponentFactories, Opponents, against_each
+from paramarket_env.adapters.opponents import Opponents, Others, against_each
 from paramarket_env.adapters.pettingzoo import ParaMarketEnv
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.actions import MaskStyle, checked_actions
@@ -35,7 +35,7 @@ class ParaMarketGymEnv(gymnasium.Env[np.ndarray, Any]):
     def __init__(
         self,
         config: MarketConfig,
-        opponents: OpponentFactories,
+        opponents: Others,
         *,
         seat: int = 0,
         render_mode: str | None = None,
@@ -106,7 +106,7 @@ class ParaMarketVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self,
         config: MarketConfig,
         num_envs: int,
-        opponents: OpponentFactories,
+        opponents: Others,
         *,
         seat: int = 0,
         device: str | torch.device = "auto",

@@ -7,14 +7,18 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import TypeIs
 
 from paramarket_env.interface.batch import MarketBatch
-from paramarket_env.interface.policy import Policy, PolicyFactory, seat_of
+from paramarket_env.interface.policy import POLICIES, Policy, PolicyFactory, seat_of
 from paramarket_env.seeding import stream
 from paramarket_env.validation import require
 
-OpponentFactories = PolicyFactory | Sequence[PolicyFactory]
-"""One policy factory for all other seats, or one for each of them in order."""
+Named = str | PolicyFactory
+"""A policy: a factory, or the textual form of one, such as ``"patient:7+fixed:3"``."""
+
+Others = Named | Sequence[Named]
+"""One policy, or several."""
 
 LEARNER = -1
 
@@ -38,26 +42,39 @@ def all_learn(num_markets: int, agents: int) -> Seating:
     return Seating((), torch.full((num_markets, agents), LEARNER))
 
 
-def against_each(num_markets: int, agents: int, opponents: OpponentFactories, seat: int) -> Seating:
-    """A seating in which the learner has the same seat in all markets."""
+def _several(opponents: Others) -> TypeIs[Sequence[Named]]:
+    return isinstance(opponents, Sequence) and not isinstance(opponents, str)
+
+
+def _policies(opponents: Others) -> list[PolicyFactory]:
+    """The factories of the given policies; raises ``ValueError`` for what is no policy."""
+    return [POLICIES.check(policy) for policy in (opponents if _several(opponents) else [opponents])]
+
+
+def against_each(num_markets: int, agents: int, opponents: Others, seat: int) -> Seating:
+    """A seating in which the learner has the same seat in all markets.
+
+    One policy plays all other seats, or several play one of them each, in order.
+    """
     require(seat in range(agents), "seat", seat, f"an integer from 0 to {agents - 1}")
-    several = list(opponents) if isinstance(opponents, Sequence) else []
-    given = [opponents] * (agents - 1) if callable(opponents) else several
-    fits = len(given) == agents - 1 and all(callable(factory) for factory in given)
-    require(fits, "opponents", opponents, f"a policy factory, or one for each of the {agents - 1} other seats")
+    policies = _policies(opponents)
+    policies *= 1 if _several(opponents) else agents - 1
+    allowed = f"a policy, or one for each of the {agents - 1} other seats"
+    require(len(policies) == agents - 1, "opponents", opponents, allowed)
     numbers = [*range(seat), LEARNER, *range(seat, agents - 1)]
-    return Seating(given, torch.tensor(numbers).expand(num_markets, -1))
+    return Seating(policies, torch.tensor(numbers).expand(num_markets, -1))
 
 
-def against_populations(num_markets: int, agents: int, populations: Sequence[PolicyFactory]) -> Seating:
+def against_populations(num_markets: int, agents: int, populations: Others) -> Seating:
     """A seating in which agent m mod N learns in market m, and one of the populations plays all other seats.
 
     The population changes after every N markets.
     """
     market = torch.arange(num_markets)
-    seats = (market // agents % len(populations)).unsqueeze(1).repeat(1, agents)
+    policies = _policies(populations)
+    seats = (market // agents % len(policies)).unsqueeze(1).repeat(1, agents)
     seats[market, market % agents] = LEARNER
-    return Seating(populations, seats)
+    return Seating(policies, seats)
 
 
 class Opponents:

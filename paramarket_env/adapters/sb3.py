@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import gymnasium
@@ -13,10 +13,9 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 from torch import Tensor
 
 from paramarket_env.adapters.autoreset import Advance, AutoresetBatch, DoubleBuffer, Ending
-from paramarket_env.adapters.opponents import Opponents, against_populations, all_learn
+from paramarket_env.adapters.opponents import Opponents, Others, against_populations, all_learn
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.actions import checked_actions
-from paramarket_env.interface.policy import PolicyFactory
 from paramarket_env.market.orders import StepRecord
 from paramarket_env.validation import require
 
@@ -51,7 +50,7 @@ class ParaMarketVecEnv(VecEnv):
         config: MarketConfig,
         num_markets: int,
         device: str | torch.device = "auto",
-        opponents: Sequence[PolicyFactory] = (),
+        opponents: Others = (),
     ) -> None:
         shape = num_markets, config.agents
         seating = against_populations(*shape, opponents) if opponents else all_learn(*shape)

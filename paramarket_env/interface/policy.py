@@ -14,6 +14,7 @@ from paramarket_env.economics.rewards import Rivalry, TrainCost
 from paramarket_env.interface.actions import Actions
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.observations import ObservationLayout
+from paramarket_env.plugins import Registry
 
 
 class Policy(Protocol):
@@ -74,6 +75,12 @@ class PolicyFactory(Protocol):
     def __call__(self, seat: Seat) -> Policy:
         """The policy for the seat. Raises ``ValueError`` if it cannot play in this market."""
         ...
+
+
+POLICIES: Registry[PolicyFactory] = Registry(
+    "policy", PolicyFactory, joined="pricing", provider="paramarket_baselines.policies.decisions"
+)
+"""The policies by name. A pricing rule follows a ``+``: ``paper+fixed(level=3)``."""
 
 
 def seat_of(batch: MarketBatch, num_markets: int) -> Seat:

@@ -12,10 +12,10 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecMonitor
 
-from baselines.policies.decisions import POLICIES
 from paramarket_env import paramarket_v0
 from paramarket_env.adapters.gymnasium import ParaMarketGymEnv
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
+from paramarket_env.interface.policy import POLICIES
 from paramarket_env.learning.merging import Linear
 from tests.helpers import digest, frozen, play_alone, priced_market, scripted, spoil
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from baselines.cli import main
-from baselines.policies.decisions import POLICIES, RULES
+from paramarket_baselines.cli import main
+from paramarket_baselines.policies.decisions import RULES
+from paramarket_env.interface.policy import POLICIES
 from paramarket_env.scenarios import SCENARIOS
 
 SMALL = [

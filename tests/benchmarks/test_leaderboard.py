@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from baselines.training import sb3
 from benchmarks import leaderboard
 from benchmarks.leaderboard import HERE, Leaderboard, _settings, entries, main, page, standings
+from paramarket_baselines.training import sb3
 from paramarket_env import scenarios
 from paramarket_env.config import MarketConfig
 from tests.helpers import tiny_market
@@ -44,7 +44,7 @@ def made(tmp_path: Path, folder: Path, out: str, *more: str) -> Path:
 
 def test_the_same_seeds_give_the_same_table_of_rules_learned_and_own_policies(tmp_path: Path) -> None:
     folder = new_entries(tmp_path / "entries", hold={"policy": "hold"}, ppo={"train": {"algo": "ppo"}})
-    (folder / "mine.py").write_text("from baselines.policies.decisions import Hold as policy\n")
+    (folder / "mine.py").write_text("from paramarket_baselines.policies.decisions import Hold as policy\n")
     first, second = (made(tmp_path, folder, out) for out in ("first", "second"))
     text = (first / "leaderboard.md").read_text()
     assert text == (second / "leaderboard.md").read_text()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from baselines.training.callbacks import METRICS
+from paramarket_baselines.training.callbacks import METRICS
 from paramarket_env.economics.clearing import REFUSALS
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.infos import INFOS, REFUSED, info_table, trade_columns

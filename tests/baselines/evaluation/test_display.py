@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.console import Console, RenderableType
 
-from baselines.evaluation.display import markdown, table
+from paramarket_baselines.evaluation.display import markdown, table
 
 ROWS = {"a name that is far too long for a narrow terminal": ["1.00 ± 0.10", "12"], "short": ["–"]}
 

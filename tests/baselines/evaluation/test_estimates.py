@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from baselines.evaluation.estimates import (
+from paramarket_baselines.evaluation.estimates import (
     MISSING,
     STATISTICS,
     Estimate,

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 import torch
 
-from baselines.evaluation.federated import average
-from baselines.evaluation.play import PAPER_ARMS, RULE_ARMS, Arm, closed, play
-from baselines.policies.decisions import RULES, Paper
+from paramarket_baselines.evaluation.federated import average
+from paramarket_baselines.evaluation.play import PAPER_ARMS, RULE_ARMS, Arm, closed, play
+from paramarket_baselines.policies.decisions import RULES, Paper
 from paramarket_env.scenarios import digits
 from tests.helpers import new_engine, orders, priced_market, tiny_market
 

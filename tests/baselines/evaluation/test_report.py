@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from baselines.evaluation.play import Arm, Episode, play
-from baselines.evaluation.report import MEASURES, draw_curves, per_seed, summarise, summary_table
+from paramarket_baselines.evaluation.play import Arm, Episode, play
+from paramarket_baselines.evaluation.report import MEASURES, draw_curves, per_seed, summarise, summary_table
 from tests.baselines.evaluation.test_display import printed
 from tests.helpers import priced_market
 

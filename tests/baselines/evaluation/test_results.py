@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from baselines.evaluation.estimates import Estimate
-from baselines.evaluation.results import claim_folder, machine, plain, provenance, write_json, write_results
+from paramarket_baselines.evaluation.estimates import Estimate
+from paramarket_baselines.evaluation.results import claim_folder, machine, plain, provenance, write_json, write_results
 from paramarket_env.market.engine import resolve_device
 from tests.helpers import priced_market
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from baselines.cli import main
-from baselines.evaluation.play import Arm, play
-from baselines.evaluation.statistics import (
+from paramarket_baselines.cli import main
+from paramarket_baselines.evaluation.play import Arm, play
+from paramarket_baselines.evaluation.statistics import (
     POPULATIONS,
     compare_with_random,
     estimates_table,
@@ -18,9 +18,9 @@ from baselines.evaluation.statistics import (
     scores,
     summary,
 )
-from baselines.evaluation.welfare import returns
-from baselines.policies.decisions import POLICIES
-from baselines.training.sb3 import TRAINING_OPPONENTS
+from paramarket_baselines.evaluation.welfare import returns
+from paramarket_baselines.training.sb3 import TRAINING_OPPONENTS
+from paramarket_env.interface.policy import POLICIES
 from tests.baselines.evaluation.test_display import printed
 from tests.baselines.test_cli import SMALL, assert_refused
 from tests.helpers import priced_market

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from baselines.evaluation.play import Arm, Episode, closed, play
-from baselines.evaluation.welfare import WELFARE, gini, hindsight_revenue, returns, welfare
+from paramarket_baselines.evaluation.play import Arm, Episode, closed, play
+from paramarket_baselines.evaluation.welfare import WELFARE, gini, hindsight_revenue, returns, welfare
 from paramarket_env.config import EconomyConfig
 from paramarket_env.economics.clearing import REFUSALS
 from tests.helpers import priced_market

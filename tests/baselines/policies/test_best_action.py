@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from baselines.evaluation.play import Arm, play
-from baselines.policies.best_action import BestAction
+from paramarket_baselines.evaluation.play import Arm, play
+from paramarket_baselines.policies.best_action import BestAction
 from paramarket_env.config import ActionMode
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.policy import seat_of

@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from baselines.policies.decisions import (
-    POLICIES,
+from paramarket_baselines.policies.decisions import (
     RULES,
     Greedy,
     Hold,
@@ -24,10 +23,19 @@ from baselines.policies.decisions import (
     RulePolicy,
     Train,
 )
-from baselines.policies.pricing import PRICING, Bayesian, Bounds, CostPlus, Fixed, PricingRule, RandomPrice, Thompson
+from paramarket_baselines.policies.pricing import (
+    PRICING,
+    Bayesian,
+    Bounds,
+    CostPlus,
+    Fixed,
+    PricingRule,
+    RandomPrice,
+    Thompson,
+)
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.batch import MarketBatch
-from paramarket_env.interface.policy import Policy, PolicyFactory, Seat, seat_of
+from paramarket_env.interface.policy import POLICIES, Policy, PolicyFactory, Seat, seat_of
 from paramarket_env.learning.merging import Linear
 from paramarket_env.market.orders import Orders
 from paramarket_env.seeding import stream
@@ -337,7 +345,7 @@ def test_a_text_that_names_no_policy_is_refused_with_those_that_exist(text: str,
 def test_rules_do_without_stable_baselines() -> None:
     code = (
         "import sys\n"
-        "from baselines.policies.decisions import POLICIES\n"
+        "from paramarket_env.interface.policy import POLICIES\n"
         "POLICIES.parse('patient:3+bayesian'), POLICIES.parse('learned:nowhere')\n"
         "assert not {'stable_baselines3', 'sb3_contrib', 'paramarket_env.adapters.sb3'} & set(sys.modules)\n"
     )

@@ -15,9 +15,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecMonitor, VecNormalize
 
-from baselines.evaluation.play import Arm, play
-from baselines.policies.learned import Learned, Normaliser, algorithm, save_policy
-from baselines.training.sb3 import Plan, learn
+from paramarket_baselines.evaluation.play import Arm, play
+from paramarket_baselines.policies.learned import Learned, Normaliser, algorithm, save_policy
+from paramarket_baselines.training.sb3 import Plan, learn
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.batch import MarketBatch

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from baselines.cli import main
-from baselines.evaluation.play import Arm, play
-from baselines.policies.decisions import POLICIES
-from baselines.policies.pricing import PRICING
+from paramarket_baselines.cli import main
+from paramarket_baselines.evaluation.play import Arm, play
+from paramarket_baselines.policies.pricing import PRICING
+from paramarket_env.interface.policy import POLICIES
 from tests.baselines.policies.test_decisions import OFFERS, seat, seated, trace, wants
 from tests.baselines.test_cli import SMALL
 from tests.helpers import priced_market
 
-POLICY = "from baselines.policies.decisions import Greedy\n\ndef policy(seat):\n    return Greedy()(seat)\n"
+POLICY = "from paramarket_baselines.policies.decisions import Greedy\n\ndef policy(seat):\n    return Greedy()(seat)\n"
 CONFIGURED_POLICY = """
-from baselines.policies.decisions import Patient
+from paramarket_baselines.policies.decisions import Patient
 from paramarket_env.validation import configuration
 
 @configuration
@@ -28,7 +28,7 @@ class policy:
 """
 RULE = """
 import torch
-from baselines.policies.pricing import PricingRule
+from paramarket_baselines.policies.pricing import PricingRule
 from paramarket_env.validation import configuration
 
 @configuration

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from baselines.evaluation.play import Arm, play
-from baselines.policies.pricing import (
+from paramarket_baselines.evaluation.play import Arm, play
+from paramarket_baselines.policies.pricing import (
     PRICING,
     VERB_POSTING_PERIOD,
     Bayesian,
@@ -26,7 +26,7 @@ from baselines.policies.pricing import (
     Thompson,
     posted_levels,
 )
-from baselines.policies.pricing.bayesian import sales_to_third_parties
+from paramarket_baselines.policies.pricing.bayesian import sales_to_third_parties
 from paramarket_env.config import MarketConfig
 from paramarket_env.economics.clearing import MECHANISMS
 from paramarket_env.economics.pricing import drift, uniform_belief, update_belief

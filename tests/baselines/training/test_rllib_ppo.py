@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from baselines.evaluation.statistics import compare_with_random
-from baselines.policies.best_action import BestAction
+from paramarket_baselines.evaluation.statistics import compare_with_random
+from paramarket_baselines.policies.best_action import BestAction
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.policy import seat_of
 from paramarket_env.learning.training import SGD
 from tests.helpers import tiny_market
 
 pytest.importorskip("ray.rllib")
-rllib_ppo = pytest.importorskip("baselines.training.rllib_ppo")
+rllib_ppo = pytest.importorskip("paramarket_baselines.training.rllib_ppo")
 
 # Nobody's offer is worth anything yet, and to hold gains nothing: to train is the one action that pays.
 CONFIG = tiny_market(max_cycles=1, optimizer=SGD(lr=0.2), opens_at=1, endowment="iid")

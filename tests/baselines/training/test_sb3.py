@@ -12,15 +12,14 @@ import pandas as pd
 import pytest
 import torch
 
-from baselines.cli import main
-from baselines.policies.decisions import POLICIES
-from baselines.policies.learned import ALGORITHMS, POLICY_FILES, algorithm
-from baselines.training import callbacks, sb3
-from baselines.training.sb3 import SETTINGS, TRAINING_OPPONENTS, TRAINING_SEEDS, TUNED, Plan, learn, tuned
+from paramarket_baselines.cli import main
+from paramarket_baselines.policies.learned import ALGORITHMS, POLICY_FILES, algorithm
+from paramarket_baselines.training import callbacks, sb3
+from paramarket_baselines.training.sb3 import SETTINGS, TRAINING_OPPONENTS, TRAINING_SEEDS, TUNED, Plan, learn, tuned
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.batch import MarketBatch
-from paramarket_env.interface.policy import seat_of
+from paramarket_env.interface.policy import POLICIES, seat_of
 from paramarket_env.learning.data.endowments import Complementary
 from paramarket_env.learning.training import SGD
 from paramarket_env.scenarios import SCENARIOS

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from baselines.evaluation.play import Arm, play
-from baselines.policies.best_action import BestAction
+from paramarket_baselines.evaluation.play import Arm, play
+from paramarket_baselines.policies.best_action import BestAction
 from paramarket_env import paramarket_v0
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.learning.training import SGD
@@ -20,7 +20,7 @@ from tests.helpers import priced_market, tiny_market
 
 pytest.importorskip("torchrl")
 
-from baselines.training import torchrl_ppo as ppo
+from paramarket_baselines.training import torchrl_ppo as ppo
 
 MODES = ("verb", "round")
 

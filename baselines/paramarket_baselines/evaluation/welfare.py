@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from baselines.evaluation.play import Episode
-from baselines.evaluation.report import Measure
+from paramarket_baselines.evaluation.play import Episode
+from paramarket_baselines.evaluation.report import Measure
 from paramarket_env.config import EconomyConfig
 from paramarket_env.interface.infos import REFUSED
 

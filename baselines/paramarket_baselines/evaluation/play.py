@@ -11,13 +11,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from baselines.evaluation.federated import average
-from baselines.policies.decisions import POLICIES, RULES
+from paramarket_baselines.evaluation.federated import average
+from paramarket_baselines.policies.decisions import RULES
 from paramarket_env.config import MarketConfig
 from paramarket_env.economics.clearing import WITHHELD
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.infos import REFUSED, trade_columns
-from paramarket_env.interface.policy import Policy, PolicyFactory, seat_of
+from paramarket_env.interface.policy import POLICIES, Policy, PolicyFactory, seat_of
 from paramarket_env.market.orders import StepRecord
 from paramarket_env.seeding import as_seeds, stream
 from paramarket_env.validation import require

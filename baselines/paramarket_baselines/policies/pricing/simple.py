@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from baselines.policies.pricing.rule import (
+from paramarket_baselines.policies.pricing.rule import (
     PRICING,
     Fields,
     Memory,

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from baselines.policies.pricing.rule import PRICING, Fields, Memory, PricingRule, posted_levels, rival_cost
+from paramarket_baselines.policies.pricing.rule import PRICING, Fields, Memory, PricingRule, posted_levels, rival_cost
 from paramarket_env.economics.mechanisms import Posted
 from paramarket_env.economics.pricing import (
     bayesian_price,

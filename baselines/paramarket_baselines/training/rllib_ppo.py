@@ -1,4 +1,4 @@
-"""RLlib's PPO on one machine or on a Ray cluster: ``python -m baselines.training.rllib_ppo``.
+"""RLlib's PPO on one machine or on a Ray cluster: ``python -m paramarket_baselines.training.rllib_ppo``.
 
 All agents of all markets share one policy. The env runners play the markets on their nodes, and the driver learns.
 """
@@ -22,11 +22,11 @@ try:
 except ImportError as error:
     raise ImportError("RLlib is not installed: pip install 'paramarket-env[rllib]'") from error
 
-from baselines.evaluation.display import new_console
-from baselines.evaluation.statistics import compare_with_random
-from baselines.policies.best_action import BestAction
-from baselines.training.options import SelfPlayOptions
-from baselines.training.rllib_policy import SharedPolicy, model_config
+from paramarket_baselines.evaluation.display import new_console
+from paramarket_baselines.evaluation.statistics import compare_with_random
+from paramarket_baselines.policies.best_action import BestAction
+from paramarket_baselines.training.options import SelfPlayOptions
+from paramarket_baselines.training.rllib_policy import SharedPolicy, model_config
 from paramarket_env import paramarket_v0
 from paramarket_env.config import MarketConfig
 from paramarket_env.validation import require

@@ -1,4 +1,4 @@
-"""TorchRL's PPO learns to trade: ``python -m baselines.training.torchrl_ppo``.
+"""TorchRL's PPO learns to trade: ``python -m paramarket_baselines.training.torchrl_ppo``.
 
 All agents of all markets share one actor and one critic, and play against each other. Every iteration plays one episode
 of every market and learns from it. At the end the policy is compared with random play on held-out seeds.
@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 from torch.nn.functional import pad
 
-from baselines.evaluation.display import COLUMNS, new_console
-from baselines.evaluation.statistics import compare_with_random
-from baselines.policies.best_action import BestAction
-from baselines.training.options import SelfPlayOptions
+from paramarket_baselines.evaluation.display import COLUMNS, new_console
+from paramarket_baselines.evaluation.statistics import compare_with_random
+from paramarket_baselines.policies.best_action import BestAction
+from paramarket_baselines.training.options import SelfPlayOptions
 from paramarket_env import paramarket_v0
 from paramarket_env.config import MarketConfig
 

@@ -12,8 +12,8 @@ from ray.rllib.core.rl_module.apis.value_function_api import ValueFunctionAPI
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor, nn
 
-from baselines.evaluation.play import Arm, play
-from baselines.policies.learned import Normaliser
+from paramarket_baselines.evaluation.play import Arm, play
+from paramarket_baselines.policies.learned import Normaliser
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.batch import MarketBatch
 

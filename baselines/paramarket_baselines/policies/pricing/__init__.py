@@ -1,7 +1,14 @@
 """Pricing rules: they choose a seller's asks from its observations."""
 
-from baselines.policies.pricing.bayesian import Bayesian, Bounds, History, Omniscient, OptimalPrice, RivalAware
-from baselines.policies.pricing.rule import (
+from paramarket_baselines.policies.pricing.bayesian import (
+    Bayesian,
+    Bounds,
+    History,
+    Omniscient,
+    OptimalPrice,
+    RivalAware,
+)
+from paramarket_baselines.policies.pricing.rule import (
     PRICING,
     VERB_POSTING_PERIOD,
     Fields,
@@ -12,7 +19,7 @@ from baselines.policies.pricing.rule import (
     cycle_of,
     posted_levels,
 )
-from baselines.policies.pricing.simple import CostPlus, Fixed, RandomPrice, Thompson
+from paramarket_baselines.policies.pricing.simple import CostPlus, Fixed, RandomPrice, Thompson
 
 __all__ = [
     "PRICING",

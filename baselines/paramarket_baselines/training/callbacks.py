@@ -11,8 +11,8 @@ import pandas as pd
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
-from baselines.evaluation.statistics import evaluate
-from baselines.policies.learned import POLICY_FILES
+from paramarket_baselines.evaluation.statistics import evaluate
+from paramarket_baselines.policies.learned import POLICY_FILES
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.config import MarketConfig
 

@@ -11,9 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from baselines.evaluation.display import table
-from baselines.evaluation.estimates import Summary, student_mean
-from baselines.evaluation.play import Episode
+from paramarket_baselines.evaluation.display import table
+from paramarket_baselines.evaluation.estimates import Summary, student_mean
+from paramarket_baselines.evaluation.play import Episode
 
 
 @dataclass(frozen=True)

@@ -26,19 +26,18 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from baselines.evaluation import statistics
-from baselines.evaluation.display import COLUMNS, new_console
-from baselines.evaluation.play import PAPER_ARMS, RULE_ARMS, Arm, Episode, play
-from baselines.evaluation.report import LEGEND, draw_curves, per_seed, summarise, summary_table
-from baselines.evaluation.results import claim_folder, provenance, write_results
-from baselines.evaluation.statistics import ESTIMATES_LEGEND, POPULATIONS, estimates_table, summary
-from baselines.evaluation.welfare import WELFARE, WELFARE_LEGEND, welfare
-from baselines.policies.decisions import POLICIES
-from baselines.policies.learned import algorithm
-from baselines.training.sb3 import Plan, learn, tuned
+from paramarket_baselines.evaluation import statistics
+from paramarket_baselines.evaluation.display import COLUMNS, new_console
+from paramarket_baselines.evaluation.play import PAPER_ARMS, RULE_ARMS, Arm, Episode, play
+from paramarket_baselines.evaluation.report import LEGEND, draw_curves, per_seed, summarise, summary_table
+from paramarket_baselines.evaluation.results import claim_folder, provenance, write_results
+from paramarket_baselines.evaluation.statistics import ESTIMATES_LEGEND, POPULATIONS, estimates_table, summary
+from paramarket_baselines.evaluation.welfare import WELFARE, WELFARE_LEGEND, welfare
+from paramarket_baselines.policies.learned import algorithm
+from paramarket_baselines.training.sb3 import Plan, learn, tuned
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.batch import MarketBatch
-from paramarket_env.interface.policy import seat_of
+from paramarket_env.interface.policy import POLICIES, seat_of
 from paramarket_env.market.engine import Engine, resolve_device
 from paramarket_env.market.orders import StepRecord
 from paramarket_env.plugins import REGISTRIES, Registry, usage

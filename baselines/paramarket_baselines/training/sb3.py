@@ -21,10 +21,9 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
-from baselines.evaluation.results import provenance
-from baselines.policies.decisions import POLICIES
-from baselines.policies.learned import MASKABLE, algorithm, save_policy
-from baselines.training.callbacks import EvalCallback, MarketMetrics, OnRollout, Progress
+from paramarket_baselines.evaluation.results import provenance
+from paramarket_baselines.policies.learned import MASKABLE, algorithm, save_policy
+from paramarket_baselines.training.callbacks import EvalCallback, MarketMetrics, OnRollout, Progress
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.config import Count, MarketConfig
 from paramarket_env.interface.actions import VerbActions
@@ -137,7 +136,7 @@ def learn(
     plan.to_dict()  # refuse a plug-in without a name now, not when the first checkpoint is kept
     if resume:
         _require_same(plan, checkpoint)
-    vec_env = ParaMarketVecEnv(plan.config, plan.num_markets, device, [POLICIES.parse(name) for name in plan.against])
+    vec_env = ParaMarketVecEnv(plan.config, plan.num_markets, device, plan.against)
     env, model = _continued(kind, vec_env, checkpoint) if resume else _new(kind, vec_env, plan)
     vec_env.seed(TRAINING_SEEDS + plan.seed * 2**20 + model.num_timesteps)
     model.set_logger(configure(str(folder / "log" / f"from-{model.num_timesteps}"), _formats()))

@@ -13,16 +13,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from baselines.policies.learned import Learned
-from baselines.policies.pricing import PRICING, Bayesian, Fields, PricingRule, Seller, cycle_of
-from paramarket_env.interface.policy import Policy, PolicyFactory, Seat
+from paramarket_baselines.policies.learned import Learned
+from paramarket_baselines.policies.pricing import PRICING, Bayesian, Fields, PricingRule, Seller, cycle_of
+from paramarket_env.interface.policy import POLICIES, Policy, Seat
 from paramarket_env.market.orders import Orders
-from paramarket_env.plugins import Registry
 from paramarket_env.seeding import stream, uniform
 from paramarket_env.validation import configuration
-
-POLICIES: Registry[PolicyFactory] = Registry("policy", PolicyFactory, joined="pricing")
-"""The policies by name. A pricing rule follows a ``+``: ``paper+fixed(level=3)``."""
 
 Pricing = Annotated[PricingRule, PRICING] | None
 

@@ -1,7 +1,7 @@
 """Evaluation of policies: each one plays in every seat against every population, on the same seeds.
 
 In the terms of Agarwal et al. (2021), a task is a seat against a population, and a run is a seed. Their statistics are
-in :mod:`baselines.evaluation.estimates`.
+in :mod:`paramarket_baselines.evaluation.estimates`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import pandas as pd
 import torch
 from rich.console import Group
 
-from baselines.evaluation.display import table
-from baselines.evaluation.estimates import (
+from paramarket_baselines.evaluation.display import table
+from paramarket_baselines.evaluation.estimates import (
     STATISTICS,
     Estimate,
     Scores,
@@ -22,11 +22,10 @@ from baselines.evaluation.estimates import (
     bootstrap,
     probability_of_improvement,
 )
-from baselines.evaluation.play import Arm, Episode, closed, play
-from baselines.evaluation.welfare import returns
-from baselines.policies.decisions import POLICIES
+from paramarket_baselines.evaluation.play import Arm, Episode, closed, play
+from paramarket_baselines.evaluation.welfare import returns
 from paramarket_env.config import MarketConfig
-from paramarket_env.interface.policy import PolicyFactory
+from paramarket_env.interface.policy import POLICIES, PolicyFactory
 from paramarket_env.validation import require
 
 POPULATIONS = ("train", "paper", "patient", "greedy", "random")
