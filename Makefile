@@ -2,7 +2,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-slow lint format docs check
+.PHONY: run test test-slow test-lowest lint format docs check
 
 $(BIN)/paramarket: pyproject.toml
 	python3 -m venv $(VENV)
@@ -16,6 +16,12 @@ test: $(BIN)/paramarket      ## the default tests
 
 test-slow: $(BIN)/paramarket ## the tests that take minutes
 	$(BIN)/pytest -m slow
+
+test-lowest: $(BIN)/paramarket ## the default tests with the oldest versions that pyproject.toml allows
+	$(BIN)/pip install -q uv
+	$(BIN)/uv venv --clear .venv-lowest
+	$(BIN)/uv pip install --python .venv-lowest --resolution lowest-direct -e '.[test]'
+	.venv-lowest/bin/pytest -W ignore::DeprecationWarning  # of old packages that meet newer ones
 
 lint: $(BIN)/paramarket      ## style and types
 	$(BIN)/ruff check

@@ -86,7 +86,16 @@ def test_settling_leaves_the_balances_before_as_they_were() -> None:
 
 @pytest.mark.parametrize(
     ("fee", "price", "kept"),
-    [(0.0, 99, 0), (0.5, 9, 4), (0.25, 7, 1), (0.25, 3, 0), (0.05, 200, 10), (0.999, 1000, 999), (0.999, 1, 0)],
+    [
+        (0.0, 99, 0),
+        (0.5, 9, 4),
+        (0.25, 7, 1),
+        (0.25, 3, 0),
+        (0.05, 200, 10),
+        (0.29, 100, 29),
+        (0.999, 1000, 999),
+        (0.999, 1, 0),
+    ],
 )
 def test_the_broker_keeps_its_share_in_whole_ticks_and_the_seller_gets_the_rest(
     fee: float, price: int, kept: int
@@ -143,7 +152,9 @@ def test_a_fee_is_the_share_of_the_price_rounded_down_as_far_as_a_float_counts(
     balances, sellers, paid = case[0], case[1], case[2] % 2**50
     settled = settle(balances, sellers, paid, fee)
     for market, (to, prices) in enumerate(zip(sellers.tolist(), paid.tolist(), strict=True)):
-        kept = [floor(fee * price) if seller >= 0 else 0 for seller, price in zip(to, prices, strict=True)]
+        # 0.29 of 100 is 29, although the product of these floats is just below.
+        due = [floor(price * fee * (1 + 2**-52)) for price in prices]
+        kept = [share if seller >= 0 else 0 for seller, share in zip(to, due, strict=True)]
         assert int(settled.fees[market]) == sum(kept)
         for agent, received in enumerate(settled.received[market].tolist()):
             assert received == sum(prices[i] - kept[i] for i, seller in enumerate(to) if seller == agent)
