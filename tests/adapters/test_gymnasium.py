@@ -185,35 +185,46 @@ def test_spaces_and_metadata_are_complete() -> None:
     assert np.array_equal(infos["action_mask"], vector._autoreset.mask[:, SEAT].numpy().astype(np.int8))
 
 
-def test_observations_and_masks_lie_in_two_buffers_in_turn() -> None:
-    vector = new_vector()
-    observation, infos = vector.reset()
-    seen, masks = [observation], [infos["action_mask"]]
-    for _ in range(3):
-        observation, *_, infos = vector.step(np.ones(3, int))
-        seen.append(observation)
-        masks.append(infos["action_mask"])
-    for arrays in (seen, masks):
-        assert np.shares_memory(arrays[0], arrays[2])
-        assert np.shares_memory(arrays[1], arrays[3])
-        assert not np.shares_memory(arrays[0], arrays[1])
+def test_the_market_reads_no_array_that_it_handed_out() -> None:
+    one, other = new_vector(), new_vector()
+    one.reset(seed=0)[0][:] = np.nan
+    other.reset(seed=0)
+    for _ in range(7):
+        returned, expected = one.step(np.full(3, 2)), other.step(np.full(3, 2))
+        assert digest(list(returned[:4])) == digest(list(expected[:4]))
+        for array in (returned[0], returned[4]["action_mask"]):
+            array[:] = 0
 
 
-def test_the_infos_of_a_step_outlive_the_next() -> None:
-    vector = new_vector(opponents="train", max_cycles=3, budget=5)  # too little for any purchase
-    kept = [vector.reset(seed=0)[1]]
-    before = [infos_digest(kept[0])]
-    for _ in range(5):
-        kept.append(vector.step(np.full(3, 2))[4])
-        before.append(infos_digest(kept[-1]))
-    assert kept[1]["refused"].tolist() == [1] * 3
-    assert "final_info" in kept[3]
-    assert [infos_digest(infos) for infos in kept] == before
+@pytest.mark.parametrize("style", ["tuple", "flat", "none"])
+@pytest.mark.parametrize("mode", MODES)
+def test_masks_are_those_of_gymnasiums_own_vector_in_every_style(mode: str, style: Any) -> None:
+    singles = SyncVectorEnv([partial(new_env, mode, mask_style=style)] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
+    vector = ParaMarketVectorEnv(
+        priced_market(action_mode=mode), 2, OPPONENTS, seat=SEAT, device="cpu", mask_style=style
+    )
+    infos, expected = (env.reset(seed=[1, 2])[1] for env in (vector, singles))
+    for _ in range(7):
+        assert ("action_mask" in infos) == (style != "none")
+        assert set(infos) == set(expected)
+        for one, other in zip((infos, infos.get("final_info", {})), (expected, expected.get("final_info", {})), strict=True):
+            assert digest(list(one.get("action_mask", ()))) == digest(list(other.get("action_mask", ())))
+        infos, expected = (env.step(np.zeros(env.action_space.shape, int))[4] for env in (vector, singles))  # type: ignore[attr-defined]
 
 
-def infos_digest(infos: dict[str, Any]) -> str:
-    """A hash of infos but for the mask, which lies in a buffer."""
-    return digest({**infos, "final_obs": list(infos.get("final_obs", ())), "action_mask": 0})
+@pytest.mark.parametrize("render_mode", ["ansi", "ansi_list"])
+def test_every_market_is_rendered_as_it_is_alone(render_mode: str) -> None:
+    singles = SyncVectorEnv([partial(new_env, render_mode=render_mode)] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
+    vector = ParaMarketVectorEnv(priced_market(), 2, OPPONENTS, seat=SEAT, device="cpu", render_mode=render_mode)
+    vector.reset(seed=[1, 2])
+    singles.reset(seed=[1, 2])
+    for step in range(8):
+        if step % 3 == 0:
+            assert vector.render() == singles.render()
+        vector.step(np.ones(2, int))
+        singles.step(np.ones(2, int))
+    assert vector.render()[0] != vector.render()[1]
+    vector.close()
 
 
 def test_gymnasiums_wrappers_take_it() -> None:

@@ -12,7 +12,8 @@ import torch
 from paramarket_env.adapters.pettingzoo import ParaMarketEnv
 from paramarket_env.learning.training import SGD, Adam
 from paramarket_env.market.engine import Engine
-from paramarket_env.market.snapshot import fork, load, save, snapshot
+from paramarket_env.market.saved import load, restore, save
+from paramarket_env.market.snapshot import fork, snapshot
 from paramarket_env.market.state import MarketState, tree_map, write_rows
 from tests.helpers import digest, frozen, leaves, new_engine, priced_market, random_actions, random_orders
 
@@ -59,11 +60,15 @@ def test_a_copy_shares_no_memory_and_stays_as_it_is() -> None:
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_file_brings_a_market_back_to_the_bit(optimizer: dict[str, Any], tmp_path: Path) -> None:
     engine = midway(**optimizer)
-    save(engine.state, tmp_path / "market.pt")
+    save(engine, tmp_path / "market.pt")
     before = frozen(engine.state)
-    loaded = load(tmp_path / "market.pt")
-    assert frozen(loaded) == before
-    assert go_on(engine, loaded) == go_on(engine, load(tmp_path / "market.pt")) != before
+    after = go_on(engine, engine.state)
+    other = Engine(engine.config, 2, "cpu")
+    for restored in (engine, other):
+        load(restored, tmp_path / "market.pt")
+        assert frozen(restored.state) == before
+        assert go_on(restored, restored.state) == after != before
+    assert [file.name for file in tmp_path.iterdir()] == ["market.pt"]
 
 
 def test_a_fork_repeats_and_picks_markets() -> None:
