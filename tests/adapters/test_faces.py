@@ -19,7 +19,7 @@ from torch import Tensor
 
 from paramarket_env import paramarket_v0
 from paramarket_env.config import MarketConfig
-from paramarket_env.economics.pricing import PRICING_RULES
+from paramarket_baselines.policies.pricing.rule import PRICING
 from paramarket_env.interface.policy import POLICIES
 from tests.helpers import digest, priced_market, spoil
 
@@ -51,11 +51,13 @@ class Player:
 
     def __init__(self, env: Any, name: str) -> None:
         self.env, self.name, self.rng = env, name, np.random.default_rng(0)
-        self.over = True
+        self.over, self.trains = True, False
 
     def _action(self, *rows: int) -> np.ndarray:
         nvec = self.env.market_batch.actions.nvec
-        return self.rng.integers(nvec[0] if len(nvec) == 1 else nvec, size=(*rows, *((len(nvec),) * (len(nvec) > 1))))
+        drawn = self.rng.integers([2, *(1,) * (len(nvec) - 1)] if self.trains else nvec, size=(*rows, len(nvec)))
+        drawn[..., 0] |= self.trains
+        return drawn if len(nvec) > 1 else drawn[..., 0]
 
     def seed(self, seed: Any) -> None:
         """Begin an episode with this seed."""
@@ -150,6 +152,7 @@ def test_what_was_handed_out_never_changes(
     for step in range(14 if name != "env" else 40):
         if step == 5:
             spoil(player.env.market_batch.engine, 0, 0)
+        player.trains = step in range(5, 9)  # the broken network is evaluated as soon as it has trained
         kept += [(array, array.tobytes()) for array in arrays(player.step())]
     assert len(kept) > 30
     assert all(array.tobytes() == before for array, before in kept)
@@ -181,8 +184,7 @@ def test_episodes_with_and_without_copies_are_the_same(name: str, mode: str) -> 
 
 @pytest.mark.parametrize("name", FACES)
 def test_the_layout_and_the_offers_have_the_same_names_everywhere(name: str) -> None:
-    env = new(name, parameter_sets="layers")
-    expected = paramarket_v0.parallel_env(priced_market(), device="cpu", parameter_sets="layers")
+    env, expected = (new(face, parameter_sets="layers") for face in (name, "parallel_env"))
     assert env.layout.table() == expected.layout.table()
     prefix = "market_1/" if name == "rllib_env" else ""
     offers = [(f"{prefix}{seller}", good) for seller, good in expected.offers("trader_1")]
@@ -220,7 +222,7 @@ def test_every_function_shows_its_parameters_and_takes_the_scenario_by_position(
     assert all(f"`{one.name}`" in documented for one in others)
     if name not in ("torchrl_env", "rllib_env"):
         env = getattr(paramarket_v0, name)("digits-short", device="cpu")
-        assert env.market_batch.config.max_cycles == 10
+        assert env.market_batch.config.max_cycles == 12
 
 
 # --- seeds -----------------------------------------------------------------------------------------------------------
@@ -300,7 +302,7 @@ def test_a_copy_of_an_environment_goes_on_as_the_original(name: str, copied: str
 
 def named_policies() -> list[str]:
     """The name of every policy that needs no file, and of every pricing rule with one."""
-    rules = [f"patient+{rule}" for rule in PRICING_RULES]
+    rules = [f"patient+{rule}" for rule in PRICING]
     return [name for name in POLICIES if name != "learned"] + rules
 
 
