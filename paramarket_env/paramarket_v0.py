@@ -245,9 +245,7 @@ def parallel_env(
     ``FileNotFoundError`` if the data is missing.
     """
     config = _config(scenario, changes)
-    return ParaMarketEnv(
-        config, render_mode=render_mode, device=device, mask_style=mask_style, state_style=state_style
-    )
+    return ParaMarketEnv(config, render_mode=render_mode, device=device, mask_style=mask_style, state_style=state_style)
 
 
 def env(
@@ -283,7 +281,7 @@ def gym_env(
     render_mode: str | None = None,
     device: str | torch.device = "auto",
     mask_style: MaskStyle = "tuple",
-    copy: bool = True,  # noqa: ARG001  # for gymnasium.make_vec; the arrays of a single environment are always new
+    copy: bool = True,  # for gymnasium.make_vec; the arrays of a single environment are always new
     **changes: Any,
 ) -> ParaMarketGymEnv:
     """One seat of the market as a Gymnasium environment. Raises the errors of :func:`parallel_env`."""

@@ -67,7 +67,7 @@ def as_seeds(seeds: int | Iterable[int], num_markets: int, device: torch.device)
 
 def _checked_seed(seed: Any) -> int:
     """The seed as a Python integer."""
-    value = seed.tolist() if isinstance(seed, (np.generic, np.ndarray, Tensor)) else seed
+    value: Any = seed.tolist() if isinstance(seed, (np.generic, np.ndarray, Tensor)) else seed
     fits = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
     require(fits, "seed", seed, "an integer within [0, 2**63)")
     return int(value)

@@ -181,7 +181,21 @@ def test_two_seeds_have_no_market_in_common() -> None:
     assert len(seeds.unique()) == len(seeds)
 
 
-NO_SEEDS = [1.7, 3.0, True, np.bool_(True), "3", b"3", float("nan"), np.float64(3), None, object(), 2**70, [3, True], [1.5]]
+NO_SEEDS = [
+    1.7,
+    3.0,
+    True,
+    np.bool_(True),
+    "3",
+    b"3",
+    float("nan"),
+    np.float64(3),
+    None,
+    object(),
+    2**70,
+    [3, True],
+    [1.5],
+]
 
 
 @pytest.mark.parametrize("given", NO_SEEDS, ids=repr)

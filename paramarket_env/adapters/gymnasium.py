@@ -217,7 +217,9 @@ class ParaMarketVectorEnv(_GymFace, VectorEnv[np.ndarray, np.ndarray, np.ndarray
         self._opponents.reset()
         for renderer in self._renderers:
             renderer.begin()
-        return self._observations(), _with_flags(self._infos(self.market_batch.infos()), np.ones(self.num_envs, dtype=np.bool_))
+        return self._observations(), _with_flags(
+            self._infos(self.market_batch.infos()), np.ones(self.num_envs, dtype=np.bool_)
+        )
 
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Advance all markets by one step.

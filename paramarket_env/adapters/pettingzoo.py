@@ -66,8 +66,8 @@ class ParaMarketEnv(Face, ParallelEnv[str, np.ndarray, Any]):  # type: ignore[mi
         self.agents: list[str] = []
         self.observation_spaces = {agent: self.layout.space() for agent in self.possible_agents}
         self.action_spaces = {agent: self.market_batch.actions.space() for agent in self.possible_agents}
-        bounds = (np.tile(bound, (config.agents, 1)) for bound in (self.layout.low, self.layout.high))
-        self.state_space = spaces.Box(*(self._styled(bound) for bound in bounds), dtype=np.float32)
+        low, high = (np.tile(bound, (config.agents, 1)) for bound in (self.layout.low, self.layout.high))
+        self.state_space = spaces.Box(self._styled(low), self._styled(high), dtype=np.float32)
 
     @property
     def history(self) -> History:

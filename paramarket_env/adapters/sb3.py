@@ -40,9 +40,9 @@ class ParaMarketVecEnv(Face, VecEnv):
     saves one copy per step. They never change then either, but must not be written to.
 
     **Seeds.** The seed of each market's next episode is hashed from ``s`` and the market's index by ``seed(s)``
-    (``PPO(seed=s)``). So different ``s`` have no market in common, whereas Stable-Baselines3's ``s + r`` for row r would
-    share most of them. ``seed([...])`` gives each market its seed. The seed of each further episode follows from the
-    last.
+    (``PPO(seed=s)``). So different ``s`` have no market in common. With Stable-Baselines3's seeds, ``s + r`` for row r,
+    neighbours would share most of them. ``seed([...])`` gives each market its seed. The seed of each further episode
+    follows from the last.
     """
 
     record: StepRecord
@@ -72,8 +72,9 @@ class ParaMarketVecEnv(Face, VecEnv):
     def seed(self, seed: int | Iterable[int] | None = None) -> list[int]:
         """Seed the next reset (see the class), and return the seed of each row's market."""
         seeds = self.market_batch.next_seeds(seed)
-        self._seeds = seeds.repeat_interleave(self._rows_of_a_market).tolist()
-        return list(self._seeds)
+        of_rows: list[int] = seeds.repeat_interleave(self._rows_of_a_market).tolist()
+        self._seeds = [*of_rows]
+        return of_rows
 
     def reset(self) -> np.ndarray:
         """Begin new episodes in all markets. Returns observations, float32 ``[rows, D]``. Options must be empty."""

@@ -77,8 +77,8 @@ class History:
             verbs = _verbs(record, row)
             columns = [column.tolist() for column in trade_columns(record, market_batch.set_names).values()]
             self.trades += [Trade(cycle, *trade) for market, *trade in zip(*columns, strict=True) if market == row]
-        numbers = (column[row].tolist() for column in (state.loss, state.balance, asks))
-        self.frames.append(Frame(cycle, *numbers, verbs))
+        losses, balances = state.loss[row].tolist(), state.balance[row].tolist()
+        self.frames.append(Frame(cycle, losses, balances, asks[row].tolist(), verbs))
 
     def copy(self) -> History:
         """A copy of the history, which can be continued separately."""
@@ -103,7 +103,7 @@ class Window:
         return {"figure": None, "_closed": self._closed}
 
     def show(self, history: History) -> None:
-        """Draw the episode so far. Warn instead if matplotlib has no display, and once if the user closed the window."""
+        """Draw the episode so far. Warn instead if matplotlib has no display, and once if the user has closed it."""
         # Only a window needs pyplot, which fails to import if MPLBACKEND names a backend that is not installed.
         from matplotlib import pyplot as plt  # noqa: PLC0415
 
@@ -114,7 +114,7 @@ class Window:
         if self.figure.canvas.required_interactive_framework is None:
             warnings.warn("render_mode='human' finds no display: use 'rgb_array' or 'ansi'", stacklevel=5)
             self._discard()
-        elif not plt.fignum_exists(self.figure.number):  # type: ignore[attr-defined]  # pyplot adds the number
+        elif not plt.fignum_exists(self.figure.number):
             warnings.warn("the window was closed: render_mode='human' shows nothing more", stacklevel=5)
             self.close()
         else:

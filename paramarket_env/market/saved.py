@@ -5,6 +5,7 @@ Everything is checked first, so a state that does not fit changes nothing.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, is_dataclass
@@ -70,21 +71,19 @@ def load(engine: Engine, path: str | Path) -> None:
     """
     path = Path(path).expanduser()
     content = _read(path, engine.device)
-    version = content.get("format")
-    require(version == FORMAT, f"format of {str(path)!r}", version, f"{FORMAT}")
-    if content["config"] != engine.config.to_dict():
-        raise ValueError(f"{str(path)!r} cannot be restored: it is a market with another configuration")
+    require(content.get("format") == FORMAT, f"format of {str(path)!r}", content.get("format"), f"{FORMAT}")
+    if content.get("config") != engine.config.to_dict():
+        raise ValueError(f"{str(path)!r} cannot be restored: it is of markets with another configuration")
     try:
         restore(engine, _state(**content["state"]))
-    except (TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{str(path)!r} cannot be restored: {error}") from error
 
 
 def _read(path: Path, device: torch.device) -> dict[str, Any]:
+    data = path.read_bytes()
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
-    except OSError:
-        raise
+        content = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
     except Exception as error:  # torch raises many types for a damaged file
         raise ValueError(f"{str(path)!r} cannot be read: it is not a complete file of saved markets") from error
     require(isinstance(content, dict), f"content of {str(path)!r}", type(content).__name__, "a saved market")

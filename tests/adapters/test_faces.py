@@ -17,9 +17,9 @@ from gymnasium.vector import AsyncVectorEnv
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecMonitor
 from torch import Tensor
 
+from paramarket_baselines.policies.pricing.rule import PRICING
 from paramarket_env import paramarket_v0
 from paramarket_env.config import MarketConfig
-from paramarket_baselines.policies.pricing.rule import PRICING
 from paramarket_env.interface.policy import POLICIES
 from tests.helpers import digest, priced_market, spoil
 
