@@ -209,7 +209,8 @@ class ParaMarketVectorEnv(_GymFace, VectorEnv[np.ndarray, np.ndarray, np.ndarray
         """Begin new episodes in all markets. Resets the policies in the other seats, too.
 
         ``seed`` is one seed for each market, or a single seed from which all of them are hashed. So two single seeds
-        have no market in common, whereas ``SyncVectorEnv``'s ``seed + m`` for market m would share most of them.
+        have no market in common. With the seeds of ``SyncVectorEnv``, ``seed + m`` for market m, neighbours would share
+        most of them.
         ``options`` must be empty.
         """
         _require_no_options(options)
