@@ -18,7 +18,7 @@ from paramarket_env.interface.actions import MaskStyle, checked_actions, mask_in
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.render import RENDER_MODES, History, Renderer
 from paramarket_env.market.orders import StepRecord
-from paramarket_env.market.saved import restore
+from paramarket_env.market.saved import VERSION, restore
 from paramarket_env.market.snapshot import snapshot
 from paramarket_env.market.state import MarketState
 from paramarket_env.validation import require
@@ -31,6 +31,7 @@ StateStyle = Literal["stacked", "flat"]
 class Snapshot:
     """A copy of an episode."""
 
+    version: int
     config: MarketConfig
     state: MarketState
     agents: list[str]
@@ -177,15 +178,18 @@ class ParaMarketEnv(Face, ParallelEnv[str, np.ndarray, Any]):  # type: ignore[mi
         """A copy of the episode, for :meth:`restore`."""
         self._require_reset()
         return Snapshot(
-            self.config, snapshot(self.market_batch.engine.state), list(self.agents), self._renderer.history.copy()
+            VERSION, self.config, snapshot(self.market_batch.engine.state), list(self.agents), self._renderer.history.copy()
         )
 
     def restore(self, saved: Snapshot) -> None:
         """Return to a copy that :meth:`snapshot` made. The copy can be restored again.
 
-        Raises ``ValueError``, before anything changes, if it is the copy of a market with another configuration.
+        Raises ``ValueError``, before anything changes, if it is the copy of a market with another configuration, or by
+        another version of ParaMarket.
         """
         require(isinstance(saved, Snapshot), "snapshot", type(saved).__name__, "a Snapshot that snapshot() returned")
+        version = getattr(saved, "version", None)
+        require(version == VERSION, "version of the snapshot", version, f"{VERSION}")
         if saved.config != self.config:
             raise ValueError("the snapshot cannot be restored: it is of a market with another configuration")
         restore(self.market_batch.engine, saved.state)

@@ -20,8 +20,8 @@ from paramarket_env.market.engine import Engine
 from paramarket_env.market.state import MarketState, Quotes, tree_map
 from paramarket_env.validation import require
 
-FORMAT = 1
-"""The version of the file format. A change of ``MarketState`` changes it."""
+VERSION = 1
+"""The version of saved markets. A change of ``MarketState`` raises it."""
 
 
 def restore(engine: Engine, state: MarketState) -> None:
@@ -31,7 +31,7 @@ def restore(engine: Engine, state: MarketState) -> None:
     """
     require(isinstance(state, MarketState), "state", type(state).__name__, "a MarketState")
     found = dict(_shapes(state))
-    number, num_markets = found["seeds"][0], engine.num_markets
+    number, num_markets = found.get("seeds", (None,))[0], engine.num_markets
     require(number == num_markets, "number of markets", number, f"{num_markets}, as in the environment")
     expected = {name: (num_markets, *shape[1:]) for name, shape in _shapes(engine.one)}
     for name in sorted(expected.keys() | found.keys()):
@@ -56,7 +56,7 @@ def save(engine: Engine, path: str | Path) -> None:
     """
     path = Path(path).expanduser()
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    content = {"format": FORMAT, "config": engine.config.to_dict(), "state": asdict(engine.state)}
+    content = {"version": VERSION, "config": engine.config.to_dict(), "state": asdict(engine.state)}
     try:
         torch.save(content, beside)
         beside.replace(path)
@@ -71,7 +71,8 @@ def load(engine: Engine, path: str | Path) -> None:
     """
     path = Path(path).expanduser()
     content = _read(path, engine.device)
-    require(content.get("format") == FORMAT, f"format of {str(path)!r}", content.get("format"), f"{FORMAT}")
+    version = content.get("version")
+    require(version == VERSION, f"version of {str(path)!r}", version, f"{VERSION}")
     if content.get("config") != engine.config.to_dict():
         raise ValueError(f"{str(path)!r} cannot be restored: it is of markets with another configuration")
     try:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from paramarket_env.adapters.pettingzoo import ParaMarketEnv
+from paramarket_env.adapters.pettingzoo import ParaMarketEnv, Snapshot
 from paramarket_env.learning.training import SGD, Adam
 from paramarket_env.market.engine import Engine
 from paramarket_env.market.saved import load, restore, save
@@ -169,9 +169,9 @@ def without_loss(content: dict[str, Any]) -> dict[str, Any]:
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "another configuration": lambda path: save(midway(tick=0.01), path),
     "more markets": lambda path: save(midway((4, 5, 6)), path),
-    "another version": lambda path: damaged(path, lambda content: content | {"format": 99}),
+    "another version": lambda path: damaged(path, lambda content: content | {"version": 99}),
     "no version": lambda path: damaged(path, lambda content: content["state"]),
-    "no state": lambda path: damaged(path, lambda content: {"format": content["format"]}),
+    "no state": lambda path: damaged(path, lambda content: {"version": content["version"]}),
     "a state that is no state": lambda path: damaged(path, lambda content: content | {"state": 3}),
     "a missing part": lambda path: damaged(path, lambda content: content | {"state": without_loss(content)}),
     "another part": lambda path: damaged(path, lambda content: content["state"].update(more=1) or content),
@@ -220,18 +220,28 @@ def test_a_file_is_replaced_only_when_it_is_complete(tmp_path: Path, monkeypatch
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [before]
 
 
+def taken() -> Snapshot:
+    """The snapshot of an environment with the default prices."""
+    env = ParaMarketEnv(priced_market(), device="cpu")
+    env.reset(seed=4)
+    return env.snapshot()
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [
         (lambda: ParaMarketEnv(priced_market(tick=0.01), device="cpu"), "another configuration"),
         (lambda: ParaMarketEnv(priced_market(agents=4), device="cpu"), "another configuration"),
         (lambda: None, "snapshot='NoneType'"),
+        (lambda: replace(taken(), version=0), "version of the snapshot=0 is not allowed: it must be 1"),
+        (lambda: replace(taken(), state=midway((4, 5)).state), "number of markets=2"),
+        (lambda: (taken().state, [], None), "snapshot='tuple'"),
     ],
 )
 def test_an_environment_refuses_a_copy_of_another_market(other: Any, message: str) -> None:
     env, copied = ParaMarketEnv(priced_market(), render_mode="ansi", device="cpu"), other()
     env.reset(seed=3)
-    if copied is not None:
+    if isinstance(copied, ParaMarketEnv):
         copied.reset(seed=4)
         copied = copied.snapshot()
     before, shown = frozen(env.market_batch.engine.state), env.render()
