@@ -53,17 +53,14 @@ def _plain(value: Any) -> Any:
         return {name: _plain(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(part) for part in value]
-    try:
-        return value.to_dict() if isinstance(value, MarketConfig) else _plain_scalar(value)
-    except (TypeError, ValueError):  # an object without a name
-        return value
-
-
-def _plain_scalar(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
-    plain = value is None or isinstance(value, (bool, int, float, str))
-    return value if plain else str(value) if isinstance(value, torch.device) else text_of(value, complete=True)
+    if isinstance(value, torch.device):
+        return str(value)
+    try:
+        return value.to_dict() if isinstance(value, MarketConfig) else text_of(value, complete=True)
+    except (TypeError, ValueError):  # a plain value, or a plug-in without a name
+        return value
 
 
 @dataclass(frozen=True)
@@ -196,7 +193,8 @@ class ParaMarketVectorEnv(_GymFace, VectorEnv[np.ndarray, np.ndarray, np.ndarray
         self._opponents, self._seat = Opponents(batch, seating), seat
         self.agent = batch.agent_names[seat]
         self._mask_style, self._copy, self.render_mode = mask_style, copy, render_mode
-        self._renderers = [Renderer(render_mode, batch, market) for market in range(num_envs)]
+        rendered = range(num_envs if render_mode is not None else 0)
+        self._renderers = [Renderer(render_mode, batch, market) for market in rendered]
         self.num_envs = num_envs
         self.single_observation_space = batch.layout.space()
         self.single_action_space = batch.actions.space()
@@ -210,8 +208,7 @@ class ParaMarketVectorEnv(_GymFace, VectorEnv[np.ndarray, np.ndarray, np.ndarray
 
         ``seed`` is one seed for each market, or a single seed from which all of them are hashed. So two single seeds
         have no market in common. With the seeds of ``SyncVectorEnv``, ``seed + m`` for market m, neighbours would share
-        most of them.
-        ``options`` must be empty.
+        most of them. ``options`` must be empty.
         """
         _require_no_options(options)
         self._autoreset.reset(seed)
@@ -253,7 +250,7 @@ class ParaMarketVectorEnv(_GymFace, VectorEnv[np.ndarray, np.ndarray, np.ndarray
 
     def _remember(self, advance: Advance) -> None:
         """Add the step to what is rendered. A market that was reset shows its new episode."""
-        if self.render_mode is None:
+        if not self._renderers:
             return
         for renderer, ended in zip(self._renderers, advance.ended.tolist(), strict=True):
             if ended:
@@ -262,7 +259,7 @@ class ParaMarketVectorEnv(_GymFace, VectorEnv[np.ndarray, np.ndarray, np.ndarray
                 renderer.add(advance.record)
 
     def render(self) -> tuple[Any, ...]:
-        """Render each market; see ``Renderer.render``."""
+        """Render each market; see ``Renderer.render``. Without a render mode it is empty."""
         return tuple(renderer.render() for renderer in self._renderers)
 
     def close_extras(self, **_: Any) -> None:

@@ -178,7 +178,11 @@ class ParaMarketEnv(Face, ParallelEnv[str, np.ndarray, Any]):  # type: ignore[mi
         """A copy of the episode, for :meth:`restore`."""
         self._require_reset()
         return Snapshot(
-            VERSION, self.config, snapshot(self.market_batch.engine.state), list(self.agents), self._renderer.history.copy()
+            VERSION,
+            self.config,
+            snapshot(self.market_batch.engine.state),
+            list(self.agents),
+            self._renderer.history.copy(),
         )
 
     def restore(self, saved: Snapshot) -> None:

@@ -112,10 +112,10 @@ class Window:
         if self.figure is None:
             self.figure = plt.figure(figsize=(12, 7.2))
         if self.figure.canvas.required_interactive_framework is None:
-            warnings.warn("render_mode='human' finds no display: use 'rgb_array' or 'ansi'", stacklevel=5)
+            warnings.warn("render_mode='human' finds no display: use 'rgb_array' or 'ansi'", stacklevel=4)
             self._discard()
         elif not plt.fignum_exists(self.figure.number):
-            warnings.warn("the window was closed: render_mode='human' shows nothing more", stacklevel=5)
+            warnings.warn("the window was closed: render_mode='human' shows nothing more", stacklevel=4)
             self.close()
         else:
             _paint(self.figure, history)
