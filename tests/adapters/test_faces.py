@@ -7,6 +7,7 @@ import inspect
 import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import cloudpickle
@@ -320,6 +321,27 @@ def test_an_environment_with_any_policy_can_be_copied(opponents: str) -> None:
         for _ in range(3):
             expected = digest(list(arrays(player.step())))
             assert [digest(list(arrays(other.step()))) for other in others] == [expected] * 3
+
+
+OWN_POLICY = """
+import torch
+class Holds:
+    def __init__(self, seat): self.count = seat.num_markets
+    def reset(self, rows, keys): pass
+    def act(self, observation, mask): return torch.zeros(self.count, dtype=torch.int64)
+def policy(seat): return Holds(seat)
+"""
+
+
+@pytest.mark.parametrize("copied", ["cloudpickle", "deepcopy"])
+@pytest.mark.parametrize("name", ["gym_env", "vector_env", "sb3_vec_env"])
+def test_an_environment_with_a_policy_from_a_file_can_be_copied(name: str, copied: str, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN_POLICY)
+    player = Player(new(name, opponents=f"file:{tmp_path}/own.py"), name)
+    player.step()
+    other = Player(COPIED[copied](player.env), name)
+    other.over = False
+    assert digest(list(arrays(other.step()))) == digest(list(arrays(player.step())))
 
 
 def tiny() -> MarketConfig:
