@@ -67,7 +67,7 @@ def _random_orders(engine: Engine, generator: torch.Generator) -> Orders:
 def measure(config: MarketConfig, options: Clearing) -> dict[str, float]:
     """Median seconds of each phase of a step."""
     engine = Engine(config, options.num_markets, options.device)
-    engine.reset(as_seeds(0, options.num_markets, engine.device))
+    engine.reset(as_seeds(range(options.num_markets), options.num_markets, engine.device))
     generator = torch.Generator().manual_seed(0)
     runs = []
     for _ in range(1 + options.steps):

@@ -67,7 +67,7 @@ class Contender:
 def new_engine(config: MarketConfig, num_markets: int, device: torch.device) -> Engine:
     """An engine of ``num_markets`` markets at cycle 0, on the seeds 0, 1, ..."""
     engine = Engine(config, num_markets, device)
-    engine.reset(as_seeds(0, num_markets, engine.device))
+    engine.reset(as_seeds(range(num_markets), num_markets, engine.device))
     return engine
 
 
@@ -149,7 +149,7 @@ def _peak_memory(job: tuple[MarketConfig, int], threads: int, device: torch.devi
     bare = _peak(device)
     engine = new_engine(config, num_markets, device)
     engine.step(all_train(engine))
-    engine.reset(as_seeds(0, num_markets, engine.device))
+    engine.reset(as_seeds(range(num_markets), num_markets, engine.device))
     estimate = required_bytes(num_markets, engine.one, engine.network, engine.dataset)
     return Memory(bare, _peak(device), estimate / MIB)
 

@@ -71,7 +71,7 @@ class Returns(BaseCallback):
 def train(options: Training, mode: ActionMode) -> tuple[dict[str, float], list[float]]:
     """Seconds of each phase, and an agent's mean return in each rollout, which is one episode of every market."""
     markets = paramarket_v0.sb3_vec_env(
-        options.scenario, num_markets=options.num_markets, action_mode=mode, device=options.device
+        options.scenario, num_markets=options.num_markets, action_mode=mode, device=options.device, copy=False
     )
     batch, rows, returns = markets.market_batch, markets.num_envs, Returns()
     cycles = batch.config.max_cycles

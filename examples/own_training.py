@@ -58,7 +58,7 @@ def main() -> None:
     for iteration in range(ITERATIONS):
         steps = []
         for _ in range(MARKET.max_cycles):
-            seen = torch.from_numpy(observation.copy()), torch.from_numpy(info["action_mask"].copy())
+            seen = torch.from_numpy(observation), torch.from_numpy(info["action_mask"])
             with torch.no_grad():
                 policy, value = agent(*seen)
             action = policy.sample()

@@ -7,7 +7,7 @@
 | Manual Control | No                                                         |
 | Agents         | `trader_0` ... `trader_{N-1}`                              |
 | Observation    | float32 `[D]`; `env.layout.table()` lists the fields       |
-| State          | The observations of all agents, float32 `[N, D]`           |
+| State          | The observations of all agents, float32 `[N, D]` or flat   |
 
 Each agent owns a neural network and private training data in which some classes are scarce. In each step an agent can
 train its network, buy parameters from another agent, or post a price for its own parameters. The market follows Huang,
@@ -102,19 +102,38 @@ The bounds follow from the directional derivative and the curvature of the buyer
 
 ### Arguments
 
-`parallel_env(scenario="digits", *, render_mode=None, device="auto", mask_style="tuple", **changes)`
+`parallel_env(scenario="digits", *, render_mode=None, device="auto", mask_style="tuple", state_style="stacked",
+**changes)`, and the same arguments for `env`
 
-`scenario`: the name of a scenario in `paramarket_env.scenarios.SCENARIOS`, or a `MarketConfig`.
+`scenario`: the name of a scenario in `paramarket_env.scenarios.SCENARIOS`, or a `MarketConfig`, also as the mapping
+that its `to_dict` returns.
 
-`render_mode`: `"ansi"`, `"rgb_array"` or `"human"`. The default is no rendering.
+`render_mode`: `"ansi"`, `"rgb_array"` or `"human"`. The default is no rendering. `"ansi_list"` and `"rgb_array_list"`
+return the frames of all steps since the last call. The window of `"human"` stays closed once it has been closed.
 
 `device`: `"cpu"`, `"cuda"`, or `"auto"`, which takes the GPU if there is one.
 
-`mask_style`: the form of the action mask of a `MultiDiscrete` space. `"tuple"` has one array for each part, as in
-PettingZoo and Gymnasium. `"flat"` has one array, as in MaskablePPO and TorchRL.
+`mask_style`: `"tuple"` masks each part of a `MultiDiscrete` space by an array of its own, as in PettingZoo and
+Gymnasium; `"flat"` has one array, as in MaskablePPO and TorchRL; `"none"` gives no masks, for clients that refuse them.
+
+`state_style`: the form of `state()`. `"stacked"` is `[N, D]`. `"flat"` is `[N * D]`, for clients that take a state of
+one dimension, such as BenchMARL's MAPPO.
 
 `changes`: new values for any fields of the configuration, such as `agents=4`, `max_cycles=20`, `action_mode="round"` or
-`mechanism="double-auction(k=0.3)"`.
+`mechanism="double-auction(k=0.3)"`. A list is taken as a tuple.
+
+### Seeds
+
+In `parallel_env`, `env` and `gym_env`, `reset(seed=s)` gives the market the seed `s`. In the adapters that play many
+markets, a single seed is hashed with the index of each market, so that two seeds have no market in common. A sequence
+of seeds, one for each market, is used as given (`vector_env(...).reset(seed=[...])`, `sb3_vec_env(...).seed([...])`).
+A market that begins its next episode without a seed derives it from its last one. A seed is an integer within
+[0, 2**63); anything else raises `ValueError`.
+
+### Save and Restore
+
+`saved = env.snapshot()` copies an episode, and `env.restore(saved)` returns to it, in `parallel_env` and in `gym_env`,
+where the copy includes the memory of the policies in the other seats.
 
 ### Other Libraries
 
@@ -129,18 +148,27 @@ episodes in all of them.
 | `gym_env`     | A Gymnasium `Env`            | One seat                                                     |
 | `vector_env`  | A Gymnasium `VectorEnv`      | The same seat in many markets                                |
 
-`sb3_vec_env(scenario="digits", *, opponents=(), num_markets=1, device="auto", **changes)`
+`sb3_vec_env(scenario="digits", *, opponents=(), num_markets=1, device="auto", copy=True, **changes)`
 
-`torchrl_env` and `rllib_env` take the same arguments except `opponents`.
+`torchrl_env` and `rllib_env` take the same arguments except `opponents` and `copy`.
 
-`vector_env(scenario="digits", *, opponents, seat=0, num_envs=1, device="auto", **changes)`
+`gym_env(scenario="digits", *, opponents="patient", seat=0, render_mode=None, device="auto", mask_style="tuple",
+copy=True, **changes)`
 
-`gym_env(scenario="digits", *, opponents, seat=0, render_mode=None, device="auto", mask_style="tuple", **changes)`
+`vector_env` takes the same arguments, `num_envs=1` and `max_episode_steps=None`. Its `mask_style` is `"flat"` unless it
+is given, and its masks of the style `"tuple"` are an array of M tuples.
+
+All of them have the attributes `layout`, `offers(agent)` and `market_batch`.
 
 `num_markets`, `num_envs`: the number of markets that run in parallel. When an episode ends, the market begins its next
 episode in the same step.
 
 `seat`: the index of the agent that learns.
+
+`copy`: with False, `sb3_vec_env` and `vector_env` save a copy of the arrays in each step. These arrays never change
+either, but you must not write to them. The arrays of the other adapters are always new.
+
+`max_episode_steps`: Gymnasium's name for `max_cycles`; the lower of the two counts. `make_vec` gives it.
 
 `opponents`: the policies that play the other seats: one for all of them, such as `"patient:7"`, or a list with one for
 each seat. `paramarket list` prints the names. A `PolicyFactory` (see `paramarket_env.interface.policy`) is
@@ -165,14 +193,14 @@ loop either.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pettingzoo.utils.conversions import aec_wrapper_fn
 
 from paramarket_env.adapters.gymnasium import ParaMarketGymEnv, ParaMarketVectorEnv
 from paramarket_env.adapters.opponents import Others
-from paramarket_env.adapters.pettingzoo import ParaMarketEnv
+from paramarket_env.adapters.pettingzoo import ParaMarketAECEnv, ParaMarketEnv, StateStyle
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.actions import MaskStyle
 from paramarket_env.scenarios import scenario as named_scenario
@@ -185,18 +213,30 @@ if TYPE_CHECKING:  # imported where they are used: one is slow to import, the ot
 __all__ = ["env", "gym_env", "parallel_env", "raw_env", "rllib_env", "sb3_vec_env", "torchrl_env", "vector_env"]
 
 
-def _config(scenario: str | MarketConfig, changes: dict[str, Any]) -> MarketConfig:
+Scenario = str | MarketConfig | Mapping[str, Any]
+"""The name of a scenario, or a configuration, also as a mapping."""
+
+
+def _config(scenario: Scenario, changes: dict[str, Any]) -> MarketConfig:
     """The configuration of a named scenario, or the given configuration, with changes."""
+    if isinstance(scenario, Mapping):
+        scenario = MarketConfig.from_dict(dict(scenario))
     config = scenario if isinstance(scenario, MarketConfig) else named_scenario(scenario)
-    return config.changed(**changes)
+    return config.changed(**{name: _tuples(value) for name, value in changes.items()})
+
+
+def _tuples(value: Any) -> Any:
+    """The value with tuples in the place of lists, which JSON makes of them."""
+    return tuple(_tuples(part) for part in value) if isinstance(value, list) else value
 
 
 def parallel_env(
-    scenario: str | MarketConfig = "digits",
+    scenario: Scenario = "digits",
     *,
     render_mode: str | None = None,
     device: str | torch.device = "auto",
     mask_style: MaskStyle = "tuple",
+    state_style: StateStyle = "stacked",
     **changes: Any,
 ) -> ParaMarketEnv:
     """The market as a PettingZoo parallel environment. The module's docstring explains the arguments.
@@ -205,23 +245,43 @@ def parallel_env(
     ``FileNotFoundError`` if the data is missing.
     """
     config = _config(scenario, changes)
-    return ParaMarketEnv(config, render_mode=render_mode, device=device, mask_style=mask_style)
+    return ParaMarketEnv(config, render_mode=render_mode, device=device, mask_style=mask_style, state_style=state_style)
 
 
-raw_env = aec_wrapper_fn(parallel_env)
-"""The market as a PettingZoo AEC environment. It takes the arguments of :func:`parallel_env`."""
+def env(
+    scenario: Scenario = "digits",
+    *,
+    render_mode: str | None = None,
+    device: str | torch.device = "auto",
+    mask_style: MaskStyle = "tuple",
+    state_style: StateStyle = "stacked",
+    **changes: Any,
+) -> ParaMarketAECEnv:
+    """The market as a PettingZoo AEC environment. It takes the arguments of :func:`parallel_env`."""
+    market = parallel_env(
+        scenario,
+        render_mode=render_mode,
+        device=device,
+        mask_style=mask_style,
+        state_style=state_style,
+        **changes,
+    )
+    return ParaMarketAECEnv(market)
 
-env = raw_env
+
+raw_env = env
+"""PettingZoo's name for the environment without further wrappers. There are none, so it is :func:`env`."""
 
 
 def gym_env(
-    scenario: str | MarketConfig = "digits",
+    scenario: Scenario = "digits",
     *,
-    opponents: Others,
+    opponents: Others = "patient",
     seat: int = 0,
     render_mode: str | None = None,
     device: str | torch.device = "auto",
     mask_style: MaskStyle = "tuple",
+    copy: bool = True,  # for gymnasium.make_vec; the arrays of a single environment are always new
     **changes: Any,
 ) -> ParaMarketGymEnv:
     """One seat of the market as a Gymnasium environment. Raises the errors of :func:`parallel_env`."""
@@ -230,25 +290,42 @@ def gym_env(
 
 
 def vector_env(
-    scenario: str | MarketConfig = "digits",
+    scenario: Scenario = "digits",
     *,
-    opponents: Others,
+    opponents: Others = "patient",
     seat: int = 0,
     num_envs: int = 1,
+    render_mode: str | None = None,
     device: str | torch.device = "auto",
+    mask_style: MaskStyle = "flat",
+    copy: bool = True,
+    max_episode_steps: int | None = None,
     **changes: Any,
 ) -> ParaMarketVectorEnv:
     """The same seat in many markets as a Gymnasium vector environment. Raises the errors of :func:`parallel_env`."""
     config = _config(scenario, changes)
-    return ParaMarketVectorEnv(config, num_envs, opponents, seat=seat, device=device)
+    if max_episode_steps is not None:
+        limited = config.changed(max_cycles=max_episode_steps)
+        config = min(config, limited, key=lambda either: either.max_cycles)
+    return ParaMarketVectorEnv(
+        config,
+        num_envs,
+        opponents,
+        seat=seat,
+        render_mode=render_mode,
+        device=device,
+        mask_style=mask_style,
+        copy=copy,
+    )
 
 
 def sb3_vec_env(
-    scenario: str | MarketConfig = "digits",
+    scenario: Scenario = "digits",
     *,
     opponents: Others = (),
     num_markets: int = 1,
     device: str | torch.device = "auto",
+    copy: bool = True,
     **changes: Any,
 ) -> ParaMarketVecEnv:
     """The learners of many markets as the rows of a Stable-Baselines3 ``VecEnv``.
@@ -257,11 +334,11 @@ def sb3_vec_env(
     """
     from paramarket_env.adapters.sb3 import ParaMarketVecEnv  # noqa: PLC0415  # slow to import
 
-    return ParaMarketVecEnv(_config(scenario, changes), num_markets, device, opponents)
+    return ParaMarketVecEnv(_config(scenario, changes), num_markets, device, opponents, copy=copy)
 
 
 def torchrl_env(
-    scenario: str | MarketConfig = "digits",
+    scenario: Scenario = "digits",
     *,
     num_markets: int = 1,
     device: str | torch.device = "auto",
@@ -277,7 +354,7 @@ def torchrl_env(
 
 
 def rllib_env(
-    scenario: str | MarketConfig = "digits",
+    scenario: Scenario = "digits",
     *,
     num_markets: int = 1,
     device: str | torch.device = "auto",

@@ -13,8 +13,9 @@ import hashlib
 import secrets
 from collections.abc import Iterable
 from functools import lru_cache
-from operator import index
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,13 +50,27 @@ def _name_bits(name: str) -> int:
 
 
 def as_seeds(seeds: int | Iterable[int], num_markets: int, device: torch.device) -> Tensor:
-    """The seeds of M markets, int64 ``[M]``: those given, or ``seed, seed + 1, ...`` from a single seed."""
-    given = seeds if isinstance(seeds, Iterable) else range(int(seeds), int(seeds) + num_markets)
-    first = [index(seed) for seed in given]
-    require(len(first) == num_markets, "seeds", seeds, f"one seed, or one for each of the {num_markets} markets")
-    for seed in first:
-        require(0 <= seed < 2**63, "seed", seed, "an integer within [0, 2**63)")
-    return torch.tensor(first, dtype=torch.int64, device=device)
+    """The seeds of M markets, int64 ``[M]``: the given ones, or hashes of a single seed and each market's index.
+
+    So two different single seeds have no market in common. Raises ``ValueError`` for another number of seeds than
+    markets, and for a seed that is not an integer within [0, 2**63).
+    """
+    # NumPy's and torch's scalars and arrays become Python's own types.
+    given = seeds.tolist() if isinstance(seeds, (np.generic, np.ndarray, Tensor)) else seeds
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        one = torch.tensor(_checked_seed(given), device=device)
+        return _shift(stream(one, "market", torch.arange(num_markets, device=device)), 2)
+    each = [_checked_seed(seed) for seed in given]
+    require(len(each) == num_markets, "seeds", seeds, f"one seed, or one for each of the {num_markets} markets")
+    return torch.tensor(each, dtype=torch.int64, device=device)
+
+
+def _checked_seed(seed: Any) -> int:
+    """The seed as a Python integer."""
+    value: Any = seed.tolist() if isinstance(seed, (np.generic, np.ndarray, Tensor)) else seed
+    fits = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+    require(fits, "seed", seed, "an integer within [0, 2**63)")
+    return int(value)
 
 
 def fresh_seed() -> int:

@@ -77,6 +77,7 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "exchange": {"broker", "orders", "state"},
         "view": {"broker", "exchange", "state"},
         "engine": {"broker", "capacity", "exchange", "orders", "snapshot", "state", "view"},
+        "saved": {"engine", "state"},
     },
     "paramarket_env.interface": {
         "__init__": set(),
@@ -90,13 +91,14 @@ LAYERS: dict[str, dict[str, set[str]]] = {
     },
     "paramarket_env.adapters": {
         "__init__": set(),
+        "face": set(),
         "opponents": set(),
         "autoreset": set(),
-        "pettingzoo": set(),
-        "gymnasium": {"opponents", "autoreset", "pettingzoo"},
-        "sb3": {"opponents", "autoreset"},
-        "torchrl": {"autoreset"},
-        "rllib": set(),
+        "pettingzoo": {"face"},
+        "gymnasium": {"face", "opponents", "autoreset", "pettingzoo"},
+        "sb3": {"face", "opponents", "autoreset"},
+        "torchrl": {"face", "autoreset"},
+        "rllib": {"face"},
     },
     "paramarket_baselines.evaluation": {
         "__init__": set(),

@@ -167,11 +167,41 @@ def test_fresh_seeds_differ_and_are_allowed() -> None:
 # --- seeds of markets -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", [5, np.int64(5)])
-def test_one_seed_stands_for_consecutive_seeds(seed: int) -> None:
+@pytest.mark.parametrize("seed", [5, np.int64(5), np.uint8(5), np.array(5), torch.tensor(5)])
+def test_one_seed_is_hashed_for_every_market(seed: int) -> None:
     seeds = as_seeds(seed, 3, CPU)
     assert seeds.dtype == torch.int64
-    assert seeds.tolist() == [5, 6, 7]
+    assert seeds.tolist() == [3130268508261131482, 4331986505374860337, 4351438178658998131]
+    assert as_seeds(seed, 7, CPU)[:3].tolist() == seeds.tolist()
+
+
+def test_two_seeds_have_no_market_in_common() -> None:
+    seeds = torch.cat([as_seeds(seed, 100, CPU) for seed in (*range(100), 2**62, 2**63 - 1)])
+    assert ((seeds >= 0) & (seeds < 2**62)).all()
+    assert len(seeds.unique()) == len(seeds)
+
+
+NO_SEEDS = [
+    1.7,
+    3.0,
+    True,
+    np.bool_(True),
+    "3",
+    b"3",
+    float("nan"),
+    np.float64(3),
+    None,
+    object(),
+    2**70,
+    [3, True],
+    [1.5],
+]
+
+
+@pytest.mark.parametrize("given", NO_SEEDS, ids=repr)
+def test_what_is_no_seed_is_refused_by_name(given: Any) -> None:
+    with pytest.raises(ValueError, match=r"seeds?=.* is not allowed: it must be"):
+        as_seeds(given, 2, CPU)
 
 
 @pytest.mark.parametrize("given", [[9, 2, 9], (9, 2, 9), torch.tensor([9, 2, 9]), np.array([9, 2, 9])])
@@ -185,7 +215,7 @@ def test_another_number_of_seeds_than_markets_is_refused(given: list[int]) -> No
         as_seeds(given, 3, CPU)
 
 
-@pytest.mark.parametrize(("given", "named"), [(-1, -1), ([0, 2**63, 1], 2**63), ([0, 1, -7], -7), (2**63 - 1, 2**63)])
+@pytest.mark.parametrize(("given", "named"), [(-1, -1), ([0, 2**63, 1], 2**63), ([0, 1, -7], -7), (2**63, 2**63)])
 def test_seeds_that_int64_cannot_hold_are_refused_by_name(given: Any, named: int) -> None:
     with pytest.raises(ValueError, match=rf"seed={named} is not allowed"):
         as_seeds(given, 3, CPU)

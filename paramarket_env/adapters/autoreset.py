@@ -98,20 +98,10 @@ class AutoresetBatch:
         return advance, ending
 
 
-class DoubleBuffer:
-    """Two NumPy arrays that are written alternately, so a returned array stays valid for one more step.
+def to_numpy(values: Tensor, copy: bool) -> np.ndarray:
+    """The values as an array for the client: a copy, or one that shares the market's memory where it is on the CPU.
 
-    One array is not enough: a learner such as Stable-Baselines3's ``PPO`` stores the observation from *before* a step
-    after the step.
+    The market never writes to these values again. It reads them, so a client must not write to a shared array.
     """
-
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        self._tensors = [torch.zeros(shape, dtype=dtype) for _ in range(2)]
-
-    def write(self, values: Tensor) -> np.ndarray:
-        """Write the values, reshaped to the buffer's shape, into the next array, and return it."""
-        self._tensors.reverse()
-        buffer = self._tensors[0]
-        buffer.copy_(values.reshape(buffer.shape))
-        array: np.ndarray = buffer.numpy()
-        return array
+    array: np.ndarray = values.to("cpu", copy=copy).numpy()
+    return array

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +36,10 @@ class Seating:
     def learners(self) -> Tensor:
         """bool ``[M, N]``: the seat learns."""
         return self.seats == LEARNER
+
+    def equals(self, other: Seating) -> bool:
+        """Whether the same policies and learners have the same seats."""
+        return list(self.policies) == list(other.policies) and torch.equal(self.seats, other.seats)
 
 
 def all_learn(num_markets: int, agents: int) -> Seating:
@@ -97,6 +102,14 @@ class Opponents:
             rows = torch.isin(seats // agents, began).nonzero().squeeze(1)
             market, agent = seats[rows] // agents, seats[rows] % agents
             policy.reset(rows, stream(seeds[market], "policy", agent))
+
+    def snapshot(self) -> list[Policy]:
+        """Copies of the policies with their memory, for :meth:`restore`."""
+        return deepcopy(self._policies)
+
+    def restore(self, saved: list[Policy]) -> None:
+        """Return to copies that :meth:`snapshot` made. They can be restored again."""
+        self._policies = deepcopy(saved)
 
     def joint_action(self, chosen: Tensor, observation: Tensor, mask: Tensor) -> Tensor:
         """The actions of all agents, int64 ``[M, N]`` or ``[M, N, parts]``, given those ``chosen`` by the learners.

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from paramarket_env.adapters.face import Face
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.actions import checked_actions
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.market.orders import StepRecord
+from paramarket_env.validation import require
 
 try:
     from ray.rllib.env.multi_agent_env import MultiAgentEnv
@@ -18,7 +20,7 @@ except ImportError as error:
     raise ImportError("RLlib is not installed: pip install 'paramarket-env[rllib]'") from error
 
 
-class ParaMarketRLlibEnv(MultiAgentEnv):  # type: ignore[misc]  # RLlib need not be installed
+class ParaMarketRLlibEnv(Face, MultiAgentEnv):  # type: ignore[misc]  # RLlib need not be installed
     """M markets x N agents, named ``market_0/trader_0`` and so on, in one environment.
 
     **Ends.** All markets have the same number of cycles, so one episode covers all of them. It ends as terminated, not
@@ -27,15 +29,16 @@ class ParaMarketRLlibEnv(MultiAgentEnv):  # type: ignore[misc]  # RLlib need not
     and leaves the episode. The episode also ends when no agent is left. The infos of agents that are done hold the
     infos of ``ParaMarketEnv`` without the mask; the infos of other agents are empty.
 
-    **Seeds.** ``reset(seed=s)`` gives market m the seed ``s * M + m``. RLlib gives consecutive seeds to its env
-    runners, and no two of them should play the same market. The seed of each further episode follows from the last.
+    **Seeds.** ``reset(seed=s)`` hashes the seed of each market from ``s`` and the market's index. RLlib gives
+    consecutive seeds to its env runners, and no two of them should play the same market. The seed of each further
+    episode follows from the last.
     """
 
     def __init__(self, config: MarketConfig, num_markets: int, device: str | torch.device = "auto") -> None:
         super().__init__()
         self.market_batch = MarketBatch(config, num_markets, device)
         self.possible_agents = [
-            f"market_{market}/trader_{agent}" for market in range(num_markets) for agent in range(config.agents)
+            f"market_{market}/{agent}" for market in range(num_markets) for agent in self.market_batch.agent_names
         ]
         self.agents = list(self.possible_agents)
         self.observation_spaces = dict.fromkeys(self.possible_agents, self.market_batch.layout.space())
@@ -43,13 +46,17 @@ class ParaMarketRLlibEnv(MultiAgentEnv):  # type: ignore[misc]  # RLlib need not
         self.action_spaces = dict.fromkeys(self.possible_agents, self._action_space)
         self._over = True
 
+    def offers(self, agent: str) -> list[tuple[str, str]]:
+        """The offers of an agent, such as ``market_3/trader_0``, in their order: (seller, parameter set)."""
+        require(agent in self.possible_agents, "agent", agent, f"one of {self.possible_agents}")
+        market, name = agent.split("/")
+        return [(f"{market}/{seller}", good) for seller, good in super().offers(name)]
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
         """Begin an episode of all markets. Returns an observation, float32 ``[D]``, and empty info per agent."""
-        markets = self.market_batch.num_markets
-        first = None if seed is None else seed * markets
-        observation, _ = self.market_batch.reset(self.market_batch.next_seeds(first))
+        observation, _ = self.market_batch.reset(self.market_batch.next_seeds(seed))
         self.agents, self._over = list(self.possible_agents), False
         return self._by_agent(observation), {agent: {} for agent in self.agents}
 

@@ -12,7 +12,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 from torch import Tensor
 
-from paramarket_env.adapters.autoreset import Advance, AutoresetBatch, DoubleBuffer, Ending
+from paramarket_env.adapters.autoreset import Advance, AutoresetBatch, Ending, to_numpy
+from paramarket_env.adapters.face import Face
 from paramarket_env.adapters.opponents import Opponents, Others, against_populations, all_learn
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.actions import checked_actions
@@ -20,7 +21,7 @@ from paramarket_env.market.orders import StepRecord
 from paramarket_env.validation import require
 
 
-class ParaMarketVecEnv(VecEnv):
+class ParaMarketVecEnv(Face, VecEnv):
     """M markets x N agents as M * N rows, where row = market * N + agent; M rows if there are opponents.
 
     **Opponents.** With ``opponents`` one agent of each market learns, so each market is one row. In market m agent
@@ -35,11 +36,13 @@ class ParaMarketVecEnv(VecEnv):
     last observation to the last reward, as if the episode continued. But nothing follows the end, and the value of an
     observation with no time left is never learned. The error of the estimate would feed back into the values.
 
-    **Arrays.** Observations and masks alternate between two buffers, so the second step after overwrites a returned
-    array.
+    **Arrays.** All arrays are copies. With ``copy=False`` observations and masks can share the market's memory, which
+    saves one copy per step. They never change then either, but must not be written to.
 
-    **Seeds.** ``seed(s)`` (``PPO(seed=s)``) gives row r the seed ``s + r``, as in Stable-Baselines3. A market takes the
-    seed of its first row. The seed of each further episode follows from the last.
+    **Seeds.** The seed of each market's next episode is hashed from ``s`` and the market's index by ``seed(s)``
+    (``PPO(seed=s)``). So different ``s`` have no market in common. With Stable-Baselines3's seeds, ``s + r`` for row r,
+    neighbours would share most of them. ``seed([...])`` gives each market its seed. The seed of each further episode
+    follows from the last.
     """
 
     record: StepRecord
@@ -51,20 +54,27 @@ class ParaMarketVecEnv(VecEnv):
         num_markets: int,
         device: str | torch.device = "auto",
         opponents: Others = (),
+        *,
+        copy: bool = True,
     ) -> None:
         shape = num_markets, config.agents
         seating = against_populations(*shape, opponents) if opponents else all_learn(*shape)
         self._autoreset = AutoresetBatch(config, num_markets, seating.learners, device)
         self.render_mode = None
         self.market_batch = batch = self._autoreset.market_batch
-        self._opponents = Opponents(batch, seating)
+        self._opponents, self._copy = Opponents(batch, seating), copy
         self.learners = seating.learners
         """bool ``[M, N]``: the agent learns, so it is a row."""
         rows = len(self._opponents.learners)
         self._rows_of_a_market = rows // num_markets
-        self._observations = DoubleBuffer((rows, batch.layout.size), torch.float32)
-        self._masks = DoubleBuffer((rows, batch.actions.mask_size), torch.bool)
         super().__init__(rows, batch.layout.space(), batch.actions.space())
+
+    def seed(self, seed: int | Iterable[int] | None = None) -> list[int]:
+        """Seed the next reset (see the class), and return the seed of each row's market."""
+        seeds = self.market_batch.next_seeds(seed)
+        of_rows: list[int] = seeds.repeat_interleave(self._rows_of_a_market).tolist()
+        self._seeds = [*of_rows]
+        return of_rows
 
     def reset(self) -> np.ndarray:
         """Begin new episodes in all markets. Returns observations, float32 ``[rows, D]``. Options must be empty."""
@@ -74,7 +84,7 @@ class ParaMarketVecEnv(VecEnv):
         self._opponents.reset()
         self._reset_seeds()
         self._reset_options()
-        return self._look()
+        return self._observations()
 
     def step_async(self, actions: np.ndarray) -> None:
         """Store the actions of all rows, int64 ``[rows]`` (``verb``) or ``[rows, 2 + S]`` (``round``, S asks).
@@ -102,19 +112,18 @@ class ParaMarketVecEnv(VecEnv):
         if ending is not None:
             self._opponents.reset(ending.markets)
             self._fill_ended(infos, advance, ending)
-        seen = self._look()
+        seen = self._observations()
         if any(not infos[row] for row in np.flatnonzero(dones)):
             self._fill_failed(infos, advance, seen)
         return seen, rewards, dones, infos
 
     def _learners_of(self, everybody: Tensor) -> Tensor:
         """Select the rows, ``[rows, ...]``, from the values of all agents, ``[M, N, ...]``."""
-        return everybody.flatten(0, 1)[self._opponents.learners]
+        everyone = everybody.flatten(0, 1)
+        return everyone if len(everyone) == self.num_envs else everyone[self._opponents.learners]
 
-    def _look(self) -> np.ndarray:
-        """Write observations and masks into the next buffers, and return the observations."""
-        self._mask = self._masks.write(self._learners_of(self._autoreset.mask))
-        return self._observations.write(self._learners_of(self._autoreset.observation))
+    def _observations(self) -> np.ndarray:
+        return to_numpy(self._learners_of(self._autoreset.observation), self._copy)
 
     def _fill_ended(self, infos: list[dict[str, Any]], advance: Advance, ending: Ending) -> None:
         """Fill the infos of the rows of markets that ended."""
@@ -145,7 +154,7 @@ class ParaMarketVecEnv(VecEnv):
 
     def action_masks(self) -> np.ndarray:
         """The current action masks, bool ``[rows, A]``: ``MaskablePPO`` asks for them through ``env_method``."""
-        return self._mask
+        return to_numpy(self._learners_of(self._autoreset.mask), self._copy)
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """An attribute of this environment, repeated for each row."""

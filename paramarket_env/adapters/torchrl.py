@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from paramarket_env.adapters.autoreset import AutoresetBatch
+from paramarket_env.adapters.face import Face
 from paramarket_env.config import MarketConfig
 
 try:
@@ -18,7 +19,7 @@ except ImportError as error:
     raise ImportError("TorchRL is not installed: pip install 'paramarket-env[torchrl]'") from error
 
 
-class ParaMarketTorchRLEnv(EnvBase):  # type: ignore[misc]  # TorchRL need not be installed
+class ParaMarketTorchRLEnv(Face, EnvBase):  # type: ignore[misc]  # TorchRL need not be installed
     """M markets with ``batch_size`` ``[M]``, on the engine's device. Nothing is copied to NumPy.
 
     | key                       | shape                                     | dtype   |
@@ -34,8 +35,9 @@ class ParaMarketTorchRLEnv(EnvBase):  # type: ignore[misc]  # TorchRL need not b
     their masks only allow them to hold.
 
     TorchRL resets the markets that are done by a partial ``_reset`` (``rollout(break_when_any_done=False)`` and
-    collectors). The seed of each further episode follows from the market's last. ``set_seed(s)`` gives market m the
-    seed ``s + m`` at the next ``reset()``. Each step returns new tensors, as TorchRL keeps the tensors that it gets.
+    collectors). The seed of each further episode follows from the market's last. ``set_seed(s)`` hashes the seed of
+    each market's next episode from ``s`` and the market's index. Each step returns new tensors, as TorchRL keeps the
+    tensors that it gets.
 
     ``agents, action_mask`` is the mask for a policy's masked distribution. For legal random actions, add the transform
     ``ActionMask(("agents", "action"), ("agents", "action_mask"))``.
@@ -44,8 +46,8 @@ class ParaMarketTorchRLEnv(EnvBase):  # type: ignore[misc]  # TorchRL need not b
     def __init__(self, config: MarketConfig, num_markets: int, device: str | torch.device = "auto") -> None:
         self._autoreset = AutoresetBatch(config, num_markets, device=device)
         self.market_batch = self._autoreset.market_batch
-        self.group_map = {"agents": [f"trader_{agent}" for agent in range(config.agents)]}
-        self._next_seed: int | None = None
+        self.group_map = {"agents": list(self.market_batch.agent_names)}
+        self._seeds: Tensor | None = None
         super().__init__(device=self.market_batch.device, batch_size=[num_markets])
         self._make_specs(config)
 
@@ -76,13 +78,13 @@ class ParaMarketTorchRLEnv(EnvBase):  # type: ignore[misc]  # TorchRL need not b
         return MultiCategorical(nvec, shape=(*agents, len(nvec)), dtype=torch.int64, device=self.device)
 
     def _set_seed(self, seed: int | None) -> None:
-        self._next_seed = seed
+        self._seeds = None if seed is None else self.market_batch.next_seeds(seed)
 
     def _reset(self, tensordict: TensorDictBase | None = None, **_: Any) -> TensorDictBase:
         chosen = None if tensordict is None else tensordict.get("_reset", None)
         if chosen is None or not self.market_batch.begun:
-            self._autoreset.reset(self._next_seed)
-            self._next_seed = None
+            self._autoreset.reset(self._seeds)
+            self._seeds = None
         elif bool(chosen.any()):
             self._autoreset.reset_done(chosen.flatten().nonzero().squeeze(1))
         no_end = torch.zeros(*self.batch_size, 1, dtype=torch.bool, device=self.device)

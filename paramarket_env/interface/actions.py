@@ -7,7 +7,7 @@ one purchase for each offer and bid if the mechanism takes bids, and one for eac
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -16,8 +16,10 @@ from torch import Tensor
 
 from paramarket_env.config import ActionMode
 from paramarket_env.market.orders import Orders
+from paramarket_env.validation import require
 
-MaskStyle = Literal["tuple", "flat"]
+MaskStyle = Literal["tuple", "flat", "none"]
+"""The form of ``info["action_mask"]``; ``none``: infos have no mask, for clients that cannot bear one."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,16 @@ def client_mask(mask: np.ndarray, space: spaces.Space[Any], style: MaskStyle) ->
     if style == "flat" or not isinstance(space, spaces.MultiDiscrete):
         return flat
     return tuple(np.split(flat, np.cumsum(space.nvec)[:-1]))
+
+
+def mask_info(mask: np.ndarray, space: spaces.Space[Any], style: MaskStyle) -> dict[str, Any]:
+    """The entry ``action_mask`` of an agent's info (see :func:`client_mask`); no entry in the style ``none``."""
+    return {} if style == "none" else {"action_mask": client_mask(mask, space, style)}
+
+
+def require_mask_style(style: object) -> None:
+    """Raise ``ValueError`` for a style that does not exist."""
+    require(style in get_args(MaskStyle), "mask_style", style, "'tuple', 'flat' or 'none'")
 
 
 def checked_actions(given: Any, space: spaces.Space[Any], rows: tuple[int, ...] = ()) -> np.ndarray:

@@ -16,6 +16,7 @@ from paramarket_env.market.engine import Engine
 from paramarket_env.market.orders import StepRecord
 from paramarket_env.market.view import MarketView
 from paramarket_env.seeding import as_seeds, fresh_seed, next_seeds
+from paramarket_env.validation import require
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class MarketBatch:
         exchange, levels = self.engine.exchange, len(config.economy.ask_levels) + 1
         choices = Choices(self.engine.offers, exchange.bid_levels, exchange.ask_slots, levels)
         self.actions = build_actions(config.action_mode, choices)
+        self.agent_names = [f"trader_{agent}" for agent in range(config.agents)]
+        """The names of a market's agents, in order."""
         self._hold = torch.cat([torch.arange(part, device=self.device) == 0 for part in self.actions.nvec])
 
     @property
@@ -62,6 +65,15 @@ class MarketBatch:
         """The names of the parameter sets, in the order of a seller's offers."""
         return self.engine.broker.goods.names
 
+    def offers(self, agent: str) -> list[tuple[str, str]]:
+        """The offers of an agent in the order in which actions number them: (seller, parameter set).
+
+        Raises ``ValueError`` for an unknown agent.
+        """
+        require(agent in self.agent_names, "agent", agent, f"one of {self.agent_names}")
+        sellers = [other for other in self.agent_names if other != agent]
+        return [(seller, good) for seller in sellers for good in self.set_names]
+
     @property
     def seeds(self) -> Tensor:
         """The seeds of the current episodes, int64 ``[M]``."""
@@ -80,8 +92,8 @@ class MarketBatch:
     def next_seeds(self, seed: int | Iterable[int] | None = None) -> Tensor:
         """The seeds of the next episodes, int64 ``[M]``.
 
-        ``seed`` is one seed for each market, or a single seed that gives ``seed, seed + 1, ...``. With None the seeds
-        follow from those of the last episodes, or from the operating system before the first reset.
+        ``seed`` is one seed for each market, or a single seed from which all of them are hashed (see ``as_seeds``).
+        With None the seeds follow from those of the last episodes, or from the operating system before the first reset.
         """
         if seed is None and self.begun:
             return next_seeds(self.seeds)

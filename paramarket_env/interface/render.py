@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib import pyplot as plt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
 from paramarket_env.interface.infos import trade_columns
+from paramarket_env.validation import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from paramarket_env.interface.batch import MarketBatch
     from paramarket_env.market.orders import StepRecord
+
+LIST = "_list"
+RENDER_MODES = ("ansi", "rgb_array", "human", f"ansi{LIST}", f"rgb_array{LIST}")
 
 VERBS = {"train": "#a9c7e8", "buy": "#e07b39", "ask": "#7fb77e", "refused": "#c0392b", "hold": "#eeeeee"}
 """The colour of each verb, that is, of an agent's action in a step."""
@@ -61,52 +64,122 @@ class History:
     """The history of one market's episode, for rendering."""
 
     agents: list[str]
+    market: int = 0
+    """The market's index in its batch."""
     frames: list[Frame] = field(default_factory=list)
     trades: list[Trade] = field(default_factory=list)
 
     def add(self, market_batch: MarketBatch, record: StepRecord | None = None) -> None:
-        """Append the state of market 0, and the record of the step that led to it."""
-        state, asks = market_batch.engine.state, market_batch.engine.asks
-        cycle, verbs = int(state.cycle[0]), ["hold"] * len(self.agents)
+        """Append the state of the market, and the record of the step that led to it."""
+        state, asks, row = market_batch.engine.state, market_batch.engine.asks, self.market
+        cycle, verbs = int(state.cycle[row]), ["hold"] * len(self.agents)
         if record is not None:
-            verbs = _verbs(record)
+            verbs = _verbs(record, row)
             columns = [column.tolist() for column in trade_columns(record, market_batch.set_names).values()]
-            self.trades += [Trade(cycle, *trade) for market, *trade in zip(*columns, strict=True) if market == 0]
-        self.frames.append(Frame(cycle, state.loss[0].tolist(), state.balance[0].tolist(), asks[0].tolist(), verbs))
+            self.trades += [Trade(cycle, *trade) for market, *trade in zip(*columns, strict=True) if market == row]
+        losses, balances = state.loss[row].tolist(), state.balance[row].tolist()
+        self.frames.append(Frame(cycle, losses, balances, asks[row].tolist(), verbs))
 
     def copy(self) -> History:
         """A copy of the history, which can be continued separately."""
-        return History(self.agents, list(self.frames), list(self.trades))
+        return replace(self, frames=list(self.frames), trades=list(self.trades))
 
 
-def _verbs(record: StepRecord) -> list[str]:
-    """The most important thing that each agent of market 0 did."""
-    happened = [(verb, getattr(record, column)[0].tolist()) for verb, column in DID.items()]
+def _verbs(record: StepRecord, market: int) -> list[str]:
+    """The most important thing that each agent of a market did."""
+    happened = [(verb, getattr(record, column)[market].tolist()) for verb, column in DID.items()]
     return [next((verb for verb, flags in happened if flags[agent]), "hold") for agent in range(len(happened[0][1]))]
 
 
 class Window:
-    """A window that shows the episodes on the screen."""
+    """A window that shows the episodes on the screen. It opens once, and stays closed after it has been closed."""
 
     def __init__(self) -> None:
         self.figure: Figure | None = None
+        self._closed = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy opens a window of its own."""
+        return {"figure": None, "_closed": self._closed}
 
     def show(self, history: History) -> None:
-        """Draw the episode so far. Warn instead if matplotlib has no display."""
+        """Draw the episode so far. Warn instead if matplotlib has no display, and once if the user has closed it."""
+        # Only a window needs pyplot, which fails to import if MPLBACKEND names a backend that is not installed.
+        from matplotlib import pyplot as plt  # noqa: PLC0415
+
+        if self._closed:
+            return
         if self.figure is None:
             self.figure = plt.figure(figsize=(12, 7.2))
         if self.figure.canvas.required_interactive_framework is None:
             warnings.warn("render_mode='human' finds no display: use 'rgb_array' or 'ansi'", stacklevel=4)
+            self._discard()
+        elif not plt.fignum_exists(self.figure.number):
+            warnings.warn("the window was closed: render_mode='human' shows nothing more", stacklevel=4)
             self.close()
+        else:
+            _paint(self.figure, history)
+            plt.pause(0.001)
+
+    def close(self) -> None:
+        """Close the window, if it is open, for good."""
+        self._closed = True
+        self._discard()
+
+    def _discard(self) -> None:
+        if self.figure is not None:
+            from matplotlib import pyplot as plt  # noqa: PLC0415
+
+            plt.close(self.figure)
+            self.figure = None
+
+
+class Renderer:
+    """Shows the episodes of one market in a render mode. Without a mode (None) it does nothing."""
+
+    def __init__(self, mode: str | None, market_batch: MarketBatch, market: int = 0) -> None:
+        require(mode in (None, *RENDER_MODES), "render_mode", mode, f"None or one of {RENDER_MODES}")
+        self.mode, self._market_batch = mode, market_batch
+        self.history = History(market_batch.agent_names, market)
+        self._window = Window()
+        self._frames: list[str | np.ndarray] = []
+
+    def begin(self) -> None:
+        """Begin a new episode with the current state of the market."""
+        self.history = History(self.history.agents, self.history.market)
+        self._frames = []
+        self.add(None)
+
+    def add(self, record: StepRecord | None) -> None:
+        """Add the current state of the market, and the record of the step that led to it."""
+        if self.mode is None:
             return
-        _paint(self.figure, history)
-        plt.pause(0.001)
+        self.history.add(self._market_batch, record)
+        if self.mode == "human":
+            self._window.show(self.history)
+        elif self.mode.endswith(LIST):
+            self._frames.append(self._frame())
+
+    def _frame(self) -> str | np.ndarray:
+        return as_text(self.history) if str(self.mode).startswith("ansi") else draw(self.history)
+
+    def render(self) -> str | np.ndarray | list[str | np.ndarray] | None:
+        """The episode so far as text or as a picture, uint8 ``[720, 1200, 3]``; ``human`` draws the window again.
+
+        A mode that ends in ``_list`` returns the frames of all steps since the last call or the start of the episode.
+        """
+        if self.mode in (None, "human"):
+            if self.mode is not None:
+                self._window.show(self.history)
+            return None
+        if not str(self.mode).endswith(LIST):
+            return self._frame()
+        frames, self._frames = self._frames, []
+        return frames
 
     def close(self) -> None:
         """Close the window, if it is open."""
-        if self.figure is not None:
-            plt.close(self.figure)
-            self.figure = None
+        self._window.close()
 
 
 def as_text(history: History) -> str:

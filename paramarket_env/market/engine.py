@@ -32,7 +32,7 @@ from paramarket_env.validation import require
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """The device with this name. ``auto`` is the GPU if there is one, and otherwise the CPU, with one warning."""
+    """The device with this name. ``auto`` is the GPU if there is one, and otherwise the CPU, which is logged once."""
     if device == "auto":
         return torch.device("cuda") if torch.cuda.is_available() else _fallback()
     try:
@@ -47,7 +47,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 @cache
 def _fallback() -> torch.device:
-    logging.getLogger(__name__).warning("no GPU was found: device='auto' uses the CPU")
+    # This is no warning, since each of many processes would give it.
+    logging.getLogger(__name__).info("no GPU was found: device='auto' uses the CPU")
     return torch.device("cpu")
 
 
@@ -73,7 +74,7 @@ class Engine:
         self.offers = (config.agents - 1) * len(self.broker.goods.names)
         self.exchange = Exchange(config, self.broker, self.device)
         # Refuse an impossible endowment, and too many markets, now and not in a later episode.
-        self.one = self._fresh(as_seeds(0, 1, self.device))
+        self.one = self._fresh(as_seeds([0], 1, self.device))
         """The state of one market, which gives the shapes."""
         require_minibatches(self.one.partition, config.training.batch_size)
         require_room(num_markets, self.one, self.network, self.dataset)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pickle
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +13,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env as gymnasium_check
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import DictInfoToList, RecordEpisodeStatistics
@@ -22,7 +24,9 @@ from torch import Tensor
 import paramarket_env
 from paramarket_env import paramarket_v0
 from paramarket_env.adapters.gymnasium import ParaMarketGymEnv, ParaMarketVectorEnv
+from paramarket_env.economics.rewards import TrainCost
 from paramarket_env.interface.policy import POLICIES, Policy, Seat
+from paramarket_env.learning.networks.mlp import MLP
 from paramarket_env.seeding import stream
 from tests.helpers import digest, frozen, priced_market, scripted, spoil
 
@@ -133,6 +137,63 @@ def test_maskable_ppo_learns_in_it(mode: str) -> None:
     assert model.num_timesteps == 12
 
 
+# --- back to a copy -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+@pytest.mark.parametrize("mode", MODES)
+def test_an_episode_goes_back_to_a_copy_with_the_memory_of_all_policies(mode: str, steps: int) -> None:
+    env = new_env(mode)
+    env.reset(seed=3)
+    trained = np.int64(1) if mode == "verb" else np.array([1, 0, 0])
+    for _ in range(steps):
+        env.step(trained)
+    saved, played = env.snapshot(), []
+    for copied in (saved, pickle.loads(pickle.dumps(saved)), saved):
+        played.append(digest([list(env.step(trained)) for _ in range(6 - steps)]))
+        env.restore(copied)
+    other = new_env(mode)
+    other.restore(saved)
+    played.append(digest([list(other.step(trained)) for _ in range(6 - steps)]))
+    assert len(set(played)) == 1
+
+
+def test_the_market_alone_cannot_go_back() -> None:
+    """The policies in the other seats would go on with the memory of another episode."""
+    env = new_env()
+    env.reset(seed=3)
+    saved = env.market.snapshot()
+    env.step(1)
+    for go_back in (lambda: env.market.restore(saved), lambda: env.market.reset(seed=3)):
+        go_back()
+        with pytest.raises(RuntimeError, match=r"reset or restored alone: call reset\(\) or restore\(\)"):
+            env.step(1)
+    env.reset(seed=3)
+    env.step(1)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: new_env(seat=0).snapshot, "another seat, or against other opponents"),
+        (lambda: new_env(opponents="train").snapshot, "another seat, or against other opponents"),
+        (lambda: new_env("round").snapshot, "another configuration"),
+        (lambda: new_env().market.snapshot, "snapshot='Snapshot' is not allowed"),
+        (lambda: lambda: None, "snapshot='NoneType' is not allowed"),
+    ],
+)
+def test_a_copy_of_something_else_is_refused_before_anything_changes(make: Any, message: str) -> None:
+    env, take = new_env(), make()
+    env.reset(seed=3)
+    if hasattr(take, "__self__"):
+        take.__self__.reset(seed=4)
+    before = frozen(env.market_batch.engine.state)
+    with pytest.raises(ValueError, match=message):
+        env.restore(take())
+    assert frozen(env.market_batch.engine.state) == before
+    env.step(1)
+
+
 # --- vectorised -----------------------------------------------------------------------------------------------------
 
 
@@ -185,35 +246,48 @@ def test_spaces_and_metadata_are_complete() -> None:
     assert np.array_equal(infos["action_mask"], vector._autoreset.mask[:, SEAT].numpy().astype(np.int8))
 
 
-def test_observations_and_masks_lie_in_two_buffers_in_turn() -> None:
-    vector = new_vector()
-    observation, infos = vector.reset()
-    seen, masks = [observation], [infos["action_mask"]]
-    for _ in range(3):
-        observation, *_, infos = vector.step(np.ones(3, int))
-        seen.append(observation)
-        masks.append(infos["action_mask"])
-    for arrays in (seen, masks):
-        assert np.shares_memory(arrays[0], arrays[2])
-        assert np.shares_memory(arrays[1], arrays[3])
-        assert not np.shares_memory(arrays[0], arrays[1])
+def test_the_market_reads_no_array_that_it_handed_out() -> None:
+    one, other = new_vector(), new_vector()
+    one.reset(seed=0)[0][:] = np.nan
+    other.reset(seed=0)
+    for _ in range(7):
+        returned, expected = one.step(np.full(3, 2)), other.step(np.full(3, 2))
+        assert digest(list(returned[:4])) == digest(list(expected[:4]))
+        for array in (returned[0], returned[4]["action_mask"]):
+            array[:] = 0
 
 
-def test_the_infos_of_a_step_outlive_the_next() -> None:
-    vector = new_vector(opponents="train", max_cycles=3, budget=5)  # too little for any purchase
-    kept = [vector.reset(seed=0)[1]]
-    before = [infos_digest(kept[0])]
-    for _ in range(5):
-        kept.append(vector.step(np.full(3, 2))[4])
-        before.append(infos_digest(kept[-1]))
-    assert kept[1]["refused"].tolist() == [1] * 3
-    assert "final_info" in kept[3]
-    assert [infos_digest(infos) for infos in kept] == before
+@pytest.mark.parametrize("style", ["tuple", "flat", "none"])
+@pytest.mark.parametrize("mode", MODES)
+def test_masks_are_those_of_gymnasiums_own_vector_in_every_style(mode: str, style: Any) -> None:
+    singles = SyncVectorEnv([partial(new_env, mode, mask_style=style)] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
+    vector = ParaMarketVectorEnv(
+        priced_market(action_mode=mode), 2, OPPONENTS, seat=SEAT, device="cpu", mask_style=style
+    )
+    infos, expected = (env.reset(seed=[1, 2])[1] for env in (vector, singles))
+    for _ in range(7):
+        assert ("action_mask" in infos) == (style != "none")
+        assert set(infos) == set(expected)
+        for one, other in zip(
+            (infos, infos.get("final_info", {})), (expected, expected.get("final_info", {})), strict=True
+        ):
+            assert digest(list(one.get("action_mask", ()))) == digest(list(other.get("action_mask", ())))
+        infos, expected = (env.step(np.zeros(env.action_space.shape, int))[4] for env in (vector, singles))  # type: ignore[attr-defined]
 
 
-def infos_digest(infos: dict[str, Any]) -> str:
-    """A hash of infos but for the mask, which lies in a buffer."""
-    return digest({**infos, "final_obs": list(infos.get("final_obs", ())), "action_mask": 0})
+@pytest.mark.parametrize("render_mode", ["ansi", "ansi_list"])
+def test_every_market_is_rendered_as_it_is_alone(render_mode: str) -> None:
+    singles = SyncVectorEnv([partial(new_env, render_mode=render_mode)] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
+    vector = ParaMarketVectorEnv(priced_market(), 2, OPPONENTS, seat=SEAT, device="cpu", render_mode=render_mode)
+    vector.reset(seed=[1, 2])
+    singles.reset(seed=[1, 2])
+    for step in range(8):
+        if step % 3 == 0:
+            assert vector.render() == singles.render()
+        vector.step(np.ones(2, int))
+        singles.step(np.ones(2, int))
+    assert vector.render()[0] != vector.render()[1]
+    vector.close()
 
 
 def test_gymnasiums_wrappers_take_it() -> None:
@@ -297,14 +371,83 @@ def test_a_seat_that_does_not_exist_is_refused(seat: Any) -> None:
 # --- by name --------------------------------------------------------------------------------------------------------
 
 
-def test_gymnasium_makes_both_by_name() -> None:
-    settings: dict[str, Any] = {"scenario": "three-firms", "opponents": POLICIES.parse("patient"), "device": "cpu"}
-    single = gymnasium.make("paramarket/ParaMarket-v0", seat=2, max_cycles=3, **settings)
-    vector = gymnasium.make_vec("paramarket/ParaMarket-v0", num_envs=4, action_mode="round", **settings)
-    assert isinstance(single.unwrapped, ParaMarketGymEnv)
-    assert single.unwrapped.agent == "trader_2"
-    assert isinstance(vector, ParaMarketVectorEnv)
-    assert (vector.num_envs, vector.single_action_space.shape) == (4, (3,))
+ID = "paramarket/ParaMarket-v0"
+MADE: list[dict[str, Any]] = [
+    {},
+    {"scenario": "three-firms", "opponents": "patient:7+fixed:3", "seat": 2, "max_cycles": 3},
+    {"scenario": "digits-short", "opponents": ["paper"], "action_mode": "round", "mask_style": "flat"},
+    {"scenario": priced_market(), "opponents": OPPONENTS, "seat": np.int64(1), "device": torch.device("cpu")},
+    {"architecture": MLP(hidden=(4,)), "ask_levels": (0, 10), "reward_terms": (TrainCost(0.1),), "max_cycles": 50},
+    {"render_mode": "ansi_list", "copy": False},
+]
+
+
+@pytest.mark.parametrize("settings", MADE, ids=str)
+def test_gymnasium_makes_it_and_makes_it_again_from_json(settings: dict[str, Any]) -> None:
+    env = gymnasium.make(ID, **settings)
+    assert isinstance(env.unwrapped, ParaMarketGymEnv)
+    assert env.spec is not None
+    cycles = env.unwrapped.market.max_cycles
+    assert env.spec.max_episode_steps == cycles
+    again = gymnasium.make(EnvSpec.from_json(env.spec.to_json()))
+    assert isinstance(again.unwrapped, ParaMarketGymEnv)
+    assert again.unwrapped.market.config == env.unwrapped.market.config
+    assert again.unwrapped._seating.equals(env.unwrapped._seating)
+    assert again.spec == gymnasium.make(env.spec).spec
+    for one in (env, again):
+        seen, _ = one.reset(seed=1)
+        for step in range(cycles):
+            seen, _, terminated, truncated, _ = one.step(0 * one.action_space.sample())
+            assert (terminated, truncated) == (False, step == cycles - 1)
+        assert one.unwrapped.layout.unpack(seen)["time_left"] == 0  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("mode", ["sync", "async", "vector_entry_point"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"mask_style": "none", "seat": 1},
+        {"mask_style": "tuple", "action_mode": "round", "render_mode": "ansi"},
+        {"mask_style": "flat", "action_mode": "round", "copy": False, "opponents": ["paper", "random"], "agents": 3},
+        {"max_episode_steps": 2, "render_mode": "ansi_list", "device": "cpu"},
+    ],
+    ids=str,
+)
+def test_make_vec_takes_the_same_arguments_in_every_mode(mode: str, settings: dict[str, Any]) -> None:
+    settings = {"scenario": priced_market(agents=2, max_cycles=4), "device": "cpu"} | settings
+    env = gymnasium.make_vec(ID, num_envs=2, vectorization_mode=mode, **settings)
+    single = gymnasium.make(ID, **settings)
+    single.reset(seed=5)
+    seen, infos = env.reset(seed=[5, 6])
+    assert ("action_mask" in infos) == (settings.get("mask_style") != "none")
+    for step in range(3):
+        action = np.zeros(env.action_space.shape or (), int)
+        seen, rewards, terminated, truncated, infos = env.step(action)
+        alone = single.step(action[0])
+        if step == 0 and "max_episode_steps" not in settings:  # the vector's agents see the time left until then
+            np.testing.assert_allclose(seen[0], alone[0], rtol=1e-4, atol=1e-5)
+        if step < 2:
+            assert (terminated[0], truncated[0]) == alone[2:4] == (False, step + 1 == settings.get("max_episode_steps"))
+            assert rewards[0] == pytest.approx(alone[1], rel=1e-4, abs=1e-5)
+        if truncated[0]:
+            break
+    if "render_mode" in settings:
+        frames = env.render()
+        assert frames is not None
+        assert len(frames) == 2
+        assert isinstance(frames[0], list if settings["render_mode"].endswith("list") else str)
+    env.close()
+
+
+def test_a_vector_is_made_again_from_json() -> None:
+    env = gymnasium.make_vec(ID, num_envs=3, scenario="digits-short", opponents="paper", copy=False)
+    assert env.spec is not None
+    again = gymnasium.make_vec(EnvSpec.from_json(env.spec.to_json()))
+    assert isinstance(again, ParaMarketVectorEnv)
+    assert (again.num_envs, again.spec) == (3, gymnasium.make_vec(env.spec).spec)
+    for one, other in zip(env.reset(seed=1), again.reset(seed=1), strict=True):
+        same(one, other)
 
 
 def test_a_second_import_leaves_the_registry_as_it_is() -> None:

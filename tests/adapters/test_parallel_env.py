@@ -200,8 +200,9 @@ def test_an_episode_is_truncated_for_all_after_max_cycles_and_not_before(mode: s
         assert terminated == dict.fromkeys(env.possible_agents, False)
         assert truncated == dict.fromkeys(env.possible_agents, last)
     assert env.agents == []
+    assert env.step({}) == ({}, {}, {}, {}, {})
     with pytest.raises(RuntimeError, match="call reset"):
-        env.step({})
+        env.step({"trader_0": 0})
 
 
 def test_a_step_before_the_first_reset_is_refused() -> None:
@@ -327,11 +328,36 @@ def test_actions_of_agents_that_are_gone_are_ignored() -> None:
     assert int(env.market_batch.engine.state.passes[0, 1]) == 1
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_failure_of_all_agents_ends_the_episode_as_its_last_cycle_does(mode: str, seed: int) -> None:
+    env = new_env(mode)
+    env.reset(seed=seed)
+    env.market_batch.engine.state.parameters[:] = torch.nan
+    train = 1 if mode == "verb" else np.array([1, 0, 0])
+    env.step(dict.fromkeys(env.agents, train))
+    assert env.agents == []
+    assert env.step({}) == ({}, {}, {}, {}, {})
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_state_can_be_flat(mode: str) -> None:
+    stacked, flat = (
+        ParaMarketEnv(priced_market(action_mode=mode), device="cpu", state_style=style) for style in ("stacked", "flat")
+    )
+    stacked.reset(seed=1)
+    flat.reset(seed=1)
+    assert np.array_equal(flat.state(), stacked.state().ravel())
+    assert flat.state_space.shape == (3 * flat.layout.size,)
+    assert flat.state_space.contains(flat.state())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"state_style": "wide"}, r"state_style='wide'.*'stacked' or 'flat'"),
         ({"render_mode": "video"}, r"render_mode='video'.*rgb_array"),
-        ({"mask_style": "list"}, r"mask_style='list'.*'tuple' or 'flat'"),
+        ({"mask_style": "list"}, r"mask_style='list'.*'tuple', 'flat' or 'none'"),
     ],
 )
 def test_options_that_do_not_exist_are_refused_with_those_that_do(arguments: dict[str, Any], message: str) -> None:

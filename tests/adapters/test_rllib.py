@@ -46,13 +46,12 @@ def check_step(played: Played, step: int, market: int, returned: tuple[Any, ...]
 def test_episodes_are_those_of_each_market_alone(rllib: Any, mode: str) -> None:
     config = priced_market(action_mode=mode)
     actions = scripted(config, STEPS, MARKETS, SPOILED)
-    seed = 2
-    alone = [
-        play_alone(config, seed * MARKETS + m, actions[:, m], SPOILED[0] if m == SPOILED[1] else None)
-        for m in range(MARKETS)
-    ]
     env = new_env(mode)
-    first, infos = env.reset(seed=seed)
+    first, infos = env.reset(seed=2)
+    alone = [
+        play_alone(config, seed, actions[:, m], SPOILED[0] if m == SPOILED[1] else None)
+        for m, seed in enumerate(env.market_batch.seeds.tolist())
+    ]
     assert list(first) == list(infos) == env.possible_agents
     torch.testing.assert_close(np.stack(list(first.values())), np.concatenate([played.first for played in alone]))
     for step in range(STEPS):
@@ -102,7 +101,7 @@ def test_seeds_that_follow_each_other_share_no_market(rllib: Any) -> None:
     for seed in (0, 1, 2):
         env.reset(seed=seed)
         seeds += env.market_batch.seeds.tolist()
-    assert seeds == list(range(9))
+    assert len(set(seeds)) == 9
 
 
 def test_actions_that_cannot_be_are_refused_before_anything_changes(rllib: Any) -> None:

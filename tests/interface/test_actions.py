@@ -14,7 +14,15 @@ from torch import Tensor
 
 from paramarket_env.adapters.pettingzoo import ParaMarketEnv
 from paramarket_env.economics.clearing import MECHANISMS, REFUSALS
-from paramarket_env.interface.actions import Actions, Choices, RoundActions, VerbActions, build_actions, client_mask
+from paramarket_env.interface.actions import (
+    Actions,
+    Choices,
+    RoundActions,
+    VerbActions,
+    build_actions,
+    client_mask,
+    mask_info,
+)
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.market.orders import Orders, no_orders
 from tests import plain
@@ -361,6 +369,8 @@ def test_clients_get_int8_masks_in_the_style_they_take() -> None:
     assert isinstance(as_parts, tuple)
     assert [part.tolist() for part in as_parts] == [[1, 1], [1, 0, 1, 0], [1, 1, 0]]
     assert all(part.dtype == np.int8 for part in as_parts)
+    assert mask_info(flat, several, "none") == mask_info(flat, one, "none") == {}
+    assert list(mask_info(flat, one, "flat")) == ["action_mask"]
     for space, style in ((several, "flat"), (one, "tuple"), (one, "flat")):
         mask = client_mask(flat, space, style)
         assert isinstance(mask, np.ndarray)

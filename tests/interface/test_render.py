@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import warnings
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -140,22 +141,30 @@ def test_human_without_a_display_warns_and_goes_on() -> None:
     assert env.market_batch.engine.state.cycle.tolist() == [1]
 
 
+class Numbered(Figure):
+    number = 0
+
+
 class FakeDisplay:
     """In the place of pyplot: counts the windows that are open and how often they are drawn."""
 
     def __init__(self) -> None:
-        self.windows: list[Figure] = []
+        self.windows: list[Numbered] = []
         self.drawn = 0
 
-    def figure(self, **size: Any) -> Figure:
-        window = Figure(**size)
+    def figure(self, **size: Any) -> Numbered:
+        window = Numbered(**size)
+        window.number = len(self.windows)
         canvas = FigureCanvasAgg(window)
         canvas.required_interactive_framework = "a display"  # type: ignore[misc]
         self.windows.append(window)
         return window
 
-    def close(self, window: Figure) -> None:
+    def close(self, window: Numbered) -> None:
         self.windows = [other for other in self.windows if other is not window]
+
+    def fignum_exists(self, number: int) -> bool:
+        return any(window.number == number for window in self.windows)
 
     def pause(self, _: float) -> None:
         self.drawn += 1
@@ -164,7 +173,8 @@ class FakeDisplay:
 @pytest.fixture
 def display(monkeypatch: pytest.MonkeyPatch) -> FakeDisplay:
     fake = FakeDisplay()
-    monkeypatch.setattr(render, "plt", SimpleNamespace(figure=fake.figure, close=fake.close, pause=fake.pause))
+    for name in ("figure", "close", "fignum_exists", "pause"):
+        monkeypatch.setattr(f"matplotlib.pyplot.{name}", getattr(fake, name))
     return fake
 
 
@@ -196,6 +206,58 @@ def test_going_back_to_a_snapshot_leaves_no_window_behind(display: FakeDisplay) 
     assert len(display.windows) == 1
     env.close()
     assert display.windows == []
+
+
+def test_a_window_that_the_user_closed_stays_closed_and_says_so_once(display: FakeDisplay) -> None:
+    env = new_env("human")
+    display.windows.clear()
+    with pytest.warns(UserWarning, match="the window was closed: render_mode='human' shows nothing more"):
+        env.step(dict.fromkeys(env.agents, 1))
+    for _ in range(7):  # into the next episode; any further warning would be an error
+        env.render()
+        if env.agents:
+            env.step(dict.fromkeys(env.agents, 1))
+        else:
+            env.reset()
+    env.close()
+    assert (display.windows, display.drawn) == ([], 1)
+
+
+def test_a_closed_environment_opens_no_window(display: FakeDisplay) -> None:
+    env = new_env("human")
+    env.close()
+    env.step(dict.fromkeys(env.agents, 1))
+    env.render()
+    assert (display.windows, display.drawn) == ([], 1)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+def test_a_copy_opens_a_window_of_its_own(display: FakeDisplay, copied: Any) -> None:
+    env = new_env("human")
+    other = copied(env)
+    assert len(display.windows) == 1
+    other.render()
+    assert len(display.windows) == 2
+    other.close()
+    env.step(dict.fromkeys(env.agents, 1))
+    assert (len(display.windows), display.drawn) == (1, 3)
+
+
+@pytest.mark.parametrize("mode", ["ansi", "rgb_array"])
+def test_a_list_mode_returns_the_frames_since_the_last_call(mode: str) -> None:
+    single, several = new_env(mode), new_env(f"{mode}_list")
+    frames = [single.render()]
+    for _ in range(3):
+        single.step(dict.fromkeys(single.agents, 1))
+        several.step(dict.fromkeys(several.agents, 1))
+        frames.append(single.render())
+    shown: Any = several.render()
+    assert len(shown) == 4
+    assert all(np.array_equal(one, other) for one, other in zip(shown, frames, strict=True))
+    assert several.render() == []
+    several.step(dict.fromkeys(several.agents, 1))
+    several.reset()
+    assert len(several.render()) == 1
 
 
 def test_a_trade_is_shown_with_the_gain_that_was_quoted_for_it() -> None:

@@ -21,8 +21,10 @@ def test_the_cpu_is_always_a_device(name: str) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_auto_is_the_cpu_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
     engine._fallback.cache_clear()
+    caplog.set_level("INFO")
     assert resolve_device("auto") == resolve_device("auto") == torch.device("cpu")
-    assert [record.getMessage() for record in caplog.records] == ["no GPU was found: device='auto' uses the CPU"]
+    expected = [("INFO", "no GPU was found: device='auto' uses the CPU")]
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == expected
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -136,7 +136,7 @@ def learn(
     plan.to_dict()  # refuse a plug-in without a name now, not when the first checkpoint is kept
     if resume:
         _require_same(plan, checkpoint)
-    vec_env = ParaMarketVecEnv(plan.config, plan.num_markets, device, plan.against)
+    vec_env = ParaMarketVecEnv(plan.config, plan.num_markets, device, plan.against, copy=False)
     env, model = _continued(kind, vec_env, checkpoint) if resume else _new(kind, vec_env, plan)
     vec_env.seed(TRAINING_SEEDS + plan.seed * 2**20 + model.num_timesteps)
     model.set_logger(configure(str(folder / "log" / f"from-{model.num_timesteps}"), _formats()))
