@@ -66,8 +66,8 @@ def student_mean(values: Sequence[float]) -> Estimate:
 
 
 def mean(scores: Scores) -> Estimate:
-    """The mean of all scores, or ``MISSING`` if a score is not finite."""
-    return student_mean(scores.mean(0).tolist()) if np.isfinite(scores).all() else MISSING
+    """The mean of all scores, or ``MISSING`` if there are none or one is not finite."""
+    return student_mean(scores.mean(0).tolist()) if scores.size and np.isfinite(scores).all() else MISSING
 
 
 def bootstrap(scores: Scores, statistic: Callable[[np.ndarray], np.ndarray]) -> Estimate:
