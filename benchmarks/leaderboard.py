@@ -65,9 +65,9 @@ in that average; the scenario's table gives the reason.
 
 Learned policies were trained against {", ".join(TRAINING_OPPONENTS)}. The populations {" and ".join(HELD_OUT)} are
 held out: no training of another entry met them. `{TRAINED}`, and in `crowd-short` every learned policy, was trained
-against copies of itself. *{MET}* and *{NEW}* are the mean returns against the two groups. For a rule the first group
-is the opponents of the default training. An average over all populations mixes both, so it says less about a learned
-policy than the column *{NEW}*.
+against copies of itself. *{MET}* and *{NEW}* are the mean returns against the two groups.
+For a rule the first group is the opponents of the default training. An average over all populations mixes both groups,
+so it says less about a learned policy than the column *{NEW}*.
 
 To submit a policy, add one file to `benchmarks/entries/`: `NAME.py` with a function `policy(seat)` (see
 [docs/examples.md](../../docs/examples.md)), or `NAME.json` with the settings of a training, such
@@ -80,8 +80,8 @@ LEADS = f"""## Learned policies and the best rule
 
 Mean return of a learned policy minus that of the best rule, paired by seat, population and seed, with 95 % intervals
 over seeds. The best rule is the one with the highest mean return in these runs, separately in each cell. It is thus
-chosen with hindsight, which favours it a little. A dash under *{MET}* says that no population here was met in training.
-In the row *above the best rule*, the scenarios are counted in which the difference is positive."""
+chosen with hindsight, which favours it a little. A dash under *{MET}* says that the policy met none of
+the populations in training. The row *above the best rule* counts the scenarios in which the difference is positive."""
 
 
 @dataclass(frozen=True)
