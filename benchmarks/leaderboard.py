@@ -9,6 +9,9 @@ configuration.
 
 Each policy plays in every seat against the populations of ``paramarket evaluate``, and against a trained one: the entry
 ``self-play``. Its policy for each scenario is in ``benchmarks/policies/``, so that all entries meet the same opponent.
+
+A policy is good against what it was trained against. The page therefore compares each learned policy with the best
+rule twice: against the opponents of its training, and against populations that its training did not meet.
 """
 
 from __future__ import annotations
@@ -27,10 +30,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.progress import track
 
-from paramarket_baselines.evaluation.display import markdown, new_console
-from paramarket_baselines.evaluation.estimates import STATISTICS, Estimate
+from paramarket_baselines.evaluation.display import markdown, new_console, table
+from paramarket_baselines.evaluation.estimates import STATISTICS, Estimate, mean, probability_of_improvement
 from paramarket_baselines.evaluation.results import provenance, write_json
-from paramarket_baselines.evaluation.statistics import MEANS, POPULATIONS, evaluate, summary
+from paramarket_baselines.evaluation.statistics import MEANS, POPULATIONS, evaluate, scores, summary
 from paramarket_baselines.training.sb3 import TRAINING_OPPONENTS, learn, tuned
 from paramarket_env.config import MarketConfig
 from paramarket_env.market.engine import resolve_device
@@ -43,16 +46,28 @@ REFERENCE = "train"
 PROBABILITY = f"P(> {REFERENCE})"
 TRAINED = "self-play"
 """The entry that is also a population."""
+HELD_OUT = tuple(name for name in (*POPULATIONS, TRAINED) if name not in TRAINING_OPPONENTS)
+"""The populations that the default training does not meet."""
+MET, NEW = "training opponents", "held out"
+"""The labels of the mean returns against the opponents of a training and against held-out populations."""
+NEW_PROBABILITY = f"{PROBABILITY}, {NEW}"
+LEAD = {group: f"{group}: lead" for group in (MET, NEW)}
+"""The measures, by group, of an entry's mean return minus that of the best rule."""
 
 HEAD = f"""# Leaderboard
 
 `python -m benchmarks.leaderboard` makes this page from the runs in `leaderboard/`, which state their seeds, versions
 and configuration. Every policy plays in every seat while one of {", ".join((*POPULATIONS, TRAINED))}
-has all other seats, on the same seeds. The 95 % intervals are from a bootstrap stratified by seat and population.
-Learned policies were trained against {", ".join(TRAINING_OPPONENTS)}; the other populations are new to them.
-`{TRAINED}`, and in `crowd-short` every learned policy, was trained against copies of itself. Policies are ordered by
-the probability of a higher return than that of `{REFERENCE}` on the same task, averaged over all scenarios. A dash
-marks a missing result, which counts as 0; the scenario's table gives the reason.
+has all other seats, on the same seeds. The 95 % intervals are over seeds, since a seed is the same market in every task
+([how](../../docs/evaluation.md#intervals)). Policies are ordered by the probability of a higher return than that of
+`{REFERENCE}` on the same task and seed, averaged over all scenarios. A dash marks a missing result, which counts as 0
+in that average; the scenario's table gives the reason.
+
+Learned policies were trained against {", ".join(TRAINING_OPPONENTS)}. The populations {" and ".join(HELD_OUT)} are
+held out: no training of another entry met them. `{TRAINED}`, and in `crowd-short` every learned policy, was trained
+against copies of itself. *{MET}* and *{NEW}* are the mean returns against the two groups.
+For a rule the first group is the opponents of the default training. An average over all populations mixes both groups,
+so it says less about a learned policy than the column *{NEW}*.
 
 To submit a policy, add one file to `benchmarks/entries/`: `NAME.py` with a function `policy(seat)` (see
 [docs/examples.md](../../docs/examples.md)), or `NAME.json` with the settings of a training, such
@@ -60,6 +75,13 @@ as `{{"train": {{"algo": "ppo"}}}}`. Run `python -m benchmarks.leaderboard --ent
 runs that it stored.
 
 ![Mean returns with their intervals, scenario by scenario](leaderboard.png)"""
+
+LEADS = f"""## Learned policies and the best rule
+
+Mean return of a learned policy minus that of the best rule, paired by seat, population and seed, with 95 % intervals
+over seeds. The best rule is the one with the highest mean return in these runs, separately in each cell. It is thus
+chosen with hindsight, which favours it a little. A dash under *{MET}* says that the policy met none of
+the populations in training. The row *above the best rule* counts the scenarios in which the difference is positive."""
 
 
 @dataclass(frozen=True)
@@ -122,8 +144,8 @@ def play_entry(file: Path, name: str, options: Leaderboard) -> dict[str, Any]:
     runs = evaluate(config, [_policy_of(file, name, options)], (*POPULATIONS, trained), seeds, options.device)
     runs = runs.replace({"population": {trained: TRAINED}}).drop(columns="policy")
     origin = provenance(seeds, resolve_device(options.device), dated=False)
-    table = json.loads(runs.to_json(orient="split", index=False, double_precision=9))
-    return {"entry": file.stem, "scenario": name, "config_hash": _config_hash(config), **origin, "runs": table}
+    kept = json.loads(runs.to_json(orient="split", index=False, double_precision=9))
+    return {"entry": file.stem, "scenario": name, "config_hash": _config_hash(config), **origin, "runs": kept}
 
 
 def _fill(options: Leaderboard) -> None:
@@ -158,40 +180,99 @@ def _stored(file: Path, current: str) -> pd.DataFrame | str:
     return str(errors[0]) if errors else runs
 
 
-def standings(store: Path, name: str, names: Sequence[str]) -> Board:
-    """The board of one scenario, from the stored runs."""
-    found = {entry: _stored(store / name / f"{entry}.json", _config_hash(scenario(name))) for entry in names}
-    played = [runs for runs in found.values() if isinstance(runs, pd.DataFrame)]
+def standings(store: Path, name: str, known: dict[str, Path]) -> Board:
+    """The board of one scenario, from the stored runs of the known entries."""
+    found = {entry: _stored(store / name / f"{entry}.json", _config_hash(scenario(name))) for entry in known}
+    reference = found[REFERENCE]
+    if isinstance(reference, str):
+        return dict.fromkeys(known, f"{REFERENCE}: {reference}")
+    found = {entry: _on_same_seeds(runs, reference) for entry, runs in found.items()}
+    runs = pd.concat([played for played in found.values() if isinstance(played, pd.DataFrame)], ignore_index=True)
     missing = {entry: why for entry, why in found.items() if isinstance(why, str)}
-    if REFERENCE in missing:
-        return dict.fromkeys(names, f"{REFERENCE}: {missing[REFERENCE]}")
-    estimates = summary(pd.concat(played, ignore_index=True))
+    estimates = summary(runs)
     best = sorted(estimates, key=lambda entry: -estimates[entry]["mean"].value)
-    return {**{entry: estimates[entry] for entry in best}, **missing}
+    met = {entry: training_opponents(known[entry], name) for entry in best}
+    rules = [entry for entry in best if met[entry] is None]
+    return {**{entry: estimates[entry] | _by_group(runs, entry, met[entry], rules) for entry in best}, **missing}
 
 
-def page(boards: dict[str, Board]) -> str:
-    """The leaderboard in Markdown: a table of mean returns in all scenarios, then a table for each scenario."""
+def _on_same_seeds(runs: pd.DataFrame | str, reference: pd.DataFrame) -> pd.DataFrame | str:
+    """The runs, or the reason why they cannot be compared with the reference."""
+    if isinstance(runs, str) or set(runs.seed) == set(reference.seed):
+        return runs
+    return f"played on other seeds than {REFERENCE}"
+
+
+def training_opponents(file: Path, name: str) -> tuple[str, ...] | None:
+    """The policies that a learned entry met in training, or None for a rule. Of an entry in Python none are known."""
+    entry = json.loads(file.read_text()) if file.suffix == ".json" else {}
+    if "train" in entry:
+        return replace(tuned(name), **_settings(entry["train"])).against or (file.stem,)
+    return () if entry.get("policy", "learned:").startswith("learned:") else None
+
+
+def _by_group(runs: pd.DataFrame, entry: str, met: tuple[str, ...] | None, rules: Sequence[str]) -> dict[str, Estimate]:
+    """An entry's results against the opponents of its training and against held-out populations."""
+    new = set(HELD_OUT) - set(met or ())
+    groups = {MET: runs[runs.population.isin(TRAINING_OPPONENTS if met is None else met)]}
+    groups[NEW] = runs[runs.population.isin(new)]
+    mine, reference = (scores(groups[NEW], policy) for policy in (entry, REFERENCE))
+    return {
+        **{group: mean(scores(rows, entry)) for group, rows in groups.items()},
+        NEW_PROBABILITY: probability_of_improvement(mine, reference),
+        **{LEAD[group]: _lead(rows, entry, rules) for group, rows in groups.items()},
+    }
+
+
+def _lead(runs: pd.DataFrame, entry: str, rules: Sequence[str]) -> Estimate:
+    """The return of an entry minus that of the best rule, paired by seat, population and seed."""
+    best = max((scores(runs, rule) for rule in rules), key=lambda found: mean(found).value)
+    return mean(scores(runs, entry) - best)
+
+
+def page(boards: dict[str, Board], learned: Sequence[str]) -> str:
+    """The leaderboard in Markdown: all scenarios, the learned policies and the best rule, then each scenario."""
     names = sorted(
-        dict.fromkeys(entry for board in boards.values() for entry in board), key=lambda entry: -_overall(boards, entry)
+        dict.fromkeys(entry for board in boards.values() for entry in board),
+        key=lambda entry: -_overall(boards, entry, PROBABILITY),
     )
     overall = {
-        entry: [f"{_overall(boards, entry):.2f}", *(_brief(board.get(entry, "")) for board in boards.values())]
+        entry: [
+            *(f"{_overall(boards, entry, measure):.2f}" for measure in (PROBABILITY, NEW_PROBABILITY)),
+            *(_brief(board.get(entry, "")) for board in boards.values()),
+        ]
         for entry in names
     }
-    parts = [HEAD, markdown(overall, [PROBABILITY, *boards], "policy")]
+    parts = [HEAD, markdown(overall, [PROBABILITY, NEW_PROBABILITY, *boards], "policy"), LEADS]
+    for entry in learned:
+        parts += [f"### {entry}", markdown(leads(boards, entry), list(LEAD), "scenario")]
     for name, board in boards.items():
         measures = next((list(row) for row in board.values() if not isinstance(row, str)), ["mean"])
+        measures = [measure for measure in measures if measure not in (NEW_PROBABILITY, *LEAD.values())]
         rows = {entry: _cells(row, measures) for entry, row in board.items()}
         labels = [LABELS.get(measure, measure) for measure in measures]
         parts += [f"## {name}", markdown(rows, labels, "policy")]
     return "\n\n".join(parts) + "\n"
 
 
-def _overall(boards: dict[str, Board], entry: str) -> float:
-    """The probability of improvement over the reference, averaged over the scenarios; missing ones count as 0."""
+def leads(boards: dict[str, Board], entry: str) -> dict[str, list[str]]:
+    """An entry's lead over the best rule in each scenario, by group, and the number of scenarios in which it leads."""
+    rows = {name: row for name, board in boards.items() if not isinstance(row := board.get(entry, ""), str)}
+    found = {group: [row[measure] for row in rows.values()] for group, measure in LEAD.items()}
+    above = [_count_above(estimates) for estimates in found.values()]
+    by_scenario = zip(*([str(one) for one in estimates] for estimates in found.values()), strict=True)
+    return {**dict(zip(rows, map(list, by_scenario), strict=True)), "above the best rule": above}
+
+
+def _count_above(estimates: Sequence[Estimate]) -> str:
+    given = [estimate.value for estimate in estimates if not math.isnan(estimate.value)]
+    return f"{sum(value > 0 for value in given)} of {len(given)}"
+
+
+def _overall(boards: dict[str, Board], entry: str, measure: str) -> float:
+    """A probability of improvement over the reference, averaged over the scenarios; missing ones count as 0."""
     rows = [board.get(entry, "") for board in boards.values()]
-    return sum(0.0 if isinstance(row, str) else row[PROBABILITY].value for row in rows) / len(rows)
+    return sum(0.0 if isinstance(row, str) else row[measure].value for row in rows) / len(rows)
 
 
 def _brief(row: dict[str, Estimate] | str) -> str:
@@ -211,11 +292,11 @@ def draw(boards: dict[str, Board]) -> Figure:
     panels = figure.subplots(-(-len(boards) // 2), 2, squeeze=False).flatten()
     for panel, (name, board) in zip(panels, boards.items(), strict=False):
         rows = [(entry, row["mean"]) for entry, row in board.items() if not isinstance(row, str)][::-1]
-        for place, (_, mean) in enumerate(rows):
+        for place, (_, found) in enumerate(rows):
             panel.errorbar(
-                mean.value,
+                found.value,
                 place,
-                xerr=[[mean.value - mean.low], [mean.high - mean.value]],
+                xerr=[[found.value - found.low], [found.high - found.value]],
                 fmt="o",
                 capsize=3,
                 color="C0",
@@ -235,11 +316,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in options.scenarios:
         scenario(name)  # refuse unknown names before playing
     _fill(options)
-    names = list(entries(options.folder))
-    boards = {name: standings(options.out / "leaderboard", name, names) for name in options.scenarios}
-    (options.out / "leaderboard.md").write_text(page(boards))
+    known, console = entries(options.folder), new_console()
+    boards = {name: standings(options.out / "leaderboard", name, known) for name in options.scenarios}
+    learned = [entry for entry, file in known.items() if training_opponents(file, options.scenarios[0]) is not None]
+    (options.out / "leaderboard.md").write_text(page(boards, learned))
     draw(boards).savefig(options.out / "leaderboard.png", dpi=100)
-    new_console().print(f"made {options.out / 'leaderboard.md'} and leaderboard.png", highlight=False)
+    for entry in learned:
+        console.print(table(leads(boards, entry), list(LEAD), f"{entry}: mean return minus that of the best rule"))
+    console.print(f"made {options.out / 'leaderboard.md'} and leaderboard.png", highlight=False)
 
 
 if __name__ == "__main__":

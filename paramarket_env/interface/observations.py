@@ -76,8 +76,8 @@ class ObservationLayout:
 class Observer:
     """Reads the observations of all agents. The fields depend on the market's mechanism and disclosure.
 
-    An agent's loss, balance, kappa, quotes and buyers are private. Asks that are not sealed are public. The market's
-    disclosure determines the rest.
+    An agent's loss, balance, kappa, quotes and buyers are private. Public are asks that are not sealed, and whether an
+    agent is alive. The market's disclosure determines the rest.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -96,6 +96,7 @@ class Observer:
 
 def _own_fields(engine: Engine) -> Readings:
     config, slots, others = engine.config, engine.exchange.ask_slots, engine.config.agents - 1
+    sellers = engine.broker.sellers
     cycles, price, in_reward = config.max_cycles, _highest_price(config), config.economy.in_reward
     money, receipts = in_reward(max(sum(config.budgets), 1)), others * cycles * price
     recipient = " for each other agent" if engine.exchange.mechanism.personal else ""
@@ -110,6 +111,9 @@ def _own_fields(engine: Engine) -> Readings:
         ),
         Field("market_open", 1, 0, 1, "flag", "purchases clear in this step"): (
             lambda view: same_for_all(view.market_open)
+        ),
+        Field("alive", others, 0, 1, "flag", "each other agent takes part; 0 once its network has failed"): (
+            lambda view: view.state.alive[:, sellers]
         ),
         Field("loss", 1, 0, NATS_HIGH, "nats", "own validation loss"): (lambda view: view.state.loss.unsqueeze(2)),
         Field("last_gain", 1, -NATS_HIGH, NATS_HIGH, "nats", "fall of the own validation loss in the last step"): (

@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import leaderboard
-from benchmarks.leaderboard import HERE, Leaderboard, _settings, entries, main, page, standings
+from benchmarks.leaderboard import (
+    HERE,
+    LEAD,
+    MET,
+    NEW,
+    NEW_PROBABILITY,
+    Leaderboard,
+    _config_hash,
+    _settings,
+    entries,
+    leads,
+    main,
+    page,
+    standings,
+    training_opponents,
+)
+from paramarket_baselines.evaluation.estimates import student_mean
+from paramarket_baselines.evaluation.results import write_json
+from paramarket_baselines.evaluation.statistics import MEANS
 from paramarket_baselines.training import sb3
 from paramarket_env import scenarios
 from paramarket_env.config import MarketConfig
@@ -50,11 +69,12 @@ def test_the_same_seeds_give_the_same_table_of_rules_learned_and_own_policies(tm
     assert text == (second / "leaderboard.md").read_text()
     for entry in ("train", "self-play", "hold", "ppo", "mine"):
         assert text.count(f"\n| {entry} |") == 3  # over all, and in either scenario
+        assert text.count(f"\n### {entry}\n") == (entry in ("self-play", "ppo", "mine"))
         for name in NAMES:
             stored = [json.loads((out / "leaderboard" / name / f"{entry}.json").read_text()) for out in (first, second)]
             assert stored[0] == stored[1]
             assert len(stored[0]["runs"]["data"]) == 6 * 2 * 2  # populations, seats, seeds
-    assert "–" not in text.split("## ")[-1]
+    assert "– (" not in text
     assert (first / "leaderboard.png").stat().st_size > 0
 
 
@@ -81,26 +101,72 @@ def test_what_was_not_played_is_shown_with_its_reason(tmp_path: Path, monkeypatc
     files = {"patient": {"policy": "patient"}, "gone": {"policy": "learned:nowhere"}, "late": {"policy": "hold"}}
     folder = new_entries(tmp_path / "entries", **files)
     out = made(tmp_path, folder, "out", "--entries", "train", "patient", "gone")
-    board = standings(out / "leaderboard", NAMES[0], list(entries(folder)))
+    board = standings(out / "leaderboard", NAMES[0], entries(folder))
     assert list(board)[-3:] == ["gone", "late", "self-play"]
     assert "is not there" in str(board["gone"])
     assert board["late"] == "not played"
-    text = page({NAMES[0]: board})
+    text = page({NAMES[0]: board}, ["gone"])
     assert "| late | – (not played) |" in text
     monkeypatch.setitem(scenarios.SCENARIOS._entries, NAMES[0], lambda: tiny_market(max_cycles=5))
-    board = standings(out / "leaderboard", NAMES[0], list(entries(folder)))
+    board = standings(out / "leaderboard", NAMES[0], entries(folder))
     assert board["patient"] == "train: played in another configuration"
-    lines = page({NAMES[0]: board}).split(f"## {NAMES[0]}")[1].strip().split("\n")
+    lines = page({NAMES[0]: board}, ["gone"]).split(f"## {NAMES[0]}")[1].strip().split("\n")
     assert {line.count("|") for line in lines} == {3}  # a name, and why there is nothing more
 
 
 def test_the_best_comes_first(tmp_path: Path) -> None:
     folder = new_entries(tmp_path / "entries", hold={"policy": "hold"})
     out = made(tmp_path, folder, "out")
-    board = standings(out / "leaderboard", NAMES[1], ["hold", "train"])
+    board = standings(out / "leaderboard", NAMES[1], {name: entries(folder)[name] for name in ("train", "hold")})
     means = [row["mean"].value for row in board.values() if not isinstance(row, str)]
     assert means == sorted(means, reverse=True)
     assert len(means) == 2
+
+
+def test_a_learned_entry_met_what_its_training_plays_against() -> None:
+    folder, name = HERE / "entries", "digits-priced-short"
+    assert training_opponents(folder / "ppo.json", name) == sb3.TRAINING_OPPONENTS
+    assert training_opponents(folder / "ppo.json", "crowd-short") == ("ppo",)  # copies of itself
+    assert training_opponents(folder / "self-play.json", name) == ("self-play",)
+    assert training_opponents(folder / "patient.json", name) is None
+
+
+def kept_runs(**returns: Sequence[float]) -> dict[str, Any]:
+    """Stored runs of an entry: its returns on seeds 0, 1, ... against each population."""
+    rows = [
+        [seed, value, 0.0, 0.0, 0.0, 0.0, "", population.replace("_", "-"), 0]
+        for population, values in returns.items()
+        for seed, value in enumerate(values)
+    ]
+    columns = ["seed", "return", *MEANS, "error", "population", "seat"]
+    return {"config_hash": _config_hash(scenarios.scenario(NAMES[0])), "runs": {"columns": columns, "data": rows}}
+
+
+def test_each_group_of_populations_is_compared_with_the_rule_that_is_best_there(tmp_path: Path) -> None:
+    folder = new_entries(tmp_path / "entries", hold={"policy": "hold"}, ppo={"train": {"algo": "ppo"}})
+    sb3.TUNED[NAMES[0]]["against"] = ("train", "paper")
+    runs = {
+        "train": kept_runs(train=[1, 2], paper=[3, 4], random=[0, 1], self_play=[0, 1]),
+        "hold": kept_runs(train=[0, 0], paper=[0, 0], random=[5, 9], self_play=[7, 9]),
+        "ppo": kept_runs(train=[2, 3], paper=[4, 6], random=[5, 8], self_play=[5, 6]),
+        "self-play": kept_runs(train=[0, 0], paper=[0, 0], random=[6, 10], self_play=[1, 1]),
+    }
+    for entry, kept in runs.items():
+        write_json(tmp_path / NAMES[0] / f"{entry}.json", kept)
+    board = standings(tmp_path, NAMES[0], entries(folder))
+    rows = {entry: row for entry, row in board.items() if not isinstance(row, str)}
+    assert (rows["ppo"]["training opponents"].value, rows["ppo"]["held out"].value) == (3.75, 6.0)
+    # Over `train` on seeds 0 and 1: 1, 1, 1 and 2. Over `hold`: 0, -1, -2 and -3.
+    assert rows["ppo"][LEAD[MET]] == student_mean([1.0, 1.5])
+    assert rows["ppo"][LEAD[NEW]] == student_mean([-1.0, -2.0])
+    assert rows["ppo"][NEW_PROBABILITY].value == 1.0
+    assert rows["self-play"][LEAD[MET]].value == 1 - 8  # it met itself,
+    assert rows["self-play"][LEAD[NEW]].value == 1.0  # so that only `random` is new to it
+    assert rows["hold"][LEAD[NEW]].value == 0
+    assert leads({NAMES[0]: board}, "ppo")["above the best rule"] == ["1 of 1", "0 of 1"]
+    # Runs on other seeds cannot be paired.
+    write_json(tmp_path / NAMES[0] / "ppo.json", kept_runs(train=[2, 3, 4], paper=[4, 6, 8]))
+    assert standings(tmp_path, NAMES[0], entries(folder))["ppo"] == "played on other seeds than train"
 
 
 def test_unknown_names_are_refused_before_anything_is_played(tmp_path: Path) -> None:

@@ -28,10 +28,10 @@ from paramarket_env.market.exchange import Exchange
 from paramarket_env.market.orders import no_orders
 from paramarket_env.market.snapshot import snapshot
 from paramarket_env.market.view import MarketView
-from tests.helpers import CPU, orders, play, priced_market, random_orders, tiny_market
+from tests.helpers import CPU, orders, play, priced_market, random_orders, spoil, tiny_market
 
 MODES = ("verb", "round")
-OWN = ["time_left", "market_open", "loss", "last_gain", "balance", "ask", "selling", "kappa", "since_purchase"]
+OWN = ["time_left", "market_open", "alive", "loss", "last_gain", "balance", "ask", "selling", "kappa", "since_purchase"]
 SALES = ["sold", "sold_now", "declined", "earned"]
 OFFERS = ["offer_gain", "offer_price", "offer_legal"]
 TRADES = ["trade_price", "trades_now"]
@@ -65,8 +65,8 @@ def seen(batch: MarketBatch, name: str) -> Tensor:
 def test_the_layout_has_these_fields_in_this_order() -> None:
     layout = new_batch().layout
     assert [field.name for field in layout.fields] == FIELDS
-    # Eleven numbers, two for each other agent, three for each offer and two for each seller.
-    assert layout.size == 11 + 2 * 2 + 3 * 4 + 2 * 2
+    # Eleven numbers, three for each other agent, three for each offer and two for each seller.
+    assert layout.size == 11 + 3 * 2 + 3 * 4 + 2 * 2
     assert layout.space().shape == (layout.size,)
     assert bool((layout.low < layout.high).all())
 
@@ -80,7 +80,7 @@ def test_the_fields_are_those_that_mechanism_and_disclosure_allow(mechanism: str
     sizes = {field.name: field.size for field in layout.fields}
     asks = 2 if mechanism == "personal" else 1
     assert {sizes["ask"], sizes["selling"]} == {asks}
-    assert {sizes[name] for name in ("sold_now", "declined")} == {2}
+    assert {sizes[name] for name in ("alive", "sold_now", "declined")} == {2}
     offers = {"offer_gain", "offer_price", "offer_legal", "gain_low", "gain_high", "buyer_value"}
     assert {sizes[name] for name in offers & set(names)} == {4}
     assert bool((layout.low < layout.high).all())
@@ -224,6 +224,7 @@ def test_own_fields_say_what_the_market_says(mechanism: str) -> None:
     expected = {
         "time_left": torch.full((2, 3), 0.5),
         "market_open": torch.ones(2, 3),
+        "alive": torch.ones(2, 3, 2),
         "loss": state.loss,
         "last_gain": state.gain,
         "balance": state.balance.double() * tick,
@@ -240,6 +241,17 @@ def test_own_fields_say_what_the_market_says(mechanism: str) -> None:
     assert int(state.sold.sum()) > 2
     for name, values in expected.items():
         torch.testing.assert_close(seen(batch, name).flatten(1), values.float().flatten(1), msg=name)
+
+
+@EVERY_MARKET
+def test_each_other_agent_sees_that_a_network_has_failed_in_its_own_market_alone(
+    mechanism: str, disclosure: str
+) -> None:
+    batch = new_batch(mechanism=mechanism, disclosure=disclosure)
+    spoil(batch.engine, 1, 1)
+    assert bool(seen(batch, "alive").all())  # nobody knows before the network is evaluated
+    batch.engine.step(orders(batch.engine, train=[1]))
+    assert seen(batch, "alive").int().tolist() == [[[1, 1], [1, 1], [1, 1]], [[0, 1], [1, 1], [1, 0]]]
 
 
 def test_offers_stand_seller_by_seller_and_set_by_set() -> None:

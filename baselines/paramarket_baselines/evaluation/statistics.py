@@ -19,8 +19,9 @@ from paramarket_baselines.evaluation.estimates import (
     Estimate,
     Scores,
     Summary,
-    bootstrap,
+    mean,
     probability_of_improvement,
+    student_mean,
 )
 from paramarket_baselines.evaluation.play import Arm, Episode, closed, play
 from paramarket_baselines.evaluation.welfare import returns
@@ -54,6 +55,8 @@ def evaluate(
     otherwise 0) and ``error``. If a policy cannot play in this market, its measures are NaN and ``error`` says why.
     """
     require(len(seeds) >= 2, "seeds", len(seeds), "at least 2")
+    for field_name, given in (("policies", policies), ("populations", populations), ("seeds", seeds)):
+        require(len(set(given)) == len(given), field_name, tuple(given), "different from each other")
     for name in (*policies, *populations):
         POLICIES.parse(name)  # refuse unknown names before playing
     outside = returns(play(config, Arm("out of market", ("train",), closed), seeds, device, closing_trade=False))
@@ -103,14 +106,15 @@ def compare_with_random(
     estimates = {}
     for arm in (Arm("random", ("random",)), Arm("learned", (learned,))):
         by_seed = returns(play(config, arm, seeds, device, closing_trade=False)).groupby("seed").mean()
-        estimates[arm.name] = bootstrap((by_seed.to_numpy(),), STATISTICS["mean"])
+        estimates[arm.name] = student_mean(by_seed.tolist())
     return estimates
 
 
 def scores(runs: pd.DataFrame, policy: str, measure: str = "return") -> Scores:
-    """The scores of a policy in each task; the order of the tasks is fixed."""
-    mine = runs[runs.policy == policy].sort_values(["population", "seat", "seed"])
-    return tuple(group[measure].to_numpy(dtype=float) for _, group in mine.groupby(["population", "seat"], sort=True))
+    """The scores of a policy, float64 ``[tasks, seeds]``, in a fixed order; NaN where a task lacks a seed."""
+    mine = runs[runs.policy == policy]
+    by_task: pd.DataFrame = mine.pivot(index=["population", "seat"], columns="seed", values=measure)
+    return by_task.to_numpy(dtype=float)
 
 
 def summary(runs: pd.DataFrame) -> Summary:
@@ -123,13 +127,13 @@ def summary(runs: pd.DataFrame) -> Summary:
 
 
 def _estimates(runs: pd.DataFrame, policy: str) -> dict[str, Estimate]:
-    first, mean, mine = runs.policy.iloc[0], STATISTICS["mean"], scores(runs, policy)
+    first, mine = runs.policy.iloc[0], scores(runs, policy)
     against = {str(name): scores(rows, policy) for name, rows in runs.groupby("population", sort=False)}
     return {
-        **{name: bootstrap(mine, statistic) for name, statistic in STATISTICS.items()},
+        **{name: statistic(mine) for name, statistic in STATISTICS.items()},
         f"P(> {first})": probability_of_improvement(mine, scores(runs, first)),
-        **{f"{AGAINST}{population}": bootstrap(returned, mean) for population, returned in against.items()},
-        **{measure: bootstrap(scores(runs, policy, measure), mean) for measure in MEANS},
+        **{f"{AGAINST}{population}": mean(returned) for population, returned in against.items()},
+        **{measure: mean(scores(runs, policy, measure)) for measure in MEANS},
     }
 
 
@@ -151,7 +155,7 @@ def estimates_table(summary: Summary, title: str) -> Group:
 
 ESTIMATES_LEGEND = (
     "mean and IQM (interquartile mean) of a seat's return over seats, populations and seeds, with the [95 % interval] "
-    "of a bootstrap stratified by seat and population; P: probability of a higher return than the first policy's on "
-    "the same task; adv.: advantage, the return minus that out of the market; surplus: value of all purchases to their "
-    "buyers; all better: share of the markets in which every agent has a positive advantage"
+    "over seeds; P: probability of a higher return than the first policy's in the same seat, against the same "
+    "population, on the same seed; adv.: advantage, the return minus that out of the market; surplus: value of all "
+    "purchases to their buyers; all better: share of the markets in which every agent has a positive advantage"
 )

@@ -1,4 +1,4 @@
-"""Estimates and their intervals: Student's, and a stratified bootstrap's."""
+"""Estimates and their intervals: Student's, and those of a bootstrap of seeds."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from paramarket_baselines.evaluation.estimates import (
     STATISTICS,
     Estimate,
     bootstrap,
+    mean,
     probability_of_improvement,
     student_mean,
 )
@@ -49,59 +50,63 @@ def test_a_single_value_has_no_interval_and_missing_values_do_not_count() -> Non
     assert student_mean([math.nan]) == MISSING
 
 
-# --- the bootstrap --------------------------------------------------------------------------------------------------
+# --- intervals over seeds -------------------------------------------------------------------------------------------
+
+SCORES = np.array([[0.0, 1.0, 2.0, 100.0], [3.0, -50.0, 4.0, 5.0]])
 
 
 def test_the_interquartile_mean_is_that_of_the_middle_half() -> None:
-    scores = (np.array([0.0, 1.0, 2.0, 100.0]), np.array([3.0, -50.0, 4.0, 5.0]))
-    assert bootstrap(scores, STATISTICS["IQM"]).value == pytest.approx((1 + 2 + 3 + 4) / 4)
-    assert bootstrap(scores, STATISTICS["mean"]).value == pytest.approx(65 / 8)
-    assert bootstrap(scores, STATISTICS["median"]).value == pytest.approx(2.5)
+    assert STATISTICS["IQM"](SCORES).value == pytest.approx((1 + 2 + 3 + 4) / 4)
+    assert STATISTICS["mean"](SCORES).value == pytest.approx(65 / 8)
+    assert STATISTICS["median"](SCORES).value == pytest.approx(2.5)
 
 
-def test_the_bootstrap_resamples_within_tasks() -> None:
-    # Tasks differ, runs of a task do not: nothing is left to chance.
-    constant = (np.full(5, 1.0), np.full(5, 9.0))
-    assert bootstrap(constant, STATISTICS["mean"]) == Estimate(5.0, 5.0, 5.0)
-    nearly = (np.array([1.0, 1.0, 1.0, 1.5]), np.full(4, 9.0))
-    found = bootstrap(nearly, STATISTICS["mean"])
-    assert 5.0 <= found.low <= found.value <= found.high <= 5.25
+def test_the_interval_of_a_mean_is_students_of_the_seeds_means() -> None:
+    assert mean(SCORES) == student_mean([1.5, -24.5, 3.0, 52.5])
+    resampled = bootstrap(SCORES, lambda scores: scores.mean(-1))
+    assert (resampled.low, resampled.high) == pytest.approx((mean(SCORES).low, mean(SCORES).high), rel=0.05)
 
 
-def test_the_interval_of_a_mean_is_about_two_standard_errors() -> None:
-    scores = (np.random.default_rng(1).normal(size=100), np.random.default_rng(2).normal(size=100))
-    found = bootstrap(scores, STATISTICS["mean"])
-    assert found.high - found.low == pytest.approx(2 * 1.96 / np.sqrt(200), rel=0.2)
+@pytest.mark.parametrize("name", STATISTICS)
+def test_differences_between_tasks_do_not_widen_an_interval(name: str) -> None:
+    assert STATISTICS[name](np.array([[1.0] * 5, [9.0] * 5])) == Estimate(5.0, 5.0, 5.0)
 
 
-def test_a_missing_run_leaves_nothing_to_estimate() -> None:
-    assert str(bootstrap((np.array([1.0, np.nan]),), STATISTICS["mean"])) == str(MISSING)
-    assert np.isnan(probability_of_improvement((np.array([1.0, 2.0]),), (np.array([np.nan, 2.0]),)).value)
+@pytest.mark.parametrize("name", STATISTICS)
+def test_seeds_that_move_all_tasks_together_are_independent_units(name: str) -> None:
+    seeds = np.random.default_rng(0).normal(size=20)
+    once, often = STATISTICS[name](seeds[None]), STATISTICS[name](np.tile(seeds, (9, 1)))
+    assert often.high - often.low == pytest.approx(once.high - once.low, rel=0.1)
+
+
+@pytest.mark.parametrize("missing", [np.nan, np.inf])
+def test_a_missing_run_leaves_nothing_to_estimate(missing: float) -> None:
+    scores = np.array([[1.0, 2.0], [3.0, missing]])
+    assert {str(statistic(scores)) for statistic in STATISTICS.values()} == {str(MISSING)}
+    assert np.isnan(probability_of_improvement(scores[:1], scores[1:]).value)
 
 
 @pytest.mark.parametrize(
     ("mine", "theirs", "chance"),
     [
-        (([2.0, 3.0],), ([0.0, 1.0],), 1.0),
-        (([0.0, 1.0],), ([2.0, 3.0],), 0.0),
-        (([1.0, 1.0],), ([1.0, 1.0],), 0.5),
-        (([0.0, 2.0],), ([1.0, 2.0],), 3 / 8),  # of four pairs one is won and one even
-        (([2.0, 3.0], [0.0, 1.0]), ([0.0, 1.0], [2.0, 3.0]), 0.5),  # tasks are compared each for itself
+        ([[2.0, 3.0]], [[0.0, 1.0]], 1.0),
+        ([[0.0, 1.0]], [[2.0, 3.0]], 0.0),
+        ([[1.0, 1.0]], [[1.0, 1.0]], 0.5),
+        ([[0.0, 2.0]], [[1.0, 2.0]], 1 / 4),  # one lost, one even: only runs on the same seed are compared
+        ([[2.0, 3.0], [0.0, 1.0]], [[0.0, 1.0], [2.0, 3.0]], 0.5),  # tasks are compared each for itself
     ],
 )
-def test_the_probability_of_probability_of_improvement(
-    mine: tuple[list[float], ...], theirs: tuple[list[float], ...], chance: float
+def test_the_probability_of_improvement_compares_runs_on_the_same_task_and_seed(
+    mine: list[list[float]], theirs: list[list[float]], chance: float
 ) -> None:
-    ours, others = (tuple(np.array(task) for task in tasks) for tasks in (mine, theirs))
-    assert probability_of_improvement(ours, others).value == pytest.approx(chance)
+    assert probability_of_improvement(np.array(mine), np.array(theirs)).value == pytest.approx(chance)
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.lists(st.integers(-5, 5), min_size=3, max_size=3), min_size=2, max_size=4))
 def test_who_improves_on_whom_adds_up_to_one(tasks: list[list[int]]) -> None:
-    scores = tuple(np.array(task, dtype=float) for task in tasks)
-    half = len(scores) // 2
+    scores, half = np.array(tasks, dtype=float), len(tasks) // 2
     mine, theirs = scores[:half], scores[half : 2 * half]
     one_way, other_way = probability_of_improvement(mine, theirs), probability_of_improvement(theirs, mine)
     assert one_way.value + other_way.value == pytest.approx(1)
-    assert one_way.low <= one_way.value <= one_way.high
+    assert 0 <= one_way.low <= one_way.value <= one_way.high <= 1

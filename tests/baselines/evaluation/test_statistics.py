@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from paramarket_baselines.cli import main
+from paramarket_baselines.evaluation.estimates import student_mean
 from paramarket_baselines.evaluation.play import Arm, play
 from paramarket_baselines.evaluation.statistics import (
     POPULATIONS,
@@ -98,9 +99,17 @@ def test_what_does_not_exist_is_refused_before_anything_is_played() -> None:
         evaluate(CONFIG, ["train"], ["train"], (0,), "cpu")
 
 
+@pytest.mark.parametrize("field", ["policies", "populations", "seeds"])
+def test_what_is_given_twice_is_refused(field: str) -> None:
+    given = {"policies": ["train"], "populations": ["paper"], "seeds": SEEDS}
+    given[field] = [*given[field], given[field][0]]
+    with pytest.raises(ValueError, match=rf"{field}=.*different from each other"):
+        evaluate(CONFIG, **given, device="cpu")  # type: ignore[arg-type]
+
+
 def test_scores_are_those_of_one_policy_task_by_task(runs: pd.DataFrame) -> None:
     found = scores(runs.sample(frac=1, random_state=0), "paper", "advantage")
-    assert [task.shape for task in found] == [(3,)] * 6
+    assert found.shape == (6, 3)
     first = runs[(runs.policy == "paper") & (runs.population == "greedy") & (runs.seat == 0)].sort_values("seed")
     assert found[0].tolist() == first.advantage.tolist()
 
@@ -122,7 +131,7 @@ def test_a_learned_policy_is_compared_with_random_play_on_the_same_seeds() -> No
     for name, policy in (("random", "random"), ("learned", "train")):
         by_seed = returns(play(CONFIG, Arm("x", (policy,)), SEEDS, "cpu", closing_trade=False)).groupby("seed").mean()
         assert found[name].value == pytest.approx(by_seed.mean())
-        assert by_seed.min() <= found[name].low < found[name].value < found[name].high <= by_seed.max()
+        assert found[name] == student_mean(by_seed.tolist())
 
 
 # --- the command ----------------------------------------------------------------------------------------------------

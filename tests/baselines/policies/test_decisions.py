@@ -151,8 +151,8 @@ def seat(config: MarketConfig, rows: int = 1) -> Seat:
 
 
 def see(seat: Seat, rows: int = 1, **fields: Any) -> tuple[Tensor, Tensor]:
-    """An observation and mask in which the named fields have these values and the others are 0."""
-    values = {field.name: torch.zeros(rows, field.size) for field in seat.layout.fields}
+    """An observation and mask in which the named fields have these values; others are 0, and all agents are alive."""
+    values = {field.name: torch.full((rows, field.size), field.name == "alive").float() for field in seat.layout.fields}
     for name, value in fields.items():
         values[name] = torch.as_tensor(value, dtype=torch.float32).expand(rows, -1).clone()
     legal = (values["offer_legal"] > 0).unsqueeze(2).expand(-1, -1, seat.actions.choices.bids)

@@ -9,7 +9,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from paramarket_baselines.policies.pricing.rule import PRICING, Fields, Memory, PricingRule, posted_levels, rival_cost
+from paramarket_baselines.policies.pricing.rule import (
+    PRICING,
+    Fields,
+    Memory,
+    PricingRule,
+    by_ask,
+    posted_levels,
+    rival_cost,
+)
 from paramarket_env.economics.mechanisms import Posted
 from paramarket_env.economics.pricing import (
     bayesian_price,
@@ -37,11 +45,9 @@ class OptimalPrice(PricingRule):
         return 0.0
 
     def price(self, seat: Seat, memory: Memory, fields: Fields) -> Tensor:
-        """See :meth:`PricingRule.price`. An ask for all buyers is optimal for one of them drawn at random."""
-        chance = self.survival(seat, memory, fields)
-        one_for_all = seat.actions.choices.ask_slots == 1
-        chance = chance.mean(1, keepdim=True) if one_for_all else chance
-        return bayesian_price(chance, seat.prices, self.cost(seat, fields))
+        """See :meth:`PricingRule.price`. An ask for all buyers is optimal for the expected sales to those alive."""
+        sales = self.survival(seat, memory, fields) * fields["alive"].unsqueeze(2)
+        return bayesian_price(by_ask(seat, sales), seat.prices, self.cost(seat, fields))
 
 
 @PRICING.register
@@ -106,9 +112,9 @@ class History(Bayesian):
     def outcomes(self, seat: Seat, before: Fields, now: Fields) -> tuple[Tensor, Tensor, Tensor]:
         """See :meth:`Bayesian.outcomes`: the seller's own outcome, and one for each other seller."""
         asked, stood = _asks_of_others(seat, before)
-        third_parties = seat.num_agents - 2
-        share = sales_to_third_parties(now) / max(third_parties, 1)
-        others = asked, share, (1 - share) * stood * min(third_parties, 1)
+        third_parties = _third_parties(before)
+        share = sales_to_third_parties(now) / third_parties.clamp_min(1)
+        others = asked, share, (1 - share) * stood * (third_parties > 0)
         level, sold, refused = (
             torch.cat([mine, theirs.unsqueeze(1).expand(-1, mine.shape[1], -1)], dim=2)
             for mine, theirs in zip(super().outcomes(seat, before, now), others, strict=True)
@@ -192,6 +198,12 @@ def sales_to_third_parties(fields: Fields) -> Tensor:
     sold = fields["trades_now"]
     sellers = (sold > 0).sum(1, keepdim=True).clamp_min(1)
     return sold - (sold > 0) * (fields["since_purchase"] == 0) / sellers
+
+
+def _third_parties(fields: Fields) -> Tensor:
+    """The number of living agents besides this one that can buy of each other agent, ``[B, N-1]``."""
+    alive = fields["alive"]
+    return alive.sum(1, keepdim=True) - alive
 
 
 def _levels_for_buyers(seat: Seat, fields: Fields) -> Tensor:

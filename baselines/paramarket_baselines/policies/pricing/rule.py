@@ -73,11 +73,15 @@ class Seller:
         self._begins = self._begins.index_fill(0, rows, True)
 
     def ask(self, fields: Fields) -> Tensor:
-        """The levels to post, or -1 to leave an ask unchanged: int64 ``[B, S]``."""
+        """The levels to post, or -1 to leave an ask unchanged: int64 ``[B, S]``.
+
+        An ask stays as it is once all its buyers have failed.
+        """
         self._learn(fields)
         posted, wanted = posted_levels(self.seat, fields), self.rule.price(self.seat, self.memory, fields)
         in_turn = (cycle_of(fields, self.seat) % self.rule.posting_period(self.seat) == 0).unsqueeze(1)
-        return torch.where(in_turn & (wanted != posted), wanted, -1)
+        has_buyers = by_ask(self.seat, fields["alive"]) > 0
+        return torch.where(in_turn & has_buyers & (wanted != posted), wanted, -1)
 
     def _learn(self, fields: Fields) -> None:
         """Learn from the last step, except in rows whose episodes begin now: they have no last step."""
@@ -106,7 +110,7 @@ def posted_levels(seat: Seat, fields: Fields) -> Tensor:
 
 
 def by_ask(seat: Seat, figures: Tensor) -> Tensor:
-    """A figure of each buyer, ``[B, N-1]``, summed over the buyers of each ask: ``[B, S]``."""
+    """Figures of each buyer, ``[B, N-1, ...]``, summed over the buyers of each ask: ``[B, S, ...]``."""
     return figures if seat.actions.choices.ask_slots > 1 else figures.sum(1, keepdim=True)
 
 

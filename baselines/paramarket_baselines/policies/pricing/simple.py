@@ -82,28 +82,30 @@ class Thompson(PricingRule):
     """A bandit over the levels (Thompson sampling): posts the level with the largest sampled revenue.
 
     The share of buyers that accept a level has a Beta posterior, which is sampled by its normal approximation. A sale
-    counts as one at every lower level too, and a refusal as one at every higher level.
+    counts as one at every lower level too, and a refusal as one at every higher level. Only living buyers count.
     """
 
     def memory(self, seat: Seat, keys: Tensor) -> Memory:
-        """See :meth:`PricingRule.memory`: ``taken`` and ``left``, ``[b, S, L]``, count sales and refusals by level."""
-        shape = len(keys), seat.actions.choices.ask_slots, len(seat.prices)
-        counts = torch.ones(shape, dtype=torch.float64, device=seat.device)
+        """See :meth:`PricingRule.memory`: ``taken`` and ``left``, ``[b, N-1, L]``, count each buyer's answers."""
+        shape = len(keys), seat.num_agents - 1, len(seat.prices)
+        counts = torch.zeros(shape, dtype=torch.float64, device=seat.device)
         return {"keys": keys, "taken": counts, "left": counts}
 
     def learn(self, seat: Seat, memory: Memory, before: Fields, now: Fields) -> Memory:
         """See :meth:`PricingRule.learn`."""
         levels = torch.arange(len(seat.prices), device=seat.device)
         posted = posted_levels(seat, before).unsqueeze(2)
-        sold, declined = (by_ask(seat, now[name]).unsqueeze(2) for name in ("sold_now", "declined"))
+        sold, declined = (now[name].unsqueeze(2) for name in ("sold_now", "declined"))
         taken = memory["taken"] + sold * (levels <= posted)
         left = memory["left"] + declined * (levels >= posted)
         return memory | {"taken": taken, "left": left}
 
     def price(self, seat: Seat, memory: Memory, fields: Fields) -> Tensor:
         """See :meth:`PricingRule.price`."""
-        total = memory["taken"] + memory["left"]
-        mean = memory["taken"] / total
+        alive = fields["alive"].unsqueeze(2)
+        taken, left = (1 + by_ask(seat, memory[name] * alive) for name in ("taken", "left"))
+        total = taken + left
+        mean = taken / total
         deviation = (mean * (1 - mean) / (total + 1)).sqrt()
         keys = stream(memory["keys"], "thompson", cycle_of(fields, seat))
         draws = torch.special.ndtri(uniform(keys, mean[0].numel()).clamp_min(1e-12)).view_as(mean)
