@@ -63,7 +63,7 @@ class AutoresetBatch:
         device: str | torch.device = "auto",
     ) -> None:
         self.market_batch = MarketBatch(config, num_markets, device)
-        everybody = torch.ones(num_markets, config.agents, dtype=torch.bool)
+        everybody = torch.ones(num_markets, config.agents, dtype=torch.bool, device="cpu")
         self._learners = (everybody if learners is None else learners).to(self.market_batch.device)
 
     def reset(self, seed: int | Iterable[int] | None = None) -> None:
@@ -106,7 +106,7 @@ class DoubleBuffer:
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        self._tensors = [torch.zeros(shape, dtype=dtype) for _ in range(2)]
+        self._tensors = [torch.zeros(shape, dtype=dtype, device="cpu") for _ in range(2)]
 
     def write(self, values: Tensor) -> np.ndarray:
         """Write the values, reshaped to the buffer's shape, into the next array, and return it."""

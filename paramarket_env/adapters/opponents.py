@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeIs
 
+from paramarket_env.autograd import no_grad
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.policy import POLICIES, Policy, PolicyFactory, seat_of
 from paramarket_env.seeding import stream
@@ -39,7 +40,7 @@ class Seating:
 
 def all_learn(num_markets: int, agents: int) -> Seating:
     """A seating in which all agents learn."""
-    return Seating((), torch.full((num_markets, agents), LEARNER))
+    return Seating((), torch.full((num_markets, agents), LEARNER, device="cpu"))
 
 
 def _several(opponents: Others) -> TypeIs[Sequence[Named]]:
@@ -62,7 +63,7 @@ def against_each(num_markets: int, agents: int, opponents: Others, seat: int) ->
     allowed = f"a policy, or one for each of the {agents - 1} other seats"
     require(len(policies) == agents - 1, "opponents", opponents, allowed)
     numbers = [*range(seat), LEARNER, *range(seat, agents - 1)]
-    return Seating(policies, torch.tensor(numbers).expand(num_markets, -1))
+    return Seating(policies, torch.tensor(numbers, device="cpu").expand(num_markets, -1))
 
 
 def against_populations(num_markets: int, agents: int, populations: Others) -> Seating:
@@ -70,7 +71,7 @@ def against_populations(num_markets: int, agents: int, populations: Others) -> S
 
     The population changes after every N markets.
     """
-    market = torch.arange(num_markets)
+    market = torch.arange(num_markets, device="cpu")
     policies = _policies(populations)
     seats = (market // agents % len(policies)).unsqueeze(1).repeat(1, agents)
     seats[market, market % agents] = LEARNER
@@ -89,6 +90,7 @@ class Opponents:
         pairs = zip(seating.policies, self._seats, strict=True)
         self._policies: list[Policy] = [factory(seat_of(batch, len(seats))) for factory, seats in pairs]
 
+    @no_grad
     def reset(self, markets: Tensor | None = None) -> None:
         """Reset the policies in the markets whose episodes have just begun (int64 ``[m]``; None: all)."""
         agents, seeds = self._batch.config.agents, self._batch.seeds
@@ -98,6 +100,7 @@ class Opponents:
             market, agent = seats[rows] // agents, seats[rows] % agents
             policy.reset(rows, stream(seeds[market], "policy", agent))
 
+    @no_grad
     def joint_action(self, chosen: Tensor, observation: Tensor, mask: Tensor) -> Tensor:
         """The actions of all agents, int64 ``[M, N]`` or ``[M, N, parts]``, given those ``chosen`` by the learners.
 
