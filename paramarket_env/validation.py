@@ -67,6 +67,10 @@ def lookup(table: Mapping[str, T], name: str, what: str) -> T:
     return table[name]
 
 
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "__array__") and not isinstance(value, type | np.generic)
+
+
 @dataclass_transform(frozen_default=True, field_specifiers=(field, pydantic.Field))
 def configuration(cls: type[T]) -> type[T]:
     """Make a class a frozen dataclass whose fields are checked against their annotations at construction.
@@ -85,6 +89,9 @@ def configuration(cls: type[T]) -> type[T]:
         given = dict(zip(names, values, strict=False))
         twice = sorted(given.keys() & fields.keys())
         require(not twice, owner.lower(), twice, "given once")
+        for name, value in (given | fields).items():
+            array = any(_is_array(each) for each in (value if isinstance(value, tuple) else (value,)))
+            require(not array, f"{owner.lower()}.{name}", value, "without arrays and tensors")
         try:
             checked(self, **{name: plain(value) for name, value in (given | fields).items()})
         except pydantic.ValidationError as error:
