@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, overload
 
 import numpy as np
 import pydantic
+import pydantic_core
 import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor
@@ -257,9 +258,15 @@ class MarketConfig:
         return replace(self, **values)
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as plain JSON types, with plug-ins in their textual form."""
-        plain: dict[str, Any] = _adapter().dump_python(self, mode="json")
-        return plain
+        """The configuration as plain JSON types, with plug-ins in their textual form.
+
+        Raises ``ValueError`` for a plug-in without a name.
+        """
+        try:
+            given: dict[str, Any] = _adapter().dump_python(self, mode="json")
+        except pydantic_core.PydanticSerializationError as error:  # its text ends with that of the plug-in's error
+            raise ValueError(str(error).rpartition("ValueError: ")[2]) from None
+        return given
 
     def to_json(self) -> str:
         """The configuration as a JSON text; see :meth:`to_dict`."""

@@ -111,7 +111,8 @@ def explain(error: pydantic.ValidationError, owner: str) -> str:
             continue
         name = _name([owner.lower(), *cause["loc"]]) or owner.lower()
         if cause["type"] in _WRONG_NAMES:
-            name = ".".join([*name.split(".")[:-1], str(cause["loc"][-1])])  # also a name that is no identifier
+            *path, last = cause["loc"]
+            name = ".".join(filter(None, (_name([owner.lower(), *path]), str(last))))  # the last may be no identifier
             found[f"{name} {_WRONG_NAMES[cause['type']]}"] = []
             continue
         allowed = cause["msg"].removeprefix("Input should be ").replace("Invalid JSON", "JSON")

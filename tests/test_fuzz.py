@@ -87,7 +87,14 @@ class Fuzzer:
         if hint is float:
             middle = self.random.uniform(low, min(high, 10 * abs(low) + 1))
             return self.pick(
-                [low, high, float(np.nextafter(low, 1)), float(np.nextafter(high, 0)), middle, np.float32(middle)]
+                [
+                    low,
+                    high,
+                    float(np.nextafter(low, 1)),
+                    float(np.nextafter(high, 0)),
+                    middle,
+                    np.float32(min(middle, 1e38)),
+                ]
             )
         if hint is int:
             return self.pick([low, low + 1, low + 2, low + 5, low + 30, high, high - 1, np.int64(low + 1)])
