@@ -13,7 +13,7 @@ from paramarket_env.autograd import no_grad
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.policy import POLICIES, Policy, PolicyFactory, seat_of
 from paramarket_env.seeding import stream
-from paramarket_env.validation import require
+from paramarket_env.validation import integer, require
 
 Named = str | PolicyFactory
 """A policy: a factory, or the textual form of one, such as ``"patient:7+fixed:3"``."""
@@ -22,6 +22,9 @@ Others = Named | Sequence[Named]
 """One policy, or several."""
 
 LEARNER = -1
+
+SEATS_MAX = 2**24
+"""The largest number of seats. It limits the seating, which is made before the markets."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,13 @@ class Seating:
 
 def all_learn(num_markets: int, agents: int) -> Seating:
     """A seating in which all agents learn."""
+    num_markets = _checked(num_markets, agents)
     return Seating((), torch.full((num_markets, agents), LEARNER, device="cpu"))
+
+
+def _checked(num_markets: int, agents: int) -> int:
+    """The number of markets; raises ``ValueError`` if it is not an integer, or for more than ``SEATS_MAX`` seats."""
+    return integer("num_markets", num_markets, 1, SEATS_MAX // agents)
 
 
 def _several(opponents: Others) -> TypeIs[Sequence[Named]]:
@@ -57,7 +66,7 @@ def against_each(num_markets: int, agents: int, opponents: Others, seat: int) ->
 
     One policy plays all other seats, or several play one of them each, in order.
     """
-    require(seat in range(agents), "seat", seat, f"an integer from 0 to {agents - 1}")
+    num_markets, seat = _checked(num_markets, agents), integer("seat", seat, 0, agents - 1)
     policies = _policies(opponents)
     policies *= 1 if _several(opponents) else agents - 1
     allowed = f"a policy, or one for each of the {agents - 1} other seats"
@@ -71,6 +80,7 @@ def against_populations(num_markets: int, agents: int, populations: Others) -> S
 
     The population changes after every N markets.
     """
+    num_markets = _checked(num_markets, agents)
     market = torch.arange(num_markets, device="cpu")
     policies = _policies(populations)
     seats = (market // agents % len(policies)).unsqueeze(1).repeat(1, agents)

@@ -61,7 +61,7 @@ class ParaMarketVecEnv(VecEnv):
         self.learners = seating.learners
         """bool ``[M, N]``: the agent learns, so it is a row."""
         rows = len(self._opponents.learners)
-        self._rows_of_a_market = rows // num_markets
+        self._rows_of_a_market = rows // batch.num_markets
         self._observations = DoubleBuffer((rows, batch.layout.size), torch.float32)
         self._masks = DoubleBuffer((rows, batch.actions.mask_size), torch.bool)
         super().__init__(rows, batch.layout.space(), batch.actions.space())
