@@ -238,7 +238,7 @@ def require_minibatches(
     """
     device, samples = dataset.labels.device, split_counts(dataset, sizes)[0]
     markets = chunk_elements(device) // max(len(dataset.labels), agents * samples)
-    seeds = torch.arange(min(max(markets, 1), 32), device=device)
+    seeds = torch.arange(min(max(markets, 1), 4), device=device)
     train, _, _ = _splits(dataset, sizes, seeds)
     held = _held(dataset, train, endowment, agents, seeds, batch_size)
     average, agent = held.sum(-1).double().mean(0).min(0)
