@@ -150,7 +150,7 @@ def _peak_memory(job: tuple[MarketConfig, int], threads: int, device: torch.devi
     engine = new_engine(config, num_markets, device)
     engine.step(all_train(engine))
     engine.reset(as_seeds(range(num_markets), num_markets, engine.device))
-    estimate = required_bytes(num_markets, engine.one, engine.network, engine.dataset)
+    estimate = required_bytes(num_markets, engine.config, engine.network, engine.dataset)
     return Memory(bare, _peak(device), estimate / MIB)
 
 

@@ -13,13 +13,15 @@ from functools import cache
 from itertools import pairwise
 from typing import Annotated, Any, Literal, overload
 
+import numpy as np
 import pydantic
+import pydantic_core
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from paramarket_env.economics.clearing import MECHANISMS, Mechanism
-from paramarket_env.economics.kappa import KAPPA_MAX, KappaDistribution
+from paramarket_env.economics.kappa import KAPPA_MAX, KAPPA_MIN, KappaDistribution
 from paramarket_env.economics.mechanisms import Posted
 from paramarket_env.economics.rewards import REWARD_TERMS, RewardTerm
 from paramarket_env.learning.alignment.aligner import ALIGNERS, Aligner
@@ -31,17 +33,27 @@ from paramarket_env.learning.networks.mlp import MLP
 from paramarket_env.learning.networks.network import ARCHITECTURES, Architecture
 from paramarket_env.learning.parameter_sets import PARAMETER_SETS, ParameterSetRule, full
 from paramarket_env.learning.training import OPTIMIZERS, SGD, Optimizer
-from paramarket_env.validation import configuration, explain, require
+from paramarket_env.validation import INT64_MAX, Count, configuration, explain, plain, require, shown
 
 ActionMode = Literal["verb", "round"]
 Disclosure = Literal["none", "transactions", "bounds", "full"]
 
-INT64_MAX = 2**63 - 1
+AGENTS_MAX = 10_000
+"""The largest number of agents. Quotes and observations grow with its square."""
 
-Count = Annotated[int, Field(ge=1, le=INT64_MAX)]
+CYCLES_MAX = 1_000_000
+"""The largest number of cycles. A float32 observation tells so many cycles apart."""
+
+
+def _observable(kappa: float) -> float:
+    if 0 < kappa < KAPPA_MIN:
+        raise ValueError(f"kappa={kappa!r} is not allowed: it must be 0 or at least {KAPPA_MIN}")
+    return kappa
+
+
 Ticks = Annotated[int, Field(ge=0, le=INT64_MAX)]
 Curvature = Annotated[float, Field(ge=-1e30, le=1e30)]
-Kappa = Annotated[float, Field(ge=0, le=KAPPA_MAX)]
+Kappa = Annotated[float, Field(ge=0, le=KAPPA_MAX), AfterValidator(_observable)]
 
 
 def _each(value: Any) -> tuple[Any, ...]:
@@ -130,12 +142,13 @@ class EconomyConfig:
     """The information that sellers observe: ``none`` (their own sales and refusals), ``transactions`` (also all trade
     prices), ``bounds`` (also bounds on every buyer's gain), ``full`` (also the value of their goods to every buyer)."""
     ask_levels: Annotated[tuple[Ticks, ...], Field(min_length=1)] = (0,)
-    """The prices that sellers can ask and buyers can bid, in ticks, increasing. One more ask level withholds."""
-    initial_ask: Annotated[int, Field(ge=0)] = 0
+    """The prices that sellers can ask and buyers can bid, in ticks, increasing. One more ask level withholds.
+    They differ by at least the resolution of a float32, so that observations tell them apart."""
+    initial_ask: Ticks = 0
     """Index of the level posted at the start. ``len(ask_levels)``: withheld."""
     budget: Ticks | Annotated[tuple[Ticks, ...], Field(min_length=1)] = 1000
     """Initial balance in ticks: one number, or one for each agent."""
-    tick: Annotated[float, Field(gt=0, le=1e6)] = 0.001
+    tick: Annotated[float, Field(ge=1e-9, le=1e6)] = 0.001
     """Units of reward per tick."""
     broker_fee: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """The broker's share of every price, rounded down to whole ticks. The seller gets the rest."""
@@ -151,6 +164,9 @@ class EconomyConfig:
     def __post_init__(self) -> None:
         levels = self.ask_levels
         require(all(a < b for a, b in pairwise(levels)), "economy.ask_levels", levels, "increasing")
+        observed = np.array([self.in_reward(level) for level in levels], dtype=np.float32)
+        apart = bool((observed[:-1] < observed[1:]).all())
+        require(apart, "economy.ask_levels", levels, "prices that differ as float32, in which they are observed")
         posted = self.initial_ask <= len(levels)
         require(posted, "economy.initial_ask", self.initial_ask, f"a level from 0 to {len(levels)} (withheld)")
         kind, high = self.kappa_distribution, self.kappa_high
@@ -173,16 +189,16 @@ class EconomyConfig:
     @property
     def prices(self) -> Tensor:
         """The prices that can be asked or bid, in units of reward: float64 ``[L]``."""
-        return self.in_reward(torch.tensor(self.ask_levels))
+        return self.in_reward(torch.tensor(self.ask_levels, device="cpu"))
 
 
 @configuration
 class MarketConfig:
     """One market: N agents, one broker, one ledger."""
 
-    agents: Annotated[int, Field(ge=2, le=INT64_MAX)] = 2
+    agents: Annotated[int, Field(ge=2, le=AGENTS_MAX)] = 2
     """Number of agents, N."""
-    max_cycles: Count = 40
+    max_cycles: Annotated[int, Field(ge=1, le=CYCLES_MAX)] = 40
     """Number of steps after which an episode is truncated."""
     action_mode: ActionMode = "verb"
     """``verb``: one of train, buy, ask or hold in a step. ``round``: train, buy and ask in one step."""
@@ -242,18 +258,36 @@ class MarketConfig:
         return replace(self, **values)
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as plain JSON types, with plug-ins in their textual form."""
-        plain: dict[str, Any] = _adapter().dump_python(self, mode="json")
-        return plain
+        """The configuration as plain JSON types, with plug-ins in their textual form.
+
+        Raises ``ValueError`` for a plug-in without a name.
+        """
+        try:
+            given: dict[str, Any] = _adapter().dump_python(self, mode="json")
+        except pydantic_core.PydanticSerializationError as error:  # its text ends with that of the plug-in's error
+            raise ValueError(str(error).rpartition("ValueError: ")[2]) from None
+        return given
+
+    def to_json(self) -> str:
+        """The configuration as a JSON text; see :meth:`to_dict`."""
+        return json.dumps(self.to_dict(), indent=2)
 
     @classmethod
-    def from_dict(cls, plain: dict[str, Any]) -> MarketConfig:
-        """The inverse of :meth:`to_dict`. A missing field gets its default; an unknown field is refused."""
-        return cls.from_json(json.dumps(plain))
+    def from_dict(cls, given: dict[str, Any]) -> MarketConfig:
+        """The inverse of :meth:`to_dict`.
+
+        A missing field gets its default. Raises ``ValueError`` for an unknown field, and for a value that is not
+        allowed or has no form in JSON. NumPy's numbers become Python's.
+        """
+        try:
+            text = json.dumps(given, default=_plain_number)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"market={shown(given)} is not allowed: it must be plain JSON types ({error})") from error
+        return cls.from_json(text)
 
     @classmethod
-    def from_json(cls, text: str) -> MarketConfig:
-        """The configuration in a JSON text; raises ``ValueError`` for unknown fields and invalid values."""
+    def from_json(cls, text: str | bytes) -> MarketConfig:
+        """The inverse of :meth:`to_json`; raises the errors of :meth:`from_dict`."""
         try:
             return _adapter().validate_json(text)
         except pydantic.ValidationError as error:
@@ -271,6 +305,13 @@ SECTIONS: dict[str, frozenset[str]] = {
     )
 }
 """The fields of each section. No field name is in two sections."""
+
+
+def _plain_number(value: Any) -> Any:
+    number = plain(value)
+    if number is value:
+        raise TypeError(f"{type(value).__name__} has no form in JSON")
+    return number
 
 
 @cache

@@ -70,9 +70,10 @@ agents' average gain.
 
 ### Episode End
 
-An episode is truncated after `max_cycles` steps. An agent is terminated when its loss or one of its parameters is no
-longer finite. Its offers are then withdrawn, and its last reward counts its network as no better than a uniform guess.
-The other agents go on; the field `alive` of their observations tells them that it is gone.
+An episode is truncated after `max_cycles` steps. An agent is terminated when its network fails: its loss or one of its
+parameters is no longer finite, or its loss is above a million nats. Its offers are then withdrawn, and its last reward
+counts its network as no better than a uniform guess. The other agents go on; the field `alive` of their observations
+tells them that it is gone.
 
 ### Mechanisms
 

@@ -23,7 +23,7 @@ import inspect
 import os
 import re
 import runpy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import Field, fields, is_dataclass
 from functools import cache, partial
 from typing import Any, Generic, TypeVar
@@ -186,12 +186,22 @@ class Registry(Generic[P]):
         if isinstance(value, str):
             return self.parse(value)
         # Where the interface is a call, a class whose instances are the result of the call has the interface itself.
-        called = "__call__" in vars(self.interface) and not is_dataclass(value)
-        fits = isinstance(value, self.interface) and (called or not isinstance(value, type))
+        called = "__call__" in vars(self.interface)
+        instance = not isinstance(value, type) or (called and not is_dataclass(value))
+        fits = isinstance(value, self.interface) and instance and not self._is_other(value)
+        fits = fits and (not called or _takes(value, self.interface))
         allowed = f"one of {', '.join(self)}, or an object with the interface of a {self.kind}"
         require(fits, self.attribute, value, allowed)
         plugin: P = value
         return plugin
+
+    def _is_other(self, value: Any) -> bool:
+        """Whether the value is registered as a plug-in of other kinds only: all calls have the same interface."""
+        return not self._has(value) and any(registry._has(value) for registry in REGISTRIES.values())
+
+    def _has(self, value: Any) -> bool:
+        """Whether this registry has the class of the value, or the value itself."""
+        return type(value) in self._names or (isinstance(value, Hashable) and callable(value) and value in self._names)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         """Allows ``Annotated[Interface, REGISTRY]`` as a field of a configuration. In JSON it is the textual form."""
@@ -202,6 +212,16 @@ class Registry(Generic[P]):
     def __hash__(self) -> int:
         """Registries are hashed by identity."""
         return id(self)
+
+
+def _takes(value: Callable[..., Any], interface: Any) -> bool:
+    """Whether a value can be called with the arguments of the interface."""
+    arguments = list(inspect.signature(interface.__call__).parameters)[1:]
+    try:
+        inspect.signature(value).bind(*arguments)
+    except (TypeError, ValueError):  # ValueError: a function in C that does not describe its arguments
+        return False
+    return True
 
 
 def parameters(entry: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -228,7 +248,7 @@ def _shown(default: object) -> str:
 def text_of(plugin: object, *, complete: bool = False) -> str:
     """The textual form of a plug-in of any kind; see :meth:`Registry.text`."""
     for registry in REGISTRIES.values():
-        if type(plugin) in registry._names or (callable(plugin) and plugin in registry._names):
+        if registry._has(plugin):
             return registry.text(plugin, complete=complete)
     raise ValueError(f"{plugin!r} has no name: register it, or name the file that defines it")
 

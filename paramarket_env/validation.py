@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import field
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
+import numpy as np
 import pydantic
 from pydantic.dataclasses import dataclass as validated_dataclass
 from typing_extensions import dataclass_transform
@@ -14,13 +16,48 @@ from typing_extensions import dataclass_transform
 T = TypeVar("T")
 
 CONFIG = pydantic.ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
-"""Values are not converted, except integers to floats. Unknown fields and infinite or NaN numbers are refused."""
+"""Values are not converted, except numbers to floats. Unknown fields and infinite or NaN numbers are refused."""
+
+INT64_MAX = 2**63 - 1
+
+Count = Annotated[int, pydantic.Field(ge=1, le=INT64_MAX)]
+"""An integer >= 1 that fits into an int64."""
+
+LONGEST = 200
+"""The number of characters to which the value in an error is shortened."""
 
 
 def require(ok: bool, name: str, value: Any, allowed: str) -> None:
     """Unless ``ok``, raise a ``ValueError`` that names the field, the value and what is allowed."""
     if not ok:
-        raise ValueError(f"{name}={value!r} is not allowed: it must be {allowed}")
+        raise ValueError(f"{name}={shown(value)} is not allowed: it must be {allowed}")
+
+
+def shown(value: object) -> str:
+    """The ``repr`` of a value in one line of at most ``LONGEST`` characters."""
+    try:
+        text = repr(value).replace("\n", " ")
+    except ValueError:  # an integer that is too long to print
+        text = f"<a very large {type(value).__name__}>"
+    half = LONGEST // 2
+    return text if len(text) <= LONGEST else f"{text[:half]} ... {text[-half:]}"
+
+
+def integer(name: str, value: Any, low: int, high: int = INT64_MAX) -> int:
+    """The integer ``value``, of Python or NumPy, within [low, high]; raises ``ValueError`` for anything else."""
+    number = plain(value)
+    fits = isinstance(number, int) and not isinstance(number, bool) and low <= number <= high
+    require(fits, name, value, f"an integer >= {low}" if high == INT64_MAX else f"an integer from {low} to {high}")
+    return int(number)
+
+
+def plain(value: Any) -> Any:
+    """The value with NumPy's numbers, also those in tuples, as Python's: an ``np.int64`` becomes an ``int``."""
+    if isinstance(value, tuple):
+        return tuple(plain(each) for each in value)
+    if isinstance(value, np.floating):
+        return float(value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def lookup(table: Mapping[str, T], name: str, what: str) -> T:
@@ -30,20 +67,33 @@ def lookup(table: Mapping[str, T], name: str, what: str) -> T:
     return table[name]
 
 
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "__array__") and not isinstance(value, type | np.generic)
+
+
 @dataclass_transform(frozen_default=True, field_specifiers=(field, pydantic.Field))
 def configuration(cls: type[T]) -> type[T]:
     """Make a class a frozen dataclass whose fields are checked against their annotations at construction.
 
-    A value that is not allowed raises ``ValueError``. Annotations give the bounds of one field, such as
-    ``Annotated[float, Field(ge=0, le=1)]``. ``__post_init__`` checks several fields together with :func:`require`.
+    A value that is not allowed raises ``ValueError``. NumPy's numbers become Python's. Annotations give the bounds of
+    one field, such as ``Annotated[float, Field(ge=0, le=1)]``. ``__post_init__`` checks several fields together with
+    :func:`require`.
     """
     made: Any = validated_dataclass(cls, frozen=True, config=CONFIG)
     checked, owner = made.__init__, cls.__name__.removesuffix("Config")
+    names = list(inspect.signature(made).parameters)
 
     @functools.wraps(checked)
     def __init__(self: Any, *values: Any, **fields: Any) -> None:  # noqa: N807  # replaces the class's own method
+        require(len(values) <= len(names), owner.lower(), values, f"at most {len(names)} values: {', '.join(names)}")
+        given = dict(zip(names, values, strict=False))
+        twice = sorted(given.keys() & fields.keys())
+        require(not twice, owner.lower(), twice, "given once")
+        for name, value in (given | fields).items():
+            array = any(_is_array(each) for each in (value if isinstance(value, tuple) else (value,)))
+            require(not array, f"{owner.lower()}.{name}", value, "without arrays and tensors")
         try:
-            checked(self, *values, **fields)
+            checked(self, **{name: plain(value) for name, value in (given | fields).items()})
         except pydantic.ValidationError as error:
             raise ValueError(explain(error, owner)) from None
 
@@ -59,12 +109,14 @@ def explain(error: pydantic.ValidationError, owner: str) -> str:
         if isinstance(raised, ValueError):  # raised by a check in __post_init__, and already names the field
             found.setdefault(str(raised), [])
             continue
-        name = _name([owner.lower(), *cause["loc"]])
+        name = _name([owner.lower(), *cause["loc"]]) or owner.lower()
         if cause["type"] in _WRONG_NAMES:
+            *path, last = cause["loc"]
+            name = ".".join(filter(None, (_name([owner.lower(), *path]), str(last))))  # the last may be no identifier
             found[f"{name} {_WRONG_NAMES[cause['type']]}"] = []
             continue
-        allowed = cause["msg"].removeprefix("Input should be ")
-        found.setdefault(f"{name}={cause['input']!r} is not allowed: it must be ", []).append(allowed)
+        allowed = cause["msg"].removeprefix("Input should be ").replace("Invalid JSON", "JSON")
+        found.setdefault(f"{name}={shown(cause['input'])} is not allowed: it must be ", []).append(allowed)
     return "; ".join(subject + ", or ".join(causes) for subject, causes in found.items())
 
 

@@ -63,7 +63,7 @@ class AutoresetBatch:
         device: str | torch.device = "auto",
     ) -> None:
         self.market_batch = MarketBatch(config, num_markets, device)
-        everybody = torch.ones(num_markets, config.agents, dtype=torch.bool)
+        everybody = torch.ones(num_markets, config.agents, dtype=torch.bool, device="cpu")
         self._learners = (everybody if learners is None else learners).to(self.market_batch.device)
 
     def reset(self, seed: int | Iterable[int] | None = None) -> None:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeIs
 
+from paramarket_env.autograd import no_grad
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.policy import POLICIES, Policy, PolicyFactory, seat_of
 from paramarket_env.seeding import stream
-from paramarket_env.validation import require
+from paramarket_env.validation import integer, require
 
 Named = str | PolicyFactory
 """A policy: a factory, or the textual form of one, such as ``"patient:7+fixed:3"``."""
@@ -22,6 +23,9 @@ Others = Named | Sequence[Named]
 """One policy, or several."""
 
 LEARNER = -1
+
+SEATS_MAX = 2**24
+"""The largest number of seats. It limits the seating, which is made before the markets."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,13 @@ class Seating:
 
 def all_learn(num_markets: int, agents: int) -> Seating:
     """A seating in which all agents learn."""
-    return Seating((), torch.full((num_markets, agents), LEARNER))
+    num_markets = _checked(num_markets, agents)
+    return Seating((), torch.full((num_markets, agents), LEARNER, device="cpu"))
+
+
+def _checked(num_markets: int, agents: int) -> int:
+    """The number of markets; raises ``ValueError`` if it is not an integer, or for more than ``SEATS_MAX`` seats."""
+    return integer("num_markets", num_markets, 1, SEATS_MAX // agents)
 
 
 def _several(opponents: Others) -> TypeIs[Sequence[Named]]:
@@ -61,13 +71,13 @@ def against_each(num_markets: int, agents: int, opponents: Others, seat: int) ->
 
     One policy plays all other seats, or several play one of them each, in order.
     """
-    require(seat in range(agents), "seat", seat, f"an integer from 0 to {agents - 1}")
+    num_markets, seat = _checked(num_markets, agents), integer("seat", seat, 0, agents - 1)
     policies = _policies(opponents)
     policies *= 1 if _several(opponents) else agents - 1
     allowed = f"a policy, or one for each of the {agents - 1} other seats"
     require(len(policies) == agents - 1, "opponents", opponents, allowed)
     numbers = [*range(seat), LEARNER, *range(seat, agents - 1)]
-    return Seating(policies, torch.tensor(numbers).expand(num_markets, -1))
+    return Seating(policies, torch.tensor(numbers, device="cpu").expand(num_markets, -1))
 
 
 def against_populations(num_markets: int, agents: int, populations: Others) -> Seating:
@@ -75,7 +85,8 @@ def against_populations(num_markets: int, agents: int, populations: Others) -> S
 
     The population changes after every N markets.
     """
-    market = torch.arange(num_markets)
+    num_markets = _checked(num_markets, agents)
+    market = torch.arange(num_markets, device="cpu")
     policies = _policies(populations)
     seats = (market // agents % len(policies)).unsqueeze(1).repeat(1, agents)
     seats[market, market % agents] = LEARNER
@@ -94,6 +105,7 @@ class Opponents:
         pairs = zip(seating.policies, self._seats, strict=True)
         self._policies: list[Policy] = [factory(seat_of(batch, len(seats))) for factory, seats in pairs]
 
+    @no_grad
     def reset(self, markets: Tensor | None = None) -> None:
         """Reset the policies in the markets whose episodes have just begun (int64 ``[m]``; None: all)."""
         agents, seeds = self._batch.config.agents, self._batch.seeds
@@ -111,6 +123,7 @@ class Opponents:
         """Return to copies that :meth:`snapshot` made. They can be restored again."""
         self._policies = deepcopy(saved)
 
+    @no_grad
     def joint_action(self, chosen: Tensor, observation: Tensor, mask: Tensor) -> Tensor:
         """The actions of all agents, int64 ``[M, N]`` or ``[M, N, parts]``, given those ``chosen`` by the learners.
 

@@ -66,7 +66,7 @@ class ParaMarketVecEnv(Face, VecEnv):
         self.learners = seating.learners
         """bool ``[M, N]``: the agent learns, so it is a row."""
         rows = len(self._opponents.learners)
-        self._rows_of_a_market = rows // num_markets
+        self._rows_of_a_market = rows // batch.num_markets
         super().__init__(rows, batch.layout.space(), batch.actions.space())
 
     def seed(self, seed: int | Iterable[int] | None = None) -> list[int]:

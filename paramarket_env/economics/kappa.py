@@ -10,6 +10,9 @@ from torch import Tensor
 
 KappaDistribution = Literal["fixed", "uniform", "log-uniform"]
 
+KAPPA_MIN = 1e-6
+"""The smallest kappa above 0. Observations in float32 and ratios of kappas need a bound."""
+
 KAPPA_MAX = 100.0
 """The upper bound of kappa. It is the same in all markets, so the bounds of observations reveal no agent's kappa."""
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from paramarket_env.economics.clearing import MECHANISMS, Book
 from paramarket_env.economics.ledger import share_of
-from paramarket_env.validation import configuration
+from paramarket_env.validation import Count, configuration
 
 
 @MECHANISMS.register
@@ -96,7 +96,7 @@ class SecondPrice(Auction):
 
     sealed: ClassVar[bool] = False
 
-    copies: Annotated[int, Field(ge=1)] = 1
+    copies: Count = 1
     """The number of copies of each good that are for sale in a step."""
 
     def _rivals(self, book: Book, standing: Tensor) -> tuple[Tensor, Tensor]:

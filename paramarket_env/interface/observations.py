@@ -107,7 +107,7 @@ def _own_fields(engine: Engine) -> Readings:
 
     return {
         Field("time_left", 1, 0, 1, "share", "cycles left in the episode"): (
-            lambda view: same_for_all(1 - view.state.cycle / cycles)
+            lambda view: same_for_all(1 - view.state.cycle.float() / cycles)
         ),
         Field("market_open", 1, 0, 1, "flag", "purchases clear in this step"): (
             lambda view: same_for_all(view.market_open)
@@ -128,7 +128,7 @@ def _own_fields(engine: Engine) -> Readings:
         Field("selling", slots, 0, 1, "flag", f"own parameters are for sale{recipient}"): (lambda view: view.asks >= 0),
         Field("kappa", 1, 0, KAPPA_MAX, "reward/nat", "own kappa"): (lambda view: view.state.kappa.unsqueeze(2)),
         Field("since_purchase", 1, 0, 1, "share", "cycles since the last own purchase, or since the start"): (
-            lambda view: view.state.since_purchase.unsqueeze(2) / cycles
+            lambda view: view.state.since_purchase.unsqueeze(2).float() / cycles
         ),
         Field("sold", 1, 0, others * cycles, "sales", "own sales so far"): (lambda view: view.state.sold.unsqueeze(2)),
         Field("sold_now", others, 0, 1, "flag", "each other agent bought own parameters in the last step"): (

@@ -45,7 +45,10 @@ class Merger(Protocol):
 
 MERGERS: Registry[Merger] = Registry("merger", Merger)
 
-Weight = Annotated[float, Field(gt=0, le=1)]
+APART = 1e-6
+"""The least merge weight, and the least difference of two. A float32 tells such weights apart."""
+
+Weight = Annotated[float, Field(ge=APART, le=1)]
 
 
 @MERGERS.register
@@ -57,11 +60,11 @@ class Linear:
         *(0.05, 0.15, 0.25, 0.35, 0.45),
         *(0.55, 0.65, 0.75, 0.85, 0.95),
     )
-    """Merge weights, increasing."""
+    """Merge weights within [1e-6, 1], each at least 1e-6 above the one before."""
 
     def __post_init__(self) -> None:
-        increasing = all(a < b for a, b in pairwise(self.weights))
-        require(increasing, "linear.weights", self.weights, "increasing")
+        apart = all(b - a >= APART for a, b in pairwise(self.weights))
+        require(apart, "linear.weights", self.weights, f"increasing by at least {APART}")
 
     def losses(self, network: Network, groups: Groups, couples: Pairs, goods: ParameterSets) -> Tensor:
         """See :meth:`Merger.losses`."""

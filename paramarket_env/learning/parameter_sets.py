@@ -60,14 +60,25 @@ class ParameterSets:
     """Whether each set is the whole network."""
 
 
-def parameter_sets(rule: ParameterSetRule, network: Network, device: torch.device) -> ParameterSets:
-    """The parameter sets of a rule; raises ``ValueError`` for a set without layers or with an unknown layer."""
+def layers_of_sets(rule: ParameterSetRule, network: Network) -> dict[str, list[str]]:
+    """The layers of each parameter set of a rule.
+
+    Raises ``ValueError`` if there is no set, and for a set without layers or with an unknown layer.
+    """
     goods = rule(network)
+    require(isinstance(goods, dict) and bool(goods), "parameter sets", goods, "a dict with at least one set")
     for good, members in goods.items():
         require(bool(members), f"parameter set {good}", members, "at least one layer")
         known = _layers(network)
         require(set(members) <= set(known), f"parameter set {good}", members, f"a list of layers among {known}")
-    sizes = torch.tensor([spec.size for spec in network.parameters])
-    chosen = torch.tensor([[spec.layer in members for spec in network.parameters] for members in goods.values()])
+    return goods
+
+
+def parameter_sets(rule: ParameterSetRule, network: Network, device: torch.device) -> ParameterSets:
+    """The parameter sets of a rule; raises the errors of :func:`layers_of_sets`."""
+    goods = layers_of_sets(rule, network)
+    sizes = torch.tensor([spec.size for spec in network.parameters], device="cpu")
+    contained = [[spec.layer in members for spec in network.parameters] for members in goods.values()]
+    chosen = torch.tensor(contained, device="cpu")
     whole = tuple(bool(members.all()) for members in chosen)
     return ParameterSets(tuple(goods), chosen.repeat_interleave(sizes, dim=1).to(device), whole)

@@ -138,7 +138,7 @@ def _weights(samples: Tensor, sizes: Tensor, batch: int) -> Tensor:
     """The weight of each sample's loss in the mean of its minibatch, float32 ``[R, T]``; 0 where there is no sample."""
     place = torch.arange(samples.shape[1], device=samples.device)
     in_batch = (sizes.unsqueeze(1) - place // batch * batch).clamp(1, batch)
-    return (samples >= 0) / in_batch
+    return (samples >= 0).to(torch.float32) / in_batch
 
 
 def cross_entropy_gradient(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:

@@ -37,11 +37,19 @@ def group(network: Network, dataset: Dataset, parameters: Tensor, samples: Tenso
     return Groups(parameters, stems(network, dataset, parameters, samples), dataset.labels[samples])
 
 
+LOSS_MAX = 1e6
+"""Nats. A network with a higher loss has failed. This keeps rewards within float32."""
+
+
 def own_losses(network: Network, groups: Groups) -> Tensor:
-    """The mean loss of each network, float64 ``[m, N]``; NaN for a network with a parameter that is not finite."""
+    """The mean loss of each network, float64 ``[m, N]``; NaN for a network that has failed.
+
+    A network has failed if its loss is above ``LOSS_MAX``, or if its loss or a parameter is not finite.
+    """
     loss = losses(network, groups.parameters, groups.stem, groups.labels)
     # A loss can be finite even if a parameter is not (-inf before a ReLU). Such a network cannot be aligned.
-    return loss.masked_fill(~groups.parameters.isfinite().all(dim=2), torch.nan)
+    sound = (loss <= LOSS_MAX) & groups.parameters.isfinite().all(dim=2)
+    return loss.masked_fill(~sound, torch.nan)
 
 
 @dataclass(frozen=True)

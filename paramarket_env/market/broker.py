@@ -16,7 +16,7 @@ from paramarket_env.learning.evaluation import groups_at_once
 from paramarket_env.learning.memory import chunk_elements
 from paramarket_env.learning.networks.network import Network, parameter_count
 from paramarket_env.learning.parameter_sets import parameter_sets
-from paramarket_env.learning.trials import Groups, Pairs, group, own_losses
+from paramarket_env.learning.trials import LOSS_MAX, Groups, Pairs, group, own_losses
 from paramarket_env.market.state import MarketState, Quotes
 
 RESOLUTION = 1e-6
@@ -115,7 +115,7 @@ class Broker:
         buyer, seller, slot = (torch.cat(both) for both in ((first, second), (second, first), (second - 1, first)))
         pairs = Pairs(row.repeat(2), buyer, seller, both_orders)
         loss = self.config.merger.losses(self.network, groups, pairs, self.goods)
-        best = loss.masked_fill(~loss.isfinite(), torch.inf).min(dim=-1)
+        best = loss.masked_fill(~(loss <= LOSS_MAX), torch.inf).min(dim=-1)
         place = (markets[pairs.group], buyer, slot)
         state.quotes.loss[place] = best.values
         state.quotes.weight[place] = self.merge_weights[best.indices]

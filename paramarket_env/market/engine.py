@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import math
 from functools import cache
-from numbers import Integral
 
 import torch
 from torch import Tensor
 
+from paramarket_env.autograd import no_grad
 from paramarket_env.config import MarketConfig
 from paramarket_env.economics.clearing import REFUSALS
 from paramarket_env.economics.kappa import draw_kappas
@@ -28,11 +28,12 @@ from paramarket_env.market.snapshot import snapshot
 from paramarket_env.market.state import MarketState, tree_map, write_rows
 from paramarket_env.market.view import MarketView
 from paramarket_env.seeding import as_seeds, stream, uniform
-from paramarket_env.validation import require
+from paramarket_env.validation import integer, require
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
     """The device with this name. ``auto`` is the GPU if there is one, and otherwise the CPU, which is logged once."""
+    require(isinstance(device, str | torch.device), "device", device, "'auto', 'cpu' or 'cuda'")
     if device == "auto":
         return torch.device("cuda") if torch.cuda.is_available() else _fallback()
     try:
@@ -61,23 +62,27 @@ class Engine:
 
     state: MarketState
 
+    @no_grad
     def __init__(self, config: MarketConfig, num_markets: int = 1, device: str | torch.device = "auto") -> None:
-        require(isinstance(num_markets, Integral) and num_markets >= 1, "num_markets", num_markets, "an integer >= 1")
-        self.config, self.num_markets, self.device = config, num_markets, resolve_device(device)
+        require(isinstance(config, MarketConfig), "config", config, "a MarketConfig")
+        self.config, self.num_markets = config, integer("num_markets", num_markets, 1)
+        self.device = resolve_device(device)
         self.dataset = load_dataset(config.data.dataset).to(self.device)
         self.network = config.network.architecture(self.dataset.features, self.dataset.classes)
         self.optimizer = config.training.optimizer
+        # Refuse what does not fit into memory before anything is allocated.
+        require_room(self.num_markets, config, self.network, self.dataset)
         bounded = config.economy.disclosure == "bounds"
         self.broker = Broker(
             config.broker, self.network, self.dataset, config.agents, self.device, measures_lines=bounded
         )
         self.offers = (config.agents - 1) * len(self.broker.goods.names)
         self.exchange = Exchange(config, self.broker, self.device)
-        # Refuse an impossible endowment, and too many markets, now and not in a later episode.
+        # Refuse an impossible endowment now and not in a later episode.
+        batch_size = config.training.batch_size
+        require_minibatches(self.dataset, config.data.split_sizes, config.data.endowment, config.agents, batch_size)
         self.one = self._fresh(as_seeds([0], 1, self.device))
         """The state of one market, which gives the shapes."""
-        require_minibatches(self.one.partition, config.training.batch_size)
-        require_room(num_markets, self.one, self.network, self.dataset)
 
     # --- the current state -----------------------------------------------------------------------------------------
 
@@ -160,7 +165,7 @@ class Engine:
             changed=~zeros(dtype=torch.bool),
         )
 
-    @torch.no_grad()
+    @no_grad
     def reset(self, seeds: Tensor, markets: Tensor | None = None) -> None:
         """Begin new episodes in ``markets`` (int64 ``[m]``; None: all) with these ``seeds`` (int64 ``[m]``)."""
         rows = torch.arange(self.num_markets, device=self.device) if markets is None else markets
@@ -177,7 +182,7 @@ class Engine:
         """The uninitialised state of all markets."""
         return tree_map(lambda tensor: tensor.new_empty(self.num_markets, *tensor.shape[1:]), self.one)
 
-    @torch.no_grad()
+    @no_grad
     def step(self, orders: Orders) -> StepRecord:
         """Clear, merge, train, post asks, evaluate and quote. Updates the state in place.
 
@@ -297,12 +302,12 @@ class Engine:
 
     # --- access from outside the market ----------------------------------------------------------------------------
 
-    @torch.no_grad()
+    @no_grad
     def test_metrics(self) -> tuple[Tensor, Tensor]:
         """Loss and accuracy on the test data, float64 ``[M, N]`` each. They are for reports; agents never see them."""
         return losses_and_accuracies(self.network, self.dataset, self.state.parameters, self.state.partition.test)
 
-    @torch.no_grad()
+    @no_grad
     def overwrite(self, parameters: Tensor) -> Tensor:
         """Replace the networks of living agents by ``parameters`` (float32 ``[M, N, P]``), with fresh optimizers.
 

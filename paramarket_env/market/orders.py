@@ -57,7 +57,7 @@ class StepRecord:
     refusal: Annotated[Tensor, Column(torch.int64, -1, "cause", "index into ``REFUSALS``, or -1")]
     gain: Annotated[Tensor, Column(torch.float64, 0, "nats", "fall of the validation loss, from purchase and training")]
     reward: Annotated[Tensor, Column(torch.float64, 0, "reward", "the step's reward")]
-    terminated: Annotated[Tensor, Column(torch.bool, False, "flag", "the loss or a parameter is no longer finite")]
+    terminated: Annotated[Tensor, Column(torch.bool, False, "flag", "the network has failed")]
     truncated: Tensor
     """bool ``[M]``: the episode has reached ``max_cycles``."""
 

@@ -102,16 +102,3 @@ def _map(function: Callable[..., Tensor], trees: tuple[Any, ...]) -> Any:
 def write_rows(target: Tree, rows: Tensor, source: Tree) -> None:
     """Write the m markets of ``source`` into the rows ``rows`` (int64 ``[m]``) of ``target``, in place."""
     tree_map(lambda old, new: old.index_copy_(0, rows, new), target, source)
-
-
-def nbytes(tree: object) -> int:
-    """The size of all tensors of a tree in bytes."""
-    total = 0
-
-    def count(tensor: Tensor) -> Tensor:
-        nonlocal total
-        total += tensor.nbytes
-        return tensor
-
-    tree_map(count, tree)
-    return total

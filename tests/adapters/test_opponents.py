@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from paramarket_baselines.policies.decisions import Patient
 from paramarket_baselines.policies.pricing import Fixed
 from paramarket_env import paramarket_v0
-from tests.helpers import priced_market
+from paramarket_env.validation import shown
+from tests.helpers import priced_market, tiny_market
 
 NAME, FACTORY = "patient:7+fixed:3", Patient(7, pricing=Fixed(3))
 
@@ -61,3 +63,38 @@ def test_a_folder_of_the_user_does_not_hide_ours(tmp_path: Path) -> None:
         done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip()
+
+
+BAD = [True, None, 1.0, "2", 0, -1, np.True_, 10**12, 2**63, 10**400, np.array([1, 2]), (1,)]
+
+
+@pytest.mark.parametrize("bad", BAD, ids=shown)
+def test_what_is_no_number_of_markets_is_refused_by_every_environment(bad: Any) -> None:
+    makers: list[Any] = [
+        lambda: paramarket_v0.vector_env(tiny_market(), opponents="random", num_envs=bad, device="cpu"),
+        lambda: paramarket_v0.sb3_vec_env(tiny_market(), opponents="random", num_markets=bad, device="cpu"),
+        lambda: paramarket_v0.sb3_vec_env(tiny_market(), num_markets=bad, device="cpu"),
+        lambda: paramarket_v0.torchrl_env(tiny_market(), num_markets=bad, device="cpu"),
+    ]
+    for make in makers:
+        with pytest.raises(ValueError, match=r"num_markets=.* is not allowed: it must be "):
+            make()
+
+
+@pytest.mark.parametrize("bad", [True, None, 1.0, "1", -1, 2, np.array([0, 1]), 10**400], ids=shown)
+def test_what_is_no_seat_is_refused(bad: Any) -> None:
+    with pytest.raises(ValueError, match=r"seat=.* is not allowed: it must be an integer from 0 to 1"):
+        paramarket_v0.gym_env(tiny_market(), opponents="random", seat=bad, device="cpu")
+
+
+@pytest.mark.parametrize("bad", [None, 3, "gpu", "", torch.device("meta"), np.array(1), "mps"], ids=shown)
+def test_what_is_no_device_is_refused(bad: Any) -> None:
+    with pytest.raises(ValueError, match=r"device=.* is not allowed: it must be 'auto', 'cpu' or 'cuda'"):
+        paramarket_v0.parallel_env(tiny_market(), device=bad)
+
+
+def test_numpys_integers_are_integers() -> None:
+    two: Any = np.int64(2)
+    assert paramarket_v0.vector_env(tiny_market(), opponents="random", num_envs=two, device="cpu").num_envs == 2
+    assert paramarket_v0.sb3_vec_env(tiny_market(), num_markets=two, device="cpu").num_envs == 4
+    assert paramarket_v0.gym_env(tiny_market(), opponents="random", seat=np.int8(1), device="cpu").agent == "trader_1"

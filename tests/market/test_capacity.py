@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from paramarket_env.learning.networks.mlp import MLP
 from paramarket_env.market import capacity
-from paramarket_env.market.capacity import required_bytes
+from paramarket_env.market.capacity import required_bytes, state_bytes
 from paramarket_env.market.engine import Engine
-from paramarket_env.market.state import nbytes
 from tests.helpers import leaves, new_engine, tiny_market
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +43,7 @@ engine = Engine(scenario("digits"), markets, "cpu")
 play(engine, 2)
 # Not ru_maxrss, which a process inherits from the one that started it.
 peak = 1024 * int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) - before
-print(peak / required_bytes(markets, engine.one, engine.network, engine.dataset))
+print(peak / required_bytes(markets, engine.config, engine.network, engine.dataset))
 """
 
 LONG = """
@@ -94,30 +96,66 @@ def test_a_thousand_further_steps_of_many_markets_take_no_more_memory() -> None:
     assert after < 1.1 * before
 
 
-def test_a_state_is_as_large_as_its_tensors() -> None:
-    state = new_engine(tiny_market(), (0, 1)).state
-    assert nbytes(state) == sum(tensor.element_size() * tensor.numel() for _, tensor in leaves(state))
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"agents": 3, "optimizer": "adam", "parameter_sets": "layers", "mechanism": "personal"},
+        {"disclosure": "bounds", "optimizer": "sgd(momentum=0.5)", "protocol": "authors", "aligner": "none"},
+        {"train_samples": None, "test_samples": None, "endowment": "iid", "architecture": "mlp(hidden=())"},
+    ],
+)
+def test_the_size_of_a_state_is_known_before_it_is_made(changes: dict[str, Any]) -> None:
+    engine = new_engine(tiny_market(**changes), (0, 1))
+    size = sum(tensor.nbytes for _, tensor in leaves(engine.state))
+    assert 2 * state_bytes(engine.config, engine.network, engine.dataset) == size
 
 
 def test_more_markets_than_fit_are_refused_with_the_estimate_and_the_largest_number(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     engine = Engine(tiny_market(), 1, "cpu")
-    free = required_bytes(37, engine.one, engine.network, engine.dataset)
+    free = required_bytes(37, engine.config, engine.network, engine.dataset)
     monkeypatch.setattr(capacity, "free_bytes", lambda device: free)
     assert Engine(tiny_market(), 37, "cpu").num_markets == 37
     with pytest.raises(
-        ValueError, match=r"num_markets=38 .*about 0\.\d GiB, but only 0\.\d GiB are free; at most 37 markets fit"
+        ValueError, match=r"num_markets=38 .* at most 37: .* need about 0\.\d GiB, but 0\.\d GiB are free"
     ):
         Engine(tiny_market(), 38, "cpu")
 
 
 def test_the_refusal_comes_before_the_memory_is_taken() -> None:
-    with pytest.raises(ValueError, match=r"num_markets=10000000000 .*at most \d+ markets fit"):
+    with pytest.raises(ValueError, match=r"num_markets=10000000000 .*at most \d+: "):
         Engine(tiny_market(), 10**10, "cpu")
 
 
 def test_where_not_even_one_market_fits_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capacity, "free_bytes", lambda device: 1000)
-    with pytest.raises(ValueError, match=r"num_markets=1 .*at most 0 markets fit"):
+    with pytest.raises(ValueError, match=r"num_markets=1 .*at most 0: "):
         Engine(tiny_market(), 1, "cpu")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"agents": 10_000, "endowment": "iid", "batch_size": 1},
+        {"architecture": MLP(hidden=(20_000, 200_000))},
+        {"architecture": MLP(hidden=(2**63 - 1,) * 3), "optimizer": "adam"},
+        {"architecture": MLP(hidden=(2**62,) * 100), "parameter_sets": "prefixes"},
+        {"agents": 4000, "endowment": "dirichlet", "mechanism": "double-auction", "ask_levels": tuple(range(10_000))},
+    ],
+    ids=str,
+)
+def test_a_market_that_does_not_fit_is_refused_before_it_is_made(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(capacity, "free_bytes", lambda device: 2**33)
+    before = peak_memory()
+    with pytest.raises(ValueError, match=r"num_markets=1 is not allowed: it must be at most 0: agents=\d+ with \d+ "):
+        Engine(tiny_market(**changes), 1, "cpu")
+    assert peak_memory() - before < 2**26
+
+
+def peak_memory() -> int:
+    """The largest memory that this process has had, in bytes."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

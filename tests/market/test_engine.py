@@ -505,3 +505,13 @@ def test_a_network_that_diverged_counts_as_a_guess_or_as_it_was_and_is_not_for_s
     assert float(record.reward[0, 0]) == pytest.approx(before - after)
     assert float(engine.state.loss[0, 0]) == pytest.approx(after)
     assert engine.asks.tolist() == [[[WITHHELD], [0]]]
+
+
+@pytest.mark.parametrize("scale", [1e9, 1e30])
+def test_a_network_with_an_enormous_loss_has_failed(scale: float) -> None:
+    engine = new_engine(tiny_market(kappa=100.0, reward_terms=(Rivalry(1e6),)))
+    engine.state.parameters[0, 0] *= scale
+    record = engine.step(orders(engine, train=[0]))
+    assert record.terminated.tolist() == [[True, False]]
+    assert record.reward.float().isfinite().all()
+    assert engine.gains[0, 1].isneginf().all()

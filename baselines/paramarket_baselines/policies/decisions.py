@@ -18,7 +18,7 @@ from paramarket_baselines.policies.pricing import PRICING, Bayesian, Fields, Pri
 from paramarket_env.interface.policy import POLICIES, Policy, Seat
 from paramarket_env.market.orders import Orders
 from paramarket_env.seeding import stream, uniform
-from paramarket_env.validation import configuration
+from paramarket_env.validation import INT64_MAX, configuration
 
 Pricing = Annotated[PricingRule, PRICING] | None
 
@@ -176,7 +176,7 @@ class Paper(Train):
 class Patient(Paper):
     """The paper's rule with patience: waits between purchases, except in the last step."""
 
-    patience: Annotated[int, Field(ge=0)] = 8
+    patience: Annotated[int, Field(ge=0, le=INT64_MAX)] = 8
     """Steps to wait between purchases. ``python -m benchmarks.patience`` finds the best range; 8 is in its middle."""
 
     def offer(self, seat: Seat, fields: Fields, legal: Tensor) -> Tensor:

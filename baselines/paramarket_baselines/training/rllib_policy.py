@@ -25,8 +25,8 @@ class SharedPolicy(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]  # RL
         """Make the networks. :func:`model_config` makes the ``scale`` and the ``nvec`` that they need."""
         scale, nvec = self.model_config["scale"], list(self.model_config["nvec"])
         self.clip = scale.clip
-        self.register_buffer("mean", torch.tensor(scale.mean, dtype=torch.float32))
-        self.register_buffer("deviation", torch.tensor(scale.variance, dtype=torch.float32).sqrt())
+        self.register_buffer("mean", torch.tensor(scale.mean, dtype=torch.float32, device="cpu"))
+        self.register_buffer("deviation", torch.tensor(scale.variance, dtype=torch.float32, device="cpu").sqrt())
         self.actor, self.critic = (_network(len(scale.mean), outputs) for outputs in (sum(nvec), 1))
         if len(nvec) > 1:  # RLlib has no default distribution for these
             self.action_dist_cls = TorchMultiCategorical.get_partial_dist_cls(input_lens=nvec)

@@ -25,10 +25,10 @@ from paramarket_baselines.evaluation.results import provenance
 from paramarket_baselines.policies.learned import MASKABLE, algorithm, save_policy
 from paramarket_baselines.training.callbacks import EvalCallback, MarketMetrics, OnRollout, Progress
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
-from paramarket_env.config import Count, MarketConfig
+from paramarket_env.config import MarketConfig
 from paramarket_env.interface.actions import VerbActions
 from paramarket_env.scenarios import scenario
-from paramarket_env.validation import configuration, require
+from paramarket_env.validation import Count, configuration, require
 
 GAMMA = 1.0
 """The discount factor. Episodes are short, and the goal is their undiscounted return."""
@@ -175,7 +175,7 @@ def _make_verbs_even(model: OnPolicyAlgorithm, actions: VerbActions) -> None:
     sizes = (1, 1, actions.choices.purchases, actions.mask_size - actions.first_ask)
     scores: Any = model.policy.action_net
     with torch.no_grad():
-        scores.bias.copy_(torch.cat([torch.full((size,), -math.log(size)) for size in sizes]))
+        scores.bias.copy_(torch.cat([scores.bias.new_full((size,), -math.log(size)) for size in sizes]))
 
 
 def _continued(kind: Any, vec_env: ParaMarketVecEnv, checkpoint: Path) -> tuple[VecNormalize, BaseAlgorithm]:

@@ -82,7 +82,8 @@ def weight_matching(network: Network, buyers: Tensor, sellers: Tensor, start: Te
 @cache
 def _visits(sweep: int, permutations: int) -> list[int]:
     """The order in which a sweep visits the permutations."""
-    order: list[int] = permutation(stream(torch.tensor(0), "weight matching", sweep), permutations).tolist()
+    key = stream(torch.tensor(0, device="cpu"), "weight matching", sweep)
+    order: list[int] = permutation(key, permutations).tolist()
     return order
 
 

@@ -6,9 +6,7 @@ torchvision's folders. Without ``data_dir``, torchvision downloads them once int
 
 from __future__ import annotations
 
-import gzip
 import math
-import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -21,8 +19,10 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
+from paramarket_env.autograd import no_grad
+from paramarket_env.learning.data.idx import read_idx
 from paramarket_env.plugins import Registry
-from paramarket_env.validation import configuration
+from paramarket_env.validation import configuration, integer, require, shown
 
 DEFAULT_DATA_DIR = Path.home() / ".cache" / "paramarket"
 
@@ -85,32 +85,9 @@ class Digits:
         return Dataset(pixels / 16, torch.from_numpy(labels).long(), classes=10, official_test=0)
 
 
-def read_idx(path: Path) -> np.ndarray:
-    """The uint8 array in a file of the IDX format (LeCun's MNIST page), gzipped if its name ends in ``.gz``.
-
-    Raises ``ValueError``, naming the file, if it has another format or the wrong length.
-    """
-    raw = path.read_bytes()
-    if path.suffix == ".gz":
-        try:
-            raw = gzip.decompress(raw)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{path} is not a complete gzip file: {error}") from error
-    if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
-        raise ValueError(f"{path} is not an IDX file of unsigned bytes: it begins with {raw[:4].hex()}")
-    start = 4 + 4 * raw[3]
-    if len(raw) < start:
-        raise ValueError(f"{path} has the wrong length: its header needs {start} bytes, but it has {len(raw)}")
-    shape = np.frombuffer(raw, ">u4", count=raw[3], offset=4)
-    if len(raw) - start != shape.prod(dtype=np.int64):
-        lengths = f"its header announces shape {tuple(map(int, shape))}, but {len(raw) - start} bytes follow"
-        raise ValueError(f"{path} has the wrong length: {lengths}")
-    return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
-
-
 def _find(folders: list[Path], name: str) -> Path | None:
     candidates = (folder / (name + suffix) for folder in folders for suffix in ("", ".gz"))
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in candidates if path.exists()), None)
 
 
 @configuration
@@ -141,11 +118,22 @@ class IdxFamily:
         missing = [name for name, path in paths.items() if path is None]
         if missing:
             raise FileNotFoundError(f"data_dir={str(root)!r} lacks {', '.join(missing)} (with or without .gz)")
-        arrays = [read_idx(path) for path in paths.values() if path is not None]
-        for prefix, images, labels in zip(self.prefixes, arrays[0::2], arrays[1::2], strict=True):
-            if len(images) != len(labels):
-                raise ValueError(f"{prefix} in {str(root)!r} has {len(images)} images but {len(labels)} labels")
+        files = [path for path in paths.values() if path is not None]
+        arrays = [read_idx(path, dimensions) for path, dimensions in zip(files, (3, 1, 3, 1), strict=True)]
+        self._check(files, arrays)
         return self._dataset(arrays)
+
+    def _check(self, files: list[Path], arrays: list[np.ndarray]) -> None:
+        """Raise ``ValueError``, naming the file, if the arrays of images and labels do not belong together."""
+        train, test = arrays[0].shape[1:], arrays[2].shape[1:]
+        if train != test:
+            raise ValueError(f"{files[2]} has images of {test} pixels, but those of {files[0]} have {train}")
+        parts = zip(files[0::2], files[1::2], arrays[0::2], arrays[1::2], strict=True)
+        for images_file, file, images, labels in parts:
+            if len(images) != len(labels):
+                raise ValueError(f"{file} has {len(labels)} labels, but {images_file} has {len(images)} images")
+            if labels.max() >= self.classes:
+                raise ValueError(f"{file} has the label {labels.max()}, but the classes are 0 to {self.classes - 1}")
 
     def _dataset(self, arrays: list[np.ndarray]) -> Dataset:
         images = torch.from_numpy(np.concatenate(arrays[0::2]))
@@ -201,6 +189,10 @@ class EMNIST(IdxFamily):
     transposed: ClassVar[bool] = True
 
 
+CIFAR10_CHANNELS = np.array([[0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]], dtype=np.float32)
+"""The mean and the standard deviation of each colour channel."""
+
+
 @DATASETS.register
 @configuration
 class CIFAR10:
@@ -220,10 +212,9 @@ class CIFAR10:
                 raise OSError(f"CIFAR-10 could not be downloaded: {error}") from error
             raise FileNotFoundError(f"data_dir={str(root)!r} lacks cifar-10-batches-py or part of it") from error
         images = torch.from_numpy(np.concatenate([part.data for part in parts])).permute(0, 3, 1, 2)
-        labels = torch.tensor([label for part in parts for label in part.targets])
-        mean = torch.tensor([0.4914, 0.4822, 0.4465]).view(3, 1, 1)
-        deviation = torch.tensor([0.2470, 0.2435, 0.2616]).view(3, 1, 1)
-        return Dataset((images / 255 - mean) / deviation, labels, classes=10, official_test=len(parts[1].data))
+        labels = torch.from_numpy(np.concatenate([part.targets for part in parts]).astype(np.int64))
+        mean, deviation = torch.from_numpy(CIFAR10_CHANNELS).view(2, 3, 1, 1)
+        return Dataset((images.float() / 255 - mean) / deviation, labels, classes=10, official_test=len(parts[1].data))
 
 
 def _torchvision_datasets(name: str) -> ModuleType:
@@ -240,10 +231,35 @@ def _folder(data_dir: str | None) -> Path:
 
 
 @lru_cache(maxsize=4)
+@no_grad
 def load_dataset(source: DatasetSource) -> Dataset:
     """The samples of a dataset in CPU memory; each process reads a dataset once.
 
-    Raises ``FileNotFoundError``, naming the files that ``data_dir`` lacks; ``OSError`` if a download fails; and
-    ``ImportError`` if torchvision is needed and not installed.
+    Raises ``FileNotFoundError``, naming the files that ``data_dir`` lacks; ``OSError`` if a download fails;
+    ``ImportError`` if torchvision is needed and not installed; and ``ValueError`` for samples that no market can use.
     """
-    return source()
+    dataset = source()
+    try:
+        _check(dataset)
+    except ValueError as error:
+        raise ValueError(f"the samples of dataset={shown(source)} cannot be used: {error}") from error
+    return dataset
+
+
+def _check(dataset: Dataset) -> None:
+    """Raise ``ValueError``, naming the field, for a dataset that is not as :class:`Dataset` describes it."""
+    require(isinstance(dataset, Dataset), "result", type(dataset).__name__, "a Dataset")
+    for field, dtype in (("inputs", torch.float32), ("labels", torch.int64)):
+        tensor = getattr(dataset, field)
+        given = f"{tensor.dtype} on {tensor.device}" if isinstance(tensor, Tensor) else type(tensor).__name__
+        require(given == f"{dtype} on cpu", field, given, f"{dtype} on cpu")
+    inputs, labels = dataset.inputs, dataset.labels
+    n = len(labels) if labels.dim() == 1 else 0
+    require(n > 0, "labels' shape", list(labels.shape), "[n], with a sample at least")
+    fits = inputs.dim() > 1 and len(inputs) == n and inputs.numel() > 0
+    require(fits, "inputs' shape", list(inputs.shape), f"[{n}, *features], with a feature at least")
+    classes = integer("classes", dataset.classes, 2)
+    ends = [int(labels.min()), int(labels.max())]
+    require(ends[0] >= 0 and ends[1] < classes, "labels' range", ends, f"within 0 and {classes - 1}")
+    integer("official_test", dataset.official_test, 0, n - 1)
+    require(bool(inputs.isfinite().all()), "inputs", "infinite or NaN", "finite")

@@ -16,14 +16,15 @@ from scipy.special import gammaincinv
 from torch import Tensor
 
 from paramarket_env.learning.data.datasets import Dataset
+from paramarket_env.learning.memory import chunk_elements
 from paramarket_env.plugins import Registry
 from paramarket_env.seeding import permutation, stream, uniform
-from paramarket_env.validation import configuration
+from paramarket_env.validation import configuration, require
 
 SplitProtocol = Literal["clean", "authors"]
 
 DIRICHLET_DRAWS = 100
-"""The largest number of draws for a market. The last one is kept even if an agent has too few samples."""
+"""The largest number of draws for a market. If the last one leaves an agent short, others give samples to it."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,17 @@ class Pool:
 
 @runtime_checkable
 class Endowment(Protocol):
-    """A plug-in that divides the training samples among the agents."""
+    """A plug-in that divides the training samples among the agents.
+
+    The draws of some seeds can leave an agent with fewer than ``Pool.fewest`` samples. It then gets more of the pool's
+    samples, in their random order. A rule that must not give a sample to two agents has to prevent this itself.
+    """
 
     def __call__(self, pool: Pool) -> Tensor:
-        """Whether each agent holds each sample of the pool: bool ``[M, N, T]``."""
+        """Whether each agent holds each sample of the pool: bool ``[M, N, T]``.
+
+        Raises ``ValueError`` for a pool that the rule cannot divide, whatever the seeds.
+        """
 
 
 ENDOWMENTS: Registry[Endowment] = Registry("endowment", Endowment)
@@ -82,10 +90,21 @@ def _class_counts(labels: Tensor, classes: int) -> Tensor:
     return zeros.scatter_add_(-1, labels, torch.ones_like(labels))
 
 
+def _require_parts(pool: Pool, rule: Endowment) -> None:
+    """Raise ``ValueError`` if the pool has too few samples for disjoint parts with a minibatch each."""
+    samples = pool.labels.shape[1]
+    if samples < pool.agents * pool.fewest:
+        allowed = f"a rule that shares samples: {samples} are too few for {pool.fewest} to each of agents={pool.agents}"
+        require(False, "data.endowment", rule, allowed)
+
+
 @ENDOWMENTS.register
 @configuration
 class Complementary:
-    """The authors' rule: agent i has few samples of its block of classes, and all samples of the other classes."""
+    """The authors' rule: agent i has few samples of its block of classes, and all samples of the other classes.
+
+    It has more samples of its block in those draws in which it would otherwise have less than a minibatch.
+    """
 
     scarcity: Annotated[float, Field(ge=0, le=1)] = 0.1
     """The share of its block's samples that an agent holds."""
@@ -110,6 +129,7 @@ class IID:
 
     def __call__(self, pool: Pool) -> Tensor:
         """See :meth:`Endowment.__call__`."""
+        _require_parts(pool, self)
         owner = _positions(pool.labels) % pool.agents
         agents = torch.arange(pool.agents, device=pool.labels.device)
         return (owner == agents[:, None]).expand(len(pool.labels), -1, -1)
@@ -120,7 +140,8 @@ class IID:
 class Dirichlet:
     """Each class is divided in proportions drawn from a Dirichlet distribution (Hsu et al. 2019).
 
-    As is usual in federated learning, a market's proportions are drawn again until every agent has enough samples.
+    As is usual in federated learning, a market's proportions are drawn again until every agent has a minibatch. After
+    100 draws, the agents with the most samples give some to those that are short.
     """
 
     concentration: Annotated[float, Field(ge=0.01, le=1e6)] = 0.5
@@ -128,6 +149,7 @@ class Dirichlet:
 
     def __call__(self, pool: Pool) -> Tensor:
         """See :meth:`Endowment.__call__`."""
+        _require_parts(pool, self)
         owner = torch.full_like(pool.labels, -1)
         waiting = torch.arange(len(pool.labels), device=pool.labels.device)
         for draw in range(DIRICHLET_DRAWS):
@@ -136,6 +158,7 @@ class Dirichlet:
             waiting = (sizes.min(dim=-1).values < pool.fewest).nonzero().squeeze(-1)
             if len(waiting) == 0:
                 break
+        owner[waiting] = _levelled(owner[waiting], pool.agents, pool.fewest)
         agents = torch.arange(pool.agents, device=owner.device)
         return owner.unsqueeze(1) == agents[:, None]
 
@@ -150,6 +173,18 @@ class Dirichlet:
         place = (_rank_in_class(labels, pool.classes) + 0.5) / _class_counts(labels, pool.classes).gather(-1, labels)
         ends = ends.gather(1, labels.unsqueeze(-1).expand(-1, -1, pool.agents))
         return (place.unsqueeze(-1) > ends[..., :-1]).sum(-1)
+
+
+def _levelled(owner: Tensor, agents: int, fewest: int) -> Tensor:
+    """The owners, int64 ``[m, T]``, after the agents with the most samples have given some to those with too few."""
+    missing = (fewest - _class_counts(owner, agents)).clamp_min(0).cumsum(-1)
+    # The samples in the order in which they are given away: those of the largest endowments first.
+    rank = _rank_in_class(owner, agents)
+    order = rank.argsort(dim=-1, descending=True, stable=True)
+    place = _positions(owner).expand_as(owner)
+    receiver = torch.searchsorted(missing, place.contiguous(), right=True)
+    given = place < missing[:, -1:]
+    return owner.scatter(-1, order, torch.where(given, receiver, owner.gather(-1, order)))
 
 
 @dataclass(frozen=True)
@@ -167,52 +202,83 @@ def partition(
 ) -> Partition:
     """Split the dataset and divide the training samples, each market by its own seed, int64 ``[M]``.
 
-    Raises ``ValueError`` if a split asks for more samples than there are, or if an agent would have none.
+    Every agent has at least ``fewest`` samples. Raises the errors of :func:`split_counts` and of the endowment.
     """
     train, validation, test = _splits(dataset, sizes, seeds)
-    held = endowment(Pool(dataset.labels[train], dataset.classes, agents, seeds, fewest))
+    held = _completed(_held(dataset, train, endowment, agents, seeds, fewest), fewest)
     counts = held.sum(-1)
     packed = (~held).to(torch.int8).argsort(dim=-1, stable=True)
     endowments = train.unsqueeze(1).expand_as(held).gather(-1, packed)
     endowments[_positions(endowments) >= counts.unsqueeze(-1)] = -1
-    result = Partition(endowments, counts, validation, test)
-    require_minibatches(result, 1)
-    return result
+    return Partition(endowments, counts, validation, test)
 
 
-def require_minibatches(split: Partition, batch_size: int) -> None:
-    """Raise ``ValueError``, naming the agent, if an agent has fewer samples than a minibatch."""
-    short = (split.sizes < batch_size).nonzero()
-    if len(short):
-        market, agent = short[0].tolist()
-        raise ValueError(
-            f"training.batch_size={batch_size} is not allowed: it must be at most the number of samples of each "
-            f"agent, and trader_{agent} has {int(split.sizes[market, agent])}"
-        )
+def _held(dataset: Dataset, train: Tensor, endowment: Endowment, agents: int, seeds: Tensor, fewest: int) -> Tensor:
+    """Whether each agent holds each training sample by the endowment alone, bool ``[M, N, T]``."""
+    held = endowment(Pool(dataset.labels[train], dataset.classes, agents, seeds, fewest))
+    shape = (len(train), agents, train.shape[1])
+    given = f"{held.dtype} {list(held.shape)}" if isinstance(held, Tensor) else type(held).__name__
+    fits = isinstance(held, Tensor) and held.dtype == torch.bool and held.shape == shape
+    require(fits, "data.endowment's result", given, f"a bool tensor of shape {list(shape)}")
+    return held
+
+
+def _completed(held: Tensor, fewest: int) -> Tensor:
+    """``held`` with the first samples of the pool that an agent lacks, if it would have fewer than ``fewest``."""
+    missing = (fewest - held.sum(-1, keepdim=True)).clamp_min(0)
+    return held | (~held & ((~held).cumsum(-1) <= missing)) if bool(missing.any()) else held
+
+
+def require_minibatches(
+    dataset: Dataset, sizes: SplitSizes, endowment: Endowment, agents: int, batch_size: int
+) -> None:
+    """Raise ``ValueError``, naming the agent, if the endowment gives an agent less than a minibatch on average.
+
+    The average is over a few seeds. It decides for all seeds, as ``partition`` completes the endowments that are short.
+    """
+    device, samples = dataset.labels.device, split_counts(dataset, sizes)[0]
+    markets = chunk_elements(device) // max(len(dataset.labels), agents * samples)
+    seeds = torch.arange(min(max(markets, 1), 4), device=device)
+    train, _, _ = _splits(dataset, sizes, seeds)
+    held = _held(dataset, train, endowment, agents, seeds, batch_size)
+    average, agent = held.sum(-1).double().mean(0).min(0)
+    allowed = (
+        f"at most the number of samples of each agent: data.endowment={endowment!r} divides {samples} samples among "
+        f"agents={agents}, and trader_{int(agent)} has {float(average):.1f} on average"
+    )
+    require(float(average) >= batch_size, "training.batch_size", batch_size, allowed)
+
+
+def split_counts(dataset: Dataset, sizes: SplitSizes) -> tuple[int, int, int]:
+    """The numbers of training, validation and test samples.
+
+    Raises ``ValueError`` if a split asks for more samples than there are, or if none are left for it.
+    """
+    official, drawn = dataset.official_test, len(dataset.labels) - dataset.official_test
+    test = _count("data.test_samples", sizes.test, official or drawn, default=official or drawn // 5)
+    left = drawn if official else drawn - test
+    if sizes.protocol == "authors":
+        return _count("data.train_samples", sizes.train, left, default=left), test, test
+    validation = _count("data.validation_samples", sizes.validation, left, default=left)
+    left -= validation
+    return _count("data.train_samples", sizes.train, left, default=left), validation, test
+
+
+def _count(field: str, count: int | None, left: int, default: int) -> int:
+    chosen = default if count is None else count
+    require(1 <= chosen <= left, field, count, f"at most the {left} samples that are left")
+    return chosen
 
 
 def _splits(dataset: Dataset, sizes: SplitSizes, seeds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Indices of the training, validation and test samples, ``[M, ...]`` each."""
-    total = len(dataset.labels)
-    drawn = permutation(stream(seeds, "split"), total - dataset.official_test)
-    if dataset.official_test:
-        first = total - dataset.official_test
-        tests = first + permutation(stream(seeds, "test split"), dataset.official_test)
-        test = _take(tests, "data.test_samples", sizes.test)
+    train, validation, test = split_counts(dataset, sizes)
+    total, official = len(dataset.labels), dataset.official_test
+    drawn = permutation(stream(seeds, "split"), total - official)
+    if official:
+        tests = (total - official + permutation(stream(seeds, "test split"), official))[:, :test]
     else:
-        count = sizes.test if sizes.test is not None else drawn.shape[1] // 5
-        test = _take(drawn.flip(-1), "data.test_samples", count)
-        drawn = drawn[:, : drawn.shape[1] - count]
+        tests, drawn = drawn.flip(-1)[:, :test], drawn[:, : total - test]
     if sizes.protocol == "authors":
-        validation = test
-    else:
-        validation = _take(drawn, "data.validation_samples", sizes.validation)
-        drawn = drawn[:, validation.shape[1] :]
-    return _take(drawn, "data.train_samples", sizes.train), validation, test
-
-
-def _take(samples: Tensor, field: str, count: int | None) -> Tensor:
-    left = samples.shape[1]
-    if count is not None and count > left:
-        raise ValueError(f"{field}={count} is not allowed: it must be at most the {left} samples that are left")
-    return samples if count is None else samples[:, :count]
+        return drawn[:, :train], tests, tests
+    return drawn[:, validation : validation + train], drawn[:, :validation], tests

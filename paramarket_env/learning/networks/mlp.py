@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from paramarket_env.learning.networks.network import ARCHITECTURES, Gradients, LogitGradient, ParameterSpec, split
-from paramarket_env.validation import configuration
+from paramarket_env.validation import Count, configuration
 
 
 @ARCHITECTURES.register
@@ -22,8 +22,8 @@ class MLP:
     The paper's network for vectors is ``hidden=(h, h, h, h // 2)``.
     """
 
-    hidden: tuple[Annotated[int, Field(ge=1)], ...] = (32, 32)
-    """Widths of the hidden layers."""
+    hidden: Annotated[tuple[Count, ...], Field(max_length=100)] = (32, 32)
+    """Widths of the hidden layers, of which there are at most 100."""
 
     def __call__(self, features: tuple[int, ...], classes: int) -> MLPNetwork:
         """See :meth:`Architecture.__call__`."""

@@ -61,7 +61,7 @@ class ModuleNetwork:
         self, module: nn.Sequential, features: tuple[int, ...], classes: int, permutations: Permutations
     ) -> None:
         require(type(module) is nn.Sequential, "network", type(module).__name__, "an nn.Sequential")
-        self._module = copy.deepcopy(module).to("meta").eval()
+        self._module = copy.deepcopy(module).to("meta", torch.float32).eval()
         children = list(self._module._modules.items())
         flat = bool(children) and isinstance(children[0][1], nn.Flatten)
         first, rest = children[: flat + 1], children[flat + 1 :]
@@ -85,7 +85,7 @@ class ModuleNetwork:
         names = [name for name, _ in self._module.named_parameters(remove_duplicate=False)]
         once = len(names) == len(list(self._module.parameters()))
         require(once, "network's parameters", names, "distinct tensors")
-        shape = tuple(self._module(torch.empty(2, *features, device="meta")).shape)
+        shape = tuple(self._module(torch.empty(2, *features, dtype=torch.float32, device="meta")).shape)
         require(shape == (2, classes), "network's output for 2 samples", shape, f"of shape {(2, classes)}")
 
     def _specs(self, permutations: Permutations) -> tuple[ParameterSpec, ...]:

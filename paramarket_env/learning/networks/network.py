@@ -117,7 +117,8 @@ def permutation_sizes(network: Network) -> dict[str, int]:
 
 def initial_parameters(network: Network, keys: Tensor) -> Tensor:
     """Initial parameters, float32 ``[*keys.shape, P]``: one network for each key of ``seeding.stream``."""
-    sizes = torch.tensor([spec.size for spec in network.parameters])
-    ranges = torch.tensor([(spec.centre, spec.bound) for spec in network.parameters], dtype=torch.float64)
-    centre, bound = ranges.repeat_interleave(sizes, dim=0).to(keys.device).unbind(1)
+    sizes = torch.tensor([spec.size for spec in network.parameters], device=keys.device)
+    ends = [(spec.centre, spec.bound) for spec in network.parameters]
+    ranges = torch.tensor(ends, dtype=torch.float64, device=keys.device)
+    centre, bound = ranges.repeat_interleave(sizes, dim=0).unbind(1)
     return (centre + (2 * uniform(keys, len(bound)) - 1) * bound).to(torch.float32)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import os
 import pickle
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +17,8 @@ import pytest
 import torch
 
 from paramarket_env.learning.data import datasets as data
-from paramarket_env.learning.data.datasets import DATASETS, Dataset, load_dataset, read_idx
+from paramarket_env.learning.data.datasets import DATASETS, Dataset, load_dataset
+from paramarket_env.learning.data.idx import read_idx
 
 MNIST_FILES = [
     "train-images-idx3-ubyte",
@@ -87,44 +90,175 @@ def hide_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-@pytest.mark.parametrize("shape", [(7,), (4, 5, 3), (0,), (2, 1, 1)])
+@pytest.mark.parametrize("shape", [(7,), (4, 5, 3), (2, 1, 1)])
 def test_idx_files_are_read_plain_and_gzipped(tmp_path: Path, suffix: str, shape: tuple[int, ...]) -> None:
     array = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
-    read = read_idx(write(tmp_path / f"some-ubyte{suffix}", idx_bytes(array)))
+    read = read_idx(write(tmp_path / f"some-ubyte{suffix}", idx_bytes(array)), len(shape))
     assert read.dtype == np.uint8
     assert read.shape == shape
     np.testing.assert_array_equal(read, array)
 
 
-@pytest.mark.parametrize("suffix", ["", ".gz"])
-@pytest.mark.parametrize("content", [b"", b"\x00", b"\x00\x00\x0d\x01\x00\x00\x00\x00", b"<html>not found</html>"])
-def test_files_of_another_format_are_refused_by_name(tmp_path: Path, suffix: str, content: bytes) -> None:
-    path = write(tmp_path / f"some-ubyte{suffix}", content)
-    with pytest.raises(ValueError, match=rf"some-ubyte{suffix} is not an IDX file .*begins with {content[:4].hex()}"):
-        read_idx(path)
+def announcing(*shape: int, content: bytes = bytes(60)) -> bytes:
+    """A file whose header announces this shape."""
+    return bytes([0, 0, 8, len(shape)]) + np.array(shape, ">u4").tobytes() + content
+
+
+IMAGES, LABELS = idx_bytes(draw_images()[0]), idx_bytes(draw_images()[1])
+DAMAGE: dict[str, tuple[int, bytes]] = {
+    **{
+        f"{what}, {left} bytes left": (file, content[:left])
+        for file, what, content in ((0, "images", IMAGES), (1, "labels", LABELS))
+        for left in (0, 1, 3, 4, 7, 8, 9, len(content) - 1)
+    },
+    **{
+        f"{what}, and {more!r}": (file, content + more)
+        for file, what, content in ((0, "images", IMAGES), (1, "labels", LABELS))
+        for more in (b"\0", b"\n", content)
+    },
+    "a web page": (0, b"<html>not found</html>"),
+    "of floats": (0, b"\0\0\x0d\x03" + IMAGES[4:]),
+    "magic backwards": (0, b"\x03\x08\0\0" + IMAGES[4:]),
+    "sizes backwards": (0, IMAGES[:4] + np.array((6, 5, 3), "<u4").tobytes() + IMAGES[16:]),
+    "labels for images": (0, LABELS),
+    "images for labels": (1, IMAGES),
+    "no dimension": (0, announcing()),
+    "two dimensions": (0, announcing(6, 15, content=bytes(90))),
+    "four dimensions": (0, announcing(6, 5, 3, 1, content=bytes(90))),
+    "255 dimensions": (0, announcing(*(1,) * 255)),
+    "no images": (0, announcing(0, 5, 3, content=b"")),
+    "no pixels": (0, announcing(6, 0, 3, content=b"")),
+    "no labels": (1, announcing(0, content=b"")),
+    "a product that wraps to what is there": (0, announcing(2**31, 2**31, 4, content=b"")),
+    "a product of zeros and giants": (0, announcing(2**32 - 1, 0, 2**32 - 1, content=b"")),
+    "a giant": (0, announcing(2**32 - 1, 2**32 - 1, 2**32 - 1)),
+    "two gigabytes": (0, announcing(2**31 - 1, 1, 1)),
+    "fewer images than labels": (0, idx_bytes(draw_images(train=5)[0])),
+    "more images than labels": (0, idx_bytes(draw_images(train=7)[0])),
+    "fewer labels than images": (1, idx_bytes(draw_images(train=5)[1])),
+    "images of another shape in the test set": (2, idx_bytes(np.zeros((4, 3, 5)))),
+    "images of the same size in another shape in the test set": (2, idx_bytes(np.zeros((4, 15, 1)))),
+    "a label outside the classes": (1, idx_bytes(np.array([0, 1, 2, 3, 4, 10]))),
+    "a label far outside the classes in the test set": (3, idx_bytes(np.array([0, 1, 2, 255]))),
+}
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-@pytest.mark.parametrize("bytes_left", [15, 16, 16 + 59])
-def test_files_that_are_cut_short_are_refused_by_name(tmp_path: Path, suffix: str, bytes_left: int) -> None:
-    content = idx_bytes(np.zeros((4, 5, 3), dtype=np.uint8))
-    path = write(tmp_path / f"some-ubyte{suffix}", content[:bytes_left])
-    with pytest.raises(ValueError, match=rf"some-ubyte{suffix} has the wrong length"):
-        read_idx(path)
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_is_refused_by_name_in_one_line(tmp_path: Path, damage: str, suffix: str) -> None:
+    write_family(tmp_path, MNIST_FILES, suffix)
+    file, content = DAMAGE[damage]
+    write(tmp_path / (MNIST_FILES[file] + suffix), content)
+    assert_refused(tmp_path, MNIST_FILES[file])
 
 
-def test_a_gzipped_file_whose_download_broke_off_is_refused_by_name(tmp_path: Path) -> None:
-    path = write(tmp_path / "some-ubyte.gz", idx_bytes(draw_images()[0]))
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ValueError, match=r"some-ubyte.gz"):
-        read_idx(path)
+def assert_refused(folder: Path, file: str) -> None:
+    with pytest.raises(ValueError, match=str(folder / file)) as caught:
+        read("mnist", str(folder))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("place", range(0, 90, 7))
+@pytest.mark.parametrize("file", range(4))
+def test_a_damaged_gzip_file_is_refused_by_name_in_one_line(tmp_path: Path, file: int, place: int) -> None:
+    write_family(tmp_path, MNIST_FILES, ".gz")
+    path = tmp_path / f"{MNIST_FILES[file]}.gz"
+    content = path.read_bytes()
+    place %= len(content)
+    for damaged in (content[:place], content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :]):
+        load_dataset.cache_clear()
+        path.write_bytes(damaged)
+        if 4 <= place < 10:  # the time and the system of the compression do not matter
+            continue
+        assert_refused(tmp_path, path.name)
+
+
+@pytest.mark.parametrize("end", [b"garbage", bytes([0x1F, 0x8B]), gzip.compress(b"more")])
+def test_a_gzip_file_with_more_behind_its_end_is_refused_by_name(tmp_path: Path, end: bytes) -> None:
+    write_family(tmp_path, MNIST_FILES, ".gz")
+    path = tmp_path / f"{MNIST_FILES[0]}.gz"
+    path.write_bytes(path.read_bytes() + end)
+    assert_refused(tmp_path, path.name)
 
 
 def test_a_gz_name_on_what_is_not_gzipped_is_refused_by_name(tmp_path: Path) -> None:
-    path = tmp_path / "some-ubyte.gz"
-    path.write_bytes(idx_bytes(draw_images()[0]))
-    with pytest.raises(ValueError, match=r"some-ubyte.gz"):
-        read_idx(path)
+    write_family(tmp_path, MNIST_FILES, ".gz")
+    (tmp_path / f"{MNIST_FILES[0]}.gz").write_bytes(IMAGES)
+    assert_refused(tmp_path, MNIST_FILES[0])
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_what_is_no_file_is_refused_by_name(tmp_path: Path, suffix: str) -> None:
+    write_family(tmp_path, MNIST_FILES, suffix)
+    path = tmp_path / (MNIST_FILES[0] + suffix)
+    path.unlink()
+    path.mkdir()
+    assert_refused(tmp_path, path.name)
+    path.rmdir()
+    os.mkfifo(path)
+    load_dataset.cache_clear()
+    assert_refused(tmp_path, path.name)
+
+
+@pytest.mark.parametrize("header", [b"", b"<html>", announcing(3, 5, 3)])
+def test_no_more_is_expanded_than_the_header_announces(tmp_path: Path, header: bytes) -> None:
+    path = tmp_path / f"{MNIST_FILES[0]}.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(header)
+        for _ in range(64):
+            file.write(bytes(2**20))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=str(path)):
+        read_idx(path, 3)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+# --- datasets of one's own --------------------------------------------------------------------------------------------
+
+
+PIXELS, CLASSES = torch.zeros(6, 3), torch.tensor([0, 1, 0, 1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"inputs": PIXELS.double()}, "inputs"),
+        ({"inputs": PIXELS.long()}, "inputs"),
+        ({"inputs": PIXELS.numpy()}, "inputs"),
+        ({"inputs": PIXELS.to("meta")}, "inputs"),
+        ({"inputs": PIXELS[:5]}, "inputs"),
+        ({"inputs": PIXELS[:, 0]}, "inputs"),
+        ({"inputs": PIXELS[:, :0]}, "inputs"),
+        ({"inputs": PIXELS + torch.nan}, "inputs"),
+        ({"inputs": PIXELS.index_fill(0, torch.tensor(5), torch.inf)}, "inputs"),
+        ({"labels": CLASSES.int()}, "labels"),
+        ({"labels": CLASSES.float()}, "labels"),
+        ({"labels": CLASSES.tolist()}, "labels"),
+        ({"labels": CLASSES[:, None]}, "labels"),
+        ({"labels": CLASSES[:0], "inputs": PIXELS[:0]}, "labels"),
+        ({"labels": CLASSES - 1}, "labels"),
+        ({"labels": CLASSES + 1}, "labels"),
+        ({"classes": 1}, "classes"),
+        ({"classes": 2.0}, "classes"),
+        ({"classes": True}, "classes"),
+        ({"classes": None}, "classes"),
+        ({"official_test": -1}, "official_test"),
+        ({"official_test": 6}, "official_test"),
+        ({"official_test": False}, "official_test"),
+    ],
+)
+def test_samples_that_no_market_can_use_are_refused_by_field(changes: dict[str, Any], field: str) -> None:
+    values: dict[str, Any] = {"inputs": PIXELS, "labels": CLASSES, "classes": 2, "official_test": 0}
+    assert load_dataset(lambda: Dataset(**values)).classes == 2
+    with pytest.raises(ValueError, match=rf"the samples of dataset=.* cannot be used: {field}.* it must be "):
+        load_dataset(lambda: Dataset(**values | changes))
+
+
+@pytest.mark.parametrize("result", [None, 3, (PIXELS, CLASSES), {"inputs": PIXELS}])
+def test_what_is_no_dataset_is_refused(result: Any) -> None:
+    with pytest.raises(ValueError, match=r"result=.* is not allowed: it must be a Dataset"):
+        load_dataset(lambda: result)
 
 
 # --- MNIST and its family ---------------------------------------------------------------------------------------------
@@ -167,13 +301,6 @@ def test_the_files_that_are_missing_are_named(tmp_path: Path, monkeypatch: pytes
         read("fashion-mnist", str(tmp_path))
     assert str(tmp_path) in str(caught.value)
     assert MNIST_FILES[0] not in str(caught.value)
-
-
-def test_images_and_labels_of_another_number_are_refused(tmp_path: Path) -> None:
-    write_family(tmp_path, MNIST_FILES)
-    write(tmp_path / MNIST_FILES[1], idx_bytes(np.zeros(5, dtype=np.uint8)))
-    with pytest.raises(ValueError, match=r"train"):
-        read("mnist", str(tmp_path))
 
 
 def test_a_folder_below_home_can_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

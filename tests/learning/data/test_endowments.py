@@ -10,7 +10,15 @@ from torch import Tensor
 
 from paramarket_env.config import DataConfig, MarketConfig
 from paramarket_env.learning.data.datasets import Dataset
-from paramarket_env.learning.data.endowments import Complementary, Dirichlet, Partition, partition, require_minibatches
+from paramarket_env.learning.data.endowments import (
+    Complementary,
+    Dirichlet,
+    Partition,
+    Pool,
+    _levelled,
+    partition,
+    require_minibatches,
+)
 
 ENDOWMENTS = pytest.mark.parametrize("endowment", ["complementary", "dirichlet", "iid"])
 CONFIG = DataConfig(train_samples=None, validation_samples=60, test_samples=50, endowment=Complementary(scarcity=0.3))
@@ -210,32 +218,122 @@ def test_all_samples_can_be_asked_for() -> None:
     assert len(training(split(train_samples=290), 0)) == 290
 
 
-@ENDOWMENTS
-def test_a_minibatch_larger_than_an_endowment_is_refused_by_trader(endowment: str) -> None:
-    one = split(endowment=endowment, batch_size=280)
-    with pytest.raises(ValueError, match=r"training.batch_size=280 .* trader_[01] has \d+$"):
-        require_minibatches(one, 280)
+def require(endowment: Any, batch_size: int, agents: int = 2, dataset: Dataset = DATASET) -> None:
+    data = MarketConfig(data=CONFIG).changed(endowment=endowment).data
+    require_minibatches(dataset, data.split_sizes, data.endowment, agents, batch_size)
+
+
+def test_a_minibatch_larger_than_an_endowment_is_refused_with_all_that_matters() -> None:
+    with pytest.raises(
+        ValueError, match=r"batch_size=280 .*Complementary\(.*290 samples .*agents=2.* trader_[01] has 1"
+    ):
+        require("complementary", 280)
+    for rule, name in (("dirichlet:0.01", r"Dirichlet\(concentration=0.01\)"), ("iid", r"IID\(\)")):
+        with pytest.raises(ValueError, match=rf"data.endowment={name} .* 290 are too few for 146 to each of agents=2"):
+            require(rule, 146)
 
 
 def test_the_trader_that_is_short_of_samples_is_the_one_named() -> None:
     labels = torch.cat([torch.zeros(30), torch.ones(370)]).long()
-    dataset = Dataset(torch.zeros(400, 1), labels, 2, 0)
-    one = split(dataset, seeds=torch.tensor([7]), endowment=Complementary(scarcity=0.0))
-    with pytest.raises(ValueError, match=r"trader_1 has \d{1,2}$"):
-        require_minibatches(one, 64)
+    with pytest.raises(ValueError, match=r"trader_1 has 2\d\.\d on average$"):
+        require(Complementary(scarcity=0.0), 64, dataset=Dataset(torch.zeros(400, 1), labels, 2, 0))
 
 
-def test_a_partition_with_an_agent_without_samples_is_refused() -> None:
+def test_an_agent_without_samples_is_refused() -> None:
     dataset = Dataset(torch.zeros(400, 1), torch.ones(400).long(), 2, 0)
-    with pytest.raises(ValueError, match="trader_1 has 0"):
-        split(dataset, endowment=Complementary(scarcity=0.0))
+    with pytest.raises(ValueError, match=r"trader_1 has 0\.0 on average"):
+        require(Complementary(scarcity=0.0), 1, dataset=dataset)
 
 
 def test_a_minibatch_as_large_as_the_smallest_endowment_is_enough() -> None:
-    one = split(agents=3, endowment="iid")
-    require_minibatches(one, 96)
-    with pytest.raises(ValueError, match="trader_2 has 96"):
-        require_minibatches(one, 97)
+    require("iid", 96, agents=3)
+    require("dirichlet", 96, agents=3)
+    with pytest.raises(ValueError, match=r"290 are too few for 97 to each of agents=3"):
+        require("iid", 97, agents=3)
+
+
+# --- every seed -------------------------------------------------------------------------------------------------------
+
+SEEDS = torch.arange(2000)
+
+
+def meagre(pool: Pool) -> Tensor:
+    """A rule that gives an agent nothing in some markets, and few samples in most."""
+    held = torch.zeros(len(pool.seeds), pool.agents, pool.labels.shape[1], dtype=torch.bool)
+    held[pool.seeds % 7 > 0, :, :5] = True
+    return held
+
+
+@pytest.mark.parametrize(
+    ("endowment", "agents", "batch_size"),
+    [
+        ("dirichlet:0.01", 2, 145),
+        ("dirichlet:0.01", 8, 30),
+        ("dirichlet:0.3", 8, 36),
+        ("dirichlet:0.5", 29, 10),
+        ("dirichlet:100.0", 10, 29),
+        ("iid", 7, 41),
+        ("complementary:0.1", 2, 155),
+        ("complementary:0.0", 3, 190),
+        ("complementary:1.0", 2, 290),
+        (meagre, 3, 25),
+    ],
+)
+def test_an_endowment_reaches_a_minibatch_for_every_seed(endowment: Any, agents: int, batch_size: int) -> None:
+    one = split(seeds=SEEDS[:60], agents=agents, endowment=endowment, batch_size=batch_size)
+    assert one.sizes.min() >= batch_size
+    for market in range(0, 60, 6):
+        parts = [held(one, market, agent) for agent in range(agents)]
+        assert all(len(set(part)) == len(part) for part in parts)
+        if str(endowment).startswith(("dirichlet", "iid")):
+            assert sorted(sample for part in parts for sample in part) == sorted(training(one, market))
+            assert sum(map(len, parts)) == 290
+
+
+@pytest.mark.parametrize("rarest", [1, 2, 7])
+@ENDOWMENTS
+def test_rare_classes_leave_no_agent_short_for_any_seed(endowment: str, rarest: int) -> None:
+    labels = torch.arange(400).clamp_max(10 * rarest - 1) // rarest
+    one = split(Dataset(torch.zeros(400, 1), labels, 10, 0), 3, SEEDS, 40, endowment=endowment)
+    assert one.sizes.min() >= 40
+
+
+def test_only_endowments_that_are_short_are_changed() -> None:
+    enough = split(seeds=SEEDS[:50], agents=3, endowment="complementary:0.0", batch_size=1)
+    short = split(seeds=SEEDS[:50], agents=3, endowment="complementary:0.0", batch_size=190)
+    changed = enough.sizes < 190
+    assert changed.any()
+    assert not changed.all()
+    assert torch.equal(torch.where(changed, 190, enough.sizes), short.sizes)
+    for market, agent in changed.nonzero().tolist():
+        assert set(held(enough, market, agent)) < set(held(short, market, agent))
+
+
+def test_the_agents_with_the_most_samples_give_those_that_others_lack() -> None:
+    levelled = _levelled(torch.tensor([[0, 0, 0, 0, 0, 0, 1, 1, 1, 2], [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]]), 4, 2)
+    counts = torch.stack([row.bincount(minlength=4) for row in levelled])
+    assert counts.tolist() == [[3, 3, 2, 2], [2, 3, 3, 2]]
+
+
+@pytest.mark.parametrize(
+    "result",
+    [None, torch.zeros(3, 2, 290), torch.zeros(3, 2, 289, dtype=torch.bool), torch.zeros(2, 290, dtype=torch.bool)],
+)
+def test_the_result_of_an_own_rule_is_checked(result: Any) -> None:
+    with pytest.raises(ValueError, match=r"data.endowment's result=.* it must be a bool tensor of shape \[3, 2, 290\]"):
+        split(endowment=lambda pool: result)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "field"),
+    [
+        ({"validation_samples": 350, "test_samples": 50}, "train_samples"),
+        ({"validation_samples": 1, "test_samples": 400}, "validation_samples"),
+    ],
+)
+def test_a_split_for_which_nothing_is_left_is_refused(sizes: dict[str, Any], field: str) -> None:
+    with pytest.raises(ValueError, match=rf"data.{field}=.* at most the 0 samples that are left"):
+        split(**sizes)
 
 
 def test_more_complementary_agents_than_classes_are_refused() -> None:

@@ -131,7 +131,7 @@ class Bounds(OptimalPrice):
     it starts uniform.
     """
 
-    grid: Annotated[int, Field(ge=2)] = 32
+    grid: Annotated[int, Field(ge=2, le=1000)] = 32
     """The number of bins of the histogram."""
     jump: Probability = 0.02
     """The probability that kappa has jumped to any bin since the last step."""

@@ -63,7 +63,9 @@ class Seller:
         self.seat, self.rule = seat, rule
         rows = torch.zeros(seat.num_markets, dtype=torch.int64, device=seat.device)
         self.memory = rule.memory(seat, rows)
-        self._before = seat.layout.unpack(torch.zeros(seat.num_markets, seat.layout.size, device=seat.device))
+        self._before = seat.layout.unpack(
+            torch.zeros(seat.num_markets, seat.layout.size, dtype=torch.float32, device=seat.device)
+        )
         self._begins = torch.ones_like(rows, dtype=torch.bool)
 
     def reset(self, rows: Tensor, keys: Tensor) -> None:

@@ -20,7 +20,7 @@ from paramarket_baselines.policies.pricing.rule import (
 )
 from paramarket_env.interface.policy import Seat
 from paramarket_env.seeding import stream, uniform
-from paramarket_env.validation import configuration, require
+from paramarket_env.validation import INT64_MAX, configuration, require
 
 
 @PRICING.register
@@ -28,7 +28,7 @@ from paramarket_env.validation import configuration, require
 class Fixed(PricingRule):
     """Posts one level and keeps it: ``level``, or the middle one if that is None."""
 
-    level: Annotated[int, Field(ge=0)] | None = None
+    level: Annotated[int, Field(ge=0, le=INT64_MAX)] | None = None
 
     def require_playable(self, seat: Seat) -> None:
         """See :meth:`PricingRule.require_playable`."""
@@ -67,7 +67,7 @@ PRICING.register(RandomPrice, "random")
 class CostPlus(PricingRule):
     """Asks the cost of a sale to the seller (a training pass, and the buyer's gain through rivalry) plus a markup."""
 
-    markup: Annotated[float, Field(ge=0)] = 0.5
+    markup: Annotated[float, Field(ge=0, le=1e6)] = 0.5
 
     def price(self, seat: Seat, memory: Memory, fields: Fields) -> Tensor:
         """See :meth:`PricingRule.price`: the lowest level that covers cost and markup, or withheld."""
