@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib import pyplot as plt
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch
 
 from paramarket_env.interface.infos import trade_columns
+from paramarket_env.interface.pictures import literal, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from paramarket_env.interface.batch import MarketBatch
     from paramarket_env.market.orders import StepRecord
@@ -93,6 +90,9 @@ class Window:
 
     def show(self, history: History) -> None:
         """Draw the episode so far. Warn instead if matplotlib has no display."""
+        # Only a window needs pyplot, which fails to import if MPLBACKEND names a backend that is not installed.
+        from matplotlib import pyplot as plt  # noqa: PLC0415
+
         if self.figure is None:
             self.figure = plt.figure(figsize=(12, 7.2))
         if self.figure.canvas.required_interactive_framework is None:
@@ -105,6 +105,8 @@ class Window:
     def close(self) -> None:
         """Close the window, if it is open."""
         if self.figure is not None:
+            from matplotlib import pyplot as plt  # noqa: PLC0415
+
             plt.close(self.figure)
             self.figure = None
 
@@ -129,9 +131,9 @@ def as_text(history: History) -> str:
 
 def draw(history: History) -> np.ndarray:
     """A picture of the episode so far, uint8 ``[720, 1200, 3]``."""
-    figure = Figure(figsize=(12, 7.2), dpi=100)
-    canvas = FigureCanvasAgg(figure)
+    figure = new_figure(figsize=(12, 7.2), dpi=100)
     _paint(figure, history)
+    canvas: Any = figure.canvas
     canvas.draw()
     picture: np.ndarray = np.asarray(canvas.buffer_rgba())[..., :3].copy()
     return picture
@@ -150,6 +152,8 @@ def _paint(figure: Figure, history: History) -> None:
 
 
 def _colours(history: History) -> list[tuple[float, ...]]:
+    from matplotlib import colormaps  # noqa: PLC0415  # see pictures
+
     palette = colormaps["tab10" if len(history.agents) <= 10 else "tab20"]
     return [palette(row % palette.N) for row in range(len(history.agents))]
 
@@ -190,6 +194,8 @@ def _paint_balances(axes: Axes, history: History) -> None:
 
 def _paint_trades(axes: Axes, history: History) -> None:
     """Draw the agents on a circle. An arrow runs from seller to buyer; its width shows the number of trades."""
+    from matplotlib.patches import FancyArrowPatch  # noqa: PLC0415  # see pictures
+
     count = len(history.agents)
     angles = np.pi / 2 + 2 * np.pi * np.arange(count) / count
     places = np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -243,7 +249,7 @@ def _paint_prices(axes: Axes, history: History) -> None:
     """
     colours, goods = _colours(history), sorted({trade.parameter_set for trade in history.trades})
     for trade in history.trades:
-        text = str(trade.buyer) if len(goods) < 2 else f"{trade.buyer}\n{trade.parameter_set}"
+        text = str(trade.buyer) if len(goods) < 2 else f"{trade.buyer}\n{literal(trade.parameter_set)}"
         axes.plot(trade.cycle, trade.price, "o", color=colours[trade.seller], markersize=11, alpha=0.9)
         axes.text(trade.cycle, trade.price, text, ha="center", va="center", fontsize=7, color="white")
     axes.set_xlim(0, max(len(history.frames), 2))

@@ -77,6 +77,9 @@ def test_the_authors_protocol_is_marked_wherever_its_figures_are_shown(
         (["--agents", "1"], "agents=1 is not allowed: it must be greater than or equal to 2"),
         (["--device", "cuda:99"], "device='cuda:99' is not available"),
         (["--batch-size", "500"], "training.batch_size=500 is not allowed"),
+        (["--optimizer", "sgd(lr=-1)"], "sgd.lr=-1 is not allowed: it must be greater than 0"),
+        (["--architecture", "mlp(hidden=(0,))"], "mlp.hidden=0 is not allowed: it must be greater than or equal to 1"),
+        (["--dataset", "letters"], "unknown dataset 'letters': choose from cifar10, digits"),
         (["--dataset", "fashion-mnist:nowhere"], "data_dir='nowhere' lacks train-images-idx3-ubyte"),
     ],
 )
@@ -90,9 +93,7 @@ def test_what_cannot_be_is_said_in_one_line_and_leaves_no_folder(
     ("option", "value", "field"),
     [
         ("--seeds", "0", "seeds=0"),
-        ("--optimizer", "sgd(lr=-1)", "sgd.lr=-1"),
-        ("--architecture", "mlp(hidden=(0,))", "mlp.hidden=0"),
-        ("--dataset", "letters", "unknown dataset 'letters': choose from cifar10, digits"),
+        ("--kappa", "-1", "economy.kappa=-1.0"),
     ],
 )
 def test_values_out_of_range_end_the_command_with_the_field_and_the_range(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -164,7 +163,8 @@ class FakeDisplay:
 @pytest.fixture
 def display(monkeypatch: pytest.MonkeyPatch) -> FakeDisplay:
     fake = FakeDisplay()
-    monkeypatch.setattr(render, "plt", SimpleNamespace(figure=fake.figure, close=fake.close, pause=fake.pause))
+    for name in ("figure", "close", "pause"):
+        monkeypatch.setattr(f"matplotlib.pyplot.{name}", getattr(fake, name))
     return fake
 
 
