@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any
 
 import tyro
@@ -57,4 +58,5 @@ def list_names(console: Console) -> None:
 
 def _first_line(entry: object) -> str:
     """The first line of a docstring without its markup."""
-    return (inspect.getdoc(entry) or "").split("\n")[0].replace("`", "")
+    line = (inspect.getdoc(entry) or "").split("\n")[0]
+    return re.sub(r"`+|\*\b|\b\*", "", line)
