@@ -103,11 +103,11 @@ class _Fitted:
         """The columns ``part`` of figures, with names of at most ``room`` characters."""
         names = fit(list(self.rows), room)
         made = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        made.add_column(Text(self.header), no_wrap=True)
+        made.add_column(Text(printable(self.header)), no_wrap=True)
         for place in part:
             made.add_column(Text(labels[place]), justify="right", overflow="fold")
         for name, row in zip(names, self.rows.values(), strict=True):
-            made.add_row(Text(name), *(Text(row[place]) for place in part))
+            made.add_row(Text(name), *(Text(printable(row[place])) for place in part))
         return made
 
 
@@ -135,9 +135,13 @@ def markdown(rows: Rows, labels: Sequence[str], header: str = "") -> str:
     return "\n".join(f"| {' | '.join(map(_escaped, cells))} |" for cells in lines)
 
 
+MARKDOWN = re.compile(r"[\\`*_~<&|$]|\[(?=[^\]]*\][\[(])|:(?=[\w+-]+:)")
+"""Markup in some dialect of Markdown: emphasis, code, HTML, mathematics, links and the codes of emoji."""
+
+
 def _escaped(text: str) -> str:
-    """The text of a cell, which Markdown shows as it is."""
-    return re.sub(r"[\\`*_<>|$]|\[(?=[^\]]*\]\()", r"\\\g<0>", printable(text))
+    """The text of a cell, in which markup is replaced by HTML entities."""
+    return MARKDOWN.sub(lambda found: f"&#{ord(found[0])};", printable(text))
 
 
 def _filled(rows: Rows, labels: Sequence[str]) -> dict[str, list[str]]:
