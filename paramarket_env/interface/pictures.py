@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,15 +26,17 @@ def new_figure(**settings: Any) -> Figure:
 
 
 def _import_matplotlib() -> None:
-    """Import matplotlib, also if ``MPLBACKEND`` has a value that makes this import fail."""
+    """Import matplotlib without ``MPLBACKEND``, since an unknown backend makes the import fail; then choose it."""
+    backend = os.environ.get("MPLBACKEND")
+    if "matplotlib" in sys.modules or not backend:
+        return
+    del os.environ["MPLBACKEND"]
     try:
-        import matplotlib  # noqa: PLC0415
-    except ValueError:
-        backend = os.environ.pop("MPLBACKEND")
-        try:
-            import matplotlib  # noqa: F401, PLC0415
-        finally:
-            os.environ["MPLBACKEND"] = backend
+        import matplotlib as mpl  # noqa: PLC0415
+    finally:
+        os.environ["MPLBACKEND"] = backend
+    with suppress(ValueError):
+        mpl.rcParams["backend"] = backend
 
 
 def literal(text: str) -> str:
