@@ -93,7 +93,7 @@ def main() -> None:
     labels = ("step", "clear", "settle", "merge", "clear and settle")
     console.print(table(rows, labels, f"{options.num_markets} markets of {options.agents} agents, ms per step"))
     origin = provenance(range(options.num_markets), resolve_device(options.device))
-    console.print(machine(origin), highlight=False)
+    console.print(machine(origin))
 
 
 if __name__ == "__main__":

@@ -43,8 +43,8 @@ def main() -> None:
     episodes = [play(config, Arm(name, (name,)), seeds, device) for name in track(names, console=console)]
     title = f"{options.scenario}, verb mode, {options.seeds} seeds"
     console.print(summary_table(summarise(per_seed(episodes)), title))
-    console.print(LEGEND, highlight=False)
-    console.print(f"{machine(provenance(seeds, device))}, seeds {seeds}", highlight=False)
+    console.print(LEGEND)
+    console.print(f"{machine(provenance(seeds, device))}, seeds {seeds}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from rich.table import Table
+from rich.console import RenderableType
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -89,7 +89,7 @@ def train(options: Training, mode: ActionMode) -> tuple[dict[str, float], list[f
     return seconds, returns.means
 
 
-def _phases_table(seconds: dict[str, float], mode: ActionMode) -> Table:
+def _phases_table(seconds: dict[str, float], mode: ActionMode) -> RenderableType:
     total = sum(seconds.values())
     spent = {**seconds, "total": total}
     rows = {phase: [f"{time:.1f}", f"{100 * time / total:.1f} %"] for phase, time in spent.items()}
@@ -110,13 +110,12 @@ def main() -> None:
         console.print(
             f"{options.timesteps:,} agent-steps in {total:.0f} s: {options.timesteps / total:,.0f} per second; mean "
             f"return of an episode {returns[0]:.2f} in the first rollout, {returns[-1]:.2f} in the last",
-            highlight=False,
         )
-    console.print(machine(origin), highlight=False)
+    console.print(machine(origin))
     settings = {name: value for name, value in asdict(options).items() if name != "out"}
     path = options.out / f"ppo-{device.type}.json"
     write_json(path, origin | {"options": settings, "runs": runs})
-    console.print(f"wrote {path}", highlight=False)
+    console.print(f"wrote {path}")
 
 
 if __name__ == "__main__":

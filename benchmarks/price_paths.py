@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from paramarket_env.interface.batch import MarketBatch
+from paramarket_env.interface.pictures import new_figure
 from paramarket_env.market.orders import StepRecord
 
 
@@ -40,8 +39,7 @@ class PricePath:
 def draw_paths(paths: Mapping[str, PricePath], title: str, file: Path) -> None:
     """One panel for each rule: the ask, the buyers' values, and the sales."""
     columns = math.ceil(len(paths) / 2)
-    figure = Figure(figsize=(4 * columns, 7), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(figsize=(4 * columns, 7), dpi=110, layout="constrained")
     panels = figure.subplots(2, columns, sharex=True, sharey=True, squeeze=False).flatten()
     for axes, (name, path) in zip(panels, paths.items(), strict=False):
         # The last row describes the market after the episode, where it is closed.

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pandas as pd
 import tyro
+from rich.console import RenderableType
 from rich.progress import Progress
-from rich.table import Table
 
 from benchmarks.price_paths import PricePath, draw_paths
 from paramarket_baselines.evaluation.display import new_console, table
@@ -137,7 +137,7 @@ def best_fixed(alone: pd.DataFrame) -> str:
     return str(alone[alone.arm.str.startswith("fixed:")].groupby("arm").revenue.mean().idxmax())
 
 
-def _alone_table(contest: Contest, levels: Sequence[int]) -> Table:
+def _alone_table(contest: Contest, levels: Sequence[int]) -> RenderableType:
     """The earnings of one seat by each rule against Bayesian sellers."""
     by_rule = contest.alone.pivot_table(index="seed", columns="arm", values="revenue")
     advantages = contest.alone.pivot_table(index="seed", columns="arm", values="advantage")
@@ -195,7 +195,7 @@ def _by_name(episodes: Sequence[Episode], arm: str) -> Episode:
     return next(episode for episode in episodes if episode.steps.arm.iloc[0] == arm)
 
 
-def _rivalry_table(seeds: Sequence[int], device: str) -> Table:
+def _rivalry_table(seeds: Sequence[int], device: str) -> RenderableType:
     """The scenario ``rivals``: a Bayesian and a rival-aware seller, each against a Bayesian seller."""
     config = replace(scenario("rivals"), action_mode="round")
     outside = play(config, OUTSIDE, seeds, device)
@@ -221,7 +221,7 @@ def main() -> None:
         console.print(_alone_table(found, config.economy.ask_levels))
         title = f"{agents} agents, all by the rule (then all Bayesian, by mechanism)"
         console.print(summary_table(everyone, title, WELFARE))
-        console.print(_verdict(found, config), "", sep="\n", highlight=False)
+        console.print(_verdict(found, config), "", sep="\n")
         draw_paths(
             found.paths,
             f"{agents} agents: what one seller asked in one market where all price by the rule, in ticks",
@@ -231,7 +231,7 @@ def main() -> None:
         results[f"{agents} agents"] = {"everyone": everyone, "alone": alone, "config": config}
     console.print(_rivalry_table(seeds, options.device))
     console.print(WELFARE_LEGEND, "one seller by the rule: its revenue in ticks and its advantage", sep="; ")
-    console.print(f"{machine(results)}, seeds {seeds}", highlight=False)
+    console.print(f"{machine(results)}, seeds {seeds}")
     write_json(options.out / "pricing.json", results)
 
 

@@ -10,16 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import tyro
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import track
-from rich.table import Table
 
 from benchmarks.contenders import Contender, Memory, always_open, engine_contender, peak_memory, reference_contender
 from benchmarks.phases import NAMES
@@ -27,11 +23,16 @@ from benchmarks.roofline import Yardstick
 from paramarket_baselines.evaluation.display import new_console, table
 from paramarket_baselines.evaluation.results import machine, provenance, write_json
 from paramarket_env.config import MarketConfig
+from paramarket_env.interface.pictures import new_figure
 from paramarket_env.learning.data.datasets import FashionMNIST, load_dataset
 from paramarket_env.learning.networks.mlp import MLP
 from paramarket_env.market.engine import resolve_device
 from paramarket_env.scenarios import scenario
 from paramarket_env.validation import require
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MARKETS = {"cpu": (1, 16, 64, 256, 1024), "cuda": (1, 16, 64, 256, 1024, 4096)}
 SCALED_MARKETS = 16
@@ -187,7 +188,7 @@ def variants(options: Throughput, config: MarketConfig) -> dict[str, dict[str, M
 # --- the terminal -----------------------------------------------------------------------------------------------------
 
 
-def _series_table(series: Series, title: str, header: str = "") -> Table:
+def _series_table(series: Series, title: str, header: str = "") -> RenderableType:
     """The figures for the terminal. Steps, phases and the roofline are in milliseconds per agent-step."""
     with_memory = any(row.memory is not None for row in series.rows)
     labels = ["agent-steps/s", "× first", "÷ roofline", *["MiB", "est."] * with_memory, "ms", *NAMES]
@@ -253,8 +254,7 @@ def _parts(amounts: dict[str, float], unit: str) -> str:
 
 def draw(digits: Series, scaling: dict[str, Series], title: str) -> Figure:
     """Milliseconds per agent-step as the number of markets, and each quantity of ``scaling``, grows."""
-    figure = Figure(figsize=(12, 3.4), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(figsize=(12, 3.4), dpi=110, layout="constrained")
     panels = figure.subplots(1, 1 + len(scaling), sharey=True, squeeze=False)[0]
     reference, *engines = digits.rows
     panels[0].axhline(reference.milliseconds, color="tab:red", label="reference")
@@ -291,14 +291,14 @@ def run(options: Throughput, console: Console) -> dict[str, Any]:
     """Measure, print, and write the JSON file and the picture. Returns the content of the JSON file."""
     device = resolve_device(options.device)
     origin = provenance([0], device, dated=False)
-    console.print(machine(origin), highlight=False)
+    console.print(machine(origin))
 
     markets = options.num_markets or MARKETS[device.type]
     digits = against_reference(always_open(scenario("digits")), markets, options.repeats, device, console)
     fashion = measure_fashion(options, device, console)
     for title, series in (("digits", digits), ("fashion", fashion)):
         if series is not None:
-            console.print(_series_table(series, title), legend(series), "", sep="\n", highlight=False)
+            console.print(_series_table(series, title), *legend(series).splitlines(), "", sep="\n")
     scaling = measure_scaling(options, device, console)
     for what, series in scaling.items():
         console.print(_series_table(series, f"digits, {SCALED_MARKETS} markets", what))
@@ -311,7 +311,7 @@ def run(options: Throughput, console: Console) -> dict[str, Any]:
     out = options.out or Path(f"benchmarks/results/throughput-{device.type}.json")
     write_json(out, results)
     draw(digits, scaling, f"digits: {machine(origin)}").savefig(out.with_suffix(".png"))
-    console.print(f"wrote {out} and {out.with_suffix('.png')}", highlight=False)
+    console.print(f"wrote {out} and {out.with_suffix('.png')}")
     return results
 
 
@@ -321,7 +321,7 @@ def measure_fashion(options: Throughput, device: torch.device, console: Console)
     try:
         load_dataset(config.data.dataset)
     except (ImportError, OSError) as error:
-        console.print(f"fashion is skipped: {error}", highlight=False, markup=False)
+        console.print(f"fashion is skipped: {error}")
         return None
     return against_reference(config, options.fashion_markets, options.repeats, device, console)
 

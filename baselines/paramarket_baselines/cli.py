@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import re
 import sys
 from collections.abc import Sequence
@@ -15,35 +14,32 @@ from typing import Annotated, Any
 import pandas as pd
 import torch
 import tyro
-from rich import box
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import (
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
+from rich.progress import TaskID, TextColumn
+from rich.text import Text
 
 from paramarket_baselines.evaluation import statistics
-from paramarket_baselines.evaluation.display import COLUMNS, new_console
+from paramarket_baselines.evaluation.display import PlainConsole, new_console, new_progress
+from paramarket_baselines.evaluation.names import fit, printable, without_folders
 from paramarket_baselines.evaluation.play import PAPER_ARMS, RULE_ARMS, Arm, Episode, play
 from paramarket_baselines.evaluation.report import LEGEND, draw_curves, per_seed, summarise, summary_table
 from paramarket_baselines.evaluation.results import claim_folder, provenance, write_results
 from paramarket_baselines.evaluation.statistics import ESTIMATES_LEGEND, POPULATIONS, estimates_table, summary
 from paramarket_baselines.evaluation.welfare import WELFARE, WELFARE_LEGEND, welfare
+from paramarket_baselines.plugin_options import PLUGINS, UsageError, list_names
 from paramarket_baselines.policies.learned import algorithm
-from paramarket_baselines.training.sb3 import Plan, learn, tuned
+from paramarket_baselines.training.sb3 import TRAINING_OPPONENTS, Plan, learn, tuned
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.policy import POLICIES, seat_of
 from paramarket_env.market.engine import Engine, resolve_device
 from paramarket_env.market.orders import StepRecord
-from paramarket_env.plugins import REGISTRIES, Registry, usage
 from paramarket_env.scenarios import scenario
 from paramarket_env.seeding import as_seeds
 from paramarket_env.validation import require
+
+ConfigFile = Annotated[Path | None, tyro.conf.arg(name="config")]
+"""The option ``--config``."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +48,8 @@ class Run:
 
     scenario: str = "digits"
     """The scenario that gives the defaults of the settings below: a name that `paramarket list` shows."""
+    config_file: ConfigFile = None
+    """A file with these defaults instead of a scenario, such as the `config.json` of a run."""
     seeds: int = 10
     """Number of seeds."""
     first_seed: int = 0
@@ -80,6 +78,8 @@ class Evaluate:
     """Policies to evaluate, such as `patient:7` or `paper+fixed:3`. The others are compared with the first."""
     scenario: str = "digits"
     """The scenario that gives the defaults of the settings below: a name that `paramarket list` shows."""
+    config_file: ConfigFile = None
+    """A file with these defaults instead of a scenario, such as the `config.json` of a run."""
     populations: tuple[str, ...] = POPULATIONS
     """Policies that have all other seats, one at a time. `train` trains against the first four by default."""
     seeds: int = 20
@@ -105,6 +105,8 @@ class Train:
 
     scenario: str = "digits"
     """The scenario that gives the defaults of the settings below: a name that `paramarket list` shows."""
+    config_file: ConfigFile = None
+    """A file with these defaults instead of a scenario, such as the `config.json` of a run."""
     out: Path | None = None
     """Folder for the policy. Without it: a new one under `runs/`."""
     overwrite: bool = False
@@ -135,13 +137,13 @@ def run(options: Run, console: Console) -> None:
     arms = _arms(options)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     device = resolve_device(options.device)
-    folder = options.out or _new_folder(f"{options.scenario}-{config.action_mode}")
+    folder = options.out or _new_folder(f"{_market_name(options)}-{config.action_mode}")
     origin = provenance(seeds, device)
     span = "rounds" if config.action_mode == "round" else "cycles"
-    title = f"{options.scenario}, {config.action_mode} mode, {config.max_cycles} {span}, {len(seeds)} seeds"
+    title = f"{_shown_name(options)}, {config.action_mode} mode, {config.max_cycles} {span}, {len(seeds)} seeds"
     if config.data.protocol == "authors":
         title += "; protocol=authors: validated on the TEST set"
-    console.print(f"{title} on {origin['device']}", highlight=False)
+    console.print(f"{title} on {origin['device']}")
     # Refuse invalid settings, data, seeds and policies before making a folder.
     as_seeds(seeds, len(seeds), device)
     one = MarketBatch(config, 1, device)
@@ -155,15 +157,15 @@ def run(options: Run, console: Console) -> None:
         folder,
         config,
         {name: pd.concat([getattr(episode, name) for episode in episodes]) for name in ("steps", "trades")},
-        {"title": title, "arms": arms_summary, **origin},
+        {"title": title, "market": _market_name(options), "arms": arms_summary, **origin},
         {"curves": draw_curves(episodes, title)},
     )
     console.print(summary_table(arms_summary, title))
-    console.print(LEGEND, highlight=False)
+    console.print(LEGEND)
     if config.economy.ask_levels[-1] > 0:
         console.print(summary_table(arms_summary, "economic measures", WELFARE))
-        console.print(WELFARE_LEGEND, highlight=False)
-    console.print(f"saved in {folder}: {', '.join(files)}", highlight=False)
+        console.print(WELFARE_LEGEND)
+    console.print(f"saved in {folder}: {', '.join(files)}", soft_wrap=True)
 
 
 def evaluate(options: Evaluate, console: Console) -> None:
@@ -173,51 +175,47 @@ def evaluate(options: Evaluate, console: Console) -> None:
         require(0 < len(set(names)) == len(names), field_name, names, "one or more different names")
     config, device = options.config, resolve_device(options.device)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
-    folder = options.out or _new_folder(f"evaluate-{options.scenario}-{config.action_mode}")
+    folder = options.out or _new_folder(f"evaluate-{_market_name(options)}-{config.action_mode}")
     as_seeds(seeds, len(seeds), device)
     Engine(config, 1, device)  # refuse invalid settings and data before making a folder
     for name in (*options.policies, *options.populations):
         POLICIES.parse(name)
     claim_folder(folder, overwrite=options.overwrite)
-    tasks = len(options.policies) * len(options.populations) * config.agents
-    with Progress(*COLUMNS, TimeRemainingColumn(), console=console, transient=True) as progress:
-        task = progress.add_task("seats and populations", total=tasks)
-        runs = statistics.evaluate(
-            config, options.policies, options.populations, seeds, device, on_task=lambda: progress.advance(task)
-        )
+    runs = _evaluate_all(options, seeds, device, console)
     estimates, origin = summary(runs), provenance(seeds, device)
-    about = {"policies": estimates, **origin, "populations": options.populations}
+    about = {"market": _market_name(options), "policies": estimates, **origin, "populations": options.populations}
     files = write_results(folder, config, {"runs": runs}, about)
-    title = (
-        f"{options.scenario}, {config.action_mode} mode, against {', '.join(options.populations)}, {len(seeds)} seeds"
-    )
+    populations = ", ".join(without_folders(options.populations))
+    title = f"{_shown_name(options)}, {config.action_mode} mode, against {populations}, {len(seeds)} seeds"
     console.print(estimates_table(estimates, title))
-    console.print(ESTIMATES_LEGEND, highlight=False)
+    console.print(ESTIMATES_LEGEND)
     for error in sorted(set(runs.error) - {""}):
-        console.print(f"could not be played: {escape(error)}", highlight=False)
-    console.print(f"saved in {folder}: {', '.join(files)}", highlight=False)
+        console.print(f"could not be played: {error}", soft_wrap=True)
+    console.print(f"saved in {folder}: {', '.join(files)}", soft_wrap=True)
 
 
 def train(options: Train, console: Console) -> None:
     """Train, and save the policy."""
     plan, device = options.plan, resolve_device(options.device)
-    folder = options.out or _new_folder(f"{plan.algo}-{options.scenario}-{plan.config.action_mode}")
+    folder = options.out or _new_folder(f"{plan.algo}-{_market_name(options)}-{plan.config.action_mode}")
     algorithm(plan.algo)
     for name in plan.against:
         POLICIES.parse(name)
     Engine(plan.config, plan.num_markets, device)  # refuse invalid settings before making a folder
     if not options.resume:
         claim_folder(folder, overwrite=options.overwrite)
-    opponents = f"against {', '.join(plan.against)}" if plan.against else "in self-play"
-    console.print(f"{plan.algo} on {options.scenario}, {plan.config.action_mode} mode, {opponents}", highlight=False)
-    columns = (*COLUMNS, TimeRemainingColumn(), TextColumn("return {task.fields[returned]:.2f}"))
-    with Progress(*columns, console=console) as progress:
+    opponents = f"against {', '.join(without_folders(plan.against))}" if plan.against else "in self-play"
+    console.print(f"{plan.algo} on {_shown_name(options)}, {plan.config.action_mode} mode, {opponents}")
+    with new_progress(console, TextColumn("return {task.fields[returned]:.2f}")) as progress:
         task = progress.add_task(plan.algo, total=plan.timesteps, returned=float("nan"))
 
         def on_rollout(steps: int, returned: float) -> None:
             progress.update(task, completed=min(steps, plan.timesteps), returned=returned)
 
-        learn(plan, folder, device, on_rollout, resume=options.resume)
+        def on_evaluation(steps: int, returned: float, best: float) -> None:
+            console.print(f"{steps:>9,} steps: return {returned:.2f} in the evaluation, best {best:.2f}")
+
+        learn(plan, folder, device, on_rollout, on_evaluation, resume=options.resume)
     scores = pd.read_csv(folder / "evaluations.csv")
     best = scores.iloc[int(scores["return"].to_numpy().argmax())]
     console.print(
@@ -227,9 +225,25 @@ def train(options: Train, console: Console) -> None:
     )
 
 
+Market = Run | Evaluate | Train
+
+
+def _market_name(options: Market) -> str:
+    """The scenario or the file that gives the defaults of the market."""
+    return options.scenario if options.config_file is None else str(options.config_file)
+
+
+def _shown_name(options: Market) -> str:
+    return without_folders([_market_name(options)])[0]
+
+
+FOLDER_LENGTH = 100
+"""Largest number of characters of a new folder's name, without the time."""
+
+
 def _new_folder(name: str) -> Path:
     # The scenario may be the path of a file, which must not lead out of the folder.
-    one_part = re.sub(r"[^\w.-]+", "-", name)
+    one_part = re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII)[:FOLDER_LENGTH]
     return Path("runs") / f"{one_part}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
 
 
@@ -247,8 +261,8 @@ def _play_all(
     config: MarketConfig, arms: Sequence[Arm], seeds: Sequence[int], device: torch.device, console: Console
 ) -> list[Episode]:
     episodes = []
-    with Progress(*COLUMNS, TimeRemainingColumn(), console=console) as progress:
-        tasks = [progress.add_task(arm.name, start=False) for arm in arms]
+    with new_progress(console) as progress:
+        tasks = [progress.add_task(name, start=False) for name in fit([arm.name for arm in arms], BAR_NAME_WIDTH)]
         for arm, task in zip(arms, tasks, strict=True):
             progress.start_task(task)
 
@@ -256,52 +270,49 @@ def _play_all(
                 progress.update(task, total=batch.config.max_cycles, advance=0 if record is None else 1)
 
             episodes.append(play(config, arm, seeds, device, on_step))
+            _say_played(arm.name, console)
     return episodes
 
 
-def list_names(console: Console) -> None:
-    """Print every plug-in by kind, with its fields and the first line of its docstring."""
-    for registry in REGISTRIES.values():
-        rows = Table("name", "", title=registry.plural, title_justify="left", show_header=False, box=box.SIMPLE)
-        for name, entry in registry.items():
-            rows.add_row(escape(usage(name, entry)), escape((inspect.getdoc(entry) or "").split("\n")[0]))
-        console.print(rows)
+BAR_NAME_WIDTH = 16
+"""Characters of the name next to a progress bar."""
 
 
-PLUGINS = tyro.constructors.ConstructorRegistry()
-"""The rules by which the command line reads plug-ins."""
+def _evaluate_all(options: Evaluate, seeds: Sequence[int], device: torch.device, console: Console) -> pd.DataFrame:
+    each = len(options.populations) * options.config.agents
+    names = iter(options.policies)
+    with new_progress(console, transient=True) as progress:
+        task = progress.add_task("seats, populations", total=each * len(options.policies))
+
+        def on_task() -> None:
+            progress.advance(task)
+            if progress.tasks[task].completed % each == 0:
+                _say_played(next(names), console)
+
+        return statistics.evaluate(options.config, options.policies, options.populations, seeds, device, on_task)
 
 
-@PLUGINS.primitive_rule
-def _plugin(given: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
-    """Read a plug-in from its textual form, for fields whose type is the interface of a kind of plug-in."""
-    registry: Registry[Any] | None = REGISTRIES.get(given.type)
-    if registry is None:
-        return None
-    return tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar=registry.kind.upper(),
-        instance_from_str=lambda words: registry.parse(words[0]),
-        is_instance=lambda value: isinstance(value, registry.interface),
-        str_from_instance=lambda plugin: [registry.text(plugin)],
-    )
+def _say_played(name: str, console: Console) -> None:
+    """Report progress where there are no progress bars."""
+    if not console.is_interactive:
+        console.print(f"played {name}", soft_wrap=True)
 
 
-def _parse(arguments: Sequence[str]) -> Run | Evaluate | Train | List:
-    """The command and its options. ``--scenario`` is read first, since it gives the defaults of all settings."""
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--scenario", default="digits")
-    name = early.parse_known_args(arguments)[0].scenario
+def _parse(arguments: Sequence[str]) -> Market | List:
+    """The command and its options. The market is read first, since it gives the defaults of all settings."""
+    given = _given_market(arguments)
+    name, file = given.scenario or "digits", given.config
+    config = scenario(name) if file is None else _read_config(file)
     # The paper's comparison plays in rounds, so that every arm trains equally often.
-    default = Run(scenario=name, config=replace(scenario(name), action_mode="round"))
-    evaluation = Evaluate(scenario=name, config=scenario(name))
+    compared = replace(config, action_mode="round") if file is None else config
+    plan = tuned(name) if file is None else Plan(config, against=TRAINING_OPPONENTS)
     commands: Any = (
-        Annotated[Run, tyro.conf.subcommand("run", default=default)]
-        | Annotated[Evaluate, tyro.conf.subcommand("evaluate", default=evaluation)]
-        | Annotated[Train, tyro.conf.subcommand("train", default=Train(scenario=name, plan=tuned(name)))]
+        Annotated[Run, tyro.conf.subcommand("run", default=Run(name, file, config=compared))]
+        | Annotated[Evaluate, tyro.conf.subcommand("evaluate", default=Evaluate((), name, file, config=config))]
+        | Annotated[Train, tyro.conf.subcommand("train", default=Train(name, file, plan=plan))]
         | Annotated[List, tyro.conf.subcommand("list")]
     )
-    chosen: Run | Evaluate | Train | List = tyro.cli(
+    chosen: Market | List = tyro.cli(
         commands,
         prog="paramarket",
         description="ParaMarket: agents train networks and trade their parameters.",
@@ -310,6 +321,24 @@ def _parse(arguments: Sequence[str]) -> Run | Evaluate | Train | List:
         registry=PLUGINS,
     )
     return chosen
+
+
+def _given_market(arguments: Sequence[str]) -> argparse.Namespace:
+    """The values of ``--scenario`` and ``--config``, None for an option that is not given."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--scenario", nargs="?")
+    early.add_argument("--config", nargs="?", type=Path)
+    given = early.parse_known_args(arguments)[0]
+    alone = given.scenario is None or given.config is None
+    require(alone, "config", str(given.config), "given without --scenario, since both give all settings")
+    return given
+
+
+def _read_config(file: Path) -> MarketConfig:
+    try:
+        return MarketConfig.from_json(file.expanduser().read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"config={str(file)!r} cannot be used: {error}") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -325,7 +354,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             train(chosen, console)
         else:
             list_names(console)
-    except (ValueError, OSError, ImportError) as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+    except BrokenPipeError:
+        raise  # it is no error of the command that its reader has seen enough
+    except (UsageError, ValueError, OSError, ImportError) as error:
+        message = Text.assemble(("error:", "bold red"), " ", printable(str(error)))
+        PlainConsole(stderr=True).print(message, soft_wrap=True)
         return 2
     return 0

@@ -7,16 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch
 
 from paramarket_env.interface.infos import trade_columns
+from paramarket_env.interface.pictures import literal, new_figure
 from paramarket_env.validation import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from paramarket_env.interface.batch import MarketBatch
     from paramarket_env.market.orders import StepRecord
@@ -138,7 +136,8 @@ class Renderer:
     """Shows the episodes of one market in a render mode. Without a mode (None) it does nothing."""
 
     def __init__(self, mode: str | None, market_batch: MarketBatch, market: int = 0) -> None:
-        require(mode in (None, *RENDER_MODES), "render_mode", mode, f"None or one of {RENDER_MODES}")
+        known = mode is None or (isinstance(mode, str) and mode in RENDER_MODES)
+        require(known, "render_mode", mode, f"None or one of {RENDER_MODES}")
         self.mode, self._market_batch = mode, market_batch
         self.history = History(market_batch.agent_names, market)
         self._window = Window()
@@ -202,9 +201,9 @@ def as_text(history: History) -> str:
 
 def draw(history: History) -> np.ndarray:
     """A picture of the episode so far, uint8 ``[720, 1200, 3]``."""
-    figure = Figure(figsize=(12, 7.2), dpi=100)
-    canvas = FigureCanvasAgg(figure)
+    figure = new_figure(figsize=(12, 7.2), dpi=100)
     _paint(figure, history)
+    canvas: Any = figure.canvas
     canvas.draw()
     picture: np.ndarray = np.asarray(canvas.buffer_rgba())[..., :3].copy()
     return picture
@@ -223,6 +222,8 @@ def _paint(figure: Figure, history: History) -> None:
 
 
 def _colours(history: History) -> list[tuple[float, ...]]:
+    from matplotlib import colormaps  # noqa: PLC0415  # see pictures
+
     palette = colormaps["tab10" if len(history.agents) <= 10 else "tab20"]
     return [palette(row % palette.N) for row in range(len(history.agents))]
 
@@ -263,6 +264,8 @@ def _paint_balances(axes: Axes, history: History) -> None:
 
 def _paint_trades(axes: Axes, history: History) -> None:
     """Draw the agents on a circle. An arrow runs from seller to buyer; its width shows the number of trades."""
+    from matplotlib.patches import FancyArrowPatch  # noqa: PLC0415  # see pictures
+
     count = len(history.agents)
     angles = np.pi / 2 + 2 * np.pi * np.arange(count) / count
     places = np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -316,7 +319,7 @@ def _paint_prices(axes: Axes, history: History) -> None:
     """
     colours, goods = _colours(history), sorted({trade.parameter_set for trade in history.trades})
     for trade in history.trades:
-        text = str(trade.buyer) if len(goods) < 2 else f"{trade.buyer}\n{trade.parameter_set}"
+        text = str(trade.buyer) if len(goods) < 2 else f"{trade.buyer}\n{literal(trade.parameter_set)}"
         axes.plot(trade.cycle, trade.price, "o", color=colours[trade.seller], markersize=11, alpha=0.9)
         axes.text(trade.cycle, trade.price, text, ha="center", va="center", fontsize=7, color="white")
     axes.set_xlim(0, max(len(history.frames), 2))

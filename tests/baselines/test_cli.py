@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 
-from paramarket_baselines.cli import main
+from paramarket_baselines.cli import List, Train, _parse, main
+from paramarket_baselines.evaluation.names import printable
 from paramarket_baselines.policies.decisions import RULES
 from paramarket_env.interface.policy import POLICIES
-from paramarket_env.scenarios import SCENARIOS
+from paramarket_env.plugins import REGISTRIES, Registry
+from paramarket_env.scenarios import SCENARIOS, scenario
 
 SMALL = [
     *("--train-samples", "120", "--validation-samples", "60", "--test-samples", "60", "--batch-size", "16"),
@@ -77,6 +81,9 @@ def test_the_authors_protocol_is_marked_wherever_its_figures_are_shown(
         (["--agents", "1"], "agents=1 is not allowed: it must be greater than or equal to 2"),
         (["--device", "cuda:99"], "device='cuda:99' is not available"),
         (["--batch-size", "500"], "training.batch_size=500 is not allowed"),
+        (["--optimizer", "sgd(lr=-1)"], "sgd.lr=-1 is not allowed: it must be greater than 0"),
+        (["--architecture", "mlp(hidden=(0,))"], "mlp.hidden=0 is not allowed: it must be greater than or equal to 1"),
+        (["--dataset", "letters"], "unknown dataset 'letters': choose from cifar10, digits"),
         (["--dataset", "fashion-mnist:nowhere"], "data_dir='nowhere' lacks train-images-idx3-ubyte"),
     ],
 )
@@ -90,9 +97,7 @@ def test_what_cannot_be_is_said_in_one_line_and_leaves_no_folder(
     ("option", "value", "field"),
     [
         ("--seeds", "0", "seeds=0"),
-        ("--optimizer", "sgd(lr=-1)", "sgd.lr=-1"),
-        ("--architecture", "mlp(hidden=(0,))", "mlp.hidden=0"),
-        ("--dataset", "letters", "unknown dataset 'letters': choose from cifar10, digits"),
+        ("--kappa", "-1", "economy.kappa=-1.0"),
     ],
 )
 def test_values_out_of_range_end_the_command_with_the_field_and_the_range(
@@ -144,3 +149,160 @@ def test_the_default_folder_of_a_scenario_in_a_file_is_one_folder_under_runs(
     (folder,) = Path("runs").iterdir()
     assert folder.name.startswith("file-a-b-..-..-mine.py-round-")
     assert (folder / "summary.json").is_file()
+
+
+POLICY = """
+from paramarket_baselines.policies.decisions import Hold as policy
+"""
+SCENARIO = "from paramarket_env.scenarios import digits_priced as scenario"
+HOSTILE = ["[red]", "[/]", "a [x] b", "$x_$", "_y_", "two\nlines", "\x1b[31mred", "|`c`|", "שלום", "n" * 200, "\\"]
+"""Names of files that are markup somewhere, or do not fit."""
+FOLDER = "[red] [/b] $x_$ two\nlines \x1b[31m |`c`| \\"
+
+
+@pytest.mark.parametrize("command", ["run", "evaluate"])
+def test_names_of_files_and_folders_may_be_anything(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (*HOSTILE, FOLDER):
+        file = Path(f"{name}.py")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(POLICY + SCENARIO)
+    policies = ["train", *(f"file:{name}.py" for name in HOSTILE)]
+    chosen = ["--policies", *policies] if command == "run" else [*policies, "--populations", *policies[:3]]
+    assert main([command, "--scenario", f"file:{FOLDER}.py", *SMALL, *chosen, "--out", FOLDER]) == 0
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert f"saved in {printable(FOLDER)}: " in printed
+    for name in policies:
+        assert f"played {printable(name)}\n" in printed
+    summary = json.loads((Path(FOLDER) / "summary.json").read_text())
+    assert list(summary["arms" if command == "run" else "policies"]) == policies
+    assert summary["market"] == f"file:{FOLDER}.py"
+
+
+@pytest.mark.parametrize("columns", ["20", "80"])
+def test_every_figure_of_a_run_is_shown_whole(
+    columns: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    (tmp_path / "mine.py").write_text(POLICY)
+    policies = ["train", f"file:{tmp_path}/mine.py", "patient(patience=1)+fixed(level=0)"]
+    chosen = ["--scenario", "digits-priced", "--policies", *policies]
+    assert main(["run", *SMALL, *chosen, "--out", str(tmp_path / "run")]) == 0
+    words = capsys.readouterr().out.split()
+    for estimates in json.loads((tmp_path / "run" / "summary.json").read_text())["arms"].values():
+        found = estimates["return"]
+        assert f"{found['value']:.2f}" in words
+        assert f"{(found['high'] - found['low']) / 2:.2f}" in words
+
+
+def test_a_run_is_repeated_from_its_configuration(tmp_path: Path) -> None:
+    chosen = [
+        "--scenario",
+        "digits-priced-short",
+        "--kappa",
+        "1.5",
+        "--budget",
+        "70",
+        "80",
+        "--policies",
+        "train",
+        "paper",
+    ]
+    assert main(["run", *SMALL, *chosen, "--out", str(tmp_path / "first")]) == 0
+    again = ["--config", str(tmp_path / "first" / "config.json"), "--seeds", "2", "--device", "cpu"]
+    assert main(["run", *again, "--policies", "train", "paper", "--out", str(tmp_path / "second")]) == 0
+    for file in ("config.json", "steps.csv", "trades.csv"):
+        assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
+
+
+@pytest.mark.parametrize("command", ["run", "evaluate", "train"])
+def test_other_options_override_the_file(command: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(scenario("three-firms", max_cycles=2, train_samples=120).to_dict()))
+    options = _parse([command, "--config", str(file), "--agents", "4"])
+    assert not isinstance(options, List)
+    config = options.plan.config if isinstance(options, Train) else options.config
+    assert config == scenario("three-firms", max_cycles=2, train_samples=120, agents=4)
+
+
+@pytest.mark.parametrize("command", ["run", "evaluate", "train"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "cannot be used: "),
+        (b'{"agents": 1}', "cannot be used: agents=1 is not allowed"),
+        (b'{"agenst": 2}', "cannot be used: agenst is not a field"),
+        (b"[]", "cannot be used: "),
+        (b"\xff\xfe", "cannot be used: "),
+        (None, "No such file or directory"),
+    ],
+)
+def test_a_broken_configuration_is_one_line_with_its_name(
+    command: str, content: bytes | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "[x].json"
+    if content is not None:
+        file.write_bytes(content)
+    assert main([command, "--config", str(file)]) == 2
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert str(file) in printed
+    assert message in printed
+
+
+def test_a_scenario_and_a_file_are_not_given_together(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--config", "x.json", "--scenario", "digits"]) == 2
+    assert "config='x.json' is not allowed: it must be given without --scenario" in capsys.readouterr().err
+
+
+PLUGIN_OPTIONS = {
+    "dataset": "dataset",
+    "endowment": "endowment",
+    "network": "architecture",
+    "optimizer": "optimizer",
+    "parameter set rule": "parameter-sets",
+    "aligner": "aligner",
+    "merger": "merger",
+    "mechanism": "mechanism",
+    "reward term": "reward-terms",
+    "scenario": "scenario",
+}
+
+
+@pytest.mark.parametrize("registry", [r for r in REGISTRIES.values() if r.kind in PLUGIN_OPTIONS], ids=lambda r: r.kind)
+@pytest.mark.parametrize("text", ["[x]", "nobody", "train-cost", "file:nowhere.py", "nobody(", "{known}(nothing=1)"])
+def test_every_error_of_a_plugin_is_shown_in_one_line(
+    registry: Registry[Any], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = text.format(known=next(iter(registry)))
+    with pytest.raises(ValueError, match=registry.kind.split()[0] + "|is not allowed") as refused:
+        registry.parse(given)
+    assert main(["run", f"--{PLUGIN_OPTIONS[registry.kind]}", given]) == 2
+    assert capsys.readouterr().err == f"error: {refused.value}\n"
+
+
+def test_the_list_is_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    assert "`" not in capsys.readouterr().out
+
+
+def test_a_training_says_what_each_evaluation_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = [
+        *SMALL[: SMALL.index("--seeds")],
+        "--device",
+        "cpu",
+        "--num-markets",
+        "2",
+        "--timesteps",
+        "40",
+        "--against",
+        "train",
+    ]
+    assert main(["train", "--algo", "a2c", *small, "--out", str(tmp_path / "[a]")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    scores = pd.read_csv(tmp_path / "[a]" / "evaluations.csv")
+    assert sum("steps: return" in line for line in lines) == len(scores)
+    assert f"learned:{tmp_path / '[a]'}" in lines[-1]

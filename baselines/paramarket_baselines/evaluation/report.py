@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from rich.table import Table
+from rich.console import RenderableType
 
 from paramarket_baselines.evaluation.display import table
 from paramarket_baselines.evaluation.estimates import Summary, student_mean
+from paramarket_baselines.evaluation.names import fit
 from paramarket_baselines.evaluation.play import Episode
+from paramarket_env.interface.pictures import literal, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,9 @@ LEGEND = (
     "test accuracy minus that of the first line, paired by seed, in percentage points; val. loss: nats; bought: number "
     "of purchases; paid: ticks"
 )
+
+CURVE_NAME_WIDTH = 40
+"""Characters of a name in the legend of the curves."""
 
 
 def per_seed(episodes: Sequence[Episode]) -> pd.DataFrame:
@@ -76,7 +83,7 @@ def summarise(measures: pd.DataFrame) -> Summary:
     }
 
 
-def summary_table(summary: Summary, title: str, measures: Mapping[str, Measure] = MEASURES) -> Table:
+def summary_table(summary: Summary, title: str, measures: Mapping[str, Measure] = MEASURES) -> RenderableType:
     """The ``measures`` of a summary for the terminal, a line for each arm."""
     rows = {
         arm: [estimates[name].symmetric(measure.digits) for name, measure in measures.items()]
@@ -87,21 +94,21 @@ def summary_table(summary: Summary, title: str, measures: Mapping[str, Measure] 
 
 def draw_curves(episodes: Sequence[Episode], title: str) -> Figure:
     """Test accuracy and validation loss over the cycles: means over seeds with their 95 % intervals."""
-    figure = Figure(figsize=(12, 4.8), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(figsize=(12, 4.8), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2)
     _draw_curve(left, episodes, "test_accuracy", "test accuracy (%)", 100)
     _draw_curve(right, episodes, "validation_loss", "validation loss (nats)", 1)
     left.legend()
-    figure.suptitle(title)
+    figure.suptitle(literal(title), wrap=True)
     return figure
 
 
 def _draw_curve(axes: Axes, episodes: Sequence[Episode], column: str, label: str, factor: float) -> None:
-    for episode in episodes:
+    arms = fit([str(episode.steps.arm.iloc[0]) for episode in episodes], CURVE_NAME_WIDTH)
+    for arm, episode in zip(arms, episodes, strict=True):
         by_seed = episode.steps.groupby(["cycle", "seed"])[column].mean().unstack() * factor
         means = [student_mean(row) for row in by_seed.to_numpy().tolist()]
-        (line,) = axes.plot(by_seed.index, [mean.value for mean in means], label=episode.steps.arm.iloc[0])
+        (line,) = axes.plot(by_seed.index, [mean.value for mean in means], label=literal(arm))
         bounds = [mean.low for mean in means], [mean.high for mean in means]
         axes.fill_between(by_seed.index, *bounds, color=line.get_color(), alpha=0.15)
     axes.set_xlabel("cycle")

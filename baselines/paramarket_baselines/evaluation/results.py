@@ -10,14 +10,16 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 
 from paramarket_env import __version__
 from paramarket_env.config import MarketConfig
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Provenance = dict[str, Any]
 """``seeds``, ``device``, ``python``, ``versions`` and, unless results are compared byte by byte, ``date``."""

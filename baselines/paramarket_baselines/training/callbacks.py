@@ -19,6 +19,9 @@ from paramarket_env.config import MarketConfig
 OnRollout = Callable[[int, float], None]
 """Called with the steps taken, and the mean return of the last episodes (NaN before the first one ends)."""
 
+OnEvaluation = Callable[[int, float, float], None]
+"""Called with the steps taken, the mean return in an evaluation, and the best one so far."""
+
 EVALUATIONS = 10
 """The number of evaluations during a training."""
 
@@ -109,9 +112,11 @@ class EvalCallback(BaseCallback):
         folder: Path,
         save: Callable[[], None],
         device: str | torch.device,
+        on_evaluation: OnEvaluation,
     ) -> None:
         super().__init__()
         self._config, self._folder, self._save, self._device = config, folder, save, device
+        self._report = on_evaluation
         self._name = f"learned:{folder / 'checkpoint'}"
         self._populations = tuple(populations) or (self._name,)
         self._every = timesteps / EVALUATIONS
@@ -148,3 +153,4 @@ class EvalCallback(BaseCallback):
             self._since = 0
             for file in POLICY_FILES:
                 shutil.copy(self._folder / "checkpoint" / file, self._folder / file)
+        self._report(self.num_timesteps, score, max(score, best))

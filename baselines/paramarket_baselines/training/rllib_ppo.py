@@ -140,9 +140,7 @@ def learn(options: Options, config: MarketConfig) -> TrainingResult:
             metrics = algorithm.train()
             # RLlib adds up the returns of all agents of a policy.
             mean = metrics["env_runners"]["module_episode_returns_mean"][POLICY] / (options.num_markets * config.agents)
-            console.print(
-                f"iteration {iteration}: {metrics['time_total_s']:.0f} s, mean return {mean:.2f}", highlight=False
-            )
+            console.print(f"iteration {iteration}: {metrics['time_total_s']:.0f} s, mean return {mean:.2f}")
         return TrainingResult(algorithm.get_module(POLICY), ray.get_runtime_context().get_node_id(), runners)
     finally:
         algorithm.stop()
@@ -155,11 +153,11 @@ def main() -> None:
     with connected(options):
         result = learn(options, config)
     console = new_console()
-    console.print(f"learner on node {result.learner[:8]}", highlight=False)
-    console.print(f"env runners on {', '.join(f'node {node[:8]}' for node in result.runners)}", highlight=False)
-    console.print(f"mean return on {len(HELD_OUT)} held-out seeds, [95 % interval]", highlight=False)
+    console.print(f"learner on node {result.learner[:8]}")
+    console.print(f"env runners on {', '.join(f'node {node[:8]}' for node in result.runners)}")
+    console.print(f"mean return on {len(HELD_OUT)} held-out seeds, [95 % interval]")
     for name, mean in compare_with_random(config, partial(BestAction, result.policy.scores), HELD_OUT).items():
-        console.print(f"{name:<8} {mean}", highlight=False)
+        console.print(f"{name:<8} {mean}")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 from paramarket_baselines.evaluation.results import provenance
 from paramarket_baselines.policies.learned import MASKABLE, algorithm, save_policy
-from paramarket_baselines.training.callbacks import EvalCallback, MarketMetrics, OnRollout, Progress
+from paramarket_baselines.training.callbacks import EvalCallback, MarketMetrics, OnEvaluation, OnRollout, Progress
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.actions import VerbActions
@@ -124,6 +124,7 @@ def learn(
     folder: Path,
     device: str | torch.device = "auto",
     on_rollout: OnRollout = lambda steps, returned: None,
+    on_evaluation: OnEvaluation = lambda steps, returned, best: None,
     *,
     resume: bool = False,
 ) -> BaseAlgorithm:
@@ -144,7 +145,7 @@ def learn(
     def save() -> None:
         _save(plan, checkpoint, model, env, vec_env.market_batch.device)
 
-    evaluation = EvalCallback(plan.config, plan.against, plan.timesteps, folder, save, device)
+    evaluation = EvalCallback(plan.config, plan.against, plan.timesteps, folder, save, device, on_evaluation)
     callbacks = CallbackList([Progress(on_rollout), MarketMetrics(vec_env), evaluation])
     left = plan.timesteps - model.num_timesteps
     try:

@@ -13,12 +13,11 @@ from functools import partial
 import torch
 import tyro
 from rich.console import Console
-from rich.progress import Progress, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 from torch.nn.functional import pad
 
-from paramarket_baselines.evaluation.display import COLUMNS, new_console
+from paramarket_baselines.evaluation.display import new_console, new_progress
 from paramarket_baselines.evaluation.statistics import compare_with_random
 from paramarket_baselines.policies.best_action import BestAction
 from paramarket_baselines.training.options import SelfPlayOptions
@@ -178,19 +177,19 @@ def learn(
 def run(options: Options, console: Console) -> None:
     """Train, then print an agent's mean return with the policy and with random play in all seats."""
     config = options.config
-    with Progress(*COLUMNS, TimeRemainingColumn(), console=console, transient=True) as progress:
+    with new_progress(console, transient=True) as progress:
         task = progress.add_task("PPO", total=options.iterations)
 
         def on_iteration(iteration: int, returned: float) -> None:
             progress.update(task, completed=iteration)
-            console.print(f"iteration {iteration:>4}   return {returned:6.3f}", highlight=False)
+            console.print(f"iteration {iteration:>4}   return {returned:6.3f}")
 
         scores = learn(config, options.num_markets, options.iterations, options.seed, options.device, on_iteration)
     # Training starts with the seeds before these; its later episodes use hashes of them.
     seeds = range(options.seed + options.num_markets, options.seed + options.num_markets + HELD_OUT)
-    console.print(f"mean return on {HELD_OUT} held-out seeds, [95 % interval]", highlight=False)
+    console.print(f"mean return on {HELD_OUT} held-out seeds, [95 % interval]")
     for name, mean in compare_with_random(config, partial(BestAction, scores), seeds, options.device).items():
-        console.print(f"{name:<8} {mean}", highlight=False)
+        console.print(f"{name:<8} {mean}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -55,3 +57,12 @@ def test_a_curve_is_drawn_for_each_arm_and_its_interval_around_it(episodes: list
     last = episodes[1].steps[episodes[1].steps.cycle == episodes[1].steps.cycle.max()]
     assert loss.lines[1].get_ydata()[-1] == pytest.approx(last.validation_loss.mean())
     assert accuracy.lines[1].get_ydata()[-1] == pytest.approx(100 * last.test_accuracy.mean())
+
+
+def test_names_are_drawn_as_they_are(episodes: list[Episode]) -> None:
+    for name in ("$x_$", "_hidden_", r"\$", "$\\bad$ $", "two\nlines", "\x1b[31m", "中", "n" * 200):
+        named = [replace(episodes[0], steps=episodes[0].steps.assign(arm=name))]
+        figure = draw_curves(named, name)
+        figure.canvas.draw()  # raises or warns for invalid mathematics and for missing glyphs
+        (text,) = figure.axes[0].get_legend().get_texts()
+        assert text.get_text().strip()

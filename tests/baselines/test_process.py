@@ -1,0 +1,125 @@
+"""The command as a process: signals, closed pipes, encodings, and what it imports."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "paramarket_baselines"]
+LONG = ["--scenario", "digits-priced", "--max-cycles", "100000", "--device", "cpu"]
+TINY = ["--train-samples", "120", "--validation-samples", "60", "--test-samples", "60", "--batch-size", "16"]
+TINY += ["--max-cycles", "1", "--device", "cpu"]
+
+
+def start(arguments: Sequence[str], encoding: str = "utf-8", **environment: str) -> subprocess.Popen[str]:
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "baselines")])
+    settings = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.Popen(arguments, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding=encoding)
+
+
+@pytest.mark.parametrize(
+    ("number", "word", "delay"),
+    [(signal.SIGINT, "interrupted", 0.3), (signal.SIGINT, "interrupted", 1), (signal.SIGTERM, "terminated", 0.3)],
+)
+def test_a_signal_during_the_start_is_answered_in_one_line(number: signal.Signals, word: str, delay: float) -> None:
+    process = start([*COMMAND, "run", *LONG, "--out", os.devnull])
+    time.sleep(delay)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (128 + number, "", f"{word}\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "number", "word"),
+    [
+        (["run", *LONG, "--policies", "train"], signal.SIGINT, "interrupted"),
+        (["evaluate", "train", *LONG], signal.SIGTERM, "terminated"),
+        (["train", *LONG, "--num-markets", "2"], signal.SIGINT, "interrupted"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_signal_during_the_work_is_answered_in_one_line(
+    command: list[str], number: signal.Signals, word: str, tmp_path: Path
+) -> None:
+    process = start([*COMMAND, *command, "--out", str(tmp_path / "out")])
+    while not (tmp_path / "out").exists():  # made when everything is checked and the work begins
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (128 + number, f"{word}\n")
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["run", "--help"]])
+def test_a_reader_that_has_seen_enough_ends_the_command_without_a_word(arguments: list[str]) -> None:
+    with start([*COMMAND, *arguments]) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize(("encoding", "figure"), [("ascii", "~"), ("latin-1", "±"), ("utf-8", "±")])
+def test_an_encoding_without_our_characters_gets_others(encoding: str, figure: str) -> None:
+    script = "from paramarket_baselines import process; "
+    script += "process.run_to_end(lambda: print('1.00 \\xb1 0.10 \\u2190 \\udcff'))"
+    with start([sys.executable, "-c", script], encoding=encoding, PYTHONIOENCODING=encoding) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    assert out.startswith(f"1.00 {figure} 0.10 ")
+
+
+ALL_COMMANDS = f"""
+import os, sys
+os.environ["OMP_NUM_THREADS"] = "1"
+from paramarket_baselines import __main__
+for number, arguments in enumerate((
+    ["list"],
+    ["run", "--seeds", "2", "--policies", "train"],
+    ["evaluate", "train", "--populations", "train", "--seeds", "2"],
+    ["train", "--num-markets", "2", "--timesteps", "4", "--against", "train"],
+)):
+    given = arguments + ({TINY} + ["--out", f"out-{{number}}"] if number else [])
+    sys.argv = ["paramarket", *given]
+    assert __main__.main() == 0, arguments
+    if number == 0:
+        assert not {{"matplotlib", "IPython", "ray", "torchrl"}} & sys.modules.keys()
+    assert "matplotlib.pyplot" not in sys.modules
+"""
+
+LIBRARY = """
+import os, sys
+from paramarket_env import paramarket_v0
+missing = {"matplotlib", "stable_baselines3", "ray", "torchrl", "IPython", "paramarket_baselines"} & sys.modules.keys()
+assert not missing, missing
+env = paramarket_v0.parallel_env("digits-short", render_mode="rgb_array", device="cpu")
+env.reset(seed=0)
+assert env.render().shape == (720, 1200, 3)
+assert "matplotlib.pyplot" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "backend"),
+    [
+        (LIBRARY, "module://matplotlib_inline.backend_inline"),
+        (LIBRARY, "nonsense"),
+        (ALL_COMMANDS, "nonsense"),
+        pytest.param(ALL_COMMANDS, "module://matplotlib_inline.backend_inline", marks=pytest.mark.slow),
+    ],
+    ids=["library-inline", "library-unknown", "commands-unknown", "commands-inline"],
+)
+def test_no_backend_of_matplotlib_is_needed(script: str, backend: str, tmp_path: Path) -> None:
+    process = start([sys.executable, "-c", f"import os; os.chdir({str(tmp_path)!r})\n{script}"], MPLBACKEND=backend)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
