@@ -33,7 +33,7 @@ EXTRAS = ("ray", "sb3_contrib", "torchrl")
 def snippets() -> Iterator[object]:
     """Every piece of Python on the pages, once."""
     seen = set()
-    for page in PAGES:
+    for page in [page for page in PAGES if page.name != "clients.md"]:  # tests/clients runs these
         for number, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)):
             if code not in seen:
                 seen.add(code)
