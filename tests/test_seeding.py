@@ -191,7 +191,7 @@ NO_SEEDS = [
     float("nan"),
     np.float64(3),
     None,
-    object(),
+    3j,
     2**70,
     [3, True],
     [1.5],
