@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
+from secrets import token_hex
 from typing import Annotated, Any
 
 import pandas as pd
@@ -30,11 +31,12 @@ from paramarket_baselines.evaluation import statistics
 from paramarket_baselines.evaluation.display import COLUMNS, new_console
 from paramarket_baselines.evaluation.play import PAPER_ARMS, RULE_ARMS, Arm, Episode, play
 from paramarket_baselines.evaluation.report import LEGEND, draw_curves, per_seed, summarise, summary_table
-from paramarket_baselines.evaluation.results import claim_folder, provenance, write_results
+from paramarket_baselines.evaluation.results import provenance, write_results
 from paramarket_baselines.evaluation.statistics import ESTIMATES_LEGEND, POPULATIONS, estimates_table, summary
 from paramarket_baselines.evaluation.welfare import WELFARE, WELFARE_LEGEND, welfare
+from paramarket_baselines.files import claimed, expanded
 from paramarket_baselines.policies.learned import algorithm
-from paramarket_baselines.training.sb3 import Plan, learn, tuned
+from paramarket_baselines.training.sb3 import Plan, check_resume, learn, tuned
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.policy import POLICIES, seat_of
@@ -135,7 +137,7 @@ def run(options: Run, console: Console) -> None:
     arms = _arms(options)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     device = resolve_device(options.device)
-    folder = options.out or _new_folder(f"{options.scenario}-{config.action_mode}")
+    folder = _folder(options.out, f"{options.scenario}-{config.action_mode}")
     origin = provenance(seeds, device)
     span = "rounds" if config.action_mode == "round" else "cycles"
     title = f"{options.scenario}, {config.action_mode} mode, {config.max_cycles} {span}, {len(seeds)} seeds"
@@ -147,22 +149,23 @@ def run(options: Run, console: Console) -> None:
     one = MarketBatch(config, 1, device)
     for policy in {policy for arm in arms for policy in arm.policies}:
         POLICIES.check(policy)(seat_of(one, 1))
-    claim_folder(folder, overwrite=options.overwrite)
-    episodes = _play_all(config, arms, seeds, device, console)
-    economy = welfare(episodes, config.economy)
-    arms_summary = summarise(per_seed(episodes).merge(economy, on=["arm", "seed"]))
-    files = write_results(
-        folder,
-        config,
-        {name: pd.concat([getattr(episode, name) for episode in episodes]) for name in ("steps", "trades")},
-        {"title": title, "arms": arms_summary, **origin},
-        {"curves": draw_curves(episodes, title)},
-    )
-    console.print(summary_table(arms_summary, title))
-    console.print(LEGEND, highlight=False)
-    if config.economy.ask_levels[-1] > 0:
-        console.print(summary_table(arms_summary, "economic measures", WELFARE))
-        console.print(WELFARE_LEGEND, highlight=False)
+    with claimed(folder, existing=options.overwrite):
+        episodes = _play_all(config, arms, seeds, device, console)
+        economy = welfare(episodes, config.economy)
+        arms_summary = summarise(per_seed(episodes).merge(economy, on=["arm", "seed"]))
+        # Print first: a disk that is full costs the files, but not the figures.
+        console.print(summary_table(arms_summary, title))
+        console.print(LEGEND, highlight=False)
+        if config.economy.ask_levels[-1] > 0:
+            console.print(summary_table(arms_summary, "economic measures", WELFARE))
+            console.print(WELFARE_LEGEND, highlight=False)
+        files = write_results(
+            folder,
+            config,
+            {name: pd.concat([getattr(episode, name) for episode in episodes]) for name in ("steps", "trades")},
+            {"title": title, "arms": arms_summary, **origin},
+            {"curves": draw_curves(episodes, title)},
+        )
     console.print(f"saved in {folder}: {', '.join(files)}", highlight=False)
 
 
@@ -173,41 +176,52 @@ def evaluate(options: Evaluate, console: Console) -> None:
         require(0 < len(set(names)) == len(names), field_name, names, "one or more different names")
     config, device = options.config, resolve_device(options.device)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
-    folder = options.out or _new_folder(f"evaluate-{options.scenario}-{config.action_mode}")
+    folder = _folder(options.out, f"evaluate-{options.scenario}-{config.action_mode}")
     as_seeds(seeds, len(seeds), device)
     Engine(config, 1, device)  # refuse invalid settings and data before making a folder
     for name in (*options.policies, *options.populations):
         POLICIES.parse(name)
-    claim_folder(folder, overwrite=options.overwrite)
-    tasks = len(options.policies) * len(options.populations) * config.agents
+    with claimed(folder, existing=options.overwrite):
+        runs = _evaluate_all(options, seeds, device, console)
+        estimates, origin = summary(runs), provenance(seeds, device)
+        title = (
+            f"{options.scenario}, {config.action_mode} mode, against {', '.join(options.populations)}, "
+            f"{len(seeds)} seeds"
+        )
+        console.print(estimates_table(estimates, title))
+        console.print(ESTIMATES_LEGEND, highlight=False)
+        for error in sorted(set(runs.error) - {""}):
+            console.print(f"could not be played: {escape(error)}", highlight=False)
+        about = {"policies": estimates, **origin, "populations": options.populations}
+        files = write_results(folder, config, {"runs": runs}, about)
+    console.print(f"saved in {folder}: {', '.join(files)}", highlight=False)
+
+
+def _evaluate_all(options: Evaluate, seeds: range, device: torch.device, console: Console) -> pd.DataFrame:
+    tasks = len(options.policies) * len(options.populations) * options.config.agents
     with Progress(*COLUMNS, TimeRemainingColumn(), console=console, transient=True) as progress:
         task = progress.add_task("seats and populations", total=tasks)
-        runs = statistics.evaluate(
-            config, options.policies, options.populations, seeds, device, on_task=lambda: progress.advance(task)
+        return statistics.evaluate(
+            options.config, options.policies, options.populations, seeds, device, lambda: progress.advance(task)
         )
-    estimates, origin = summary(runs), provenance(seeds, device)
-    about = {"policies": estimates, **origin, "populations": options.populations}
-    files = write_results(folder, config, {"runs": runs}, about)
-    title = (
-        f"{options.scenario}, {config.action_mode} mode, against {', '.join(options.populations)}, {len(seeds)} seeds"
-    )
-    console.print(estimates_table(estimates, title))
-    console.print(ESTIMATES_LEGEND, highlight=False)
-    for error in sorted(set(runs.error) - {""}):
-        console.print(f"could not be played: {escape(error)}", highlight=False)
-    console.print(f"saved in {folder}: {', '.join(files)}", highlight=False)
 
 
 def train(options: Train, console: Console) -> None:
     """Train, and save the policy."""
     plan, device = options.plan, resolve_device(options.device)
-    folder = options.out or _new_folder(f"{plan.algo}-{options.scenario}-{plan.config.action_mode}")
+    folder = _folder(options.out, f"{plan.algo}-{options.scenario}-{plan.config.action_mode}")
     algorithm(plan.algo)
     for name in plan.against:
         POLICIES.parse(name)
     Engine(plan.config, plan.num_markets, device)  # refuse invalid settings before making a folder
-    if not options.resume:
-        claim_folder(folder, overwrite=options.overwrite)
+    if options.resume:
+        check_resume(plan, folder)
+    with claimed(folder, existing=options.overwrite or options.resume):
+        _train(options, folder, device, console)
+
+
+def _train(options: Train, folder: Path, device: torch.device, console: Console) -> None:
+    plan = options.plan
     opponents = f"against {', '.join(plan.against)}" if plan.against else "in self-play"
     console.print(f"{plan.algo} on {options.scenario}, {plan.config.action_mode} mode, {opponents}", highlight=False)
     columns = (*COLUMNS, TimeRemainingColumn(), TextColumn("return {task.fields[returned]:.2f}"))
@@ -227,10 +241,14 @@ def train(options: Train, console: Console) -> None:
     )
 
 
-def _new_folder(name: str) -> Path:
+def _folder(out: Path | None, name: str) -> Path:
+    """The folder for results: the one that is given, or a new one under `runs/`."""
+    if out is not None:
+        return expanded(out)
     # The scenario may be the path of a file, which must not lead out of the folder.
     one_part = re.sub(r"[^\w.-]+", "-", name)
-    return Path("runs") / f"{one_part}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
+    # Runs that begin in the same second have different folders.
+    return Path("runs") / f"{one_part}-{datetime.now().strftime('%Y%m%d-%H%M%S')}-{token_hex(3)}"
 
 
 def _arms(options: Run) -> Sequence[Arm]:

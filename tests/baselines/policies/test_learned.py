@@ -70,7 +70,7 @@ def test_a_model_of_ones_own_is_kept_with_the_scale_of_its_observations(normalis
     expected, _ = model.predict(scaled, deterministic=True)
     assert np.array_equal(player.act(seen[:, 1], mask[:, 1]).numpy(), expected)
     kept = json.loads((folder / "policy.json").read_text())
-    assert (kept["algorithm"], kept["note"]) == ("a2c", "mine")
+    assert (kept["algorithm"], kept["metadata"]) == ("a2c", {"note": "mine"})
 
 
 @pytest.mark.parametrize(

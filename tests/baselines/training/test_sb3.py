@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from paramarket_baselines.cli import main
-from paramarket_baselines.policies.learned import ALGORITHMS, POLICY_FILES, algorithm
+from paramarket_baselines.policies.learned import ALGORITHMS, algorithm
 from paramarket_baselines.training import callbacks, sb3
 from paramarket_baselines.training.sb3 import SETTINGS, TRAINING_OPPONENTS, TRAINING_SEEDS, TUNED, Plan, learn, tuned
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
@@ -28,6 +28,12 @@ from tests.helpers import priced_market, tiny_market
 
 CONFIG = priced_market(max_cycles=4)
 SHORT = Plan(CONFIG, timesteps=64, num_markets=4)
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """The files of a training except its log."""
+    files = [file for file in folder.rglob("*") if file.is_file() and "log" not in file.parts]
+    return {file.relative_to(folder): file.read_bytes() for file in files}
 
 
 def acted(config: MarketConfig, folder: Path) -> torch.Tensor:
@@ -125,7 +131,8 @@ def test_the_best_policy_is_kept_and_the_checkpoint_is_the_last(
     scored(monkeypatch, [0.1, 0.5, 0.2, 0.3])
     learn(replace(SHORT, timesteps=600), tmp_path, "cpu")
     steps = [
-        json.loads((folder / "policy.json").read_text())["timesteps"] for folder in (tmp_path, tmp_path / "checkpoint")
+        json.loads((folder / "policy.json").read_text())["metadata"]["timesteps"]
+        for folder in (tmp_path, tmp_path / "checkpoint")
     ]
     assert steps == [576, 864]
     table = pd.read_csv(tmp_path / "evaluations.csv")
@@ -157,17 +164,20 @@ def test_training_goes_on_from_a_checkpoint_and_keeps_a_better_policy_of_before(
     longer = learn(replace(plan, timesteps=first.num_timesteps + 600), tmp_path, "cpu", resume=True)
     assert longer.num_timesteps >= first.num_timesteps + 600
     assert (tmp_path / "policy.json").read_text() == best
-    assert json.loads((tmp_path / "checkpoint" / "policy.json").read_text())["timesteps"] == longer.num_timesteps
+    assert (
+        json.loads((tmp_path / "checkpoint" / "policy.json").read_text())["metadata"]["timesteps"]
+        == longer.num_timesteps
+    )
     if name == "dqn":
         assert longer.replay_buffer.pos > first.replay_buffer.pos  # type: ignore[attr-defined]
 
 
 def test_nothing_is_left_to_learn_after_all_steps(tmp_path: Path) -> None:
     first = learn(SHORT, tmp_path, "cpu")
-    files = {file: (tmp_path / file).read_bytes() for file in POLICY_FILES}
+    files = contents(tmp_path)
     again = learn(SHORT, tmp_path, "cpu", resume=True)
     assert again.num_timesteps == first.num_timesteps
-    assert files == {file: (tmp_path / file).read_bytes() for file in POLICY_FILES}
+    assert files == contents(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +218,9 @@ def test_the_command_trains_and_keeps_a_policy_that_can_be_evaluated(
     out = tmp_path / "policy"
     assert main(["train", "--timesteps", "16", "--num-markets", "2", *small, "--out", str(out)]) == 0
     assert f"learned:{out}" in "".join(capsys.readouterr().out.split("\n"))
-    assert {file.name for file in out.iterdir()} == {*POLICY_FILES, "evaluations.csv", "checkpoint", "log"}
+    assert {file.name.split("-")[0] for file in out.iterdir()} == {
+        *("policy.json", "weights", "evaluations.csv", "checkpoint", "log")
+    }
     arguments = [
         "evaluate",
         f"learned:{out}",
