@@ -30,7 +30,11 @@ def expanded(path: Path | str) -> Path:
 
 @contextmanager
 def staged(file: Path) -> Iterator[Path]:
-    """A path beside ``file``. What the block writes there replaces the file, unless the block raises an exception."""
+    """A path beside ``file``, in a folder that is made if needed. What the block writes there replaces the file.
+
+    If the block raises an exception, the file stays as it was.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
     new = file.with_name(f"{STAGED}{uuid4().hex[:12]}-{file.name}")
     try:
         yield new
@@ -44,7 +48,6 @@ def staged(file: Path) -> Iterator[Path]:
 
 def write_file(file: Path, content: bytes | str) -> None:
     """Replace a file by one with this content, and make its folder if needed."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     with staged(file) as new:
         new.write_bytes(content.encode() if isinstance(content, str) else content)
 
@@ -107,6 +110,7 @@ def write_together(folder: Path, writers: Mapping[str, Callable[[Path], object]]
     The last file marks a complete set: it is removed first and replaced last. If an exception is raised, the folder has
     the files of before.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     stage, old = (folder / f"{STAGED}{uuid4().hex[:12]}-{what}" for what in ("files", "old"))
     try:
         stage.mkdir()
