@@ -214,7 +214,7 @@ def check_resume(plan: Plan, folder: Path | str) -> None:
     folder = expanded(folder)
     manifest = folder / "checkpoint" / MANIFEST
     if not manifest.exists():
-        raise FileNotFoundError(f"out={str(folder)!r} has no checkpoint to resume")
+        raise FileNotFoundError(f"out={str(folder)!r} has no checkpoint to resume: train without --resume")
     saved = _stored_plan(manifest)
     # As policies, not as texts: `patient` and `patient(patience=6)` are the same if 6 is the default.
     same_opponents = [*map(POLICIES.parse, plan.against)] == [*map(POLICIES.parse, saved.against)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,49 @@ def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
         learn(SHORT, tmp_path, "cpu", resume=True)
 
 
+def edited(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    """Change the plan in a checkpoint."""
+    file = folder / "checkpoint" / "policy.json"
+    content = json.loads(file.read_text())
+    edit(content["metadata"]["plan"])
+    file.write_text(json.dumps(content))
+
+
+def test_a_checkpoint_of_before_a_setting_is_resumed_and_one_with_an_unknown_setting_is_not(tmp_path: Path) -> None:
+    learn(SHORT, tmp_path, "cpu")
+    edited(tmp_path, lambda plan: plan.pop("against"))
+    edited(tmp_path, lambda plan: plan["config"]["economy"].pop("broker_fee"))
+    learn(SHORT, tmp_path, "cpu", resume=True)
+    edited(tmp_path, lambda plan: plan.update(colour="red"))
+    with pytest.raises(ValueError, match=r"policy.json' cannot be resumed: .*colour is not a field"):
+        learn(SHORT, tmp_path, "cpu", resume=True)
+
+
+def test_opponents_are_compared_as_policies_and_not_as_text(tmp_path: Path) -> None:
+    plan = replace(SHORT, against=("patient:3",))
+    learn(plan, tmp_path, "cpu")
+    learn(replace(plan, against=("patient(patience=3)",)), tmp_path, "cpu", resume=True)
+    with pytest.raises(ValueError, match="against="):
+        learn(replace(plan, against=("patient:4",)), tmp_path, "cpu", resume=True)
+
+
+def test_a_new_training_leaves_no_policy_of_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learn(SHORT, tmp_path, "cpu")
+    outside = tmp_path.parent / f"{tmp_path.name}-outside"
+    (tmp_path / "checkpoint").rename(outside)
+    (tmp_path / "checkpoint").symlink_to(outside)
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(callbacks, "evaluate", interrupted)
+    before = contents(outside)
+    with pytest.raises(KeyboardInterrupt):
+        learn(SHORT, tmp_path, "cpu")
+    assert contents(tmp_path) == {}
+    assert contents(outside) == before
+
+
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
@@ -264,5 +308,7 @@ def test_to_resume_there_must_be_a_folder_with_a_checkpoint(tmp_path: Path, caps
         main(["train", "--resume", "--timesteps", "16", "--num-markets", "2", "--device", "cpu", "--out", str(out)])
         == 2
     )
-    assert "has no checkpoint to resume" in " ".join(capsys.readouterr().err.split())
+    printed = capsys.readouterr()
+    assert "has no checkpoint to resume" in " ".join(printed.err.split())
+    assert printed.out == ""
     assert not out.exists()
