@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from paramarket_baselines.evaluation.results import write_picture
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.market.orders import StepRecord
 
@@ -61,4 +62,4 @@ def draw_paths(paths: Mapping[str, PricePath], title: str, file: Path) -> None:
     panels[0].set_ylabel("ticks")
     figure.supxlabel("cycle")
     figure.suptitle(title)
-    figure.savefig(file)
+    write_picture(file, figure)

@@ -34,6 +34,7 @@ def staged(file: Path) -> Iterator[Path]:
 
     If the block raises an exception, the file stays as it was.
     """
+    file = expanded(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     new = file.with_name(f"{STAGED}{uuid4().hex[:12]}-{file.name}")
     try:

@@ -260,3 +260,12 @@ def linked(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_link_is_replaced_and_not_followed(name: str, linked: Path) -> None:
     WRITERS[name](linked, 1)
+
+
+def test_a_file_in_the_home_folder_is_written_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    write_json(Path("~") / "new" / "figures.json", {})
+    write_picture(Path("~") / "new" / "curves.png", Figure())
+    assert {file.name for file in (tmp_path / "home" / "new").iterdir()} == {"figures.json", "curves.png"}
+    assert not (tmp_path / "~").exists()
