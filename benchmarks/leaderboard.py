@@ -32,8 +32,10 @@ from rich.progress import track
 
 from paramarket_baselines.evaluation.display import markdown, new_console, table
 from paramarket_baselines.evaluation.estimates import STATISTICS, Estimate, mean, probability_of_improvement
-from paramarket_baselines.evaluation.results import provenance, write_json
+from paramarket_baselines.evaluation.results import provenance, read_json, write_json, write_picture
 from paramarket_baselines.evaluation.statistics import MEANS, POPULATIONS, evaluate, scores, summary
+from paramarket_baselines.files import expanded, write_file
+from paramarket_baselines.policies.learned import MANIFEST
 from paramarket_baselines.training.sb3 import TRAINING_OPPONENTS, learn, tuned
 from paramarket_env.config import MarketConfig
 from paramarket_env.market.engine import resolve_device
@@ -127,11 +129,11 @@ def _policy_of(file: Path, name: str, options: Leaderboard) -> str:
     """The textual form of an entry's policy in a scenario. Trains the policy first if it is missing."""
     if file.suffix == ".py":
         return f"file:{file}"
-    entry = json.loads(file.read_text())
+    entry = read_json(file)
     if "policy" in entry:
         return str(entry["policy"])
     folder = options.policies / name / file.stem
-    if not (folder / "policy.json").is_file():
+    if not (folder / MANIFEST).is_file():
         learn(replace(tuned(name), **_settings(entry["train"])), folder, options.device)
     return f"learned:{folder}"
 
@@ -172,7 +174,7 @@ def _stored(file: Path, current: str) -> pd.DataFrame | str:
     """The runs of an entry, or the reason why there are none."""
     if not file.is_file():
         return "not played"
-    stored = json.loads(file.read_text())
+    stored = read_json(file)
     if stored["config_hash"] != current:
         return "played in another configuration"
     runs = pd.DataFrame(stored["runs"]["data"], columns=stored["runs"]["columns"]).assign(policy=file.stem)
@@ -312,18 +314,19 @@ def draw(boards: dict[str, Board]) -> Figure:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Play what is missing, and make the page and the picture from all stored runs."""
-    options = tyro.cli(Leaderboard, args=arguments)
+    given = tyro.cli(Leaderboard, args=arguments)
+    options = replace(given, folder=expanded(given.folder), out=expanded(given.out), policies=expanded(given.policies))
     for name in options.scenarios:
         scenario(name)  # refuse unknown names before playing
     _fill(options)
     known, console = entries(options.folder), new_console()
     boards = {name: standings(options.out / "leaderboard", name, known) for name in options.scenarios}
     learned = [entry for entry, file in known.items() if training_opponents(file, options.scenarios[0]) is not None]
-    (options.out / "leaderboard.md").write_text(page(boards, learned))
-    draw(boards).savefig(options.out / "leaderboard.png", dpi=100)
+    write_file(options.out / "leaderboard.md", page(boards, learned))
+    write_picture(options.out / "leaderboard.png", draw(boards), dpi=100)
     for entry in learned:
         console.print(table(leads(boards, entry), list(LEAD), f"{entry}: mean return minus that of the best rule"))
-    console.print(f"made {options.out / 'leaderboard.md'} and leaderboard.png", highlight=False)
+    console.print(f"made {options.out / 'leaderboard.md'} and leaderboard.png")
 
 
 if __name__ == "__main__":

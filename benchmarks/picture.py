@@ -9,6 +9,7 @@ import tyro
 from matplotlib.image import imsave
 
 from paramarket_baselines.evaluation.play import Arm, play
+from paramarket_baselines.files import staged
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.render import History, draw
 from paramarket_env.market.orders import StepRecord
@@ -39,8 +40,8 @@ def main() -> None:
         history.add(batch, record)
 
     play(scenario(options.scenario), Arm("picture", options.policies), [options.seed], "cpu", on_step)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    imsave(options.out, draw(history))
+    with staged(options.out) as new:
+        imsave(new, draw(history))
     print(f"wrote {options.out}")
 
 

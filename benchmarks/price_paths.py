@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from paramarket_baselines.evaluation.results import write_picture
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.pictures import new_figure
 from paramarket_env.market.orders import StepRecord
@@ -59,4 +60,4 @@ def draw_paths(paths: Mapping[str, PricePath], title: str, file: Path) -> None:
     panels[0].set_ylabel("ticks")
     figure.supxlabel("cycle")
     figure.suptitle(title)
-    figure.savefig(file)
+    write_picture(file, figure)

@@ -212,7 +212,6 @@ def main() -> None:
     seeds = range(options.seeds)
     base = replace(scenario("private-values"), action_mode="round")
     results: Provenance = provenance(seeds, resolve_device(options.device))
-    options.out.mkdir(parents=True, exist_ok=True)
     for agents in options.agents:
         config = replace(base, agents=agents)
         with Progress(console=console, transient=True) as progress:

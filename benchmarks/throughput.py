@@ -21,7 +21,7 @@ from benchmarks.contenders import Contender, Memory, always_open, engine_contend
 from benchmarks.phases import NAMES
 from benchmarks.roofline import Yardstick
 from paramarket_baselines.evaluation.display import new_console, table
-from paramarket_baselines.evaluation.results import machine, provenance, write_json
+from paramarket_baselines.evaluation.results import machine, provenance, write_json, write_picture
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.pictures import new_figure
 from paramarket_env.learning.data.datasets import FashionMNIST, load_dataset
@@ -310,7 +310,7 @@ def run(options: Throughput, console: Console) -> dict[str, Any]:
     }
     out = options.out or Path(f"benchmarks/results/throughput-{device.type}.json")
     write_json(out, results)
-    draw(digits, scaling, f"digits: {machine(origin)}").savefig(out.with_suffix(".png"))
+    write_picture(out.with_suffix(".png"), draw(digits, scaling, f"digits: {machine(origin)}"))
     console.print(f"wrote {out} and {out.with_suffix('.png')}")
     return results
 

@@ -131,12 +131,13 @@ LAYERS: dict[str, dict[str, set[str]]] = {
     },
     "paramarket_baselines": {
         "__init__": set(),
-        "policies": set(),
-        "evaluation": {"policies"},
-        "training": {"policies", "evaluation"},
+        "files": set(),
+        "policies": {"files"},
+        "evaluation": {"files", "policies"},
+        "training": {"files", "policies", "evaluation"},
         "process": set(),
         "plugin_options": set(),
-        "cli": {"plugin_options", "policies", "evaluation", "training"},
+        "cli": {"plugin_options", "files", "policies", "evaluation", "training"},
         "__main__": {"process", "cli"},
     },
     "paramarket_baselines.policies": {
@@ -144,7 +145,8 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "pricing": set(),
         "best_action": set(),
         "learned": set(),
-        "decisions": {"pricing", "learned"},
+        "zipped": {"learned"},
+        "decisions": {"pricing", "learned", "zipped"},
     },
     "paramarket_baselines.policies.pricing": {
         "rule": set(),

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
+from secrets import token_hex
 from typing import Annotated, Any
 
 import pandas as pd
@@ -23,12 +24,13 @@ from paramarket_baselines.evaluation.display import PlainConsole, new_console, n
 from paramarket_baselines.evaluation.names import fit, printable, without_folders
 from paramarket_baselines.evaluation.play import PAPER_ARMS, RULE_ARMS, Arm, Episode, play
 from paramarket_baselines.evaluation.report import LEGEND, draw_curves, per_seed, summarise, summary_table
-from paramarket_baselines.evaluation.results import claim_folder, provenance, write_results
+from paramarket_baselines.evaluation.results import provenance, write_results
 from paramarket_baselines.evaluation.statistics import ESTIMATES_LEGEND, POPULATIONS, estimates_table, summary
 from paramarket_baselines.evaluation.welfare import WELFARE, WELFARE_LEGEND, welfare
+from paramarket_baselines.files import claimed, expanded
 from paramarket_baselines.plugin_options import PLUGINS, UsageError, list_names
 from paramarket_baselines.policies.learned import algorithm
-from paramarket_baselines.training.sb3 import TRAINING_OPPONENTS, Plan, learn, tuned
+from paramarket_baselines.training.sb3 import TRAINING_OPPONENTS, Plan, check_resume, learn, tuned
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.policy import POLICIES, seat_of
@@ -137,7 +139,7 @@ def run(options: Run, console: Console) -> None:
     arms = _arms(options)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     device = resolve_device(options.device)
-    folder = options.out or _new_folder(f"{_market_name(options)}-{config.action_mode}")
+    folder = _folder(options.out, f"{_market_name(options)}-{config.action_mode}")
     origin = provenance(seeds, device)
     span = "rounds" if config.action_mode == "round" else "cycles"
     title = f"{_shown_name(options)}, {config.action_mode} mode, {config.max_cycles} {span}, {len(seeds)} seeds"
@@ -149,22 +151,23 @@ def run(options: Run, console: Console) -> None:
     one = MarketBatch(config, 1, device)
     for policy in {policy for arm in arms for policy in arm.policies}:
         POLICIES.check(policy)(seat_of(one, 1))
-    claim_folder(folder, overwrite=options.overwrite)
-    episodes = _play_all(config, arms, seeds, device, console)
-    economy = welfare(episodes, config.economy)
-    arms_summary = summarise(per_seed(episodes).merge(economy, on=["arm", "seed"]))
-    files = write_results(
-        folder,
-        config,
-        {name: pd.concat([getattr(episode, name) for episode in episodes]) for name in ("steps", "trades")},
-        {"title": title, "market": _market_name(options), "arms": arms_summary, **origin},
-        {"curves": draw_curves(episodes, title)},
-    )
-    console.print(summary_table(arms_summary, title))
-    console.print(LEGEND)
-    if config.economy.ask_levels[-1] > 0:
-        console.print(summary_table(arms_summary, "economic measures", WELFARE))
-        console.print(WELFARE_LEGEND)
+    with claimed(folder, existing=options.overwrite):
+        episodes = _play_all(config, arms, seeds, device, console)
+        economy = welfare(episodes, config.economy)
+        arms_summary = summarise(per_seed(episodes).merge(economy, on=["arm", "seed"]))
+        # Print first: a disk that is full costs the files, but not the figures.
+        console.print(summary_table(arms_summary, title))
+        console.print(LEGEND)
+        if config.economy.ask_levels[-1] > 0:
+            console.print(summary_table(arms_summary, "economic measures", WELFARE))
+            console.print(WELFARE_LEGEND)
+        files = write_results(
+            folder,
+            config,
+            {name: pd.concat([getattr(episode, name) for episode in episodes]) for name in ("steps", "trades")},
+            {"title": title, "market": _market_name(options), "arms": arms_summary, **origin},
+            {"curves": draw_curves(episodes, title)},
+        )
     console.print(f"saved in {folder}: {', '.join(files)}", soft_wrap=True)
 
 
@@ -175,35 +178,41 @@ def evaluate(options: Evaluate, console: Console) -> None:
         require(0 < len(set(names)) == len(names), field_name, names, "one or more different names")
     config, device = options.config, resolve_device(options.device)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
-    folder = options.out or _new_folder(f"evaluate-{_market_name(options)}-{config.action_mode}")
+    folder = _folder(options.out, f"evaluate-{_market_name(options)}-{config.action_mode}")
     as_seeds(seeds, len(seeds), device)
     Engine(config, 1, device)  # refuse invalid settings and data before making a folder
     for name in (*options.policies, *options.populations):
         POLICIES.parse(name)
-    claim_folder(folder, overwrite=options.overwrite)
-    runs = _evaluate_all(options, seeds, device, console)
-    estimates, origin = summary(runs), provenance(seeds, device)
-    about = {"market": _market_name(options), "policies": estimates, **origin, "populations": options.populations}
-    files = write_results(folder, config, {"runs": runs}, about)
-    populations = ", ".join(without_folders(options.populations))
-    title = f"{_shown_name(options)}, {config.action_mode} mode, against {populations}, {len(seeds)} seeds"
-    console.print(estimates_table(estimates, title))
-    console.print(ESTIMATES_LEGEND)
-    for error in sorted(set(runs.error) - {""}):
-        console.print(f"could not be played: {error}", soft_wrap=True)
+    with claimed(folder, existing=options.overwrite):
+        runs = _evaluate_all(options, seeds, device, console)
+        estimates, origin = summary(runs), provenance(seeds, device)
+        populations = ", ".join(without_folders(options.populations))
+        title = f"{_shown_name(options)}, {config.action_mode} mode, against {populations}, {len(seeds)} seeds"
+        console.print(estimates_table(estimates, title))
+        console.print(ESTIMATES_LEGEND)
+        for error in sorted(set(runs.error) - {""}):
+            console.print(f"could not be played: {error}", soft_wrap=True)
+        about = {"market": _market_name(options), "policies": estimates, **origin, "populations": options.populations}
+        files = write_results(folder, config, {"runs": runs}, about)
     console.print(f"saved in {folder}: {', '.join(files)}", soft_wrap=True)
 
 
 def train(options: Train, console: Console) -> None:
     """Train, and save the policy."""
     plan, device = options.plan, resolve_device(options.device)
-    folder = options.out or _new_folder(f"{plan.algo}-{_market_name(options)}-{plan.config.action_mode}")
+    folder = _folder(options.out, f"{plan.algo}-{_market_name(options)}-{plan.config.action_mode}")
     algorithm(plan.algo)
     for name in plan.against:
         POLICIES.parse(name)
     Engine(plan.config, plan.num_markets, device)  # refuse invalid settings before making a folder
-    if not options.resume:
-        claim_folder(folder, overwrite=options.overwrite)
+    if options.resume:
+        check_resume(plan, folder)
+    with claimed(folder, existing=options.overwrite or options.resume):
+        _train(options, folder, device, console)
+
+
+def _train(options: Train, folder: Path, device: torch.device, console: Console) -> None:
+    plan = options.plan
     opponents = f"against {', '.join(without_folders(plan.against))}" if plan.against else "in self-play"
     console.print(f"{plan.algo} on {_shown_name(options)}, {plan.config.action_mode} mode, {opponents}")
     with new_progress(console, TextColumn("return {task.fields[returned]:.2f}")) as progress:
@@ -241,10 +250,14 @@ FOLDER_LENGTH = 100
 """Largest number of characters of a new folder's name, without the time."""
 
 
-def _new_folder(name: str) -> Path:
+def _folder(out: Path | None, name: str) -> Path:
+    """The folder for results: the one that is given, or a new one under `runs/`."""
+    if out is not None:
+        return expanded(out)
     # The scenario may be the path of a file, which must not lead out of the folder.
     one_part = re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII)[:FOLDER_LENGTH]
-    return Path("runs") / f"{one_part}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
+    # Runs that begin in the same second have different folders.
+    return Path("runs") / f"{one_part}-{datetime.now().strftime('%Y%m%d-%H%M%S')}-{token_hex(3)}"
 
 
 def _arms(options: Run) -> Sequence[Arm]:

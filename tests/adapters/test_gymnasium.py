@@ -382,7 +382,7 @@ MADE: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("settings", MADE, ids=str)
+@pytest.mark.parametrize("settings", MADE)
 def test_gymnasium_makes_it_and_makes_it_again_from_json(settings: dict[str, Any]) -> None:
     env = gymnasium.make(ID, **settings)
     assert isinstance(env.unwrapped, ParaMarketGymEnv)

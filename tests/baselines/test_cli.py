@@ -306,3 +306,35 @@ def test_a_training_says_what_each_evaluation_found(tmp_path: Path, capsys: pyte
     scores = pd.read_csv(tmp_path / "[a]" / "evaluations.csv")
     assert sum("steps: return" in line for line in lines) == len(scores)
     assert f"learned:{tmp_path / '[a]'}" in lines[-1]
+
+
+@pytest.mark.parametrize("command", [["run", "--policies", "hold"], ["evaluate", "hold", "--populations", "hold"]])
+def test_results_go_to_the_home_folder(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert main([*command, *SMALL, "--out=~/mine"]) == 0
+    assert (tmp_path / "home" / "mine" / "summary.json").is_file()
+    assert not (tmp_path / "~").exists()
+
+
+def test_figures_are_printed_although_they_cannot_be_saved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("paramarket_baselines.cli.write_results", full)
+    assert main(["run", *SMALL, "--policies", "hold", "--out", str(tmp_path / "run")]) == 2
+    printed = capsys.readouterr()
+    assert "hold" in printed.out
+    assert "No space left on device" in printed.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_playing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("x")
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        assert main(["run", *SMALL, "--policies", "hold", "--seeds", "1000000", "--out", str(out)]) == 2
+        assert str(tmp_path / "file") in "".join(capsys.readouterr().err.split("\n"))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import datetime, timezone
+from functools import partial
 from importlib.metadata import version
 from math import isnan
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
+from paramarket_baselines.files import staged, write_file, write_together
 from paramarket_env import __version__
 from paramarket_env.config import MarketConfig
 
@@ -42,13 +44,6 @@ def machine(origin: Provenance) -> str:
     return f"{origin['device']}, torch {origin['versions']['torch']}"
 
 
-def claim_folder(folder: Path, *, overwrite: bool) -> None:
-    """Make a folder for results. Raises ``FileExistsError`` if it exists and ``overwrite`` is false."""
-    if folder.exists() and not overwrite:
-        raise FileExistsError(f"out={str(folder)!r} exists already: choose another folder, or pass --overwrite")
-    folder.mkdir(parents=True, exist_ok=True)
-
-
 def write_results(
     folder: Path,
     config: MarketConfig,
@@ -56,25 +51,41 @@ def write_results(
     summary: Mapping[str, Any],
     pictures: Mapping[str, Figure] | None = None,
 ) -> list[str]:
-    """Write ``config.json``, each table as CSV, ``summary.json`` and each picture as PNG; returns the file names."""
-    write_json(folder / "config.json", config)
-    for name, table in tables.items():
-        table.to_csv(folder / f"{name}.csv", index=False)
-    write_json(folder / "summary.json", summary)
-    for name, picture in (pictures or {}).items():
-        picture.savefig(folder / f"{name}.png")
-    return [
-        "config.json",
-        *(f"{name}.csv" for name in tables),
-        "summary.json",
-        *(f"{name}.png" for name in pictures or {}),
-    ]
+    """Write ``config.json``, each table as CSV, each picture as PNG and ``summary.json``; returns the file names.
+
+    The files replace those of before together. Results are complete if ``summary.json`` is there.
+    """
+    writers: dict[str, Callable[[Path], object]] = {
+        "config.json": lambda file: file.write_text(_json(config)),
+        **{f"{name}.csv": partial(table.to_csv, index=False) for name, table in tables.items()},
+        **{f"{name}.png": picture.savefig for name, picture in (pictures or {}).items()},
+        "summary.json": lambda file: file.write_text(_json(summary)),
+    }
+    write_together(folder, writers)
+    return list(writers)
 
 
 def write_json(file: Path, content: Any, *, indent: int | None = 2) -> None:
     """Write a JSON file (see :func:`plain`) and make its folder; without ``indent``, the JSON is on one line."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(plain(content), indent=indent, allow_nan=False) + "\n")
+    write_file(file, _json(content, indent))
+
+
+def read_json(file: Path) -> Any:
+    """The content of a JSON file; raises ``ValueError`` that names the file if it is not valid."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{str(file)!r} is not valid JSON: {error}") from error
+
+
+def write_picture(file: Path, picture: Figure, **settings: Any) -> None:
+    """Write a picture as PNG, with settings of matplotlib's ``savefig``."""
+    with staged(file) as new:
+        picture.savefig(new, format="png", **settings)
+
+
+def _json(content: Any, indent: int | None = 2) -> str:
+    return json.dumps(plain(content), indent=indent, allow_nan=False) + "\n"
 
 
 def plain(value: Any) -> Any:

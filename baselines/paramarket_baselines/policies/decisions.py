@@ -15,6 +15,7 @@ from torch import Tensor
 
 from paramarket_baselines.policies.learned import Learned
 from paramarket_baselines.policies.pricing import PRICING, Bayesian, Fields, PricingRule, Seller, cycle_of
+from paramarket_baselines.policies.zipped import Zipped
 from paramarket_env.interface.policy import POLICIES, Policy, Seat
 from paramarket_env.market.orders import Orders
 from paramarket_env.seeding import stream, uniform
@@ -191,3 +192,4 @@ RULES = tuple(POLICIES)
 """The names of the rules, which need no training."""
 
 POLICIES.register(Learned)
+POLICIES.register(Zipped, "sb3")

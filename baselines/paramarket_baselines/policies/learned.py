@@ -1,26 +1,32 @@
 """Policies learned with Stable-Baselines3. They are saved in a folder, and ``learned:FOLDER`` plays them like a rule.
 
-The folder has ``model.zip`` (the algorithm's own format), ``normaliser.npz`` (mean and variance of the observations
-in training) and ``policy.json`` (the observations and actions of the market).
+The folder has ``policy.json`` (the algorithm, the layers of its network, and the observations and actions of the
+market) and the tensors in the safetensors format. To load a policy executes nothing of it.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+import safetensors
 import torch
-from torch import Tensor
+from pydantic import Field, TypeAdapter, ValidationError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from paramarket_baselines.files import expanded, read_member, write_set
 from paramarket_env.interface.actions import Actions
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.observations import ObservationLayout
 from paramarket_env.interface.policy import Policy, Seat
-from paramarket_env.validation import configuration, lookup
+from paramarket_env.validation import configuration, explain, lookup
 
 if TYPE_CHECKING:  # slow to import, and rules do not need it
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -28,9 +34,10 @@ if TYPE_CHECKING:  # slow to import, and rules do not need it
 
 MASKABLE = "maskable-ppo"
 
-POLICY_FILES = ("model.zip", "normaliser.npz", "policy.json")
-"""The files of a saved policy."""
-
+MANIFEST = "policy.json"
+"""The file of a saved policy that names the others."""
+WEIGHTS = "weights.safetensors"
+"""The tensors of the network and of the scale of its observations."""
 
 ALGORITHMS = {
     "ppo": ("stable_baselines3", "PPO"),
@@ -39,6 +46,17 @@ ALGORITHMS = {
     "dqn": ("stable_baselines3", "DQN"),
 }
 """The module and the class of each algorithm."""
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "leaky_relu": nn.LeakyReLU,
+    "sigmoid": nn.Sigmoid,
+    "silu": nn.SiLU,
+}
+"""The activations that a saved policy can have, with torch's default settings."""
 
 
 def algorithm(name: str) -> type[BaseAlgorithm]:
@@ -56,6 +74,64 @@ def interface_signature(layout: ObservationLayout, actions: Actions) -> dict[str
     """The observations and actions of a market, as JSON. A policy can play any market with the same signature."""
     fields = [[field.name, field.size, field.low, field.high] for field in layout.fields]
     return {"observation": fields, "nvec": list(actions.nvec)}
+
+
+Size = Annotated[int, Field(ge=1, le=2**16)]
+Algorithm = Literal["ppo", "maskable-ppo", "a2c", "dqn"]
+
+
+@configuration
+class SavedPolicy:
+    """The content of ``policy.json``."""
+
+    algorithm: Algorithm
+    observation: tuple[tuple[str, Size, float, float], ...]
+    """The fields of an observation: name, size, low and high."""
+    nvec: Annotated[tuple[Size, ...], Field(min_length=1)]
+    """The number of choices of each part of an action."""
+    hidden: tuple[Size, ...]
+    """The sizes of the hidden layers."""
+    activation: Literal["tanh", "relu", "elu", "gelu", "leaky_relu", "sigmoid", "silu"]
+    clip: Annotated[float, Field(gt=0)] | None
+    """Scaled observations are clipped to [-clip, clip]."""
+    files: dict[str, str]
+    """The SHA-256 of each file of the set, by name."""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    """Anything else that is worth knowing about the policy."""
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every tensor of the policy."""
+        width = sum(size for _, size, _, _ in self.observation)
+        sizes = (width, *self.hidden, sum(self.nvec))
+        shapes: dict[str, tuple[int, ...]] = {"mean": (width,), "variance": (width,)}
+        for place, (before, after) in enumerate(pairwise(sizes)):
+            shapes |= {f"{place}.weight": (after, before), f"{place}.bias": (after,)}
+        return shapes
+
+
+def read_manifest(path: Path) -> SavedPolicy:
+    """Read ``policy.json``. Raises ``ValueError`` that names the file if it is not valid."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        saved: SavedPolicy = TypeAdapter(SavedPolicy).validate_json(text)
+    except ValidationError as error:
+        raise ValueError(f"{str(path)!r} is damaged: {_short(explain(error, 'policy'))}") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read: {_short(str(error))}") from None
+    return saved
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 300 else text[:300] + "…"
+
+
+def read_tensors(manifest: Path, hashes: Mapping[str, str], name: str) -> dict[str, Tensor]:
+    """The tensors of a file of a set. Raises ``ValueError`` that names the file if it is damaged."""
+    data = read_member(manifest, hashes, name)
+    try:
+        return dict(load(data))
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{name} of {str(manifest)!r} is damaged: {_short(str(error))}") from error
 
 
 @dataclass(frozen=True)
@@ -83,12 +159,22 @@ class Normaliser:
         return scaled.astype(np.float32)
 
 
-def save_policy(folder: Path | str, model: BaseAlgorithm, metadata: dict[str, Any] | None = None) -> None:
+# --- saving -------------------------------------------------------------------------------------------------------
+
+
+def save_policy(
+    folder: Path | str,
+    model: BaseAlgorithm,
+    metadata: dict[str, Any] | None = None,
+    files: Mapping[str, bytes] | None = None,
+) -> None:
     """Save the current policy of a model, so that ``learned:FOLDER`` plays it. Makes the folder if needed.
 
     The model must have learned on a ``ParaMarketVecEnv``, optionally in a ``VecNormalize`` or in wrappers that leave
-    observations unchanged. ``metadata`` must be JSON; it is saved in ``policy.json`` too. Raises ``ValueError`` for
-    another environment, and for an algorithm that is not in ``ALGORITHMS``.
+    observations unchanged. Its network must be an ``MlpPolicy`` of linear layers and one of ``ACTIVATIONS``.
+    ``metadata`` must be JSON; it is saved in ``policy.json`` too. ``files`` has contents of further files by name; they
+    are saved as one set with the policy. Raises ``ValueError`` for another environment or network, and for an
+    algorithm that is not in ``ALGORITHMS``.
     """
     # A class has the algorithm's name without hyphens, so this needs no import of extras.
     names = {name.replace("-", ""): name for name in ALGORITHMS}
@@ -97,12 +183,45 @@ def save_policy(folder: Path | str, model: BaseAlgorithm, metadata: dict[str, An
     scaled = model.get_vec_normalize_env()
     size = market.layout.size
     scale = Normaliser.identity(size) if scaled is None or not scaled.norm_obs else Normaliser.of(scaled)
-    path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
-    model.save(path / "model.zip")
-    np.savez(path / "normaliser.npz", mean=scale.mean, variance=scale.variance, clip=scale.clip)
-    saved = {"algorithm": name, **interface_signature(market.layout, market.actions), **(metadata or {})}
-    (path / "policy.json").write_text(json.dumps(saved, indent=2) + "\n")
+    linear, activation = _layers_of(model)
+    tensors = {"mean": torch.from_numpy(scale.mean), "variance": torch.from_numpy(scale.variance)}
+    for place, layer in enumerate(linear):
+        tensors |= {f"{place}.weight": layer.weight.detach().cpu(), f"{place}.bias": layer.bias.detach().cpu()}
+    content = {
+        "algorithm": name,
+        **interface_signature(market.layout, market.actions),
+        "hidden": [layer.out_features for layer in linear[:-1]],
+        "activation": activation,
+        "clip": float(scale.clip) if np.isfinite(scale.clip) else None,
+        "metadata": metadata or {},
+    }
+    write_set(expanded(folder) / MANIFEST, content, {WEIGHTS: save(tensors), **(files or {})})
+
+
+def _layers_of(model: BaseAlgorithm) -> tuple[list[nn.Linear], str]:
+    """The linear layers of the network that chooses actions, and the name of the activation between them."""
+    policy: Any = model.policy
+    if hasattr(policy, "q_net"):
+        parts, layers = [policy, policy.q_net, policy.q_net.features_extractor], [*policy.q_net.q_net]
+    else:
+        parts = [policy, policy.pi_features_extractor, policy.mlp_extractor]
+        layers = [*policy.mlp_extractor.policy_net, policy.action_net]
+    known = ("FlattenExtractor", "MlpExtractor", "QNetwork", "DQNPolicy", "ActorCriticPolicy")
+    ours = ("stable_baselines3.", "sb3_contrib.")
+    standard = all(
+        type(part).__module__.startswith(ours) and type(part).__name__.removeprefix("Maskable") in known
+        for part in parts
+    )
+    kinds = {repr(kind()): name for name, kind in ACTIVATIONS.items()}
+    between = {repr(layer) for layer in layers[1::2]} or {repr(nn.Tanh())}
+    linear = layers[::2]
+    plain = all(type(layer) is nn.Linear and layer.bias is not None for layer in linear) and len(layers) % 2 == 1
+    if not (standard and plain and len(between) == 1 and between <= set(kinds)):
+        raise ValueError(
+            "model cannot be saved: its network must be an MlpPolicy of linear layers with one of the activations "
+            f"{', '.join(ACTIVATIONS)}; save another network with model.save(PATH), and play it as sb3:PATH"
+        )
+    return linear, kinds[between.pop()]
 
 
 def _market_of(model: BaseAlgorithm) -> MarketBatch:
@@ -118,6 +237,9 @@ def _market_of(model: BaseAlgorithm) -> MarketBatch:
     return market.market_batch
 
 
+# --- playing ------------------------------------------------------------------------------------------------------
+
+
 @configuration
 class Learned:
     """A policy that ``paramarket train`` or :func:`save_policy` has saved in a folder."""
@@ -130,36 +252,87 @@ class Learned:
 
 
 class LearnedPolicy(Policy):
-    """A learned policy in a seat, acting deterministically.
+    """A learned policy in a seat, acting deterministically. It chooses what the model of Stable-Baselines3 would.
 
-    Raises ``ValueError`` if the folder has no policy, or one for other observations or actions. Only open folders that
-    you trust: the format of the model is Python's pickle.
+    Raises ``ValueError`` if the folder has no policy, a damaged one, or one for other observations or actions.
     """
 
     def __init__(self, seat: Seat, folder: str) -> None:
-        path = Path(folder)
-        if not (path / "policy.json").is_file():
-            raise ValueError(f"policy='learned:{folder}' is not there: {folder!r} has no policy.json")
-        saved = json.loads((path / "policy.json").read_text())
-        _require_same(saved, interface_signature(seat.layout, seat.actions), folder)
-        self._masks = saved["algorithm"] == MASKABLE
-        self.model: Any = algorithm(saved["algorithm"]).load(path / "model.zip", device="cpu")
-        with np.load(path / "normaliser.npz") as arrays:
-            self.scale = Normaliser(arrays["mean"], arrays["variance"], float(arrays["clip"]))
+        manifest = expanded(folder) / MANIFEST
+        if not manifest.exists():
+            raise ValueError(f"policy='learned:{folder}' is not there: {folder!r} has no {MANIFEST}")
+        self.saved = read_manifest(manifest)
+        require_same(self.saved, interface_signature(seat.layout, seat.actions), f"learned:{folder}")
+        tensors = read_tensors(manifest, self.saved.files, WEIGHTS)
+        _check_tensors(tensors, self.saved, manifest)
+        self.tensors = {name: tensor.to(seat.device) for name, tensor in tensors.items()}
+        self.activation = ACTIVATIONS[self.saved.activation]()
 
     def act(self, observation: Tensor, mask: Tensor) -> Tensor:
         """See :meth:`Policy.act`."""
-        masks = {"action_masks": mask.cpu().numpy()} if self._masks else {}
-        actions, _ = self.model.predict(self.scale(observation.cpu().numpy()), deterministic=True, **masks)
-        return torch.from_numpy(np.asarray(actions, dtype=np.int64)).to(observation.device)
+        scores = self._scores(observation)
+        parts = scores.split(self.saved.nvec, dim=1)
+        if self.saved.algorithm == "dqn":
+            chosen = [part.argmax(1) for part in parts]
+        elif self.saved.algorithm == MASKABLE:
+            allowed = mask.split(self.saved.nvec, dim=1)
+            # The same constant as in sb3-contrib.
+            masked = [_log_chances(p).where(legal, -1e8) for p, legal in zip(parts, allowed, strict=True)]
+            chosen = [_most_likely(part) for part in masked]
+        else:
+            chosen = [_most_likely(part) for part in parts]
+        return chosen[0] if len(chosen) == 1 else torch.stack(chosen, 1)
+
+    @torch.no_grad()
+    def _scores(self, observation: Tensor) -> Tensor:
+        values, last = self._scaled(observation), len(self.saved.hidden)
+        for place in range(last + 1):
+            values = F.linear(values, self.tensors[f"{place}.weight"], self.tensors[f"{place}.bias"])
+            values = self.activation(values) if place < last else values
+        return values
+
+    def _scaled(self, observation: Tensor) -> Tensor:
+        scaled = (observation - self.tensors["mean"]) / self.tensors["variance"].sqrt()
+        clip = self.saved.clip
+        return (scaled if clip is None else scaled.clamp(-clip, clip)).float()
 
 
-def _require_same(saved: dict[str, Any], here: dict[str, Any], folder: str) -> None:
-    for part in ("observation", "nvec"):
-        if saved[part] != here[part]:
-            theirs, ours = (
-                [entry for entry in a[part] if entry not in b[part]] for a, b in ((saved, here), (here, saved))
-            )
+def _log_chances(scores: Tensor) -> Tensor:
+    return scores - scores.logsumexp(1, keepdim=True)
+
+
+def _most_likely(scores: Tensor) -> Tensor:
+    """The mode of a categorical distribution; ties are broken as by torch's ``Categorical``."""
+    return _log_chances(scores).softmax(1).argmax(1)
+
+
+def _check_tensors(tensors: Mapping[str, Tensor], saved: SavedPolicy, manifest: Path) -> None:
+    shapes = saved.tensor_shapes()
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if found != shapes:
+        wrong = sorted(name for name in {*found, *shapes} if found.get(name) != shapes.get(name))
+        raise ValueError(
+            f"{WEIGHTS} of {str(manifest)!r} is damaged: its tensors {', '.join(wrong)} are not those of the policy"
+        )
+    for name, tensor in tensors.items():
+        right = tensor.dtype == (torch.float64 if name in ("mean", "variance") else torch.float32)
+        if not (right and bool(tensor.isfinite().all()) and (name != "variance" or bool((tensor > 0).all()))):
+            raise ValueError(f"{WEIGHTS} of {str(manifest)!r} is damaged: {name} has other numbers than a policy can")
+
+
+def require_same(saved: SavedPolicy, here: Mapping[str, Any], policy: str) -> None:
+    """Refuse a policy that was made for other observations or actions."""
+    theirs: dict[str, list[Any]] = {
+        "observation": [list(entry) for entry in saved.observation],
+        "nvec": list(saved.nvec),
+    }
+    for part, there in theirs.items():
+        if there != here[part]:
+            missing, new = _without(there, here[part]), _without(here[part], there)
             raise ValueError(
-                f"policy='learned:{folder}' was made for another market: its {part} has {theirs}, this market's {ours}"
+                f"policy={policy!r} was made for another market: its {part} has {missing}, this market's {new}"
             )
+
+
+def _without(entries: Sequence[Any], others: Sequence[Any]) -> list[Any]:
+    return [entry for entry in entries if entry not in others]

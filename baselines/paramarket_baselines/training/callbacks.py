@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +14,8 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 from paramarket_baselines.evaluation.statistics import evaluate
-from paramarket_baselines.policies.learned import POLICY_FILES
+from paramarket_baselines.files import write_file
+from paramarket_baselines.policies.learned import save_policy
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.config import MarketConfig
 
@@ -101,6 +104,22 @@ def _column(learners: torch.Tensor, agent: int) -> torch.Tensor:
     return seats
 
 
+@dataclass
+class Evaluations:
+    """The evaluations of a training, which its checkpoint keeps."""
+
+    scores: list[tuple[int, float]] = field(default_factory=list)
+    """The agent-steps and the mean return of each evaluation."""
+    since: int = 0
+    """The number of evaluations since the best one."""
+
+    def add(self, timesteps: int, score: float) -> None:
+        """Add an evaluation."""
+        best = max((old for _, old in self.scores), default=-np.inf)
+        self.scores.append((timesteps, score))
+        self.since = 0 if score > best else self.since + 1
+
+
 class EvalCallback(BaseCallback):
     """Evaluates the policy at intervals, saves a checkpoint and the best policy, and stops the training early."""
 
@@ -110,27 +129,29 @@ class EvalCallback(BaseCallback):
         populations: Sequence[str],
         timesteps: int,
         folder: Path,
-        save: Callable[[], None],
+        save: Callable[[Evaluations], None],
         device: str | torch.device,
+        done: Evaluations,
+        metadata: dict[str, Any],
         on_evaluation: OnEvaluation,
     ) -> None:
         super().__init__()
         self._config, self._folder, self._save, self._device = config, folder, save, device
-        self._report = on_evaluation
-        self._name = f"learned:{folder / 'checkpoint'}"
-        self._populations = tuple(populations) or (self._name,)
+        self._populations, self._report = tuple(populations), on_evaluation
         self._every = timesteps / EVALUATIONS
-        self._table = folder / "evaluations.csv"
-        self._due, self._since = 0.0, 0
-        self._scores: list[tuple[int, float]] = []
+        self._due = 0.0
+        self._done, self._metadata = done, metadata
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the policy has not become better for ``PATIENCE`` evaluations."""
+        return self._done.since >= PATIENCE
 
     def _on_training_start(self) -> None:
         self._due = self.num_timesteps + self._every
-        if self.num_timesteps > 0:  # resumed
-            self._scores = list(pd.read_csv(self._table).itertuples(index=False, name=None))
 
     def _on_step(self) -> bool:
-        return self._since < PATIENCE
+        return not self.stopped
 
     def _on_rollout_end(self) -> None:
         if self.num_timesteps >= self._due:
@@ -138,19 +159,33 @@ class EvalCallback(BaseCallback):
             self._evaluate()
 
     def _on_training_end(self) -> None:
-        if self._since < PATIENCE:
+        if not self.stopped:
             self._evaluate()
 
     def _evaluate(self) -> None:
-        self._save()
-        runs = evaluate(self._config, [self._name], self._populations, EVALUATION_SEEDS, self._device)
-        score, best = float(runs["return"].mean()), max((old for _, old in self._scores), default=-np.inf)
+        score = self._score()
         self.logger.record("evaluation/return", score)
-        self._scores.append((self.num_timesteps, score))
-        pd.DataFrame(self._scores, columns=["timesteps", "return"]).to_csv(self._table, index=False)
-        self._since += 1
-        if score > best:
-            self._since = 0
-            for file in POLICY_FILES:
-                shutil.copy(self._folder / "checkpoint" / file, self._folder / file)
-        self._report(self.num_timesteps, score, max(score, best))
+        self._done.add(self.num_timesteps, score)
+        self._save(self._done)
+        self.publish()
+        self._report(self.num_timesteps, score, max(score for _, score in self._done.scores))
+
+    def _score(self) -> float:
+        """The mean return of the current policy, which no file of the training has before it is evaluated."""
+        with TemporaryDirectory() as folder:
+            save_policy(folder, self.model)
+            name = f"learned:{folder}"
+            runs = evaluate(self._config, [name], self._populations or (name,), EVALUATION_SEEDS, self._device)
+        score = float(runs["return"].mean())
+        if np.isnan(score):
+            raise ValueError(f"the policy cannot be evaluated: {runs.error.iloc[0]}")
+        return score
+
+    def publish(self) -> None:
+        """Write the files that follow from the checkpoint: the table, and the policy if no other was better."""
+        if not self._done.scores:
+            return
+        table = pd.DataFrame(self._done.scores, columns=["timesteps", "return"])
+        write_file(self._folder / "evaluations.csv", table.to_csv(index=False))
+        if self._done.since == 0:
+            save_policy(self._folder, self.model, {**self._metadata, "timesteps": self._done.scores[-1][0]})

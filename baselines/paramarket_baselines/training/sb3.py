@@ -1,34 +1,44 @@
 """Train a policy with Stable-Baselines3: in one seat against given populations, or in all seats (self-play).
 
 The folder of a training has the best policy so far (see ``learned``), ``evaluations.csv``, ``checkpoint/`` and ``log/``
-for TensorBoard. Training resumes from the checkpoint, which is a saved policy too.
+for TensorBoard. Training resumes from the checkpoint, which is a saved policy too and has the evaluations so far.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 from paramarket_baselines.evaluation.results import provenance
-from paramarket_baselines.policies.learned import MASKABLE, algorithm, save_policy
-from paramarket_baselines.training.callbacks import EvalCallback, MarketMetrics, OnEvaluation, OnRollout, Progress
+from paramarket_baselines.files import expanded, remove_set
+from paramarket_baselines.policies.learned import MANIFEST, MASKABLE, WEIGHTS, algorithm, read_manifest
+from paramarket_baselines.training.callbacks import (
+    EvalCallback,
+    Evaluations,
+    MarketMetrics,
+    OnEvaluation,
+    OnRollout,
+    Progress,
+)
+from paramarket_baselines.training.checkpoint import load_checkpoint, save_checkpoint
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.actions import VerbActions
+from paramarket_env.interface.policy import POLICIES
 from paramarket_env.scenarios import scenario
-from paramarket_env.validation import Count, configuration, require
+from paramarket_env.validation import Count, configuration, explain, require
 
 GAMMA = 1.0
 """The discount factor. Episodes are short, and the goal is their undiscounted return."""
@@ -121,7 +131,7 @@ def tuned(name: str) -> Plan:
 
 def learn(
     plan: Plan,
-    folder: Path,
+    folder: Path | str,
     device: str | torch.device = "auto",
     on_rollout: OnRollout = lambda steps, returned: None,
     on_evaluation: OnEvaluation = lambda steps, returned, best: None,
@@ -130,30 +140,56 @@ def learn(
 ) -> BaseAlgorithm:
     """Train, save the policy in the folder, and return the final model.
 
-    Raises ``ValueError`` for settings that the market or the algorithm does not allow, and for resuming a different
-    plan; ``FileNotFoundError`` if there is nothing to resume; ``ImportError`` for an extra that is not installed.
+    A policy and a checkpoint that the folder has are removed first, unless ``resume``. A resumed training goes on after
+    the last evaluation, with the evaluations and the patience of before. Raises ``ValueError`` for settings that the
+    market or the algorithm does not allow, for resuming a different plan, and for a damaged checkpoint;
+    ``FileNotFoundError`` if there is nothing to resume; ``ImportError`` for an extra that is not installed.
     """
+    folder = expanded(folder)
     kind, checkpoint = algorithm(plan.algo), folder / "checkpoint"
     plan.to_dict()  # refuse a plug-in without a name now, not when the first checkpoint is kept
     if resume:
-        _require_same(plan, checkpoint)
+        check_resume(plan, folder)
     vec_env = ParaMarketVecEnv(plan.config, plan.num_markets, device, plan.against, copy=False)
-    env, model = _continued(kind, vec_env, checkpoint) if resume else _new(kind, vec_env, plan)
+    env, model = _new(kind, vec_env, plan)
+    done = Evaluations()
+    if resume:
+        progress = load_checkpoint(checkpoint, model, env)
+        done = Evaluations(list(progress.scores), progress.since)
+    else:
+        remove_training(folder)
     vec_env.seed(TRAINING_SEEDS + plan.seed * 2**20 + model.num_timesteps)
     model.set_logger(configure(str(folder / "log" / f"from-{model.num_timesteps}"), _formats()))
 
-    def save() -> None:
-        _save(plan, checkpoint, model, env, vec_env.market_batch.device)
+    about = {"plan": plan.to_dict(), **provenance([plan.seed], vec_env.market_batch.device, dated=False)}
 
-    evaluation = EvalCallback(plan.config, plan.against, plan.timesteps, folder, save, device, on_evaluation)
+    def save(evaluations: Evaluations) -> None:
+        save_checkpoint(checkpoint, model, env, vars(evaluations), about)
+
+    evaluation = EvalCallback(
+        plan.config, plan.against, plan.timesteps, folder, save, device, done, about, on_evaluation
+    )
     callbacks = CallbackList([Progress(on_rollout), MarketMetrics(vec_env), evaluation])
     left = plan.timesteps - model.num_timesteps
     try:
-        if left > 0:
+        evaluation.init_callback(model)
+        evaluation.publish()
+        if left > 0 and not evaluation.stopped:
             model.learn(left, callback=callbacks, reset_num_timesteps=False)
     finally:
         model.logger.close()
     return model
+
+
+def remove_training(folder: Path) -> None:
+    """Remove the policy, the evaluations, the checkpoint and the log that an earlier training has left in a folder."""
+    remove_set(folder / MANIFEST, [WEIGHTS])
+    (folder / "evaluations.csv").unlink(missing_ok=True)
+    for path in (folder / "checkpoint", folder / "log"):
+        if path.is_symlink():  # what it leads to is not of this folder
+            path.unlink()
+        elif path.exists():
+            shutil.rmtree(path)
 
 
 def _new(kind: Any, vec_env: ParaMarketVecEnv, plan: Plan) -> tuple[VecNormalize, BaseAlgorithm]:
@@ -179,31 +215,31 @@ def _make_verbs_even(model: OnPolicyAlgorithm, actions: VerbActions) -> None:
         scores.bias.copy_(torch.cat([scores.bias.new_full((size,), -math.log(size)) for size in sizes]))
 
 
-def _continued(kind: Any, vec_env: ParaMarketVecEnv, checkpoint: Path) -> tuple[VecNormalize, BaseAlgorithm]:
-    env = VecNormalize.load(str(checkpoint / "normalise.pkl"), VecMonitor(vec_env))
-    model: BaseAlgorithm = kind.load(checkpoint / "model.zip", env=env, device="cpu")
-    if isinstance(model, OffPolicyAlgorithm):
-        model.load_replay_buffer(checkpoint / "replay.pkl")
-    return env, model
+def check_resume(plan: Plan, folder: Path | str) -> None:
+    """Refuse to resume with a plan that differs from that of the checkpoint in the folder.
+
+    A setting that the stored plan lacks has its default there. Raises ``FileNotFoundError`` if there is no checkpoint,
+    and ``ValueError`` for a damaged one, for one with settings that are unknown, and for a different plan.
+    """
+    folder = expanded(folder)
+    manifest = folder / "checkpoint" / MANIFEST
+    if not manifest.exists():
+        raise FileNotFoundError(f"out={str(folder)!r} has no checkpoint to resume: train without --resume")
+    saved = _stored_plan(manifest)
+    # As policies, not as texts: `patient` and `patient(patience=6)` are the same if 6 is the default.
+    same_opponents = [*map(POLICIES.parse, plan.against)] == [*map(POLICIES.parse, saved.against)]
+    for name, now, then in _differences(plan.to_dict(), saved.to_dict()):
+        same = name == "timesteps" or (name == "against" and same_opponents)
+        require(same, name, now, f"{then!r}, as in the checkpoint in {str(manifest.parent)!r}")
 
 
-def _save(plan: Plan, checkpoint: Path, model: BaseAlgorithm, env: VecNormalize, device: torch.device) -> None:
-    """Save what is needed to play the policy and to resume the training."""
-    metadata = {"plan": plan.to_dict(), "timesteps": model.num_timesteps, **provenance([plan.seed], device)}
-    save_policy(checkpoint, model, metadata)
-    env.save(str(checkpoint / "normalise.pkl"))
-    if isinstance(model, OffPolicyAlgorithm):
-        model.save_replay_buffer(checkpoint / "replay.pkl")
-
-
-def _require_same(plan: Plan, checkpoint: Path) -> None:
-    """Refuse to resume with a plan that differs from that of the checkpoint."""
-    if not (checkpoint / "policy.json").is_file():
-        raise FileNotFoundError(f"out={str(checkpoint.parent)!r} has no checkpoint to resume")
-    saved = json.loads((checkpoint / "policy.json").read_text())["plan"]
-    here = plan.to_dict()
-    for name, now, then in _differences(here, saved):
-        require(name == "timesteps", name, now, f"{then!r}, as in the checkpoint in {str(checkpoint)!r}")
+def _stored_plan(manifest: Path) -> Plan:
+    try:
+        text = json.dumps(read_manifest(manifest).metadata.get("plan"))
+        plan: Plan = TypeAdapter(Plan).validate_json(text)
+    except ValidationError as error:
+        raise ValueError(f"{str(manifest)!r} cannot be resumed: {explain(error, 'plan')}") from None
+    return plan
 
 
 def _differences(here: Any, there: Any, name: str = "") -> Sequence[tuple[str, Any, Any]]:

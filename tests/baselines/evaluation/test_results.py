@@ -7,11 +7,10 @@ from math import nan
 from pathlib import Path
 
 import pandas as pd
-import pytest
 from matplotlib.figure import Figure
 
 from paramarket_baselines.evaluation.estimates import Estimate
-from paramarket_baselines.evaluation.results import claim_folder, machine, plain, provenance, write_json, write_results
+from paramarket_baselines.evaluation.results import machine, plain, provenance, write_json, write_results
 from paramarket_env.market.engine import resolve_device
 from tests.helpers import priced_market
 
@@ -20,7 +19,7 @@ def test_a_folder_holds_configuration_tables_summary_and_pictures(tmp_path: Path
     tables = {"steps": pd.DataFrame({"cycle": [0, 1]}), "trades": pd.DataFrame({"price": [5]})}
     summary = {"arms": {"train": {"return": Estimate(1.5)}}, **provenance(range(3), resolve_device("cpu"))}
     names = write_results(tmp_path, priced_market(), tables, summary, {"curves": Figure()})
-    assert names == ["config.json", "steps.csv", "trades.csv", "summary.json", "curves.png"]
+    assert names == ["config.json", "steps.csv", "trades.csv", "curves.png", "summary.json"]
     assert {file.name for file in tmp_path.iterdir()} == set(names)
     assert json.loads((tmp_path / "config.json").read_text())["economy"]["ask_levels"] == [0, 10, 25, 60]
     assert pd.read_csv(tmp_path / "steps.csv").cycle.tolist() == [0, 1]
@@ -51,10 +50,3 @@ def test_json_has_plain_types_and_null_for_what_is_missing(tmp_path: Path) -> No
     write_json(tmp_path / "new" / "folder" / "file.json", content, indent=None)
     [line] = (tmp_path / "new" / "folder" / "file.json").read_text().splitlines()
     assert json.loads(line) == expected
-
-
-def test_a_folder_that_exists_is_not_written_into_unless_asked(tmp_path: Path) -> None:
-    claim_folder(tmp_path / "new", overwrite=False)
-    with pytest.raises(FileExistsError, match="--overwrite"):
-        claim_folder(tmp_path / "new", overwrite=False)
-    claim_folder(tmp_path / "new", overwrite=True)

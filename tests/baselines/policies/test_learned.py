@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load, save
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 from paramarket_baselines.evaluation.play import Arm, play
+from paramarket_baselines.files import write_set
 from paramarket_baselines.policies.learned import Learned, Normaliser, algorithm, save_policy
 from paramarket_baselines.training.sb3 import Plan, learn
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
@@ -70,7 +77,7 @@ def test_a_model_of_ones_own_is_kept_with_the_scale_of_its_observations(normalis
     expected, _ = model.predict(scaled, deterministic=True)
     assert np.array_equal(player.act(seen[:, 1], mask[:, 1]).numpy(), expected)
     kept = json.loads((folder / "policy.json").read_text())
-    assert (kept["algorithm"], kept["note"]) == ("a2c", "mine")
+    assert (kept["algorithm"], kept["metadata"]) == ("a2c", {"note": "mine"})
 
 
 @pytest.mark.parametrize(
@@ -121,3 +128,163 @@ def test_an_extra_that_is_missing_is_named_with_the_command(monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "sb3_contrib", None)
     with pytest.raises(ImportError, match="algo='maskable-ppo' needs sb3-contrib: pip install sb3-contrib"):
         algorithm("maskable-ppo")
+
+
+# --- damaged and foreign files ------------------------------------------------------------------------------------
+
+
+@cache
+def files_of_a_policy() -> dict[str, bytes]:
+    """The files of a small policy, by name."""
+    model = A2C("MlpPolicy", ParaMarketVecEnv(CONFIG, 1, "cpu"), policy_kwargs={"net_arch": [5]}, device="cpu", seed=0)
+    with TemporaryDirectory() as folder:
+        save_policy(folder, model)
+        return {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+
+
+def write_policy(folder: Path, changed: dict[str, bytes | None]) -> str:
+    """Write the small policy with changed files; None is a folder instead of a file."""
+    for name, data in (files_of_a_policy() | changed).items():
+        (folder / name).mkdir() if data is None else (folder / name).write_bytes(data)
+    return str(folder)
+
+
+def damages() -> Iterator[object]:
+    for suffix, data in {Path(name).suffix: data for name, data in files_of_a_policy().items()}.items():
+        length = len(data)
+        yield pytest.param(suffix, None, id=f"{suffix}-folder")
+        yield from (
+            pytest.param(suffix, data[:n], id=f"{suffix}-cut-{n}") for n in (0, 1, 7, 8, 9, length // 2, length - 3)
+        )
+        for place in (0, 7, 8, length // 2, length - 2):
+            flipped = bytes([*data[:place], data[place] ^ 0xA5, *data[place + 1 :]])
+            yield pytest.param(suffix, flipped, id=f"{suffix}-flipped-{place}")
+
+
+@pytest.mark.parametrize(("suffix", "data"), [*damages()])
+def test_a_damaged_file_is_refused_by_name(suffix: str, data: bytes | None, tmp_path: Path) -> None:
+    name = next(name for name in files_of_a_policy() if name.endswith(suffix))
+    folder = write_policy(tmp_path, {name: data})
+    with pytest.raises(ValueError, match=r"policy\.json|weights-\w+\.safetensors") as caught:
+        Learned(folder)(seat(CONFIG))
+    assert "\n" not in str(caught.value)[:300]
+
+
+NUMBERS: list[Any] = [
+    None,
+    True,
+    "x",
+    [],
+    {},
+    -1,
+    0,
+    10**400,
+    2**63,
+    1e308,
+    float("nan"),
+    [[]],
+    [0],
+    [10**9],
+    ["x"],
+    [{}],
+]
+
+
+@pytest.mark.parametrize("value", NUMBERS, ids=lambda value: str(value)[:12])
+@pytest.mark.parametrize("key", ["algorithm", "observation", "nvec", "hidden", "activation", "clip", "files", "new"])
+def test_json_of_other_types_and_sizes_is_refused(key: str, value: Any, tmp_path: Path) -> None:
+    content = json.loads(files_of_a_policy()["policy.json"])
+    if content.get(key, "-") == value or (key == "clip" and value in (2**63, 1e308)):
+        pytest.skip("is allowed")
+    folder = write_policy(tmp_path, {"policy.json": json.dumps(content | {key: value}).encode()})
+    with pytest.raises(ValueError, match=r"policy\.json|weights-|was made for another market"):
+        Learned(folder)(seat(CONFIG))
+
+
+@pytest.mark.parametrize("key", ["algorithm", "observation", "nvec", "hidden", "activation", "clip", "files"])
+def test_a_missing_key_is_named(key: str, tmp_path: Path) -> None:
+    content = json.loads(files_of_a_policy()["policy.json"])
+    del content[key]
+    folder = write_policy(tmp_path, {"policy.json": json.dumps(content).encode()})
+    with pytest.raises(ValueError, match=rf"policy\.json' is damaged: .*{key} must be given"):
+        Learned(folder)(seat(CONFIG))
+
+
+def reweighted(folder: Path, data: bytes) -> str:
+    """The small policy with other weights, of which the manifest has the right hash."""
+    content = json.loads(files_of_a_policy()["policy.json"])
+    keep = {key: value for key, value in content.items() if key != "files"}
+    write_set(folder / "policy.json", keep, {"weights.safetensors": data})
+    return str(folder)
+
+
+CHANGES: dict[str, Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]] = {
+    "missing": lambda tensors: {name: each for name, each in tensors.items() if name != "mean"},
+    "extra": lambda tensors: tensors | {"9.weight": torch.zeros(2)},
+    "shape": lambda tensors: tensors | {"0.weight": torch.zeros(3, 3)},
+    "dtype": lambda tensors: tensors | {"0.weight": tensors["0.weight"].double()},
+    "nan": lambda tensors: tensors | {"0.bias": tensors["0.bias"] * torch.nan},
+    "variance": lambda tensors: tensors | {"variance": -tensors["variance"]},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_tensors_of_another_kind_are_refused(change: str, tmp_path: Path) -> None:
+    weights = next(data for name, data in files_of_a_policy().items() if name.endswith(".safetensors"))
+    folder = reweighted(tmp_path, save(CHANGES[change](load(weights))))
+    with pytest.raises(ValueError, match=r"weights.safetensors of .* is damaged"):
+        Learned(folder)(seat(CONFIG))
+
+
+@pytest.mark.parametrize("size", [2**20, 2**45, 2**63])
+def test_a_header_that_claims_more_than_there_is_is_refused(size: int, tmp_path: Path) -> None:
+    header = json.dumps({"mean": {"dtype": "F64", "shape": [size // 8], "data_offsets": [0, size]}}).encode()
+    for data in (len(header).to_bytes(8, "little") + header + b"0" * 64, size.to_bytes(8, "little") + header):
+        with pytest.raises(ValueError, match=r"weights.safetensors of .* is damaged"):
+            Learned(reweighted(tmp_path, data))(seat(CONFIG))
+
+
+def test_to_play_a_policy_executes_nothing_and_needs_no_algorithm(tmp_path: Path) -> None:
+    folder = write_policy(tmp_path, {})
+    code = "import sys, pickle\nfrom tests.baselines.policies.test_decisions import seat\n"
+    code += "from paramarket_env.interface.policy import POLICIES\nfrom tests.helpers import priced_market\n"
+    code += "pickle.loads = pickle.load = pickle.Unpickler = None\n"
+    code += f"POLICIES.parse('learned:{folder}')(seat(priced_market(max_cycles=4)))\n"
+    code += "print('stable_baselines3' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "False", done.stderr
+
+
+class OwnExtractor(FlattenExtractor):
+    """A features extractor that a saved policy cannot have."""
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"features_extractor_class": OwnExtractor},
+        {"activation_fn": torch.nn.Softplus},
+        {"activation_fn": partial(torch.nn.LeakyReLU, 0.5)},
+    ],
+)
+def test_a_network_that_the_format_cannot_hold_is_refused_and_says_what_to_do(network: Any, tmp_path: Path) -> None:
+    model = A2C("MlpPolicy", ParaMarketVecEnv(CONFIG, 1, "cpu"), policy_kwargs=network, device="cpu")
+    with pytest.raises(ValueError, match=r"model cannot be saved: its network must .* play it as sb3:PATH"):
+        save_policy(tmp_path / "mine", model)
+    assert not (tmp_path / "mine").exists()
+    model.save(tmp_path / "mine.zip")
+    batch = MarketBatch(CONFIG, 5, "cpu")
+    seen, mask = batch.reset(torch.arange(5))
+    player = seated(f"sb3(path={str(tmp_path / 'mine.zip')!r}, algo='a2c')", seat_of(batch, 5))
+    expected, _ = model.predict(seen[:, 1].numpy(), deterministic=True)
+    assert np.array_equal(player.act(seen[:, 1], mask[:, 1]).numpy(), expected)
+
+
+def test_a_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model = A2C("MlpPolicy", ParaMarketVecEnv(CONFIG, 1, "cpu"), device="cpu")
+    save_policy("~/mine", model)
+    assert (tmp_path / "mine" / "policy.json").is_file()
+    seated("learned:~/mine", seat(CONFIG))
+    model.save(tmp_path / "mine.zip")
+    seated("sb3(path='~/mine.zip', algo='a2c')", seat(CONFIG))

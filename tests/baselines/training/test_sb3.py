@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from paramarket_baselines.cli import main
-from paramarket_baselines.policies.learned import ALGORITHMS, POLICY_FILES, algorithm
+from paramarket_baselines.policies.learned import ALGORITHMS, algorithm
 from paramarket_baselines.training import callbacks, sb3
 from paramarket_baselines.training.sb3 import SETTINGS, TRAINING_OPPONENTS, TRAINING_SEEDS, TUNED, Plan, learn, tuned
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
@@ -28,6 +29,12 @@ from tests.helpers import priced_market, tiny_market
 
 CONFIG = priced_market(max_cycles=4)
 SHORT = Plan(CONFIG, timesteps=64, num_markets=4)
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """The files of a training except its log."""
+    files = [file for file in folder.rglob("*") if file.is_file() and "log" not in file.parts]
+    return {file.relative_to(folder): file.read_bytes() for file in files}
 
 
 def acted(config: MarketConfig, folder: Path) -> torch.Tensor:
@@ -125,7 +132,8 @@ def test_the_best_policy_is_kept_and_the_checkpoint_is_the_last(
     scored(monkeypatch, [0.1, 0.5, 0.2, 0.3])
     learn(replace(SHORT, timesteps=600), tmp_path, "cpu")
     steps = [
-        json.loads((folder / "policy.json").read_text())["timesteps"] for folder in (tmp_path, tmp_path / "checkpoint")
+        json.loads((folder / "policy.json").read_text())["metadata"]["timesteps"]
+        for folder in (tmp_path, tmp_path / "checkpoint")
     ]
     assert steps == [576, 864]
     table = pd.read_csv(tmp_path / "evaluations.csv")
@@ -157,17 +165,20 @@ def test_training_goes_on_from_a_checkpoint_and_keeps_a_better_policy_of_before(
     longer = learn(replace(plan, timesteps=first.num_timesteps + 600), tmp_path, "cpu", resume=True)
     assert longer.num_timesteps >= first.num_timesteps + 600
     assert (tmp_path / "policy.json").read_text() == best
-    assert json.loads((tmp_path / "checkpoint" / "policy.json").read_text())["timesteps"] == longer.num_timesteps
+    assert (
+        json.loads((tmp_path / "checkpoint" / "policy.json").read_text())["metadata"]["timesteps"]
+        == longer.num_timesteps
+    )
     if name == "dqn":
         assert longer.replay_buffer.pos > first.replay_buffer.pos  # type: ignore[attr-defined]
 
 
 def test_nothing_is_left_to_learn_after_all_steps(tmp_path: Path) -> None:
     first = learn(SHORT, tmp_path, "cpu")
-    files = {file: (tmp_path / file).read_bytes() for file in POLICY_FILES}
+    files = contents(tmp_path)
     again = learn(SHORT, tmp_path, "cpu", resume=True)
     assert again.num_timesteps == first.num_timesteps
-    assert files == {file: (tmp_path / file).read_bytes() for file in POLICY_FILES}
+    assert files == contents(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -197,6 +208,49 @@ def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
         learn(SHORT, tmp_path, "cpu", resume=True)
 
 
+def edited(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    """Change the plan in a checkpoint."""
+    file = folder / "checkpoint" / "policy.json"
+    content = json.loads(file.read_text())
+    edit(content["metadata"]["plan"])
+    file.write_text(json.dumps(content))
+
+
+def test_a_checkpoint_of_before_a_setting_is_resumed_and_one_with_an_unknown_setting_is_not(tmp_path: Path) -> None:
+    learn(SHORT, tmp_path, "cpu")
+    edited(tmp_path, lambda plan: plan.pop("against"))
+    edited(tmp_path, lambda plan: plan["config"]["economy"].pop("broker_fee"))
+    learn(SHORT, tmp_path, "cpu", resume=True)
+    edited(tmp_path, lambda plan: plan.update(colour="red"))
+    with pytest.raises(ValueError, match=r"policy.json' cannot be resumed: .*colour is not a field"):
+        learn(SHORT, tmp_path, "cpu", resume=True)
+
+
+def test_opponents_are_compared_as_policies_and_not_as_text(tmp_path: Path) -> None:
+    plan = replace(SHORT, against=("patient:3",))
+    learn(plan, tmp_path, "cpu")
+    learn(replace(plan, against=("patient(patience=3)",)), tmp_path, "cpu", resume=True)
+    with pytest.raises(ValueError, match="against="):
+        learn(replace(plan, against=("patient:4",)), tmp_path, "cpu", resume=True)
+
+
+def test_a_new_training_leaves_no_policy_of_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learn(SHORT, tmp_path, "cpu")
+    outside = tmp_path.parent / f"{tmp_path.name}-outside"
+    (tmp_path / "checkpoint").rename(outside)
+    (tmp_path / "checkpoint").symlink_to(outside)
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(callbacks, "evaluate", interrupted)
+    before = contents(outside)
+    with pytest.raises(KeyboardInterrupt):
+        learn(SHORT, tmp_path, "cpu")
+    assert contents(tmp_path) == {}
+    assert contents(outside) == before
+
+
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
@@ -208,7 +262,9 @@ def test_the_command_trains_and_keeps_a_policy_that_can_be_evaluated(
     out = tmp_path / "policy"
     assert main(["train", "--timesteps", "16", "--num-markets", "2", *small, "--out", str(out)]) == 0
     assert f"learned:{out}" in "".join(capsys.readouterr().out.split("\n"))
-    assert {file.name for file in out.iterdir()} == {*POLICY_FILES, "evaluations.csv", "checkpoint", "log"}
+    assert {file.name.split("-")[0] for file in out.iterdir()} == {
+        *("policy.json", "weights", "evaluations.csv", "checkpoint", "log")
+    }
     arguments = [
         "evaluate",
         f"learned:{out}",
@@ -252,5 +308,7 @@ def test_to_resume_there_must_be_a_folder_with_a_checkpoint(tmp_path: Path, caps
         main(["train", "--resume", "--timesteps", "16", "--num-markets", "2", "--device", "cpu", "--out", str(out)])
         == 2
     )
-    assert "has no checkpoint to resume" in " ".join(capsys.readouterr().err.split())
+    printed = capsys.readouterr()
+    assert "has no checkpoint to resume" in " ".join(printed.err.split())
+    assert printed.out == ""
     assert not out.exists()

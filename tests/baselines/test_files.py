@@ -1,0 +1,271 @@
+"""Files that are kept: whatever fails and whenever, the last complete set is there; a folder has one owner."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+from typing import Any
+
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from stable_baselines3 import A2C, DQN
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
+
+from paramarket_baselines.evaluation.results import write_json, write_picture, write_results
+from paramarket_baselines.files import claimed, write_file, write_set
+from paramarket_baselines.policies.learned import Learned, save_policy
+from paramarket_baselines.training.callbacks import PATIENCE
+from paramarket_baselines.training.checkpoint import load_checkpoint, save_checkpoint
+from paramarket_env.adapters.sb3 import ParaMarketVecEnv
+from tests.baselines.policies.test_decisions import seat
+from tests.helpers import priced_market
+
+CONFIG = priced_market(max_cycles=4)
+
+
+def new_model(kind: type[BaseAlgorithm] = A2C, seed: int = 0) -> tuple[Any, VecNormalize]:
+    env = VecNormalize(VecMonitor(ParaMarketVecEnv(CONFIG, 2, "cpu")))
+    settings: dict[str, Any] = {"n_steps": 4} if kind is A2C else {"buffer_size": 600, "learning_starts": 10}
+    return kind("MlpPolicy", env, policy_kwargs={"net_arch": [5]}, seed=seed, device="cpu", **settings), env
+
+
+# --- a disk that fills at any point -------------------------------------------------------------------------------
+
+Writer = Callable[[Path, int], object]
+"""Writes the version 1 or 2 of a set of files into a folder."""
+
+
+def _results(folder: Path, version: int) -> object:
+    tables = {"runs": pd.DataFrame({"return": [version]})}
+    return write_results(folder, CONFIG, tables, {"version": version}, {"curves": Figure((version, 1))})
+
+
+def _policy(folder: Path, version: int) -> object:
+    return save_policy(folder, new_model(seed=version)[0], {"version": version})
+
+
+def _checkpoint(folder: Path, version: int) -> object:
+    model, env = new_model(seed=version)
+    return save_checkpoint(folder, model, env, {"scores": [], "since": version}, {})
+
+
+WRITERS: dict[str, Writer] = {
+    "file": lambda folder, version: write_file(folder / "table.csv", f"{version}\n"),
+    "json": lambda folder, version: write_json(folder / "new" / "summary.json", {"version": version}),
+    "picture": lambda folder, version: write_picture(folder / "curves.png", Figure((version, 1))),
+    "set": lambda folder, version: write_set(folder / "set.json", {}, {"a.bin": b"a%d" % version, "b.bin": b"b"}),
+    "results": _results,
+    "policy": _policy,
+    "checkpoint": _checkpoint,
+}
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """The files that count: a manifest, and the files that it names. Others were not finished or are out of date."""
+    manifests = [json.loads(file.read_text()) for file in folder.rglob("*.json")]
+    hashes = [found for each in manifests for found in each.get("files", {}).values()]
+    files = [file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".")]
+    hashed = (".safetensors", ".bin")
+    named = [f for f in files if f.suffix not in hashed or any(f.stem.endswith(h[:12]) for h in hashes)]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in named}
+
+
+CALLS = [(os, "replace"), (os, "fsync"), (Path, "write_bytes"), (Path, "write_text"), (Path, "mkdir"), (Path, "unlink")]
+
+
+@pytest.fixture
+def fails_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
+    """Make the n-th call that changes the disk fail as on a full one."""
+    left = [10**9]
+
+    def failing(call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **named: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return call(*args, **named)
+
+        return wrapped
+
+    for owner, name in CALLS:
+        monkeypatch.setattr(owner, name, failing(getattr(owner, name)))
+
+    def arm(n: int) -> list[int]:
+        left[0] = n
+        return left
+
+    return arm
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_disk_leaves_the_last_set_or_the_new_one_whenever_it_fills(
+    name: str, tmp_path: Path, fails_at: Callable[[int], list[int]]
+) -> None:
+    write = WRITERS[name]
+    write(tmp_path / "new", 2)
+    write(tmp_path, 1) if name == "file" else write(tmp_path / "old", 1)
+    folder = tmp_path if name == "file" else tmp_path / "old"
+    old = content(folder) if name != "file" else {"table.csv": b"1\n"}
+    new = content(tmp_path / "new")
+    assert old != new
+    for n in range(1, 200):
+        left = fails_at(n)
+        try:
+            write(folder, 2)
+        except OSError:
+            left[0] = 10**9
+            found = content(folder) if name != "file" else {"table.csv": (folder / "table.csv").read_bytes()}
+            assert found in (old, new), n
+            write(folder, 1)
+        else:
+            break
+    left[0] = 10**9
+    assert n > 2
+    found = content(folder) if name != "file" else {"table.csv": (folder / "table.csv").read_bytes()}
+    assert found == new
+    assert not list(folder.rglob(".new-*"))
+
+
+# --- a process that is killed -------------------------------------------------------------------------------------
+
+TRAIN = """
+import os, signal, sys
+from pathlib import Path
+from dataclasses import replace
+from paramarket_baselines import files
+from paramarket_baselines.training import callbacks
+from paramarket_baselines.training.sb3 import Plan, learn
+from tests.helpers import priced_market
+import pandas as pd
+
+real, left = os.replace, [int(sys.argv[2])]
+
+def replace_or_die(*paths):
+    left[0] -= 1
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(*paths)
+
+os.replace = replace_or_die
+callbacks.evaluate = lambda *_: pd.DataFrame({"return": [1.0], "error": [""]})
+plan = Plan(priced_market(max_cycles=4), "a2c", timesteps=200, num_markets=2)
+model = learn(plan, Path(sys.argv[1]), "cpu", resume="resume" in sys.argv)
+print(model.num_timesteps)
+"""
+
+
+@pytest.mark.parametrize("renames", [6, 12])  # after the first checkpoint; within the second one
+def test_a_training_that_was_killed_between_two_files_goes_on(renames: int, tmp_path: Path) -> None:
+    def train(kill_at: int, *resume: str) -> subprocess.CompletedProcess[str]:
+        arguments = [sys.executable, "-c", TRAIN, str(tmp_path), str(kill_at), *resume]
+        return subprocess.run(arguments, capture_output=True, text=True, check=False)
+
+    assert train(renames).returncode == -signal.SIGKILL
+    assert Learned(str(tmp_path / "checkpoint"))(seat(CONFIG))
+    done = train(10**9, "resume")
+    assert done.returncode == 0, done.stderr
+    assert Learned(str(tmp_path))(seat(CONFIG))
+    scores = pd.read_csv(tmp_path / "evaluations.csv")["return"]
+    assert len(scores) == 1 + PATIENCE  # as without the kill: evaluations of before count
+
+
+# --- checkpoints --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [A2C, DQN])
+def test_a_checkpoint_brings_back_the_whole_model(kind: type[BaseAlgorithm], tmp_path: Path) -> None:
+    model, env = new_model(kind)
+    model.learn(80)
+    save_checkpoint(tmp_path / "one", model, env, {"scores": [(80, 0.5)], "since": 3}, {})
+    other, other_env = new_model(kind, seed=1)
+    progress = load_checkpoint(tmp_path / "one", other, other_env)
+    assert (progress.scores, progress.since, other.num_timesteps) == (((80, 0.5),), 3, model.num_timesteps)
+    save_checkpoint(tmp_path / "two", other, other_env, {"scores": [(80, 0.5)], "since": 3}, {})
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+
+
+# --- one owner ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_one_of_several_gets_a_folder(existing: bool, tmp_path: Path) -> None:
+    # A lock belongs to an opened file, so threads exclude each other as processes do.
+    begin = Barrier(8)
+
+    def claim(folder: Path) -> bool:
+        begin.wait()
+        try:
+            with claimed(folder, existing=existing):
+                time.sleep(0.05)
+                (folder / "result").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+    for trial in range(20):
+        folder = tmp_path / str(trial)
+        if existing:
+            folder.mkdir()
+        with ThreadPoolExecutor(8) as pool:
+            assert sum(pool.map(claim, [folder] * 8)) == 1
+        assert [file.name for file in folder.iterdir()] == ["result"]
+
+
+def test_a_folder_of_a_process_that_was_killed_is_free(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    code = "import os, signal; from pathlib import Path; from paramarket_baselines.files import claimed\n"
+    code += f"with claimed(Path({str(folder)!r}), existing=False): os.kill(os.getpid(), signal.SIGKILL)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    with claimed(folder, existing=False):
+        pass
+    assert not folder.exists()
+
+
+def test_a_folder_with_files_is_claimed_only_if_asked(tmp_path: Path) -> None:
+    with claimed(tmp_path / "new", existing=False):
+        (tmp_path / "new" / "table.csv").write_text("x")
+    with (
+        pytest.raises(FileExistsError, match="exists already: choose another folder, or pass --overwrite"),
+        claimed(tmp_path / "new", existing=False),
+    ):
+        pass
+    with claimed(tmp_path / "new", existing=True):
+        pass
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["table.csv"]
+
+
+@pytest.fixture
+def linked(tmp_path: Path) -> Iterator[Path]:
+    """A file outside a folder, to which a link in the folder leads."""
+    outside, folder = tmp_path / "outside", tmp_path / "folder"
+    folder.mkdir()
+    outside.write_text("mine")
+    for name in ("table.csv", "summary.json", "config.json", "policy.json", "curves.png", "set.json"):
+        (folder / name).symlink_to(outside)
+    yield folder
+    assert outside.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_link_is_replaced_and_not_followed(name: str, linked: Path) -> None:
+    WRITERS[name](linked, 1)
+
+
+def test_a_file_in_the_home_folder_is_written_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    write_json(Path("~") / "new" / "figures.json", {})
+    write_picture(Path("~") / "new" / "curves.png", Figure())
+    assert {file.name for file in (tmp_path / "home" / "new").iterdir()} == {"figures.json", "curves.png"}
+    assert not (tmp_path / "~").exists()
