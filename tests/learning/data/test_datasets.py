@@ -173,7 +173,7 @@ def test_a_damaged_gzip_file_is_refused_by_name_in_one_line(tmp_path: Path, file
         assert_refused(tmp_path, path.name)
 
 
-@pytest.mark.parametrize("end", [b"garbage", bytes([0x1F, 0x8B]), gzip.compress(b"more")])
+@pytest.mark.parametrize("end", [b"garbage", bytes([0x1F, 0x8B]), gzip.compress(b"more", mtime=0)])
 def test_a_gzip_file_with_more_behind_its_end_is_refused_by_name(tmp_path: Path, end: bytes) -> None:
     write_family(tmp_path, MNIST_FILES, ".gz")
     path = tmp_path / f"{MNIST_FILES[0]}.gz"
