@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 def always_open(config: MarketConfig) -> MarketConfig:
     """The same market, but open in every step and longer than any measurement."""
-    return replace(config, max_cycles=10**9, broker=replace(config.broker, opens_at=0, trade_every=1))
+    return replace(config, max_cycles=10**6, broker=replace(config.broker, opens_at=0, trade_every=1))
 
 
 @dataclass

@@ -25,7 +25,7 @@ from tests.helpers import new_engine, orders, priced_market, tiny_market
 EVERY_PLUGIN = [
     pytest.param(registry, name, id=f"{registry.kind}-{name}") for registry in REGISTRIES.values() for name in registry
 ]
-EXAMPLES = {"cost": 0.25, "weight": 0.5, "folder": "runs/mine"}
+EXAMPLES = {"cost": 0.25, "weight": 0.5, "folder": "runs/mine", "path": "runs/model.zip"}
 """A value for each field that has no default."""
 
 

@@ -230,7 +230,7 @@ def _train(options: Train, folder: Path, device: torch.device, console: Console)
     console.print(
         f"best of {len(scores)} evaluations: return {best['return']:.2f} after {best.timesteps:,.0f} steps; "
         f"saved in {folder}; play it as learned:{folder}",
-        highlight=False,
+        soft_wrap=True,
     )
 
 

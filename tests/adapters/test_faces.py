@@ -259,7 +259,7 @@ def test_seeds_of_all_markets_are_taken_as_given(name: str) -> None:
         assert seeds_of(name, given) == [4, 4, 9]
 
 
-NO_SEEDS = [1.7, 2.0, True, np.bool_(True), "3", float("nan"), float("inf"), -1, 2**63, np.float64(1), 2j, {}]
+NO_SEEDS = [1.7, 2.0, True, np.bool_(True), "3", float("nan"), float("inf"), -1, 2**63, np.float64(1), 2j]
 
 
 @pytest.mark.parametrize("seed", NO_SEEDS, ids=repr)
@@ -305,7 +305,7 @@ def test_a_copy_of_an_environment_goes_on_as_the_original(name: str, copied: str
 def named_policies() -> list[str]:
     """The name of every policy that needs no file, and of every pricing rule with one."""
     rules = [f"patient+{rule}" for rule in PRICING]
-    return [name for name in POLICIES if name != "learned"] + rules
+    return [name for name in POLICIES if name not in ("learned", "sb3")] + rules
 
 
 @pytest.mark.parametrize("opponents", named_policies())
@@ -354,7 +354,7 @@ def make_gym_env() -> Any:
     return paramarket_v0.gym_env(tiny(), opponents="patient:2+thompson", device="cpu")
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_gymnasiums_and_stable_baselines_workers_play_it(context: str) -> None:
     single = make_gym_env()
     seen, rewards = single.reset(seed=0)[0], [single.step(1)[1] for _ in range(2)]

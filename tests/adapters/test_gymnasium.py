@@ -402,7 +402,7 @@ def test_gymnasium_makes_it_and_makes_it_again_from_json(settings: dict[str, Any
         assert one.unwrapped.layout.unpack(seen)["time_left"] == 0  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("mode", ["sync", "async", "vector_entry_point"])
+@pytest.mark.parametrize("mode", ["sync", pytest.param("async", marks=pytest.mark.slow), "vector_entry_point"])
 @pytest.mark.parametrize(
     "settings",
     [

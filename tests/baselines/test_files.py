@@ -165,7 +165,9 @@ print(model.num_timesteps)
 """
 
 
-@pytest.mark.parametrize("renames", [6, 12])  # after the first checkpoint; within the second one
+@pytest.mark.parametrize(
+    "renames", [pytest.param(6, marks=pytest.mark.slow), 12]
+)  # after the first checkpoint; within the second one
 def test_a_training_that_was_killed_between_two_files_goes_on(renames: int, tmp_path: Path) -> None:
     def train(kill_at: int, *resume: str) -> subprocess.CompletedProcess[str]:
         arguments = [sys.executable, "-c", TRAIN, str(tmp_path), str(kill_at), *resume]

@@ -112,9 +112,9 @@ assert "matplotlib.pyplot" not in sys.modules
 @pytest.mark.parametrize(
     ("script", "backend"),
     [
-        (LIBRARY, "module://matplotlib_inline.backend_inline"),
+        pytest.param(LIBRARY, "module://matplotlib_inline.backend_inline", marks=pytest.mark.slow),
         (LIBRARY, "nonsense"),
-        (ALL_COMMANDS, "nonsense"),
+        pytest.param(ALL_COMMANDS, "nonsense", marks=pytest.mark.slow),
         pytest.param(ALL_COMMANDS, "module://matplotlib_inline.backend_inline", marks=pytest.mark.slow),
     ],
     ids=["library-inline", "library-unknown", "commands-unknown", "commands-inline"],

@@ -38,6 +38,7 @@ def test_the_experiment_prints_every_rule_and_mechanism_and_keeps_its_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(pricing, "scenario", tiny)
+    monkeypatch.setenv("COLUMNS", "200")  # so that no name is cut
     arguments = ["pricing", "--agents", "2", "--seeds", "2", "--out", str(tmp_path), "--device", "cpu"]
     monkeypatch.setattr("sys.argv", arguments)
     pricing.main()

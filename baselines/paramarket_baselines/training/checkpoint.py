@@ -111,7 +111,9 @@ def _model_tensors(model: BaseAlgorithm) -> dict[str, Tensor]:
     policy = model.policy
     found = {f"policy/{name}": tensor.detach().clone() for name, tensor in policy.state_dict().items()}
     for index, state in policy.optimizer.state_dict()["state"].items():
-        found |= {f"optimizer/{index}/{name}": torch.as_tensor(value).clone() for name, value in state.items()}
+        found |= {
+            f"optimizer/{index}/{name}": torch.as_tensor(value, device="cpu").clone() for name, value in state.items()
+        }
     return found
 
 
@@ -136,7 +138,7 @@ def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 def _normaliser_tensors(env: VecNormalize) -> dict[str, Tensor]:
     parts: dict[str, Any] = {"observations": env.obs_rms, "returns": env.ret_rms}
     return {
-        f"{part}/{name}": torch.as_tensor(getattr(statistics, name), dtype=torch.float64).clone()
+        f"{part}/{name}": torch.as_tensor(getattr(statistics, name), dtype=torch.float64, device="cpu").clone()
         for part, statistics in parts.items()
         for name in STATISTICS
     }
