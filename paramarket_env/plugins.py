@@ -217,8 +217,10 @@ class Registry(Generic[P]):
 def _takes(value: Callable[..., Any], interface: Any) -> bool:
     """Whether a value can be called with the arguments of the interface."""
     arguments = list(inspect.signature(interface.__call__).parameters)[1:]
+    # An object of a configuration's class has the signature of its class where pydantic is older than 2.10.
+    call = getattr(value, "__call__") if is_dataclass(value) else value  # noqa: B004, B009  # bound to the object
     try:
-        inspect.signature(value).bind(*arguments)
+        inspect.signature(call).bind(*arguments)
     except (TypeError, ValueError):  # ValueError: a function in C that does not describe its arguments
         return False
     return True

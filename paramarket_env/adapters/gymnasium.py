@@ -24,7 +24,7 @@ from paramarket_env.interface.policy import Policy
 from paramarket_env.interface.render import Renderer
 from paramarket_env.market.state import MarketState
 from paramarket_env.plugins import text_of
-from paramarket_env.validation import require
+from paramarket_env.validation import integer, require
 
 
 def _require_no_options(options: dict[str, Any] | None) -> None:
@@ -187,6 +187,7 @@ class ParaMarketVectorEnv(_GymFace, VectorEnv[np.ndarray, np.ndarray, np.ndarray
         copy: bool = True,
     ) -> None:
         require_mask_style(mask_style)
+        num_envs = integer("num_envs", num_envs, 1)
         seating = against_each(num_envs, config.agents, opponents, seat)
         self._autoreset = AutoresetBatch(config, num_envs, seating.learners, device)
         self.market_batch = batch = self._autoreset.market_batch

@@ -58,7 +58,8 @@ class ParaMarketEnv(Face, ParallelEnv[str, np.ndarray, Any]):  # type: ignore[mi
         state_style: StateStyle = "stacked",
     ) -> None:
         require_mask_style(mask_style)
-        require(state_style in get_args(StateStyle), "state_style", state_style, "'stacked' or 'flat'")
+        known = isinstance(state_style, str) and state_style in get_args(StateStyle)
+        require(known, "state_style", state_style, "'stacked' or 'flat'")
         self.config, self.mask_style, self.state_style = config, mask_style, state_style
         self.max_cycles = config.max_cycles
         self.market_batch = MarketBatch(config, num_markets=1, device=device)

@@ -203,7 +203,8 @@ def mask_info(mask: np.ndarray, space: spaces.Space[Any], style: MaskStyle) -> d
 
 def require_mask_style(style: object) -> None:
     """Raise ``ValueError`` for a style that does not exist."""
-    require(style in get_args(MaskStyle), "mask_style", style, "'tuple', 'flat' or 'none'")
+    known = isinstance(style, str) and style in get_args(MaskStyle)
+    require(known, "mask_style", style, "'tuple', 'flat' or 'none'")
 
 
 def checked_actions(given: Any, space: spaces.Space[Any], rows: tuple[int, ...] = ()) -> np.ndarray:
