@@ -45,7 +45,8 @@ def test_the_interval_is_students() -> None:
 
 
 def test_a_single_value_has_no_interval_and_missing_values_do_not_count() -> None:
-    assert student_mean([1.0]) == Estimate(1.0)
+    single = student_mean([1.0])
+    assert (single.value, math.isnan(single.low), math.isnan(single.high)) == (1.0, True, True)
     assert student_mean([math.nan, 1.0, 3.0]) == student_mean([1.0, 3.0])
     assert student_mean([math.nan]) == MISSING
 
