@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -171,6 +171,8 @@ class ParaMarketVectorEnv(_GymFace, VectorEnv[np.ndarray, np.ndarray, np.ndarray
     All arrays are copies. With ``copy=False`` observations can share the market's memory, which saves one copy per
     step. They never change then either, but must not be written to.
     """
+
+    _renderers: Sequence[Renderer] = ()  # so that what was refused at construction can be closed
 
     metadata: dict[str, Any] = {**ParaMarketEnv.metadata, "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012  # as in Gymnasium
 
