@@ -165,6 +165,7 @@ print(model.num_timesteps)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "renames", [pytest.param(6, marks=pytest.mark.slow), 12]
 )  # after the first checkpoint; within the second one

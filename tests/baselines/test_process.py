@@ -59,7 +59,7 @@ def test_a_signal_during_the_work_is_answered_in_one_line(
     assert (process.returncode, err) == (128 + number, f"{word}\n")
 
 
-@pytest.mark.parametrize("arguments", [["list"], ["run", "--help"]])
+@pytest.mark.parametrize("arguments", [["list"], pytest.param(["run", "--help"], marks=pytest.mark.slow)])
 def test_a_reader_that_has_seen_enough_ends_the_command_without_a_word(arguments: list[str]) -> None:
     with start([*COMMAND, *arguments]) as process:
         assert process.stdout is not None

@@ -75,12 +75,14 @@ def ratio(num_markets: int) -> float:
     return float(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_peak_is_what_the_estimate_says() -> None:
     # What is resident is less by up to a fifth where freed pages happen to be used again: the highest of three counts.
     assert 1 / 1.5 < max(ratio(512) for _ in range(3)) < 1.5
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_peak_of_many_markets_is_what_the_estimate_says() -> None:
