@@ -34,10 +34,10 @@ from paramarket_baselines.evaluation.display import markdown, new_console, table
 from paramarket_baselines.evaluation.estimates import STATISTICS, Estimate, mean, probability_of_improvement
 from paramarket_baselines.evaluation.results import provenance, read_json, write_json, write_picture
 from paramarket_baselines.evaluation.statistics import MEANS, POPULATIONS, evaluate, scores, summary
-from paramarket_baselines.files import expanded, write_file
 from paramarket_baselines.policies.learned import MANIFEST
 from paramarket_baselines.training.sb3 import TRAINING_OPPONENTS, learn, tuned
 from paramarket_env.config import MarketConfig
+from paramarket_env.files import expanded, write_file
 from paramarket_env.market.engine import resolve_device
 from paramarket_env.scenarios import SCENARIOS, scenario
 from paramarket_env.validation import lookup

@@ -9,7 +9,7 @@ import tyro
 from matplotlib.image import imsave
 
 from paramarket_baselines.evaluation.play import Arm, play
-from paramarket_baselines.files import staged
+from paramarket_env.files import staged
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.render import History, draw
 from paramarket_env.market.orders import StepRecord

@@ -308,7 +308,7 @@ def vector_env(
     config = _config(scenario, changes)
     if max_episode_steps is not None:
         limited = config.changed(max_cycles=max_episode_steps)
-        config = min(config, limited, key=lambda either: either.max_cycles)
+        config = limited if limited.max_cycles < config.max_cycles else config
     return ParaMarketVectorEnv(
         config,
         num_envs,

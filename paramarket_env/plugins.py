@@ -30,6 +30,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic_core import core_schema
 
+from paramarket_env.files import expanded
 from paramarket_env.validation import require
 
 P = TypeVar("P")
@@ -157,7 +158,7 @@ class Registry(Generic[P]):
 
     def _from_file(self, path: str) -> Callable[..., Any]:
         """The class or function that a file defines under ``attribute``; it gets the name ``file:PATH``."""
-        entry = _defined(os.path.expanduser(path), self.attribute)
+        entry = _defined(str(expanded(path)), self.attribute)
         self._require_readable(entry)
         self._names.setdefault(entry, f"{FILE}{path}")
         return entry

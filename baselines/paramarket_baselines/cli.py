@@ -27,11 +27,11 @@ from paramarket_baselines.evaluation.report import LEGEND, draw_curves, per_seed
 from paramarket_baselines.evaluation.results import provenance, write_results
 from paramarket_baselines.evaluation.statistics import ESTIMATES_LEGEND, POPULATIONS, estimates_table, summary
 from paramarket_baselines.evaluation.welfare import WELFARE, WELFARE_LEGEND, welfare
-from paramarket_baselines.files import claimed, expanded
 from paramarket_baselines.plugin_options import PLUGINS, UsageError, list_names
 from paramarket_baselines.policies.learned import algorithm
 from paramarket_baselines.training.sb3 import TRAINING_OPPONENTS, Plan, check_resume, learn, tuned
 from paramarket_env.config import MarketConfig
+from paramarket_env.files import claimed, expanded
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.policy import POLICIES, seat_of
 from paramarket_env.market.engine import Engine, resolve_device
@@ -349,7 +349,7 @@ def _given_market(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _read_config(file: Path) -> MarketConfig:
     try:
-        return MarketConfig.from_json(file.expanduser().read_text(encoding="utf-8"))
+        return MarketConfig.from_json(expanded(file).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"config={str(file)!r} cannot be used: {error}") from error
 

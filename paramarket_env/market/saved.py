@@ -6,7 +6,6 @@ Everything is checked first, so a state that does not fit changes nothing.
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from paramarket_env.files import expanded, staged
 from paramarket_env.learning.data.endowments import Partition
 from paramarket_env.market.engine import Engine
 from paramarket_env.market.state import MarketState, Quotes, tree_map
@@ -54,14 +54,9 @@ def save(engine: Engine, path: str | Path) -> None:
 
     Raises ``ValueError`` if a plug-in of the configuration has no name.
     """
-    path = Path(path).expanduser()
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     content = {"version": VERSION, "config": engine.config.to_dict(), "state": asdict(engine.state)}
-    try:
-        torch.save(content, beside)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with staged(path) as new:
+        torch.save(content, new)
 
 
 def load(engine: Engine, path: str | Path) -> None:
@@ -69,7 +64,7 @@ def load(engine: Engine, path: str | Path) -> None:
 
     Raises ``ValueError`` if the file is not complete, or is of another version or of other markets.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     content = _read(path, engine.device)
     version = content.get("version")
     require(version == VERSION, f"version of {str(path)!r}", version, f"{VERSION}")

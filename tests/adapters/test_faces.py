@@ -70,7 +70,7 @@ class Player:
             self.env.reset(seed=seed)
 
     def step(self) -> list[Any]:
-        """What the next call hands out: a reset where an episode begins, and otherwise a step."""
+        """Return the results of the next call: a reset where an episode begins, and otherwise a step."""
         over, self.over = self.over, False
         return getattr(self, f"_{self.name}")(over)  # type: ignore[no-any-return]
 

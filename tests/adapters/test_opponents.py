@@ -21,7 +21,7 @@ NAME, FACTORY = "patient:7+fixed:3", Patient(7, pricing=Fixed(3))
 
 
 def rewards(make: Any, **settings: Any) -> list[Any]:
-    """What an environment pays for six steps of training."""
+    """The rewards of six steps of training."""
     env = make(priced_market(max_cycles=6), device="cpu", **settings)
     if make is paramarket_v0.sb3_vec_env:
         env.seed(3)

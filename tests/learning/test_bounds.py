@@ -46,7 +46,7 @@ class Bowl:
         return (theta - self.bottom) @ self.hessian
 
     def gains(self, theta: Tensor, step: Tensor) -> Tensor:
-        """Those of all weights, ``[..., L]``, on the way from ``theta`` by ``step``, ``[..., 5]``."""
+        """The gains of all weights, ``[..., L]``, on the way from ``theta`` by ``step``, ``[..., 5]``."""
         tried = theta.unsqueeze(-2) + WEIGHTS.unsqueeze(-1) * step.unsqueeze(-2)
         return self.loss(theta).unsqueeze(-1) - self.loss(tried)
 

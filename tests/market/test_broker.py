@@ -27,7 +27,7 @@ RULES = ("full", "layers", "prefixes")
 
 
 def merged(engine: Engine, buyer: Tensor, seller: Tensor, match: Tensor, good: str, weight: float) -> Tensor:
-    """What a buyer ``[P]`` makes of a seller ``[P]``: explicit alignment, then interpolation on the parameter set.
+    """The merge of a buyer ``[P]`` with a seller ``[P]``: explicit alignment, then interpolation on the parameter set.
 
     ``match`` ``[H]`` is the one that the broker holds: a match from there finds nothing better.
     """

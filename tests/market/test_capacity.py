@@ -1,4 +1,4 @@
-"""How many markets fit: the estimate against what a process really takes, and what is refused."""
+"""The estimate of memory, compared with that of a process, and the numbers of markets that are refused."""
 
 from __future__ import annotations
 

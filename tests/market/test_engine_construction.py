@@ -1,4 +1,4 @@
-"""What an engine is made for, and what it refuses to be made for, with what is possible instead."""
+"""The construction of engines: arguments that are refused, and errors that name those that are allowed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a nat is worth to an agent is drawn anew for each episode, and is the agent's own."""
+"""Each agent's kappa is drawn anew for each episode, and only the agent itself observes it."""
 
 from __future__ import annotations
 

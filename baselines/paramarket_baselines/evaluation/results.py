@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
-from paramarket_baselines.files import staged, write_file, write_together
 from paramarket_env import __version__
 from paramarket_env.config import MarketConfig
+from paramarket_env.files import staged, write_file, write_together
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -21,7 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paramarket_baselines.files import expanded, read_member, write_set
+from paramarket_env.files import expanded, read_member, write_set
 from paramarket_env.interface.actions import Actions
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.observations import ObservationLayout
@@ -317,7 +317,9 @@ def _check_tensors(tensors: Mapping[str, Tensor], saved: SavedPolicy, manifest: 
     for name, tensor in tensors.items():
         right = tensor.dtype == (torch.float64 if name in ("mean", "variance") else torch.float32)
         if not (right and bool(tensor.isfinite().all()) and (name != "variance" or bool((tensor > 0).all()))):
-            raise ValueError(f"{WEIGHTS} of {str(manifest)!r} is damaged: {name} has other numbers than a policy can")
+            raise ValueError(
+                f"{WEIGHTS} of {str(manifest)!r} is damaged: {name} has the wrong dtype, or a value that is not allowed"
+            )
 
 
 def require_same(saved: SavedPolicy, here: Mapping[str, Any], policy: str) -> None:

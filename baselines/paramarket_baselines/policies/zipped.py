@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from paramarket_baselines.files import expanded
 from paramarket_baselines.policies.learned import MASKABLE, Algorithm, Normaliser, algorithm
+from paramarket_env.files import expanded
 from paramarket_env.interface.policy import Policy, Seat
 from paramarket_env.validation import configuration, require
 

@@ -14,10 +14,10 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 from paramarket_baselines.evaluation.statistics import evaluate
-from paramarket_baselines.files import write_file
 from paramarket_baselines.policies.learned import save_policy
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.config import MarketConfig
+from paramarket_env.files import write_file
 
 OnRollout = Callable[[int, float], None]
 """Called with the steps taken, and the mean return of the last episodes (NaN before the first one ends)."""

@@ -29,25 +29,25 @@ TRAINING = "training.safetensors"
 
 STATISTICS = ("mean", "var", "count")
 TRANSITIONS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
-Count = Annotated[int, Field(ge=0, lt=2**53)]
+Total = Annotated[int, Field(ge=0, lt=2**53)]
 
 
 @configuration
 class Progress:
     """The counters of a training."""
 
-    timesteps: Count
+    timesteps: Total
     """Agent-steps taken."""
-    updates: Count
+    updates: Total
     """Updates of the network."""
-    episodes: Count
-    scores: tuple[tuple[Count, float], ...]
+    episodes: Total
+    scores: tuple[tuple[Total, float], ...]
     """The agent-steps and the mean return of each evaluation."""
-    since: Count
+    since: Total
     """The number of evaluations since the best one."""
-    calls: Count = 0
+    calls: Total = 0
     """DQN's steps, which say when the target network is updated."""
-    position: Count = 0
+    position: Total = 0
     """The place in the replay buffer where the next step is written."""
     full: bool = False
     """Whether the replay buffer has been filled once."""
@@ -170,4 +170,4 @@ def _load_buffer(tensors: dict[str, Tensor], buffer: Any, progress: Progress) ->
 
 def _require_like(name: str, kept: np.ndarray, here: np.ndarray) -> None:
     if (kept.shape, kept.dtype) != (here.shape, here.dtype) or not np.isfinite(kept).all():
-        raise ValueError(f"{name} has other numbers than a checkpoint can")
+        raise ValueError(f"{name} has the wrong shape or dtype, or is not finite")

@@ -22,7 +22,6 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 from paramarket_baselines.evaluation.results import provenance
-from paramarket_baselines.files import expanded, remove_set
 from paramarket_baselines.policies.learned import MANIFEST, MASKABLE, WEIGHTS, algorithm, read_manifest
 from paramarket_baselines.training.callbacks import (
     EvalCallback,
@@ -35,6 +34,7 @@ from paramarket_baselines.training.callbacks import (
 from paramarket_baselines.training.checkpoint import load_checkpoint, save_checkpoint
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.config import MarketConfig
+from paramarket_env.files import expanded, remove_set
 from paramarket_env.interface.actions import VerbActions
 from paramarket_env.interface.policy import POLICIES
 from paramarket_env.scenarios import scenario

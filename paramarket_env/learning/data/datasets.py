@@ -20,6 +20,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from paramarket_env.autograd import no_grad
+from paramarket_env.files import expanded
 from paramarket_env.learning.data.idx import read_idx
 from paramarket_env.plugins import Registry
 from paramarket_env.validation import configuration, integer, require, shown
@@ -227,7 +228,7 @@ def _torchvision_datasets(name: str) -> ModuleType:
 
 
 def _folder(data_dir: str | None) -> Path:
-    return Path(data_dir).expanduser() if data_dir else DEFAULT_DATA_DIR
+    return expanded(data_dir) if data_dir else DEFAULT_DATA_DIR
 
 
 @lru_cache(maxsize=4)

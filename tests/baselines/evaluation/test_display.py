@@ -30,7 +30,7 @@ def visible(name: str) -> str:
 
 
 def in_one_line(shown: str) -> str:
-    """What is printed, without the places where lines break."""
+    """The printed text, without the places where lines break."""
     return re.sub(r"\s+", "", shown)
 
 

@@ -22,11 +22,11 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 from paramarket_baselines.evaluation.play import Arm, play
-from paramarket_baselines.files import write_set
 from paramarket_baselines.policies.learned import Learned, Normaliser, algorithm, save_policy
 from paramarket_baselines.training.sb3 import Plan, learn
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.config import MarketConfig
+from paramarket_env.files import write_set
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.policy import seat_of
 from tests.baselines.policies.test_decisions import seat, seated

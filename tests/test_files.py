@@ -23,11 +23,11 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 from paramarket_baselines.evaluation.results import write_json, write_picture, write_results
-from paramarket_baselines.files import claimed, write_file, write_set
 from paramarket_baselines.policies.learned import Learned, save_policy
 from paramarket_baselines.training.callbacks import PATIENCE
 from paramarket_baselines.training.checkpoint import load_checkpoint, save_checkpoint
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
+from paramarket_env.files import claimed, expanded, write_file, write_set
 from tests.baselines.policies.test_decisions import seat
 from tests.helpers import priced_market
 
@@ -143,7 +143,7 @@ TRAIN = """
 import os, signal, sys
 from pathlib import Path
 from dataclasses import replace
-from paramarket_baselines import files
+from paramarket_env import files
 from paramarket_baselines.training import callbacks
 from paramarket_baselines.training.sb3 import Plan, learn
 from tests.helpers import priced_market
@@ -227,7 +227,7 @@ def test_one_of_several_gets_a_folder(existing: bool, tmp_path: Path) -> None:
 
 def test_a_folder_of_a_process_that_was_killed_is_free(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    code = "import os, signal; from pathlib import Path; from paramarket_baselines.files import claimed\n"
+    code = "import os, signal; from pathlib import Path; from paramarket_env.files import claimed\n"
     code += f"with claimed(Path({str(folder)!r}), existing=False): os.kill(os.getpid(), signal.SIGKILL)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
     with claimed(folder, existing=False):
@@ -272,3 +272,10 @@ def test_a_file_in_the_home_folder_is_written_there(tmp_path: Path, monkeypatch:
     write_picture(Path("~") / "new" / "curves.png", Figure())
     assert {file.name for file in (tmp_path / "home" / "new").iterdir()} == {"figures.json", "curves.png"}
     assert not (tmp_path / "~").exists()
+
+
+def test_a_path_is_expanded_as_in_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert [str(expanded(path)) for path in ("~", "~/x", Path("~/x"), "a/~/x", "~no-such-user/x")] == [
+        *("/home/me", "/home/me/x", "/home/me/x", "a/~/x", "~no-such-user/x")
+    ]

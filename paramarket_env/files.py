@@ -24,12 +24,12 @@ STAGED = ".new-"
 
 
 def expanded(path: Path | str) -> Path:
-    """A path as the user means it: ``~`` is the home folder."""
-    return Path(path).expanduser()
+    """A path as the user means it: ``~`` is the home folder. As in a shell, ``~`` with an unknown user stays."""
+    return Path(os.path.expanduser(path))  # pathlib's own raises RuntimeError for an unknown user
 
 
 @contextmanager
-def staged(file: Path) -> Iterator[Path]:
+def staged(file: Path | str) -> Iterator[Path]:
     """A path beside ``file``, in a folder that is made if needed. What the block writes there replaces the file.
 
     If the block raises an exception, the file stays as it was.
