@@ -149,6 +149,19 @@ def test_learning_ends_early_when_it_gets_no_better(tmp_path: Path, monkeypatch:
     assert len(pd.read_csv(tmp_path / "evaluations.csv")) == 4
 
 
+def test_a_resumed_training_ends_as_early_as_without_the_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callbacks, "PATIENCE", 2)
+    plan = replace(SHORT, timesteps=20_000)
+    scored(monkeypatch, [0.5, 0.2])
+    with pytest.raises(StopIteration):  # in the third evaluation
+        learn(plan, tmp_path, "cpu")
+    scored(monkeypatch, [0.1])
+    learn(plan, tmp_path, "cpu", resume=True)
+    assert pd.read_csv(tmp_path / "evaluations.csv")["return"].tolist() == [0.5, 0.2, 0.1]
+
+
 # --- going on -------------------------------------------------------------------------------------------------------
 
 
