@@ -30,6 +30,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_own_agent_is_kept_and_better_than_the_papers_rule(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     _, mine, paper, _ = means("own_agent", capsys)
     assert mine > paper
@@ -45,21 +46,25 @@ def test_own_pricing_is_compared_with_two_others(capsys: pytest.CaptureFixture[s
     assert len(set(means("own_pricing", capsys))) == 3
 
 
+@pytest.mark.slow
 def test_trade_pays_on_own_data(capsys: pytest.CaptureFixture[str]) -> None:
     train, patient = means("own_data", capsys)
     assert patient > train + 0.5
 
 
+@pytest.mark.slow
 def test_trade_pays_between_own_networks(capsys: pytest.CaptureFixture[str]) -> None:
     train, patient = means("own_network", capsys)
     assert patient > train + 0.1
 
 
+@pytest.mark.slow
 def test_it_pays_to_wait_in_own_scenario(capsys: pytest.CaptureFixture[str]) -> None:
     train, paper, patient = means("own_scenario", capsys)
     assert patient > max(train, paper) + 0.4
 
 
+@pytest.mark.slow
 def test_a_bid_of_the_value_earns_less_by_own_mechanism(capsys: pytest.CaptureFixture[str]) -> None:
     alone, bidder, still_alone, bidder_that_pays_its_bid = means("own_mechanism", capsys)
     assert alone == still_alone

@@ -41,7 +41,7 @@ def test_a_signal_during_the_start_is_answered_in_one_line(number: signal.Signal
     ("command", "number", "word"),
     [
         (["run", *LONG, "--policies", "train"], signal.SIGINT, "interrupted"),
-        (["evaluate", "train", *LONG], signal.SIGTERM, "terminated"),
+        pytest.param(["evaluate", "train", *LONG], signal.SIGTERM, "terminated", marks=pytest.mark.slow),
         (["train", *LONG, "--num-markets", "2"], signal.SIGINT, "interrupted"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

@@ -61,6 +61,7 @@ def made(tmp_path: Path, folder: Path, out: str, *more: str) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_the_same_seeds_give_the_same_table_of_rules_learned_and_own_policies(tmp_path: Path) -> None:
     folder = new_entries(tmp_path / "entries", hold={"policy": "hold"}, ppo={"train": {"algo": "ppo"}})
     (folder / "mine.py").write_text("from paramarket_baselines.policies.decisions import Hold as policy\n")

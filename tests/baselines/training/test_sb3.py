@@ -45,7 +45,7 @@ def acted(config: MarketConfig, folder: Path) -> torch.Tensor:
     return player.act(seen[:, 0], mask[:, 0])
 
 
-@pytest.mark.parametrize("against", [(), ("hold",)])
+@pytest.mark.parametrize("against", [(), pytest.param(("hold",), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["ppo", "dqn", "maskable-ppo", "a2c"])
 def test_the_best_action_of_a_single_step_is_found(name: str, against: tuple[str, ...], tmp_path: Path) -> None:
     # Nobody's offer is worth anything yet, and to hold gains nothing: to train is the one action that pays.
@@ -144,8 +144,8 @@ def test_the_best_policy_is_kept_and_the_checkpoint_is_the_last(
 def test_learning_ends_early_when_it_gets_no_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callbacks, "PATIENCE", 2)
     scored(monkeypatch, [0.1, 0.5, 0.2, 0.3])
-    model = learn(replace(SHORT, timesteps=20_000), tmp_path, "cpu")
-    assert model.num_timesteps < 20_000
+    model = learn(replace(SHORT, timesteps=4_000), tmp_path, "cpu")
+    assert model.num_timesteps < 4_000
     assert len(pd.read_csv(tmp_path / "evaluations.csv")) == 4
 
 
@@ -153,7 +153,7 @@ def test_a_resumed_training_ends_as_early_as_without_the_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(callbacks, "PATIENCE", 2)
-    plan = replace(SHORT, timesteps=20_000)
+    plan = replace(SHORT, timesteps=4_000)
     scored(monkeypatch, [0.5, 0.2])
     with pytest.raises(StopIteration):  # in the third evaluation
         learn(plan, tmp_path, "cpu")
