@@ -82,7 +82,8 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "__init__": set(),
         "permutations": set(),
         "aligner": {"permutations"},
-        "weight_matching": {"permutations", "aligner"},
+        "inner_products": {"permutations"},
+        "weight_matching": {"permutations", "aligner", "inner_products"},
     },
     "paramarket_env.market": {
         "__init__": set(),

@@ -103,7 +103,8 @@ def _try(network: Network, groups: Groups, pairs: Pairs, bodies: Tensor, weights
     """
     units = torch.arange(groups.stem.shape[2], device=weights.device)
     buyer_stem = _rows_of_stem(groups, pairs.group, pairs.buyer, units)
-    seller_stem = _rows_of_stem(groups, pairs.group, pairs.seller, stem_order(network, pairs.permutations))
+    order = stem_order(network, pairs.permutations) if network.stem_size else units
+    seller_stem = _rows_of_stem(groups, pairs.group, pairs.seller, order)
     total = torch.zeros(bodies.shape[:2], dtype=torch.float64, device=weights.device)
     for start in range(0, groups.stem.shape[3], block):
         columns = slice(start, start + block)

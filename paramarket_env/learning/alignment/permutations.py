@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from paramarket_env.learning.networks.network import Network, offsets, permutation_sizes
+from paramarket_env.learning.networks.network import Axis, Network, offsets, permutation_sizes
 
 
 def identity(network: Network, device: torch.device) -> Tensor:
@@ -19,12 +19,28 @@ def identity(network: Network, device: torch.device) -> Tensor:
 
 
 def stem_order(network: Network, permutations: Tensor) -> Tensor:
-    """The part of the permutations that acts on the stem's units, ``[Q, units]``."""
-    first = network.parameters[0]
-    acting = first.permutations[0]
-    if acting is None:
-        return torch.arange(first.shape[0], device=permutations.device).repeat(len(permutations), 1)
-    return by_name(network, permutations)[acting]
+    """The order of the stem's units, ``[Q, units]``, or ``[units]`` if no permutation acts on them."""
+    return axis_order(network.parameters[0].axes[0], by_name(network, permutations), permutations.device)
+
+
+def axis_order(axis: Axis, orders: dict[str, Tensor], device: torch.device) -> Tensor:
+    """The order of an axis's elements, int64 ``[Q, size]``, or ``[size]`` if no permutation acts on it.
+
+    ``orders`` holds the permutations by name, int64 ``[Q, units]`` each.
+    """
+    parts, start = [], 0
+    for segment in axis:
+        name = segment.permutation
+        units = torch.arange(segment.units, device=device) if name is None else orders[name]
+        if segment.repeat > 1:
+            elements = torch.arange(segment.repeat, device=device)
+            units = (units.unsqueeze(-1) * segment.repeat + elements).flatten(-2)
+        parts.append(units + start if start else units)
+        start += segment.size
+    if len(parts) == 1:
+        return parts[0]
+    rows = max(part.shape[:-1] for part in parts)
+    return torch.cat([part.expand(*rows, -1) for part in parts], dim=-1)
 
 
 def permute(network: Network, parameters: Tensor, permutations: Tensor) -> Tensor:
@@ -34,10 +50,10 @@ def permute(network: Network, parameters: Tensor, permutations: Tensor) -> Tenso
     for spec, offset in zip(network.parameters, offsets(network), strict=True):
         place = torch.full((len(parameters),), offset, device=parameters.device)
         stride = spec.size
-        for name, size in zip(spec.permutations, spec.shape, strict=True):
+        for axis, size in zip(spec.axes, spec.shape, strict=True):
             stride //= size
-            units = torch.arange(size, device=parameters.device) if name is None else orders[name]
-            place = place.unsqueeze(-1) + (units * stride).view(-1, *(1,) * (place.dim() - 1), size)
+            order = axis_order(axis, orders, parameters.device) * stride
+            place = place.unsqueeze(-1) + order.view(-1, *(1,) * (place.dim() - 1), size)
         index.append(place.flatten(1))
     return parameters.gather(1, torch.cat(index, dim=1))
 

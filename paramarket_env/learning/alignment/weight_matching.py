@@ -17,8 +17,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from paramarket_env.learning.alignment.aligner import ALIGNERS
-from paramarket_env.learning.alignment.permutations import by_name, identity, permute
-from paramarket_env.learning.networks.network import Network, ParameterSpec, permutation_sizes, split
+from paramarket_env.learning.alignment.inner_products import InnerProducts
+from paramarket_env.learning.alignment.permutations import by_name, identity
+from paramarket_env.learning.networks.network import Blocks, Network, permutation_sizes
 from paramarket_env.seeding import permutation, stream
 from paramarket_env.validation import configuration
 
@@ -34,7 +35,7 @@ class WeightMatching:
 
 
 TOLERANCE = 1e-12
-"""A permutation is replaced only if the inner product grows by more than this share of it (of 1 if it is below 1)."""
+"""Permutations are replaced only if the inner product grows by more than this share of it (of 1 if it is below 1)."""
 
 
 def weight_matching(network: Network, buyers: Tensor, sellers: Tensor, start: Tensor | None = None) -> Tensor:
@@ -44,82 +45,94 @@ def weight_matching(network: Network, buyers: Tensor, sellers: Tensor, start: Te
     same pair, one or two sweeps suffice. Each sweep visits the permutations in a random order from a fixed stream,
     which is the same for all pairs. The match of a pair therefore does not depend on the other pairs.
     """
-    sizes = permutation_sizes(network)
-    names = list(sizes)
-    both = torch.stack([buyers, sellers]).double()
-    result = identity(network, buyers.device).repeat(len(buyers), 1)
+    products = InnerProducts(network, buyers, sellers)
+    first = identity(network, buyers.device).repeat(len(buyers), 1)
     if start is not None:
-        better_start = _inner_products(both[0], permute(network, both[1], start)) > _inner_products(*both)
-        result = torch.where(better_start.unsqueeze(1), start, result)
-    tensors = split(network, both)
-    zeros = {name: both.new_zeros(len(buyers), size, size) for name, size in sizes.items()}
-    fixed_products = {name: _add_inner_products(zeros[name], network, name, tensors) for name in names}
-    shared = {spec.name: tensors[spec.name] for spec in network.parameters if len(_acting_on(spec)) > 1}
-    orders = by_name(network, result)  # views: assigning to them changes the result
-    # A permutation must be solved again only if one that acts on the same tensors has changed since.
-    stale = {name: torch.ones(len(buyers), dtype=torch.bool, device=buyers.device) for name in names}
+        first = _better(products, start, first)
+    return _ascend(products, first)
+
+
+def _better(products: InnerProducts, candidate: Tensor, otherwise: Tensor) -> Tensor:
+    """For each pair, the ``candidate`` where its inner product is larger, and ``otherwise`` where not: ``[Q, H]``."""
+    larger = products.of_networks(candidate) > products.of_networks(otherwise)
+    return torch.where(larger.unsqueeze(1), candidate, otherwise)
+
+
+def _ascend(products: InnerProducts, start: Tensor) -> Tensor:
+    """The local optimum ``[Q, H]`` that coordinate ascent reaches from ``start`` ``[Q, H]``."""
+    result, teams = start.clone(), _teams(products.network)
+    # A team must be solved again only if a permutation that acts on the same tensors has changed since.
+    stale = [torch.ones(len(start), dtype=torch.bool, device=start.device) for _ in teams]
+    neighbours = [_neighbours(products, team, teams) for team in teams]
     for sweep in count():
-        if not any(bool(pairs.any()) for pairs in stale.values()):
+        if not any(bool(pairs.any()) for pairs in stale):
             return result
-        for position in _visits(sweep, len(names)):
-            name = names[position]
-            pairs = stale[name].nonzero().squeeze(1)
+        for position in _visits(sweep, len(teams)):
+            pairs = stale[position].nonzero().squeeze(1)
             if len(pairs) == 0:
                 continue
-            current = {other: order[pairs] for other, order in orders.items()}
-            theirs = {tensor: pair[:, pairs] for tensor, pair in shared.items()}
-            products = _add_inner_products(fixed_products[name][pairs], network, name, theirs, current)
-            better = _assign(products)
-            before = _total(products, current[name])
-            improves = _total(products, better) - before > TOLERANCE * before.abs().clamp_min(1)
-            orders[name][pairs] = torch.where(improves.unsqueeze(-1), better, current[name])
-            for other in _neighbours(network, name):
+            improves = _improve(products, teams[position], result, pairs)
+            for other in neighbours[position]:
                 stale[other][pairs] |= improves
-            stale[name][pairs] = False
+            stale[position][pairs] = False
     raise AssertionError("unreachable: every sweep but the last increases a bounded sum")
 
 
+def _improve(products: InnerProducts, team: Blocks, result: Tensor, pairs: Tensor) -> Tensor:
+    """Solve a team's permutations for the ``pairs`` ``[q]``, given the others, and change ``result`` ``[Q, H]``.
+
+    Returns the pairs whose inner product grows, bool ``[q]``. The permutations of the others stay as they are.
+    """
+    orders = by_name(products.network, result)  # views: assigning to them changes the result
+    current = {name: order[pairs] for name, order in orders.items()}
+    units = [products.of_units(name, pairs, current) for name in team.permutations]
+    better = _assign_blocks(units, team.count) if team.count > 1 else [_assign(matrix) for matrix in units]
+    before, after = (
+        torch.stack([_total(*part) for part in zip(units, chosen, strict=True)]).sum(0)
+        for chosen in ([current[name] for name in team.permutations], better)
+    )
+    if _meets_itself(products, team):
+        # The sums above hold one side of a tensor still while the other moves, so they are no inner products.
+        changed = by_name(products.network, trial := result[pairs])
+        for name, order in zip(team.permutations, better, strict=True):
+            changed[name].copy_(order)
+        before, after = (products.of_networks(rows, pairs) for rows in (result[pairs], trial))
+    improves = after - before > TOLERANCE * before.abs().clamp_min(1)
+    for name, order in zip(team.permutations, better, strict=True):
+        orders[name][pairs] = torch.where(improves.unsqueeze(-1), order, current[name])
+    return improves
+
+
 @cache
-def _visits(sweep: int, permutations: int) -> list[int]:
-    """The order in which a sweep visits the permutations."""
+def _visits(sweep: int, teams: int) -> list[int]:
+    """The order in which a sweep visits the teams."""
     key = stream(torch.tensor(0, device="cpu"), "weight matching", sweep)
-    order: list[int] = permutation(key, permutations).tolist()
+    order: list[int] = permutation(key, teams).tolist()
     return order
 
 
-def _neighbours(network: Network, name: str) -> set[str]:
-    """The other permutations that share a tensor with this one."""
-    together = [_acting_on(spec) for spec in network.parameters]
-    return {other for acting in together if name in acting for other in acting} - {name}
+def _teams(network: Network) -> list[Blocks]:
+    """The permutations that must be solved together: those of the same blocks. The others are alone."""
+    teams = {name: blocks for blocks in network.blocks for name in blocks.permutations}
+    each = [teams.get(name, Blocks(1, (name,))) for name in permutation_sizes(network)]
+    return list(dict.fromkeys(each))
 
 
-def _inner_products(buyers: Tensor, sellers: Tensor) -> Tensor:
-    """The inner products ``[Q]`` of buyers and sellers ``[Q, P]``, which weight matching maximises."""
-    return torch.einsum("qp,qp->q", buyers, sellers)
+def _neighbours(products: InnerProducts, team: Blocks, teams: list[Blocks]) -> list[int]:
+    """The positions of the other teams that act on the same tensors, and of this one if it acts on a tensor twice."""
+    mine = _tensors(products, team)
+    others = [place for place, other in enumerate(teams) if other != team and mine & _tensors(products, other)]
+    return others + [teams.index(team)] * _meets_itself(products, team)
 
 
-def _add_inner_products(
-    total: Tensor, network: Network, name: str, tensors: dict[str, Tensor], current: dict[str, Tensor] | None = None
-) -> Tensor:
-    """``total`` ``[Q, units, units]`` plus the inner product of each unit of the buyer with each unit of the seller.
+def _tensors(products: InnerProducts, team: Blocks) -> set[str]:
+    return {place.spec.name for name in team.permutations for place in products.places[name]}
 
-    ``tensors`` are the buyer's and the seller's, ``[2, Q, *shape]``. With ``current``, the sum is over the tensors on
-    which other permutations act too, and the seller's other axes are put into the order of ``current``. Without
-    ``current``, the sum is over the other tensors.
-    """
-    for spec in network.parameters:
-        if (len(_acting_on(spec)) > 1) != (current is not None):
-            continue
-        for axis, acting in enumerate(spec.permutations):
-            if acting != name:
-                continue
-            buyer, seller = tensors[spec.name]
-            for other, permuting in enumerate(spec.permutations):
-                if other != axis and permuting is not None and current is not None:
-                    seller = _reorder(seller, other + 1, current[permuting])
-            buyer, seller = (tensor.movedim(axis + 1, 1).unsqueeze(-1).flatten(2) for tensor in (buyer, seller))
-            total = total + buyer @ seller.mT
-    return total
+
+def _meets_itself(products: InnerProducts, team: Blocks) -> bool:
+    """Whether permutations of the team act on several axes of one tensor."""
+    axes = {(place.spec.name, place.axis) for name in team.permutations for place in products.places[name]}
+    return len(axes) > len(_tensors(products, team))
 
 
 def _assign(products: Tensor) -> Tensor:
@@ -128,16 +141,26 @@ def _assign(products: Tensor) -> Tensor:
     return torch.from_numpy(np.stack(solved)).to(products.device)
 
 
+def _assign_blocks(products: list[Tensor], count: int) -> list[Tensor]:
+    """The permutations with the largest sum that move ``count`` blocks as wholes, all in the same order.
+
+    Each entry of ``products`` is ``[Q, units, units]``, and each permutation is int64 ``[Q, units]``. Every pair of
+    blocks is solved first, and then the order of the blocks.
+    """
+    within = []
+    value = torch.zeros(len(products[0]), count, count, dtype=torch.float64, device=products[0].device)
+    for matrix in products:
+        size = matrix.shape[1] // count
+        pairs = matrix.unflatten(2, (count, size)).unflatten(1, (count, size)).transpose(2, 3)  # [Q, count, count, ...]
+        inner = _assign(pairs.flatten(0, 2)).view(-1, count, count, size)
+        value += pairs.gather(4, inner.unsqueeze(-1)).sum((3, 4))
+        within.append(inner)
+    blocks = _assign(value).unsqueeze(-1)
+    return [
+        (blocks * inner.shape[3] + inner.take_along_dim(blocks.unsqueeze(-1), 2).squeeze(2)).flatten(1)
+        for inner in within
+    ]
+
+
 def _total(products: Tensor, order: Tensor) -> Tensor:
     return products.gather(2, order.unsqueeze(-1)).sum((1, 2))
-
-
-def _acting_on(spec: ParameterSpec) -> list[str]:
-    """The permutations that act on a tensor."""
-    return [name for name in spec.permutations if name is not None]
-
-
-def _reorder(tensor: Tensor, axis: int, order: Tensor) -> Tensor:
-    shape = [1] * tensor.dim()
-    shape[0], shape[axis] = order.shape
-    return torch.take_along_dim(tensor, order.view(shape), dim=axis)

@@ -10,7 +10,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from paramarket_env.learning.networks.network import ARCHITECTURES, Gradients, LogitGradient, ParameterSpec, split
+from paramarket_env.learning.networks.network import (
+    ARCHITECTURES,
+    Blocks,
+    Gradients,
+    LogitGradient,
+    ParameterSpec,
+    Segment,
+    split,
+)
 from paramarket_env.validation import Count, configuration
 
 
@@ -33,19 +41,22 @@ class MLP:
 class MLPNetwork:
     """A batched multilayer perceptron; see :class:`MLP`."""
 
+    blocks: tuple[Blocks, ...] = ()
+
     def __init__(self, features: tuple[int, ...], classes: int, hidden: tuple[int, ...]) -> None:
         self.widths = (math.prod(features), *hidden, classes)
         specs = []
         for layer, (inputs, outputs) in enumerate(pairwise(self.widths)):
-            units_in = f"hidden{layer}" if layer > 0 else None
-            units_out = f"hidden{layer + 1}" if layer < len(hidden) else None
+            axis_in = (Segment(f"hidden{layer}" if layer > 0 else None, inputs),)
+            axis_out = (Segment(f"hidden{layer + 1}" if layer < len(hidden) else None, outputs),)
             # nn.Linear draws both weight and bias from U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
             bound = 1 / math.sqrt(inputs)
             name = f"layer{layer + 1}"
-            specs.append(ParameterSpec(f"{name}.weight", (outputs, inputs), name, (units_out, units_in), bound))
-            specs.append(ParameterSpec(f"{name}.bias", (outputs,), name, (units_out,), bound))
+            specs.append(ParameterSpec(f"{name}.weight", (outputs, inputs), name, (axis_out, axis_in), bound))
+            specs.append(ParameterSpec(f"{name}.bias", (outputs,), name, (axis_out,), bound))
         self.parameters = tuple(specs)
         self.stem_size = specs[0].size + specs[1].size
+        self.widest = max(self.widths)
 
     def stem(self, parameters: Tensor, inputs: Tensor) -> Tensor:
         """See :meth:`Network.stem`."""

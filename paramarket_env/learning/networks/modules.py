@@ -16,7 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
-from paramarket_env.learning.networks.network import Architecture, Gradients, LogitGradient, ParameterSpec, split
+from paramarket_env.learning.networks.network import (
+    Architecture,
+    Blocks,
+    Gradients,
+    LogitGradient,
+    ParameterSpec,
+    Segment,
+    split,
+)
 from paramarket_env.validation import require
 
 ModuleFactory = Callable[[tuple[int, ...], int], nn.Sequential]
@@ -57,6 +65,8 @@ class ModuleNetwork:
     ``classes`` logits. Also raises it for permutations of unknown tensors or with a wrong number of axes.
     """
 
+    blocks: tuple[Blocks, ...] = ()
+
     def __init__(
         self, module: nn.Sequential, features: tuple[int, ...], classes: int, permutations: Permutations
     ) -> None:
@@ -68,6 +78,7 @@ class ModuleNetwork:
         self._check(features, classes, first[-1][1] if first else None)
         self.parameters = self._specs(permutations)
         stem = [spec for spec in self.parameters if spec.layer == first[-1][0]]
+        self.widest = max(math.prod(features), self.parameters[0].shape[0])
         self.stem_size = sum(spec.size for spec in stem)
         self._stem = partial(_call, nn.Sequential(OrderedDict(first)), stem)
         self._body = partial(_call, nn.Sequential(OrderedDict(rest)), self.parameters[len(stem) :])
@@ -99,9 +110,10 @@ class ModuleNetwork:
             require(one_each, f"permutations of {name}", acting, f"{tensor.dim()} names or None, one for each axis")
             owner, _, kind = name.rpartition(".")
             bound, centre = _initial(self._module.get_submodule(owner), kind, name)
-            specs.append(ParameterSpec(name, tuple(tensor.shape), name.split(".")[0], acting, bound, centre))
-        sizes = {(acting, size) for spec in specs for acting, size in zip(spec.permutations, spec.shape, strict=True)}
-        named = [acting for acting, _ in sizes if acting is not None]
+            axes = tuple((Segment(*axis),) for axis in zip(acting, tensor.shape, strict=True))
+            specs.append(ParameterSpec(name, tuple(tensor.shape), name.split(".")[0], axes, bound, centre))
+        segments = {segment for spec in specs for axis in spec.axes for segment in axis}
+        named = [segment.permutation for segment in segments if segment.permutation is not None]
         one_size = len(set(named)) == len(named)
         require(one_size, "permutations", dict(permutations), "such that all axes with one name have one size")
         return tuple(specs)

@@ -21,6 +21,37 @@ from paramarket_env.seeding import uniform
 
 
 @dataclass(frozen=True)
+class Segment:
+    """A run of an axis: ``units`` consecutive parts of ``repeat`` elements each. A permutation reorders the parts."""
+
+    permutation: str | None
+    """The name of the permutation of hidden units that acts on the run; None if the run never moves."""
+    units: int
+    repeat: int = 1
+
+    @property
+    def size(self) -> int:
+        """The number of elements of the run."""
+        return self.units * self.repeat
+
+
+Axis = tuple[Segment, ...]
+"""The segments of an axis in order. An axis has several where a network concatenates what it computes."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A restriction of permutations: their units come in ``count`` equal blocks, which move as wholes.
+
+    All the ``permutations`` have the same order of blocks. The units within a block move freely, for each permutation
+    on its own. The heads of an attention are such blocks, and so are the groups of a convolution or a normalisation.
+    """
+
+    count: int
+    permutations: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ParameterSpec:
     """One named tensor of the flat vector."""
 
@@ -28,8 +59,8 @@ class ParameterSpec:
     shape: tuple[int, ...]
     layer: str
     """The layer that the tensor belongs to. Parameter sets are made of layers."""
-    permutations: tuple[str | None, ...]
-    """For each axis, the name of the permutation of hidden units that acts on it, or None (Ainsworth et al. 2023)."""
+    axes: tuple[Axis, ...]
+    """For each axis, the permutations of hidden units that act on it (Ainsworth et al. 2023)."""
     bound: float
     """Initial values are uniform within [centre - bound, centre + bound]."""
     centre: float = 0.0
@@ -53,13 +84,18 @@ class Network(Protocol):
     """A network architecture: all that alignment, merging, training and evaluation need to know about it.
 
     The *stem* is the first layer before its nonlinearity. It is linear in the parameters, so the stem of a merged
-    network is the merge of the stems. The *body* is everything after the stem.
+    network is the merge of the stems. The *body* is everything after the stem. Without a linear first layer, the stem
+    is the input, and the body is the whole network.
     """
 
     parameters: tuple[ParameterSpec, ...]
     """The named tensors, the stem's first. Axis 0 of each of the stem's tensors is the stem's units."""
     stem_size: int
-    """The number of the stem's parameters, which come first in the flat vector."""
+    """The number of the stem's parameters, which come first in the flat vector. 0 if the stem is the input itself."""
+    blocks: tuple[Blocks, ...]
+    """The restrictions of the permutations. No permutation is in two of them."""
+    widest: int
+    """The largest number of elements that a layer, or the input, holds of one sample."""
 
     def stem(self, parameters: Tensor, inputs: Tensor) -> Tensor:
         """The stems ``[R, G, units, n]`` of R groups of G networks. The networks of a group share their samples.
@@ -108,10 +144,11 @@ def split(network: Network, parameters: Tensor) -> dict[str, Tensor]:
 def permutation_sizes(network: Network) -> dict[str, int]:
     """The number of units of each permutation of hidden units, by name."""
     return {
-        name: size
+        segment.permutation: segment.units
         for spec in network.parameters
-        for name, size in zip(spec.permutations, spec.shape, strict=True)
-        if name is not None
+        for axis in spec.axes
+        for segment in axis
+        if segment.permutation is not None
     }
 
 

@@ -163,13 +163,13 @@ def test_offsets_are_where_the_tensors_begin() -> None:
 def test_each_hidden_layer_has_one_permutation_of_its_units() -> None:
     network = MLPNetwork(FEATURES, CLASSES, (6, 2))
     assert permutation_sizes(network) == {"hidden1": 6, "hidden2": 2}
-    assert {spec.name: spec.permutations for spec in network.parameters} == {
-        "layer1.weight": ("hidden1", None),
-        "layer1.bias": ("hidden1",),
-        "layer2.weight": ("hidden2", "hidden1"),
-        "layer2.bias": ("hidden2",),
-        "layer3.weight": (None, "hidden2"),
-        "layer3.bias": (None,),
+    assert {spec.name: [axis[0].permutation for axis in spec.axes] for spec in network.parameters} == {
+        "layer1.weight": ["hidden1", None],
+        "layer1.bias": ["hidden1"],
+        "layer2.weight": ["hidden2", "hidden1"],
+        "layer2.bias": ["hidden2"],
+        "layer3.weight": [None, "hidden2"],
+        "layer3.bias": [None],
     }
 
 
