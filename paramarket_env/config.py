@@ -20,6 +20,7 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
+import paramarket_env.learning.alignment.frank_wolfe  # noqa: F401  # registers its aligner
 from paramarket_env.economics.clearing import MECHANISMS, Mechanism
 from paramarket_env.economics.kappa import KAPPA_MAX, KAPPA_MIN, KappaDistribution
 from paramarket_env.economics.mechanisms import Posted

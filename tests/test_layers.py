@@ -83,7 +83,9 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "permutations": set(),
         "aligner": {"permutations"},
         "inner_products": {"permutations"},
-        "weight_matching": {"permutations", "aligner", "inner_products"},
+        "assignment": set(),
+        "weight_matching": {"permutations", "aligner", "inner_products", "assignment"},
+        "frank_wolfe": {"permutations", "aligner", "inner_products", "assignment", "weight_matching"},
     },
     "paramarket_env.market": {
         "__init__": set(),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from paramarket_env.learning.alignment.permutations import axis_order, permute
-from paramarket_env.learning.networks.network import Network, ParameterSpec, Segment, permutation_sizes, split
+from paramarket_env.learning.networks.network import Axis, Network, ParameterSpec, Segment, permutation_sizes, split
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,14 @@ class InnerProducts:
         # What the tensors with a single permuted axis add to the products of units is always the same.
         self._fixed = {name: self._add(zeros[name], name, None, None) for name in sizes}
 
+    def __len__(self) -> int:
+        return self._pairs.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the networks."""
+        return self._pairs.device
+
     def of_networks(self, permutations: Tensor, pairs: Tensor | None = None) -> Tensor:
         """The inner products ``[q]`` with the sellers' units in the order of ``permutations`` ``[q, H]``.
 
@@ -65,11 +73,22 @@ class InnerProducts:
         buyers, sellers = self._pairs if pairs is None else self._pairs[:, pairs]
         return torch.einsum("qp,qp->q", buyers, permute(self.network, sellers, permutations))
 
+    def of_matrices(self, matrices: dict[str, Tensor]) -> Tensor:
+        """The inner products ``[Q]`` with the sellers' units mixed by matrices; see :meth:`of_units`."""
+        total = self._pairs.new_zeros(len(self))
+        for spec in self.network.parameters:
+            buyer, seller = self._tensors[spec.name]
+            for number in _moving(spec):
+                seller = _mix(seller, number + 1, spec.axes[number], matrices)
+            total += (buyer * seller).reshape(len(self), -1).sum(1)
+        return total
+
     def of_units(self, name: str, pairs: Tensor, current: dict[str, Tensor]) -> Tensor:
         """The inner product of each unit of the buyer with each of the seller, ``[q, units, units]``.
 
-        The units are those of the permutation ``name``. The seller's other axes are in the order of ``current``, which
-        holds the permutations of these pairs by name, ``[q, units]`` each.
+        The units are those of the permutation ``name``. The seller's other axes are in the order of ``current``. It
+        holds the permutations of these pairs by name: as permutations, int64 ``[q, units]``, or as doubly stochastic
+        matrices, float64 ``[q, units, units]``.
         """
         return self._add(self._fixed[name][pairs], name, pairs, current)
 
@@ -83,8 +102,7 @@ class InnerProducts:
             buyer, seller = both
             for other in _moving(place.spec):
                 if other != place.axis and current is not None:
-                    order = axis_order(place.spec.axes[other], current, seller.device)
-                    seller = _reorder(seller, other + 1, order)
+                    seller = _reorder(seller, other + 1, place.spec.axes[other], current)
             buyer, seller = (_by_unit(tensor, place) for tensor in (buyer, seller))
             total = total + buyer @ seller.mT
         return total
@@ -96,7 +114,24 @@ def _by_unit(tensor: Tensor, place: Place) -> Tensor:
     return units.flatten(2)
 
 
-def _reorder(tensor: Tensor, axis: int, order: Tensor) -> Tensor:
+def _reorder(tensor: Tensor, dim: int, axis: Axis, current: dict[str, Tensor]) -> Tensor:
+    """The tensor ``[q, ...]`` with one axis in the order of ``current``; see :meth:`InnerProducts.of_units`."""
+    if next(iter(current.values())).is_floating_point():
+        return _mix(tensor, dim, axis, current)
+    order = axis_order(axis, current, tensor.device)
     shape = [1] * tensor.dim()
-    shape[0], shape[axis] = order.shape
-    return torch.take_along_dim(tensor, order.view(shape), dim=axis)
+    shape[0], shape[dim] = order.shape
+    return torch.take_along_dim(tensor, order.view(shape), dim=dim)
+
+
+def _mix(tensor: Tensor, dim: int, axis: Axis, matrices: dict[str, Tensor]) -> Tensor:
+    """The tensor ``[q, ...]`` with each unit of an axis replaced by a weighted sum of the units of its segment."""
+    first = tensor.movedim(dim, 1)
+    mixed = []
+    for segment, part in zip(axis, first.split([segment.size for segment in axis], dim=1), strict=True):
+        if segment.permutation is not None:
+            units = part.unflatten(1, (segment.units, segment.repeat)).flatten(2)
+            mixed.append((matrices[segment.permutation] @ units).view(part.shape))
+        else:
+            mixed.append(part)
+    return torch.cat(mixed, dim=1).movedim(1, dim)

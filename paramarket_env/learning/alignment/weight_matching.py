@@ -11,15 +11,14 @@ from __future__ import annotations
 from functools import cache
 from itertools import count
 
-import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from paramarket_env.learning.alignment.aligner import ALIGNERS
+from paramarket_env.learning.alignment.assignment import assign, teams_of
 from paramarket_env.learning.alignment.inner_products import InnerProducts
 from paramarket_env.learning.alignment.permutations import by_name, identity
-from paramarket_env.learning.networks.network import Blocks, Network, permutation_sizes
+from paramarket_env.learning.networks.network import Blocks, Network
 from paramarket_env.seeding import permutation, stream
 from paramarket_env.validation import configuration
 
@@ -48,19 +47,19 @@ def weight_matching(network: Network, buyers: Tensor, sellers: Tensor, start: Te
     products = InnerProducts(network, buyers, sellers)
     first = identity(network, buyers.device).repeat(len(buyers), 1)
     if start is not None:
-        first = _better(products, start, first)
-    return _ascend(products, first)
+        first = better_of(products, start, first)
+    return ascend(products, first)
 
 
-def _better(products: InnerProducts, candidate: Tensor, otherwise: Tensor) -> Tensor:
+def better_of(products: InnerProducts, candidate: Tensor, otherwise: Tensor) -> Tensor:
     """For each pair, the ``candidate`` where its inner product is larger, and ``otherwise`` where not: ``[Q, H]``."""
     larger = products.of_networks(candidate) > products.of_networks(otherwise)
     return torch.where(larger.unsqueeze(1), candidate, otherwise)
 
 
-def _ascend(products: InnerProducts, start: Tensor) -> Tensor:
+def ascend(products: InnerProducts, start: Tensor) -> Tensor:
     """The local optimum ``[Q, H]`` that coordinate ascent reaches from ``start`` ``[Q, H]``."""
-    result, teams = start.clone(), _teams(products.network)
+    result, teams = start.clone(), teams_of(products.network)
     # A team must be solved again only if a permutation that acts on the same tensors has changed since.
     stale = [torch.ones(len(start), dtype=torch.bool, device=start.device) for _ in teams]
     neighbours = [_neighbours(products, team, teams) for team in teams]
@@ -86,7 +85,7 @@ def _improve(products: InnerProducts, team: Blocks, result: Tensor, pairs: Tenso
     orders = by_name(products.network, result)  # views: assigning to them changes the result
     current = {name: order[pairs] for name, order in orders.items()}
     units = [products.of_units(name, pairs, current) for name in team.permutations]
-    better = _assign_blocks(units, team.count) if team.count > 1 else [_assign(matrix) for matrix in units]
+    better = assign(team, units)
     before, after = (
         torch.stack([_total(*part) for part in zip(units, chosen, strict=True)]).sum(0)
         for chosen in ([current[name] for name in team.permutations], better)
@@ -111,13 +110,6 @@ def _visits(sweep: int, teams: int) -> list[int]:
     return order
 
 
-def _teams(network: Network) -> list[Blocks]:
-    """The permutations that must be solved together: those of the same blocks. The others are alone."""
-    teams = {name: blocks for blocks in network.blocks for name in blocks.permutations}
-    each = [teams.get(name, Blocks(1, (name,))) for name in permutation_sizes(network)]
-    return list(dict.fromkeys(each))
-
-
 def _neighbours(products: InnerProducts, team: Blocks, teams: list[Blocks]) -> list[int]:
     """The positions of the other teams that act on the same tensors, and of this one if it acts on a tensor twice."""
     mine = _tensors(products, team)
@@ -133,33 +125,6 @@ def _meets_itself(products: InnerProducts, team: Blocks) -> bool:
     """Whether permutations of the team act on several axes of one tensor."""
     axes = {(place.spec.name, place.axis) for name in team.permutations for place in products.places[name]}
     return len(axes) > len(_tensors(products, team))
-
-
-def _assign(products: Tensor) -> Tensor:
-    """The permutation with the largest sum in each matrix of ``[Q, units, units]``: int64 ``[Q, units]``."""
-    solved = [linear_sum_assignment(matrix, maximize=True)[1] for matrix in products.cpu().numpy()]
-    return torch.from_numpy(np.stack(solved)).to(products.device)
-
-
-def _assign_blocks(products: list[Tensor], count: int) -> list[Tensor]:
-    """The permutations with the largest sum that move ``count`` blocks as wholes, all in the same order.
-
-    Each entry of ``products`` is ``[Q, units, units]``, and each permutation is int64 ``[Q, units]``. Every pair of
-    blocks is solved first, and then the order of the blocks.
-    """
-    within = []
-    value = torch.zeros(len(products[0]), count, count, dtype=torch.float64, device=products[0].device)
-    for matrix in products:
-        size = matrix.shape[1] // count
-        pairs = matrix.unflatten(2, (count, size)).unflatten(1, (count, size)).transpose(2, 3)  # [Q, count, count, ...]
-        inner = _assign(pairs.flatten(0, 2)).view(-1, count, count, size)
-        value += pairs.gather(4, inner.unsqueeze(-1)).sum((3, 4))
-        within.append(inner)
-    blocks = _assign(value).unsqueeze(-1)
-    return [
-        (blocks * inner.shape[3] + inner.take_along_dim(blocks.unsqueeze(-1), 2).squeeze(2)).flatten(1)
-        for inner in within
-    ]
 
 
 def _total(products: Tensor, order: Tensor) -> Tensor:

@@ -1,0 +1,101 @@
+"""Matching of all permutations at once by the Frank-Wolfe algorithm (Crisostomi et al., *C2M3*, NeurIPS 2024).
+
+Coordinate ascent fixes one permutation at a time, so it sticks in local optima where many layers share a permutation,
+as those of a residual network do. The algorithm relaxes permutations to doubly stochastic matrices and moves all of
+them along the gradient of the inner product. Every step solves one linear assignment for each permutation. Coordinate
+ascent then finishes what the relaxation has found.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from paramarket_env.learning.alignment.aligner import ALIGNERS
+from paramarket_env.learning.alignment.assignment import assign, teams_of
+from paramarket_env.learning.alignment.inner_products import InnerProducts
+from paramarket_env.learning.alignment.permutations import identity
+from paramarket_env.learning.alignment.weight_matching import ascend, better_of
+from paramarket_env.learning.networks.network import Network, permutation_sizes
+from paramarket_env.validation import configuration
+
+
+@ALIGNERS.register
+@configuration
+class FrankWolfe:
+    """All permutations at once (Crisostomi et al., *C2M3*, NeurIPS 2024), for residual networks and attention."""
+
+    iterations: Annotated[int, Field(ge=1, le=10_000)] = 20
+    """The largest number of steps of the relaxation. A pair that has converged takes no further steps."""
+
+    def __call__(self, network: Network, buyers: Tensor, sellers: Tensor, start: Tensor) -> Tensor:
+        """See :meth:`Aligner.__call__`. The result is at least as good as coordinate ascent's from ``start``."""
+        products = InnerProducts(network, buyers, sellers)
+        if not permutation_sizes(network) or len(buyers) == 0:
+            return start
+        relaxed = ascend(products, _round(network, relax(products, self.iterations)))
+        first = better_of(products, start, identity(network, buyers.device).repeat(len(buyers), 1))
+        return better_of(products, relaxed, ascend(products, first))
+
+
+CONVERGED = 1e-6
+"""A pair has converged if the inner product's slope along the next step is below this share of it."""
+
+Matrices = dict[str, Tensor]
+"""A doubly stochastic matrix for each permutation, float64 ``[Q, units, units]``. Rows are the buyer's units."""
+
+
+def relax(products: InnerProducts, iterations: int) -> Matrices:
+    """The matrices at which the inner products of Q pairs are stationary, from those that mix all units equally.
+
+    Along a step the inner product is a quadratic polynomial, since at most two permutations act on a tensor. Its
+    maximum is the length of the step.
+    """
+    sizes, pairs = permutation_sizes(products.network), torch.arange(len(products), device=products.device)
+    matrices = {
+        name: torch.full((len(pairs), size, size), 1 / size, dtype=torch.float64, device=products.device)
+        for name, size in sizes.items()
+    }
+    value = products.of_matrices(matrices)
+    for _ in range(iterations):
+        here = {name: matrix[pairs] for name, matrix in matrices.items()}
+        gradient = {name: products.of_units(name, pairs, here) for name in sizes}
+        vertex = _best(products.network, gradient)
+        towards = {name: _matrix(order) - here[name] for name, order in vertex.items()}
+        slope = torch.stack([(gradient[name] * towards[name]).sum((1, 2)) for name in sizes]).sum(0)
+        there = products.of_networks(torch.cat(list(vertex.values()), dim=1), pairs)
+        bend = there - value[pairs] - slope
+        length = _length(slope, bend)
+        for name in sizes:
+            matrices[name][pairs] += length[:, None, None] * towards[name]
+        value[pairs] += length * slope + length.square() * bend
+        pairs = pairs[slope > CONVERGED * value[pairs].abs()]
+        if len(pairs) == 0:
+            break
+    return matrices
+
+
+def _length(slope: Tensor, bend: Tensor) -> Tensor:
+    """The t within [0, 1] that maximises ``t * slope + t**2 * bend``, for ``slope`` at least 0."""
+    return torch.where(bend < 0, (-slope / (2 * bend)).clamp(0, 1), 1.0)
+
+
+def _best(network: Network, products: Matrices) -> dict[str, Tensor]:
+    """The permutations with the largest sum of ``products``, int64 ``[Q, units]`` each, in the network's order."""
+    best: dict[str, Tensor] = {}
+    for team in teams_of(network):
+        units = [products[name] for name in team.permutations]
+        best |= dict(zip(team.permutations, assign(team, units), strict=True))
+    return {name: best[name] for name in products}
+
+
+def _matrix(order: Tensor) -> Tensor:
+    return torch.nn.functional.one_hot(order, order.shape[1]).double()
+
+
+def _round(network: Network, matrices: Matrices) -> Tensor:
+    """The permutations nearest to the matrices, int64 ``[Q, H]``."""
+    return torch.cat(list(_best(network, matrices).values()), dim=1)
