@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -18,6 +17,7 @@ from paramarket_env.economics.clearing import WITHHELD
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.infos import REFUSED, trade_columns
 from paramarket_env.interface.policy import POLICIES, Policy, PolicyFactory, seat_of
+from paramarket_env.learning.alignment.aligner import NoAlignment
 from paramarket_env.market.orders import StepRecord
 from paramarket_env.seeding import as_seeds, stream
 from paramarket_env.validation import require
@@ -28,9 +28,14 @@ def closed(config: MarketConfig) -> MarketConfig:
     return config.changed(opens_at=config.max_cycles)
 
 
-def aligned(config: MarketConfig, aligner: str = "weight-matching") -> MarketConfig:
-    """The same market with the aligner of that name."""
-    return config.changed(aligner=aligner)
+def aligned(config: MarketConfig) -> MarketConfig:
+    """The same market, by weight matching if it would not align."""
+    return config.changed(aligner="weight-matching") if config.broker.aligner == NoAlignment() else config
+
+
+def unaligned(config: MarketConfig) -> MarketConfig:
+    """The same market, but hidden units keep their order."""
+    return config.changed(aligner=NoAlignment())
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class Arm:
 
 PAPER_ARMS = (
     Arm("out of market", ("train",), closed),
-    Arm("market unaligned", ("paper",), partial(aligned, aligner="none")),
+    Arm("market unaligned", ("paper",), unaligned),
     Arm("market aligned", ("paper",), aligned),
     Arm("fed. averaging", ("train",), closed, federated=True),
 )

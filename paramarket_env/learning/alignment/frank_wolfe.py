@@ -17,8 +17,7 @@ from torch import Tensor
 from paramarket_env.learning.alignment.aligner import ALIGNERS
 from paramarket_env.learning.alignment.assignment import assign, teams_of
 from paramarket_env.learning.alignment.inner_products import InnerProducts
-from paramarket_env.learning.alignment.permutations import identity
-from paramarket_env.learning.alignment.weight_matching import ascend, better_of
+from paramarket_env.learning.alignment.weight_matching import ascend, beginning, better_of
 from paramarket_env.learning.networks.network import Network, permutation_sizes
 from paramarket_env.validation import configuration
 
@@ -37,8 +36,7 @@ class FrankWolfe:
         if not permutation_sizes(network) or len(buyers) == 0:
             return start
         relaxed = ascend(products, _round(network, relax(products, self.iterations)))
-        first = better_of(products, start, identity(network, buyers.device).repeat(len(buyers), 1))
-        return better_of(products, relaxed, ascend(products, first))
+        return better_of(products, relaxed, ascend(products, beginning(products, start)))
 
 
 CONVERGED = 1e-6

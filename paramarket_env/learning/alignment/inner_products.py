@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 
 import torch
@@ -27,6 +28,7 @@ class Place:
         return len(_moving(self.spec)) > 1
 
 
+@lru_cache(maxsize=16)
 def places(network: Network) -> dict[str, list[Place]]:
     """The places where each permutation acts, by its name."""
     found: dict[str, list[Place]] = {name: [] for name in permutation_sizes(network)}
@@ -64,6 +66,11 @@ class InnerProducts:
     def device(self) -> torch.device:
         """The device of the networks."""
         return self._pairs.device
+
+    @property
+    def unchanged(self) -> Tensor:
+        """The inner products ``[Q]`` with the sellers' units as they are."""
+        return torch.einsum("qp,qp->q", *self._pairs)
 
     def of_networks(self, permutations: Tensor, pairs: Tensor | None = None) -> Tensor:
         """The inner products ``[q]`` with the sellers' units in the order of ``permutations`` ``[q, H]``.

@@ -8,7 +8,8 @@ never changes the function that the seller's network computes.
 
 from __future__ import annotations
 
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from itertools import count
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from paramarket_env.learning.alignment.aligner import ALIGNERS
 from paramarket_env.learning.alignment.assignment import assign, teams_of
-from paramarket_env.learning.alignment.inner_products import InnerProducts
+from paramarket_env.learning.alignment.inner_products import InnerProducts, places
 from paramarket_env.learning.alignment.permutations import by_name, identity
 from paramarket_env.learning.networks.network import Blocks, Network
 from paramarket_env.seeding import permutation, stream
@@ -45,10 +46,16 @@ def weight_matching(network: Network, buyers: Tensor, sellers: Tensor, start: Te
     which is the same for all pairs. The match of a pair therefore does not depend on the other pairs.
     """
     products = InnerProducts(network, buyers, sellers)
-    first = identity(network, buyers.device).repeat(len(buyers), 1)
-    if start is not None:
-        first = better_of(products, start, first)
-    return ascend(products, first)
+    return ascend(products, beginning(products, start))
+
+
+def beginning(products: InnerProducts, start: Tensor | None) -> Tensor:
+    """``start`` ``[Q, H]`` for each pair for which it is better than the identity, otherwise the identity."""
+    unchanged = identity(products.network, products.device).repeat(len(products), 1)
+    if start is None:
+        return unchanged
+    better = products.of_networks(start) > products.unchanged
+    return torch.where(better.unsqueeze(1), start, unchanged)
 
 
 def better_of(products: InnerProducts, candidate: Tensor, otherwise: Tensor) -> Tensor:
@@ -59,73 +66,81 @@ def better_of(products: InnerProducts, candidate: Tensor, otherwise: Tensor) -> 
 
 def ascend(products: InnerProducts, start: Tensor) -> Tensor:
     """The local optimum ``[Q, H]`` that coordinate ascent reaches from ``start`` ``[Q, H]``."""
-    result, teams = start.clone(), teams_of(products.network)
-    # A team must be solved again only if a permutation that acts on the same tensors has changed since.
-    stale = [torch.ones(len(start), dtype=torch.bool, device=start.device) for _ in teams]
-    neighbours = [_neighbours(products, team, teams) for team in teams]
+    result, steps = start.clone(), _steps(products.network)
+    # A step must be taken again only if a permutation that acts on the same tensors has changed since.
+    stale = [torch.ones(len(start), dtype=torch.bool, device=start.device) for _ in steps]
     for sweep in count():
         if not any(bool(pairs.any()) for pairs in stale):
             return result
-        for position in _visits(sweep, len(teams)):
+        for position in _visits(sweep, len(steps)):
             pairs = stale[position].nonzero().squeeze(1)
             if len(pairs) == 0:
                 continue
-            improves = _improve(products, teams[position], result, pairs)
-            for other in neighbours[position]:
-                stale[other][pairs] |= improves
             stale[position][pairs] = False
+            improves = _improve(products, steps[position], result, pairs)
+            for other in steps[position].neighbours:
+                stale[other][pairs] |= improves
     raise AssertionError("unreachable: every sweep but the last increases a bounded sum")
 
 
-def _improve(products: InnerProducts, team: Blocks, result: Tensor, pairs: Tensor) -> Tensor:
-    """Solve a team's permutations for the ``pairs`` ``[q]``, given the others, and change ``result`` ``[Q, H]``.
+@dataclass(frozen=True)
+class _Step:
+    """A step of the ascent, which solves the permutations of one team."""
+
+    team: Blocks
+    neighbours: list[int]
+    """The positions of the steps whose permutations act on the same tensors."""
+    linear: bool
+    """Whether the team acts on one axis of each tensor at most, so that the inner product is linear in it."""
+
+
+@lru_cache(maxsize=16)
+def _steps(network: Network) -> list[_Step]:
+    """The steps of a sweep. A step whose team meets itself on a tensor is a neighbour of its own."""
+    teams, acting = teams_of(network), places(network)
+    axes = [{(place.spec.name, place.axis) for name in team.permutations for place in acting[name]} for team in teams]
+    tensors = [{name for name, _ in own} for own in axes]
+    steps = []
+    for number, team in enumerate(teams):
+        linear = len(axes[number]) == len(tensors[number])
+        sharing = [other for other, theirs in enumerate(tensors) if theirs & tensors[number]]
+        steps.append(_Step(team, [other for other in sharing if other != number or not linear], linear))
+    return steps
+
+
+def _improve(products: InnerProducts, step: _Step, result: Tensor, pairs: Tensor) -> Tensor:
+    """Solve a step for the ``pairs`` ``[q]``, given all other permutations, and change ``result`` ``[Q, H]``.
 
     Returns the pairs whose inner product grows, bool ``[q]``. The permutations of the others stay as they are.
     """
+    names = step.team.permutations
     orders = by_name(products.network, result)  # views: assigning to them changes the result
     current = {name: order[pairs] for name, order in orders.items()}
-    units = [products.of_units(name, pairs, current) for name in team.permutations]
-    better = assign(team, units)
-    before, after = (
-        torch.stack([_total(*part) for part in zip(units, chosen, strict=True)]).sum(0)
-        for chosen in ([current[name] for name in team.permutations], better)
-    )
-    if _meets_itself(products, team):
-        # The sums above hold one side of a tensor still while the other moves, so they are no inner products.
-        changed = by_name(products.network, trial := result[pairs])
-        for name, order in zip(team.permutations, better, strict=True):
-            changed[name].copy_(order)
-        before, after = (products.of_networks(rows, pairs) for rows in (result[pairs], trial))
+    units = [products.of_units(name, pairs, current) for name in names]
+    better = dict(zip(names, assign(step.team, units), strict=True))
+    if step.linear:
+        before, after = (_total(units, [chosen[name] for name in names]) for chosen in (current, better))
+    else:
+        # The products of units hold one axis of a tensor still while the other moves.
+        rows = (torch.cat(list(chosen.values()), dim=1) for chosen in (current, current | better))
+        before, after = (products.of_networks(permutations, pairs) for permutations in rows)
     improves = after - before > TOLERANCE * before.abs().clamp_min(1)
-    for name, order in zip(team.permutations, better, strict=True):
-        orders[name][pairs] = torch.where(improves.unsqueeze(-1), order, current[name])
+    for name in names:
+        orders[name][pairs] = torch.where(improves.unsqueeze(-1), better[name], current[name])
     return improves
 
 
 @cache
-def _visits(sweep: int, teams: int) -> list[int]:
-    """The order in which a sweep visits the teams."""
+def _visits(sweep: int, steps: int) -> list[int]:
+    """The order in which a sweep takes the steps."""
     key = stream(torch.tensor(0, device="cpu"), "weight matching", sweep)
-    order: list[int] = permutation(key, teams).tolist()
+    order: list[int] = permutation(key, steps).tolist()
     return order
 
 
-def _neighbours(products: InnerProducts, team: Blocks, teams: list[Blocks]) -> list[int]:
-    """The positions of the other teams that act on the same tensors, and of this one if it acts on a tensor twice."""
-    mine = _tensors(products, team)
-    others = [place for place, other in enumerate(teams) if other != team and mine & _tensors(products, other)]
-    return others + [teams.index(team)] * _meets_itself(products, team)
-
-
-def _tensors(products: InnerProducts, team: Blocks) -> set[str]:
-    return {place.spec.name for name in team.permutations for place in products.places[name]}
-
-
-def _meets_itself(products: InnerProducts, team: Blocks) -> bool:
-    """Whether permutations of the team act on several axes of one tensor."""
-    axes = {(place.spec.name, place.axis) for name in team.permutations for place in products.places[name]}
-    return len(axes) > len(_tensors(products, team))
-
-
-def _total(products: Tensor, order: Tensor) -> Tensor:
-    return products.gather(2, order.unsqueeze(-1)).sum((1, 2))
+def _total(products: list[Tensor], orders: list[Tensor]) -> Tensor:
+    """The sum of the inner products of the units that the permutations bring together, ``[q]``."""
+    first, *others = (
+        matrix.gather(2, order.unsqueeze(-1)).sum((1, 2)) for matrix, order in zip(products, orders, strict=True)
+    )
+    return sum(others, first)

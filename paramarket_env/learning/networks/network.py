@@ -97,6 +97,9 @@ class Network(Protocol):
     widest: int
     """The largest number of elements that a layer, or the input, holds of one sample."""
 
+    def __hash__(self) -> int:
+        """Networks can be hashed, so what is derived from one can be cached."""
+
     def stem(self, parameters: Tensor, inputs: Tensor) -> Tensor:
         """The stems ``[R, G, units, n]`` of R groups of G networks. The networks of a group share their samples.
 

@@ -21,7 +21,7 @@ from paramarket_env.seeding import permutation, stream
 Named = tuple[str | None, int] | tuple[str | None, int, int]
 
 
-@dataclass
+@dataclass(eq=False)
 class Described:
     """All of a network that alignment needs to know."""
 
