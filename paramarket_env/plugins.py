@@ -31,7 +31,7 @@ from typing import Any, Generic, TypeVar
 from pydantic_core import core_schema
 
 from paramarket_env.files import expanded
-from paramarket_env.validation import require
+from paramarket_env.validation import require, shown
 
 P = TypeVar("P")
 Entry = TypeVar("Entry", bound=Callable[..., Any])
@@ -172,7 +172,7 @@ class Registry(Generic[P]):
         kind: Any = type(plugin)
         name = self._names.get(kind) or self._names.get(plugin)  # type: ignore[call-overload]  # a function is a key
         if name is None:
-            raise ValueError(f"{self.kind}={plugin!r} has no name: register it, or name the file that defines it")
+            raise ValueError(f"{self.kind}={shown(plugin)} has no name: register it, or name the file that defines it")
         values = _values(plugin, complete)
         # In the name of a file a plus would be part of the path.
         joins = values.get(self.joined) is not None and not name.startswith(FILE)
@@ -245,7 +245,7 @@ def _shown(default: object) -> str:
     try:
         return repr(_plain(default))
     except ValueError:  # a default that has no textual form
-        return repr(default)
+        return shown(default)
 
 
 def text_of(plugin: object, *, complete: bool = False) -> str:
@@ -253,7 +253,7 @@ def text_of(plugin: object, *, complete: bool = False) -> str:
     for registry in REGISTRIES.values():
         if registry._has(plugin):
             return registry.text(plugin, complete=complete)
-    raise ValueError(f"{plugin!r} has no name: register it, or name the file that defines it")
+    raise ValueError(f"{shown(plugin)} has no name: register it, or name the file that defines it")
 
 
 def _plain(value: object, complete: bool = False) -> object:
@@ -295,8 +295,14 @@ def _arguments(inside: str) -> tuple[list[Any], list[tuple[str, Any]]]:
     call = ast.parse(f"_({inside})", mode="eval").body
     if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
         raise SyntaxError("the brackets end before the text does")
-    positional = [ast.literal_eval(value) for value in call.args]
-    return positional, [(str(keyword.arg), ast.literal_eval(keyword.value)) for keyword in call.keywords]
+    return [_literal(value) for value in call.args], [(str(each.arg), _literal(each.value)) for each in call.keywords]
+
+
+def _literal(value: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(value)
+    except ValueError:  # its message has the address of an object
+        raise ValueError(f"{ast.unparse(value)} is none") from None
 
 
 class Short(str):

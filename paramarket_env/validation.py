@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Annotated, Any, TypeVar
@@ -34,9 +35,9 @@ def require(ok: bool, name: str, value: Any, allowed: str) -> None:
 
 
 def shown(value: object) -> str:
-    """The ``repr`` of a value in one line of at most ``LONGEST`` characters."""
+    """The ``repr`` of a value in one line of at most ``LONGEST`` characters, without the addresses of objects."""
     try:
-        text = repr(value).replace("\n", " ")
+        text = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value).replace("\n", " "))
     except ValueError:  # an integer that is too long to print
         text = f"<a very large {type(value).__name__}>"
     half = LONGEST // 2

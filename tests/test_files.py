@@ -18,17 +18,23 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from matplotlib.figure import Figure
 from stable_baselines3 import A2C, DQN
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
+from paramarket_baselines.cli import _folder, _parse
 from paramarket_baselines.evaluation.results import write_json, write_picture, write_results
 from paramarket_baselines.policies.learned import Learned, save_policy
 from paramarket_baselines.training.callbacks import PATIENCE
 from paramarket_baselines.training.checkpoint import load_checkpoint, save_checkpoint
+from paramarket_baselines.training.sb3 import Plan, check_resume, learn
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
-from paramarket_env.files import claimed, expanded, write_file, write_set
+from paramarket_env.files import claimed, expanded, read_member, write_file, write_set
+from paramarket_env.interface.policy import POLICIES
+from paramarket_env.market.engine import Engine
+from paramarket_env.market.saved import load, save
 from tests.baselines.policies.test_decisions import seat
 from tests.helpers import priced_market
 
@@ -73,27 +79,31 @@ WRITERS: dict[str, Writer] = {
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """The files that count: a manifest, and the files that it names. Others were not finished or are out of date."""
-    manifests = [json.loads(file.read_text()) for file in folder.rglob("*.json")]
-    hashes = [found for each in manifests for found in each.get("files", {}).values()]
+    """What a reader finds: the files that stand alone, and those that a manifest names. Others were not finished."""
     files = [file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".")]
-    hashed = (".safetensors", ".bin")
-    named = [f for f in files if f.suffix not in hashed or any(f.stem.endswith(h[:12]) for h in hashes)]
-    return {str(file.relative_to(folder)): file.read_bytes() for file in named}
+    found = {str(file.relative_to(folder)): file.read_bytes() for file in files if file.suffix not in MEMBERS}
+    for manifest in folder.rglob("*.json"):
+        hashes = json.loads(manifest.read_text()).get("files", {})
+        found |= {f"{manifest.relative_to(folder)}/{name}": read_member(manifest, hashes, name) for name in hashes}
+    return found
 
 
+MEMBERS = (".safetensors", ".bin")
+"""The suffixes of files that a manifest names."""
 CALLS = [(os, "replace"), (os, "fsync"), (Path, "write_bytes"), (Path, "write_text"), (Path, "mkdir"), (Path, "unlink")]
 
 
 @pytest.fixture
 def fails_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
-    """Make the n-th call that changes the disk fail as on a full one."""
+    """Make the n-th call that changes the disk fail as on a full one, which still has room for half a file."""
     left = [10**9]
 
     def failing(call: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any, **named: Any) -> Any:
             left[0] -= 1
             if left[0] == 0:
+                if call.__name__.startswith("write_"):
+                    call(args[0], args[1][: len(args[1]) // 2], **named)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return call(*args, **named)
 
@@ -232,6 +242,10 @@ def test_a_folder_has_one_owner_at_a_time(existing: bool, tmp_path: Path) -> Non
         assert [file.name for file in folder.iterdir()] == ["result"]
 
 
+def test_new_folders_of_the_same_second_have_different_names() -> None:
+    assert len({_folder(None, "run") for _ in range(20)}) == 20
+
+
 def test_a_folder_of_a_process_that_was_killed_is_free(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     code = "import os, signal; from pathlib import Path; from paramarket_env.files import claimed\n"
@@ -278,6 +292,49 @@ def test_a_file_in_the_home_folder_is_written_there(tmp_path: Path, monkeypatch:
     write_json(Path("~") / "new" / "figures.json", {})
     write_picture(Path("~") / "new" / "curves.png", Figure())
     assert {file.name for file in (tmp_path / "home" / "new").iterdir()} == {"figures.json", "curves.png"}
+    assert not (tmp_path / "~").exists()
+
+
+def _plugin() -> object:
+    expanded("~/mine.py").write_text("from paramarket_baselines.policies.decisions import Hold as policy")
+    return POLICIES.parse("file:~/mine.py")
+
+
+def _configuration() -> object:
+    expanded("~/config.json").write_text(CONFIG.to_json())
+    return _parse(["run", "--config", "~/config.json"])
+
+
+def _market() -> None:
+    engine = Engine(CONFIG, 1, "cpu")
+    engine.reset(torch.tensor([0]))
+    save(engine, "~/market.pt")
+    load(engine, expanded("~/market.pt"))
+    load(engine, "~/market.pt")
+
+
+def _normalisation() -> None:
+    model, env = new_model()
+    model.save(expanded("~/mine.zip"))
+    env.save(str(expanded("~/scale.pkl")))
+    POLICIES.parse("sb3(path='~/mine.zip', algo='a2c', normalise='~/scale.pkl')")(seat(CONFIG))
+
+
+def _training() -> None:
+    plan = Plan(CONFIG, "a2c", timesteps=1, num_markets=2)
+    learn(plan, "~/trained", "cpu")
+    check_resume(plan, expanded("~/trained"))
+    check_resume(plan, "~/trained")
+
+
+@pytest.mark.parametrize("door", [_plugin, _configuration, _market, _normalisation, _training])
+def test_a_path_in_the_home_folder_is_found_there(
+    door: Callable[[], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path)
+    door()
     assert not (tmp_path / "~").exists()
 
 

@@ -182,7 +182,9 @@ def test_plugins_among_the_values_of_a_field_come_back_complete(text: str, compl
     [
         ("", r"tool='' is not allowed: it must be NAME, NAME:VALUE or NAME\(field=VALUE, ...\)"),
         ("coarse-file(4", "it must be NAME"),
-        ("coarse-file(size=four)", "its values must be Python literals"),
+        ("coarse-file(size=four)", r"its values must be Python literals \(four is none\)"),
+        ("coarse-file(Fraction(1, 20))", r"its values must be Python literals \(Fraction\(1, 20\) is none\)"),
+        ("coarse-file(size=[1, lambda: 2])", r"its values must be Python literals \(\[1, lambda: 2\] is none\)"),
         ("coarse-file(**{'size': 4})", r"it must be coarse-file\(size=3, grit=0.5, handle=None\), each field at"),
         ("coarse-file(4, size=4)", "each field at most once; 'size' is given twice"),
         ("coarse-file(1, 2, None, 4)", "without further values"),
@@ -211,7 +213,19 @@ def test_a_text_that_is_none_is_refused(text: str, message: str) -> None:
         TOOLS.parse(text)
 
 
-@pytest.mark.usefixtures("_tools")
+NO_LITERALS = ("x", "Fraction(1, 20)", "object()", "[1, lambda: 2]", "{1: x}", "1 if x else 2", "-'x'", "x.y", "f'{x}'")
+
+
+@pytest.mark.parametrize("value", NO_LITERALS)
+@pytest.mark.parametrize("registry", REGISTRIES.values(), ids=lambda registry: registry.kind)
+def test_no_error_of_a_text_has_the_address_of_an_object(registry: Registry[Any], value: str) -> None:
+    for name, entry in registry.items():
+        for text in (f"{name}({value})", *(f"{name}({field}={value})" for field in parameters(entry))):
+            with pytest.raises(ValueError, match="is not allowed: ") as caught:
+                registry.parse(text)
+            assert "0x" not in str(caught.value)
+
+
 @pytest.mark.usefixtures("_tools")
 def test_a_name_with_underscores_is_that_with_hyphens() -> None:
     tools: Registry[Tool] = Registry("tool", Tool, joined="handle")

@@ -1,9 +1,12 @@
-"""Plug-ins on the command line: the rule that reads them from options, and their list."""
+"""Plug-ins and settings on the command line: the rules that read them from options, and the list of plug-ins."""
 
 from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
+from dataclasses import is_dataclass, replace
+from functools import partial
 from typing import Any
 
 import tyro
@@ -15,7 +18,7 @@ from paramarket_env.plugins import REGISTRIES, Registry, usage
 
 
 class UsageError(Exception):
-    """A plug-in on the command line cannot be made. It is no ``ValueError``, whose message tyro would replace."""
+    """A value on the command line is not allowed. It is no ``ValueError``, whose message tyro would replace."""
 
 
 PLUGINS = tyro.constructors.ConstructorRegistry()
@@ -28,10 +31,7 @@ def _plugin(given: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.Pri
 
     def read(words: list[str]) -> Any:
         assert registry is not None
-        try:
-            return registry.parse(words[0])
-        except ValueError as error:
-            raise UsageError(str(error)) from error
+        return _made(registry.parse, words[0])
 
     registry: Registry[Any] | None = REGISTRIES.get(given.type)
     if registry is None:
@@ -43,6 +43,29 @@ def _plugin(given: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.Pri
         is_instance=lambda value: isinstance(value, registry.interface),
         str_from_instance=lambda plugin: [registry.text(plugin)],
     )
+
+
+_asked: set[Any] = set()
+"""The dataclasses for which tyro's own rule is being asked."""
+
+
+@PLUGINS.struct_rule
+def _settings(given: tyro.constructors.StructTypeInfo) -> tyro.constructors.StructConstructorSpec | None:
+    """Make a dataclass as tyro does, but let its errors end the command like those of plug-ins."""
+    if not is_dataclass(given.type) or given.type in _asked:
+        return None
+    _asked.add(given.type)
+    spec = PLUGINS.get_struct_spec(given)
+    _asked.remove(given.type)
+    assert isinstance(spec, tyro.constructors.StructConstructorSpec)
+    return replace(spec, instantiate=partial(_made, spec.instantiate))
+
+
+def _made(make: Callable[..., Any], *values: Any, **fields: Any) -> Any:
+    try:
+        return make(*values, **fields)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def list_names(console: Console) -> None:

@@ -28,7 +28,7 @@ from paramarket_env.market.snapshot import snapshot
 from paramarket_env.market.state import MarketState, tree_map, write_rows
 from paramarket_env.market.view import MarketView
 from paramarket_env.seeding import as_seeds, stream, uniform
-from paramarket_env.validation import integer, require
+from paramarket_env.validation import integer, require, shown
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -39,7 +39,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
     try:
         resolved = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"device={device!r} is not allowed: it must be 'auto', 'cpu' or 'cuda'") from error
+        raise ValueError(f"device={shown(device)} is not allowed: it must be 'auto', 'cpu' or 'cuda'") from error
     require(resolved.type in ("cpu", "cuda"), "device", str(device), "'auto', 'cpu' or 'cuda'")
     if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device={str(device)!r} is not available: torch sees {torch.cuda.device_count()} GPUs")

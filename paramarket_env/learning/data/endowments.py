@@ -19,7 +19,7 @@ from paramarket_env.learning.data.datasets import Dataset
 from paramarket_env.learning.memory import chunk_elements
 from paramarket_env.plugins import Registry
 from paramarket_env.seeding import permutation, stream, uniform
-from paramarket_env.validation import configuration, require
+from paramarket_env.validation import configuration, require, shown
 
 SplitProtocol = Literal["clean", "authors"]
 
@@ -243,8 +243,8 @@ def require_minibatches(
     held = _held(dataset, train, endowment, agents, seeds, batch_size)
     average, agent = held.sum(-1).double().mean(0).min(0)
     allowed = (
-        f"at most the number of samples of each agent: data.endowment={endowment!r} divides {samples} samples among "
-        f"agents={agents}, and trader_{int(agent)} has {float(average):.1f} on average"
+        f"at most the number of samples of each agent: data.endowment={shown(endowment)} divides {samples} samples "
+        f"among agents={agents}, and trader_{int(agent)} has {float(average):.1f} on average"
     )
     require(float(average) >= batch_size, "training.batch_size", batch_size, allowed)
 

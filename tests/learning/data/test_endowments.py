@@ -245,6 +245,16 @@ def test_an_agent_without_samples_is_refused() -> None:
         require(Complementary(scarcity=0.0), 1, dataset=dataset)
 
 
+@pytest.mark.parametrize("unlike", [0, 1, 2, 3])
+def test_one_seed_does_not_decide_whether_a_rule_is_refused(unlike: int) -> None:
+    def rule(generous: bool) -> Any:
+        return lambda pool: (pool.seeds.eq(unlike) != generous)[:, None, None].expand(-1, 2, pool.labels.shape[1])
+
+    require(rule(generous=True), 100)
+    with pytest.raises(ValueError, match=r"trader_0 has 72\.5 on average"):
+        require(rule(generous=False), 100)
+
+
 def test_a_minibatch_as_large_as_the_smallest_endowment_is_enough() -> None:
     require("iid", 96, agents=3)
     require("dirichlet", 96, agents=3)
