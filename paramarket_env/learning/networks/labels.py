@@ -29,6 +29,7 @@ class Operand:
     """A tensor of an operation whose axes have names. Axes of the same name are matched."""
 
     shape: tuple[int, ...]
+    """Axes along which the tensor is constant count as axes of size 1."""
     labels: Labels
     names: tuple[Name, ...]
 
@@ -89,13 +90,13 @@ def _restrict(units: Units, piece: Piece, names: tuple[Name, ...]) -> Tensor:
     return held if len(names) == len(axes) else units.outer(held.reshape(shape.numel(), -1)).view(shape)
 
 
-def move(units: Units, operand: Operand, change: Callable[[Tensor], Any]) -> list[Labels]:
-    """The labels after an operation that moves elements, which ``change`` does to a tensor of the operand's shape."""
+def move(units: Units, labels: Labels, shape: Sequence[int], change: Callable[[Tensor], Any]) -> list[Labels]:
+    """The labels after an operation that moves elements, which ``change`` does to a tensor of this shape."""
     moved = []
-    for axes, held in operand.labels:
+    for axes, held in labels:
         ordered = held.permute(sorted(range(len(axes)), key=axes.__getitem__))
-        sizes = [size if axis in axes else 1 for axis, size in enumerate(operand.shape)]
-        changed = change(ordered.reshape(sizes).expand(operand.shape))
+        sizes = [size if axis in axes else 1 for axis, size in enumerate(shape)]
+        changed = change(ordered.reshape(sizes).expand(*shape))
         moved.append([_varying(output) for output in ([changed] if isinstance(changed, Tensor) else changed)])
     units.cuts += [held for pieces in moved for _, held in pieces]
     return [_apart(units, pieces) for pieces in zip(*moved, strict=True)]

@@ -209,10 +209,12 @@ class _Orders:
     def blocks(self, names: Mapping[int, str]) -> tuple[Blocks, ...]:
         """The blocks of the named cells. Blocks that are units of parameters themselves are among the permutations."""
         inside: dict[int, list[str]] = {}
-        for cell, outer in self._outer().items():
-            if cell in names:
-                inside.setdefault(outer, [names[outer]] if outer in names else []).append(names[cell])
-        return tuple(Blocks(len(self.members[outer]), tuple(each)) for outer, each in inside.items())
+        outer = self._outer()
+        for cell in names:
+            if cell in outer:
+                blocks = outer[cell]
+                inside.setdefault(blocks, [names[blocks]] if blocks in names else []).append(names[cell])
+        return tuple(Blocks(len(self.members[blocks]), tuple(each)) for blocks, each in inside.items())
 
 
 def _components(size: int, edges: list[Edges]) -> tuple[Ints, Ints]:
