@@ -93,11 +93,14 @@ def _buffers(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def _random_parameters(module: nn.Module, dtype: torch.dtype, generator: torch.Generator) -> dict[str, Tensor]:
-    """Random parameters that keep the size of what passes through the layers."""
+    """Random parameters that keep the size of what passes through the layers.
+
+    Vectors are mostly positive, so that few units are cut off by a ReLU: the outputs would not depend on them.
+    """
     values = {}
     for name, parameter in module.named_parameters():
-        inputs = parameter[0].numel() if parameter.dim() > 1 else 4
-        values[name] = torch.randn(parameter.shape, generator=generator, dtype=dtype) / inputs**0.5
+        drawn = torch.randn(parameter.shape, generator=generator, dtype=dtype)
+        values[name] = drawn / parameter[0].numel() ** 0.5 if parameter.dim() > 1 else 1 + drawn / 2
     return values
 
 

@@ -176,22 +176,19 @@ class _Orders:
     def runs(self, axis: Ints) -> Iterator[tuple[int, int, int]]:
         """The runs of an axis, each a cell, a number of units and how often each unit is repeated.
 
-        0 repetitions mark a cell that the axis does not hold in order.
+        A run that is repeated 0 times is the last: the axis does not hold its cell in order.
         """
         classes = self.classes[axis]
-        start = 0
-        while start < len(classes):
-            cell = int(self.cell[classes[start]])
-            members = self.members[cell]
+        while len(classes):
+            cell = int(self.cell[classes[0]])
+            run = classes[:1]
+            repeat = 1
             if self.is_free(cell):
-                repeat = _leading(classes[start:] == classes[start])
-                run = members.repeat(repeat)
-                in_order = np.array_equal(classes[start : start + len(run)], run)
-                yield cell, len(members), repeat if in_order else 0
-                start += len(run)
-            else:
-                yield cell, 1, 1
-                start += 1
+                repeat = _leading(classes == classes[0])
+                run = self.members[cell].repeat(repeat)
+                repeat = repeat if np.array_equal(classes[: len(run)], run) else 0
+            yield cell, len(run) // max(repeat, 1), repeat
+            classes = classes[len(run) :] if repeat else classes[:0]
 
     def odd_blocks(self) -> list[int]:
         """The cells whose classes are not in the order of their blocks."""

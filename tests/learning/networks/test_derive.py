@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from paramarket_env.learning.networks import derive as derivation
 from paramarket_env.learning.networks.derive import Derived, check, derive
-from paramarket_env.learning.networks.network import Axis, Blocks, Segment
+from paramarket_env.learning.networks.network import Axis, Segment
+from paramarket_env.learning.networks.units import solve
+from tests.learning.networks.small_modules import MODULES, VECTOR, Call
 
 Spec = dict[str, tuple[Any, ...]]
 """For each parameter and axis: None, the name of a permutation, or a name with how often each unit is repeated."""
-
-
-class Call(nn.Module):
-    """A module that computes a function of its input and its layers."""
-
-    def __init__(self, forward: Callable[..., Tensor], **layers: nn.Module | nn.Parameter) -> None:
-        super().__init__()
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-        self._forward = forward
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self._forward(self, inputs)
 
 
 def sizes(derived: Derived) -> dict[str, int]:
@@ -39,12 +29,12 @@ def sizes(derived: Derived) -> dict[str, int]:
 
 def renamed(axes: dict[str, tuple[Axis, ...]]) -> list[Any]:
     """The axes with permutations numbered in the order of their appearance."""
-    numbers: dict[str, int] = {}
-    return [
-        (name, [[(numbers.setdefault(each.permutation, len(numbers)) if each.permutation else None, each.units, each.repeat)
-                 for each in axis] for axis in spec])
-        for name, spec in axes.items()
-    ]  # fmt: skip
+    numbers: dict[str | None, int] = {None: -1}
+
+    def number(segment: Segment) -> tuple[int, int, int]:
+        return numbers.setdefault(segment.permutation, len(numbers)), segment.units, segment.repeat
+
+    return [(name, [[number(segment) for segment in axis] for axis in each]) for name, each in axes.items()]
 
 
 def written(module: nn.Module, spec: Spec) -> dict[str, tuple[Axis, ...]]:
@@ -71,7 +61,7 @@ def norm(name: str, units: str) -> Spec:
 
 def mlp() -> tuple[nn.Module, tuple[int, ...], Spec]:
     widths = (12, 9, 7, 5, 3)
-    layers = [each for pair in zip(widths, widths[1:], strict=False) for each in (nn.Linear(*pair), nn.ReLU())]
+    layers = [each for pair in pairwise(widths) for each in (nn.Linear(*pair), nn.ReLU())]
     spec: Spec = {}
     for number in range(4):
         spec |= layer(f"{2 * number + 1}", f"p{number + 1}" if number < 3 else None, f"p{number}" if number else None)
@@ -167,3 +157,78 @@ def test_the_derived_specification_is_the_one_written_by_hand(make: Callable[[],
 def test_resnet20_has_the_authors_13_permutations() -> None:
     module, features, _ = resnet20()
     assert len(sizes(derive(module, features))) == 13
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_all_that_can_be_permuted_is_and_permutations_change_nothing(name: str) -> None:
+    module, features, units, blocks = MODULES[name]
+    derived = derive(module, features)
+    assert sizes(derived) == units
+    assert derived.blocks == blocks
+    check(module, features, derived, draws=3)
+
+
+@pytest.mark.parametrize("kind", ["ties", "blocks"])
+@pytest.mark.parametrize("name", ["skip", "concatenation meets a plain axis", "gated", "grouped", "fused attention"])
+def test_the_check_notices_a_missing_constraint(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, features, *_ = MODULES[name]
+    solved: list[Any] = []
+    monkeypatch.setattr(derivation, "solve", lambda *arguments: solved.append(arguments) or solve(*arguments))
+    whole = derive(module, features)
+    (units, tensors), wrong = solved[0], 0
+    for missing in range(len(getattr(units, kind))):
+        kept = [each for number, each in enumerate(getattr(units, kind)) if number != missing]
+        mutated = Derived(*solve(replace(units, **{kind: kept}), tensors))
+        if mutated != whole:
+            wrong += 1
+            with pytest.raises(ValueError, match="by a permutation of its hidden units"):
+                check(module, features, mutated, draws=3)
+    assert wrong > 0 or not units.blocks
+
+
+def test_a_permutation_that_is_wrong_is_named_by_its_effect() -> None:
+    module = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    axes = written(module, layer("0", "a", None) | layer("2", None, None))
+    with pytest.raises(ValueError, match=r"change of the network's outputs .* permutations=") as error:
+        check(module, VECTOR, Derived(axes, ()))
+    assert "at most" in str(error.value)
+
+
+BAD: dict[str, tuple[nn.Module, str]] = {
+    "no rule": (
+        nn.Sequential(nn.Linear(4, 6), Call(lambda _, x: x.sinc().cumprod(1)), nn.Linear(6, 3)),
+        r"aten\.cumprod.* in the module '1' \(Call\) has no rule; give the permutations .*permutations=",
+    ),
+    "data-dependent": (
+        Call(lambda self, x: self.first(x) if x.sum() > 0 else self.first(-x), first=nn.Linear(4, 3)),
+        r"in the module 'the network itself' \(Call\) uses the values of its data",
+    ),
+    "data-dependent shape": (
+        Call(lambda self, x: self.first(x)[x[:, 0] > 0], first=nn.Linear(4, 3)), "uses the values of its data",
+    ),
+    "several outputs": (Call(lambda self, x: (self.first(x), x), first=nn.Linear(4, 3)), "network's output='tuple'"),  # type: ignore[arg-type,return-value]
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_module_that_cannot_be_derived_is_refused_by_name(name: str) -> None:
+    module, message = BAD[name]
+    with pytest.raises(ValueError, match=message):
+        derive(module, VECTOR)
+
+
+def test_derivation_and_check_leave_the_module_and_the_global_generator_as_they_are() -> None:
+    module, features, _ = cnn()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    state = torch.get_rng_state()
+    check(module, features, derive(module, features))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert module.training
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert not any(each._forward_pre_hooks for each in module.modules())
+
+
+def test_a_module_on_the_meta_device_has_the_same_permutations() -> None:
+    module, features, _ = resnet20()
+    assert derive(module.to("meta"), features) == derive(resnet20()[0], features)
+    check(module, features, derive(module, features))
