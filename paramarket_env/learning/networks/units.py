@@ -261,6 +261,6 @@ def _names(orders: _Orders, tensors: Mapping[str, Sequence[Tensor]]) -> dict[int
     numbers: Counter[str] = Counter()
     names = {}
     for cell, owner in owners.items():
-        names[cell] = f"{owner}.{numbers[owner]}" if owner in several else owner
+        names[cell] = f"{owner}/{numbers[owner]}" if owner in several else owner
         numbers[owner] += 1
     return names

@@ -123,7 +123,7 @@ MODULES: dict[str, tuple[nn.Module, tuple[int, ...], dict[str, int], tuple[Block
             head=nn.Linear(5, 3),
         ),
         VECTOR,
-        {"first.0": 2, "first.1": 5},
+        {"first/0": 2, "first/1": 5},
         (),
     ),
     "gated": (nn.Sequential(nn.Linear(4, 12), nn.GLU(), nn.Linear(6, 3)), VECTOR, {"0": 6}, ()),
@@ -147,7 +147,7 @@ MODULES: dict[str, tuple[nn.Module, tuple[int, ...], dict[str, int], tuple[Block
     "in place": (
         Call(in_place, first=nn.Linear(4, 6), second=nn.Linear(6, 6), head=nn.Linear(6, 3)),
         VECTOR,
-        {"first.0": 2, "first.1": 4},
+        {"first/0": 2, "first/1": 4},
         (),
     ),
     "flip meets plain": (
@@ -199,7 +199,7 @@ MODULES: dict[str, tuple[nn.Module, tuple[int, ...], dict[str, int], tuple[Block
     "depth multiplier": (
         nn.Sequential(nn.Conv2d(2, 6, 3, groups=2), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(6, 3)),
         IMAGE,
-        {"0.0": 3, "0.1": 3},
+        {"0/0": 3, "0/1": 3},
         (),
     ),
     "grouped": (
@@ -329,8 +329,8 @@ MODULES: dict[str, tuple[nn.Module, tuple[int, ...], dict[str, int], tuple[Block
     "fused attention": (
         Call(fused, qkv=nn.Linear(4, 36), head=nn.Linear(12, 3)),
         TOKENS,
-        {"qkv.0": 12, "qkv.1": 12},
-        (Blocks(3, ("qkv.0", "qkv.1")),),
+        {"qkv/0": 12, "qkv/1": 12},
+        (Blocks(3, ("qkv/0", "qkv/1")),),
     ),
     "normalised queries": (
         Call(
@@ -344,7 +344,7 @@ MODULES: dict[str, tuple[nn.Module, tuple[int, ...], dict[str, int], tuple[Block
             head=nn.Linear(12, 3),
         ),
         TOKENS,
-        {"query": 4, "value.0": 4, "value.1": 4, "value.2": 4},
+        {"query": 4, "value/0": 4, "value/1": 4, "value/2": 4},
         (),
     ),
     "transformer": (
@@ -355,8 +355,8 @@ MODULES: dict[str, tuple[nn.Module, tuple[int, ...], dict[str, int], tuple[Block
             head=nn.Linear(8, 3),
         ),
         TOKENS,
-        {"embed": 8, "encoder.self_attn.0": 8, "encoder.self_attn.1": 8, "encoder.linear1": 16},
-        (Blocks(2, ("encoder.self_attn.0", "encoder.self_attn.1")),),
+        {"embed": 8, "encoder.self_attn/0": 8, "encoder.self_attn/1": 8, "encoder.linear1": 16},
+        (Blocks(2, ("encoder.self_attn/0", "encoder.self_attn/1")),),
     ),
     "vision transformer": (
         Call(
@@ -368,8 +368,8 @@ MODULES: dict[str, tuple[nn.Module, tuple[int, ...], dict[str, int], tuple[Block
             head=nn.Linear(8, 3),
         ),
         IMAGE,
-        {"patches": 8, "encoder.self_attn.0": 8, "encoder.self_attn.1": 8, "encoder.linear1": 16},
-        (Blocks(2, ("encoder.self_attn.0", "encoder.self_attn.1")),),
+        {"patches": 8, "encoder.self_attn/0": 8, "encoder.self_attn/1": 8, "encoder.linear1": 16},
+        (Blocks(2, ("encoder.self_attn/0", "encoder.self_attn/1")),),
     ),
 }
 """Each module with the shape of a sample, the number of units of each permutation, and the blocks."""
