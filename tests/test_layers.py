@@ -70,6 +70,10 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "__init__": set(),
         "network": set(),
         "mlp": {"network"},
+        "units": {"network"},
+        "labels": {"units"},
+        "operations": {"units", "labels"},
+        "derive": {"network", "units", "labels", "operations"},
         "modules": {"network"},
     },
     "paramarket_env.learning.data": {

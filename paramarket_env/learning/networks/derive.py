@@ -1,0 +1,191 @@
+"""The permutations of hidden units of any module, derived from a trace of it.
+
+A permutation of hidden units reorders the units of all parameters that hold them and leaves the module's outputs as
+they are (Ainsworth et al. 2023). The module runs once on tensors without data. Each operation that it calls constrains
+the units of its operands; see ``operations``. What the constraints leave free are the permutations; see ``units``.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from paramarket_env.learning.networks.labels import Labels
+from paramarket_env.learning.networks.network import Axis, Blocks
+from paramarket_env.learning.networks.operations import RULES, Call, pointwise
+from paramarket_env.learning.networks.units import Units, solve
+from paramarket_env.validation import require
+
+WAY_OUT = "give the permutations yourself with permutations=..., or permutations={} to align nothing"
+
+LARGE = 10_000_000
+"""The number of parameters from which a check computes in float32, to save time and memory."""
+
+
+@dataclass(frozen=True)
+class Derived:
+    """The permutations of a module."""
+
+    axes: Mapping[str, tuple[Axis, ...]]
+    """The segments of each axis of each parameter, by name as in ``named_parameters()``."""
+    blocks: tuple[Blocks, ...]
+    """The permutations whose units come in blocks."""
+
+
+def derive(module: nn.Module, features: tuple[int, ...]) -> Derived:
+    """Derive the permutations of a module, in ``eval`` mode, that takes float32 ``[n, *features]``.
+
+    The module may be on the meta device. Raises ``ValueError`` for a module that looks at the values of its data, for
+    instance to choose what to compute, and for an operation that has no rule. The error names the operation and the
+    module that called it.
+    """
+    traced = copy.deepcopy(module).to("meta").eval()
+    values = _random_values(module, torch.float32)
+    trace = _Trace(traced, {name: values[name] for name, _ in module.named_parameters()})
+    # Under a torch.device, torch's attention takes the path that is made of operations with rules.
+    with torch.no_grad(), torch.device("cpu"), sdpa_kernel(SDPBackend.MATH), trace:
+        output = functional_call(traced, values, (torch.zeros(2, *features),))
+    require(isinstance(output, Tensor), "network's output", type(output).__name__, "a tensor of logits")
+    for _, units in trace.known(output):
+        trace.units.fix(units)
+    return Derived(*solve(trace.units, trace.axes))
+
+
+def check(module: nn.Module, features: tuple[int, ...], derived: Derived, draws: int = 1) -> None:
+    """Raise ``ValueError`` if a permutation changes what the module computes by more than rounding.
+
+    Each of ``draws`` random permutations reorders all units, of random parameters and on random samples. The module, in
+    ``eval`` mode, takes float32 ``[n, *features]`` and may be on the meta device.
+    """
+    large = sum(parameter.numel() for parameter in module.parameters()) > LARGE
+    values = _random_values(module, torch.float32 if large else torch.float64)
+    evaluated = copy.deepcopy(module).to("meta").eval()
+    generator = torch.Generator().manual_seed(1)
+    samples = torch.rand(2, *features, generator=generator).to(torch.float32 if large else torch.float64)
+    with torch.no_grad():
+        before = functional_call(evaluated, values, (samples,))
+        for _ in range(draws):
+            after = functional_call(evaluated, _permuted(values, derived, generator), (samples,))
+            difference = float((after - before).abs().max() / before.abs().max())
+            allowed = 1e-3 if large else 1e-8
+            require(
+                difference <= allowed,
+                "relative change of the network's outputs by a permutation of its hidden units",
+                difference,
+                f"at most {allowed}; {WAY_OUT}",
+            )
+
+
+def _random_values(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Random parameters, and buffers as they are, or as torch initialises them if they are on the meta device."""
+    generator = torch.Generator().manual_seed(0)
+    values = {}
+    for name, buffer in module.named_buffers():
+        fresh = torch.full(buffer.shape, float(name.endswith("running_var")))
+        values[name] = (fresh if buffer.is_meta else buffer.cpu()).to(
+            dtype if buffer.is_floating_point() else buffer.dtype
+        )
+    for name, parameter in module.named_parameters():
+        scale = (parameter[0].numel() if parameter.dim() > 1 else 4) ** -0.5
+        values[name] = torch.randn(parameter.shape, generator=generator, dtype=dtype) * scale
+    return values
+
+
+def _permuted(values: Mapping[str, Tensor], derived: Derived, generator: torch.Generator) -> dict[str, Tensor]:
+    """The values with the units of each permutation in a random order."""
+    orders = _random_orders(derived, generator)
+    permuted = dict(values)
+    for name, axes in derived.axes.items():
+        for number, axis in enumerate(axes):
+            permuted[name] = permuted[name].index_select(number, _places(axis, orders))
+    return permuted
+
+
+def _random_orders(derived: Derived, generator: torch.Generator) -> dict[str, Tensor]:
+    """A random order of the units of each permutation that keeps the blocks together."""
+    segments = [segment for axes in derived.axes.values() for axis in axes for segment in axis]
+    sizes = {segment.permutation: segment.units for segment in segments if segment.permutation is not None}
+    orders = {name: torch.randperm(size, generator=generator) for name, size in sizes.items()}
+    for blocks in derived.blocks:
+        order = torch.randperm(blocks.count, generator=generator)
+        for name in blocks.permutations:
+            size = sizes[name] // blocks.count
+            inside = torch.stack([torch.randperm(size, generator=generator) for _ in order])
+            orders[name] = (order[:, None] * size + inside).flatten()
+    return orders
+
+
+def _places(axis: Axis, orders: Mapping[str, Tensor]) -> Tensor:
+    """The place from which each element of an axis comes."""
+    places, start = [], 0
+    for segment in axis:
+        order = torch.arange(segment.units) if segment.permutation is None else orders[segment.permutation]
+        places.append(start + (order[:, None] * segment.repeat + torch.arange(segment.repeat)).flatten())
+        start += segment.size
+    return torch.cat(places)
+
+
+class _Trace(TorchDispatchMode):
+    """Records the constraints on the units of a module while it runs."""
+
+    def __init__(self, module: nn.Module, parameters: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.units = Units()
+        self.axes: dict[str, list[Tensor]] = {}
+        self._labels: dict[int, tuple[Tensor, Labels]] = {}  # holding the tensors keeps their ids unique
+        self._callers = [module]
+        for name, parameter in parameters.items():
+            axes = [self.units.new(size) if size > 1 else torch.zeros(1, dtype=torch.int64) for size in parameter.shape]
+            self.axes[name] = axes
+            self._label(parameter, tuple(((axis,), units) for axis, units in enumerate(axes) if len(units) > 1))
+        self._names = {each: name for name, each in module.named_modules()}
+        for each in self._names:
+            each.register_forward_pre_hook(lambda caller, _: self._callers.append(caller))
+            each.register_forward_hook(lambda *_: self._callers.pop() and None)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # True, torch's default, imports its compiler, which takes seconds
+
+    def known(self, tensor: Tensor) -> Labels:
+        """The units that a tensor holds."""
+        return self._labels[id(tensor)][1] if id(tensor) in self._labels else ()
+
+    def _label(self, tensor: Tensor, labels: Labels) -> None:
+        self._labels[id(tensor)] = tensor, labels
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(func.tags):
+            self._refuse(func, "uses the values of its data")
+        result = func(*args, **(kwargs or {}))
+        outputs = tuple(output for output in tree_leaves(result) if isinstance(output, Tensor))
+        names = [argument.name for argument in func._schema.arguments]
+        arguments = {**dict(zip(names, args, strict=False)), **(kwargs or {})}
+        name = func.overloadpacket.__name__.rstrip("_")
+        call = Call(func, name, arguments, outputs, self.units, self.known)
+        if any(self.known(tensor) for tensor in call.tensors):
+            rule = pointwise if torch.Tag.pointwise in func.tags else RULES.get(name)
+            if rule is None:
+                self._refuse(func, "has no rule")
+            for output, labels in zip(outputs, rule(call), strict=False):
+                self._label(output, labels)
+        return result
+
+    def _refuse(self, func: Any, why: str) -> NoReturn:
+        caller = self._callers[-1]
+        where = self._names[caller] or "the network itself"
+        raise ValueError(
+            f"the permutations of hidden units cannot be derived: the operation {func} in the module {where!r} "
+            f"({type(caller).__name__}) {why}; {WAY_OUT}"
+        )
