@@ -143,7 +143,7 @@ def split(network: Network, parameters: Tensor) -> dict[str, Tensor]:
     """Views of flat vectors ``[..., P]`` as named tensors, ``[..., *shape]`` each."""
     parts = parameters.split([spec.size for spec in network.parameters], dim=-1)
     batch = parameters.shape[:-1]
-    return {spec.name: part.view(*batch, *spec.shape) for spec, part in zip(network.parameters, parts, strict=True)}
+    return {spec.name: part.view((*batch, *spec.shape)) for spec, part in zip(network.parameters, parts, strict=True)}
 
 
 def stem_units(network: Network) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +19,9 @@ from paramarket_env.learning.alignment.weight_matching import weight_matching
 from paramarket_env.learning.memory import chunk_elements
 from paramarket_env.learning.networks.modules import ModuleNetwork
 from paramarket_env.learning.networks.network import ARCHITECTURES, Network, initial_parameters, permutation_sizes
+from paramarket_env.learning.training import SGD
 from paramarket_env.seeding import stream
-from tests.helpers import CPU, leaves, logits, new_engine, orders, priced_market, random_orders, tiny_market
+from tests.helpers import CPU, leaves, logits, new_engine, orders, random_orders, tiny_market
 
 SMALL = {
     "mlp": "mlp(hidden=(8, 8))",
@@ -51,19 +53,17 @@ def test_every_architecture_is_tested() -> None:
 
 @pytest.mark.parametrize("text", SMALL.values(), ids=SMALL)
 def test_it_trains_trades_and_is_evaluated_as_plain_modules(text: str) -> None:
-    config = tiny_market(architecture=text, parameter_sets="full")
+    config = tiny_market(architecture=text, endowment="iid", optimizer=SGD(lr=0.05))
     engine = new_engine(config)
     modules = [engine.network.module(vector) for vector in engine.state.parameters[0]]
     samples = Samples(engine.dataset.inputs, engine.dataset.labels)
-    first = engine.state.loss.clone()
     for cycle in range(3):
-        for module, order in zip(modules, coming_passes(engine, 0, range(2)), strict=True):
-            optimizer = torch.optim.SGD(module.parameters(), lr=config.training.optimizer.lr)
+        for module, order in zip(modules, coming_passes(engine, 0, range(2)).values(), strict=True):
+            optimizer = torch.optim.SGD(module.parameters(), lr=0.05)
             plain_train(module, optimizer, samples, order, config.training.batch_size)
         engine.step(orders(engine, train=(0, 1)))
         expected = torch.stack([nn.utils.parameters_to_vector(module.parameters()) for module in modules]).detach()
         torch.testing.assert_close(engine.state.parameters[0], expected, rtol=1e-3, atol=1e-4, msg=f"cycle {cycle}")
-    assert (engine.state.loss < first).all()
     quoted = engine.state.quotes.loss[0, 0, 0, 0].item()
     engine.step(orders(engine, buy={0: 0}))
     assert engine.state.sold[0, 1] == 1
@@ -92,7 +92,7 @@ def test_batched_as_in_a_loop(text: str, monkeypatch: pytest.MonkeyPatch) -> Non
     results = []
     for loops in (True, False):
         monkeypatch.setattr(ModuleNetwork, "_loops", lambda *_, loops=loops: loops)
-        gradients = network.gradients(parameters, images(4, 5), lambda mine: mine.softmax(1))
+        gradients = network.gradients(parameters, images(4, 5), lambda mine: mine.softmax(1) - 0.5)
         results.append((logits(network, parameters.view(2, 2, -1), images(2, 7)), torch.cat(list(gradients), dim=1)))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
@@ -103,10 +103,10 @@ def test_batched_as_in_a_loop(text: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("text", SMALL.values(), ids=SMALL)
 def test_a_market_alone_is_the_market_among_several(text: str) -> None:
-    config = priced_market(architecture=text, parameter_sets="layers")
-    together, alone = new_engine(config, (0, 1, 2)), new_engine(config, (1,))
+    config = tiny_market(architecture=text)
+    together, alone = new_engine(config, (0, 1)), new_engine(config, (1,))
     rng = np.random.default_rng(0)
-    for _ in range(3):
+    for _ in range(2):
         chosen = random_orders(together, rng)
         together.step(chosen)
         alone.step(type(chosen)(*(column[1:2] for column in vars(chosen).values())))
@@ -120,7 +120,7 @@ def test_observations_have_the_same_layout_whatever_the_network(text: str) -> No
     mine, usual = (
         paramarket_v0.parallel_env(tiny_market(**change), device="cpu") for change in ({"architecture": text}, {})
     )
-    assert mine.layout == usual.layout
+    assert mine.layout.table() == usual.layout.table()
     assert mine.reset(seed=0)[0]["trader_0"].shape == usual.reset(seed=0)[0]["trader_0"].shape
 
 
@@ -141,7 +141,7 @@ class Largest(TorchDispatchMode):
         super().__init__()
         self.elements = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # noqa: ANN001
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if isinstance(result, Tensor) and not func.is_view:
             self.elements = max(self.elements, result.numel())
@@ -176,7 +176,7 @@ def test_no_layer_holds_more_than_a_chunk(text: str, loops: bool, monkeypatch: p
         (
             "vit(patch=3)",
             (1, 8, 8),
-            "vit.patch=3 is not allowed: it must be a divisor of the sides of the images, 8 and 8",
+            "vit.patch=3 is not allowed: it must be a divisor of the sides of the images, 8",
         ),
         ("vit(dim=10)", (1, 8, 8), "vit.dim=10 is not allowed: it must be a multiple of the 4 heads"),
         ("resnet20(depth=20)", (1, 8, 8), "resnet20.depth=20 is not allowed: it must be 10, 16, 22"),
