@@ -33,8 +33,13 @@ from paramarket_env.learning.networks.inspection import (
 from paramarket_env.learning.networks.network import Gradients, LogitGradient, ParameterSpec, split
 from paramarket_env.validation import require
 
-LOOP_ELEMENTS = 2**16
-"""On a CPU, networks whose widest layer holds fewer elements of a batch are batched; see ``benchmarks.batching``."""
+LOOP_ELEMENTS = 2**17
+"""On a CPU, networks are called in turn if their widest layer holds at least so many elements of a batch.
+
+With fewer elements, the calls themselves take most of the time: eight small networks batched by ``vmap`` are up to
+three times as fast as in turn. With more, batched convolutions and normalisations are slower, by up to two times
+(``python -m benchmarks.batching``). On a GPU networks are always batched, since small kernels leave it idle.
+"""
 
 ModuleFactory = Callable[[tuple[int, ...], int], nn.Module]
 """Makes the module from ``features``, the shape of a sample, and the number of classes."""

@@ -160,7 +160,7 @@ class Own(nn.Module):
 
     def forward(self, samples: Tensor) -> Tensor:
         """Samples ``[n, *FEATURES]`` to logits."""
-        tokens = self.first(samples) * self.scale + self.shift + self.noise.sum(1) + self.words.weight[:3]
+        tokens = self.first(samples) * self.scale + self.shift + self.noise.mean(1) + self.words.weight[:3]
         return self.head(self.attention(tokens, tokens, tokens, need_weights=False)[0].mean(1))
 
 
