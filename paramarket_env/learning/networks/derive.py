@@ -49,8 +49,9 @@ def derive(module: nn.Module, features: tuple[int, ...]) -> Derived:
     module that called it.
     """
     traced = copy.deepcopy(module).to("meta").eval()
-    values = _random_values(module, torch.float32)
-    trace = _Trace(traced, {name: values[name] for name, _ in module.named_parameters()})
+    parameters = {name: torch.zeros(parameter.shape) for name, parameter in module.named_parameters()}
+    values = {**_buffers(module, torch.float32), **parameters}
+    trace = _Trace(traced, parameters)
     # Under a torch.device, torch's attention takes the path that is made of operations with rules.
     with torch.no_grad(), torch.device("cpu"), sdpa_kernel(SDPBackend.MATH), trace:
         output = functional_call(traced, values, (torch.zeros(2, *features),))
@@ -67,36 +68,39 @@ def check(module: nn.Module, features: tuple[int, ...], derived: Derived, draws:
     ``eval`` mode, takes float32 ``[n, *features]`` and may be on the meta device.
     """
     large = sum(parameter.numel() for parameter in module.parameters()) > LARGE
-    values = _random_values(module, torch.float32 if large else torch.float64)
+    dtype, allowed = (torch.float32, 1e-3) if large else (torch.float64, 1e-8)
+    generator = torch.Generator().manual_seed(0)
+    values = {**_buffers(module, dtype), **_random_parameters(module, dtype, generator)}
+    samples = torch.rand(2, *features, generator=generator, dtype=dtype)
     evaluated = copy.deepcopy(module).to("meta").eval()
-    generator = torch.Generator().manual_seed(1)
-    samples = torch.rand(2, *features, generator=generator).to(torch.float32 if large else torch.float64)
     with torch.no_grad():
         before = functional_call(evaluated, values, (samples,))
         for _ in range(draws):
             after = functional_call(evaluated, _permuted(values, derived, generator), (samples,))
-            difference = float((after - before).abs().max() / before.abs().max())
-            allowed = 1e-3 if large else 1e-8
-            require(
-                difference <= allowed,
-                "relative change of the network's outputs by a permutation of its hidden units",
-                difference,
-                f"at most {allowed}; {WAY_OUT}",
-            )
+            change = float((after - before).abs().max())
+            most = allowed * float(before.abs().max())
+            name = "change of the network's outputs by a permutation of its hidden units"
+            require(change <= most, name, change, f"at most {most}; {WAY_OUT}")
 
 
-def _random_values(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Random parameters, and buffers as they are, or as torch initialises them if they are on the meta device."""
-    generator = torch.Generator().manual_seed(0)
+def _buffers(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The module's buffers. Those on the meta device are 0, as in torch's layers, and the running variances are 1."""
     values = {}
     for name, buffer in module.named_buffers():
-        fresh = torch.full(buffer.shape, float(name.endswith("running_var")))
-        values[name] = (fresh if buffer.is_meta else buffer.cpu()).to(
-            dtype if buffer.is_floating_point() else buffer.dtype
-        )
+        value = torch.full(buffer.shape, float(name.endswith("running_var"))) if buffer.is_meta else buffer.cpu()
+        values[name] = value.to(dtype if buffer.is_floating_point() else buffer.dtype)
+    return values
+
+
+def _random_parameters(module: nn.Module, dtype: torch.dtype, generator: torch.Generator) -> dict[str, Tensor]:
+    """Random parameters that keep the size of what passes through the layers.
+
+    Vectors are mostly positive, so that few units are cut off by a ReLU: the outputs would not depend on them.
+    """
+    values = {}
     for name, parameter in module.named_parameters():
-        scale = (parameter[0].numel() if parameter.dim() > 1 else 4) ** -0.5
-        values[name] = torch.randn(parameter.shape, generator=generator, dtype=dtype) * scale
+        drawn = torch.randn(parameter.shape, generator=generator, dtype=dtype)
+        values[name] = drawn / parameter[0].numel() ** 0.5 if parameter.dim() > 1 else 1 + drawn / 2
     return values
 
 
@@ -169,7 +173,7 @@ class _Trace(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(func.tags):
+        if _uses_values(func, args):
             self._refuse(func, "uses the values of its data")
         result = func(*args, **(kwargs or {}))
         outputs = tuple(output for output in tree_leaves(result) if isinstance(output, Tensor))
@@ -192,3 +196,11 @@ class _Trace(TorchDispatchMode):
             f"the permutations of hidden units cannot be derived: the operation {func} in the module {where!r} "
             f"({type(caller).__name__}) {why}; {WAY_OUT}"
         )
+
+
+def _uses_values(func: Any, args: Sequence[Any]) -> bool:
+    """Whether the control flow or the shapes that follow depend on the values of tensors."""
+    if torch.Tag.dynamic_output_shape in func.tags:
+        masks = [index for index in tree_leaves(args) if isinstance(index, Tensor) and index.dtype == torch.bool]
+        return func.overloadpacket.__name__ != "index" or bool(masks)
+    return torch.Tag.data_dependent_output in func.tags

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from paramarket_env.learning.networks.units import FIXED, Units
 
 Name = int | str
 """The name of an axis in an operation."""
+
+N = TypeVar("N", int, Name)
 
 Piece = tuple[tuple[Name, ...], Tensor]
 """Some axes and the units along them, int64 with one dimension for each of these axes."""
@@ -29,6 +31,7 @@ class Operand:
     """A tensor of an operation whose axes have names. Axes of the same name are matched."""
 
     shape: tuple[int, ...]
+    """Axes along which the tensor is constant count as axes of size 1."""
     labels: Labels
     names: tuple[Name, ...]
 
@@ -63,9 +66,9 @@ def combine(units: Units, operands: Sequence[Operand], kept: Sequence[Name], fix
     return tuple(labels)
 
 
-def _connected(pieces: Iterable[Piece]) -> list[list[Piece]]:
+def _connected(pieces: Iterable[tuple[tuple[N, ...], Tensor]]) -> list[list[tuple[tuple[N, ...], Tensor]]]:
     """The groups of pieces that share axes, without the groups in which nothing moves."""
-    groups: list[tuple[set[Name], list[Piece]]] = []
+    groups: list[tuple[set[N], list[tuple[tuple[N, ...], Tensor]]]] = []
     for piece in pieces:
         names, members = set(piece[0]), [piece]
         for group in [group for group in groups if group[0] & names]:
@@ -75,7 +78,7 @@ def _connected(pieces: Iterable[Piece]) -> list[list[Piece]]:
     return [members for _, members in groups if any(bool(held.any()) for _, held in members)]
 
 
-def _fix(units: Units, pieces: Iterable[Piece]) -> None:
+def _fix(units: Units, pieces: Iterable[tuple[tuple[N, ...], Tensor]]) -> None:
     for _, held in pieces:
         units.fix(held)
 
@@ -89,13 +92,13 @@ def _restrict(units: Units, piece: Piece, names: tuple[Name, ...]) -> Tensor:
     return held if len(names) == len(axes) else units.outer(held.reshape(shape.numel(), -1)).view(shape)
 
 
-def move(units: Units, operand: Operand, change: Callable[[Tensor], Any]) -> list[Labels]:
-    """The labels after an operation that moves elements, which ``change`` does to a tensor of the operand's shape."""
+def move(units: Units, labels: Labels, shape: Sequence[int], change: Callable[[Tensor], Any]) -> list[Labels]:
+    """The labels after an operation that moves elements, which ``change`` does to a tensor of this shape."""
     moved = []
-    for axes, held in operand.labels:
+    for axes, held in labels:
         ordered = held.permute(sorted(range(len(axes)), key=axes.__getitem__))
-        sizes = [size if axis in axes else 1 for axis, size in enumerate(operand.shape)]
-        changed = change(ordered.reshape(sizes).expand(operand.shape))
+        sizes = [size if axis in axes else 1 for axis, size in enumerate(shape)]
+        changed = change(ordered.reshape(sizes).expand(*shape))
         moved.append([_varying(output) for output in ([changed] if isinstance(changed, Tensor) else changed)])
     units.cuts += [held for pieces in moved for _, held in pieces]
     return [_apart(units, pieces) for pieces in zip(*moved, strict=True)]
@@ -115,11 +118,11 @@ def _varying(values: Tensor) -> tuple[tuple[int, ...], Tensor]:
 
 def _apart(units: Units, labels: Labels) -> Labels:
     """The pieces that share no axis with another one. The others are fixed."""
-    shared = [group for group in _connected(labels) if len(group) > 1]
-    for group in shared:
-        _fix(units, group)
-    gone = {id(held) for group in shared for _, held in group}
-    return tuple(piece for piece in labels if id(piece[1]) not in gone)
+    groups = _connected(labels)
+    for group in groups:
+        if len(group) > 1:
+            _fix(units, group)
+    return tuple(group[0] for group in groups if len(group) == 1)
 
 
 def normalise(units: Units, operand: Operand, over: Iterable[Name], *affine: Operand) -> Labels:

@@ -41,15 +41,16 @@ class Call:
     def operand(self, tensor: Tensor, names: Iterable[Name] | None = None) -> Operand:
         """A tensor with names for its axes, which are their indices by default."""
         names = range(tensor.dim()) if names is None else names
-        return Operand(tuple(tensor.shape), self.known(tensor), tuple(names))
+        shape = tuple(size if stride else 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+        return Operand(shape, self.known(tensor), tuple(names))
 
     def combine(self, operands: Sequence[Operand], kept: Sequence[Name], fixed: str = "") -> Labels:
         """See :func:`combine`."""
         return combine(self.units, operands, kept, fixed)
 
-    def move(self, operand: Operand, change: Callable[[Tensor], Any]) -> list[Labels]:
+    def move(self, tensor: Tensor, change: Callable[[Tensor], Any]) -> list[Labels]:
         """See :func:`move`."""
-        return move(self.units, operand, change)
+        return move(self.units, self.known(tensor), tensor.shape, change)
 
 
 Rule = Callable[[Call], list[Labels]]
@@ -107,7 +108,7 @@ RULES.update((name, einsum(equation)) for name, equation in EINSUMS.items())
 @rule("view _unsafe_view reshape _reshape_alias squeeze unsqueeze")
 def _reshape(call: Call) -> list[Labels]:
     shape = call.outputs[0].shape
-    return call.move(call.operand(call.tensors[0]), lambda held: held.reshape(shape))
+    return call.move(call.tensors[0], lambda held: held.reshape(shape))
 
 
 @rule(
@@ -116,13 +117,29 @@ def _reshape(call: Call) -> list[Labels]:
 )
 def _move(call: Call) -> list[Labels]:
     others = {name: value for name, value in call.arguments.items() if name != "self"}
-    return call.move(call.operand(call.arguments["self"]), lambda held: call.operation(held, **others))
+    return call.move(call.arguments["self"], lambda held: call.operation(held, **others))
 
 
 @rule("constant_pad_nd")
 def _pad(call: Call) -> list[Labels]:
+    """The padding along an axis of units is fixed. Along other axes, it is the same for all units."""
     pad = call.arguments["pad"]
-    return call.move(call.operand(call.tensors[0]), lambda held: call.operation(held, pad, FIXED))
+
+    def change(held: Tensor) -> Tensor:
+        strides = [stride for stride in reversed(held.stride()) for _ in range(2)]
+        amounts = [amount if stride else 0 for amount, stride in zip(pad, strides, strict=False)]
+        padded: Tensor = call.operation(held, amounts, FIXED)
+        return padded
+
+    return call.move(call.tensors[0], change)
+
+
+@rule("as_strided")
+def _as_strided(call: Call) -> list[Labels]:
+    """Torch itself calls it on the results of poolings, and leaves the shape as it is."""
+    tensor, size = call.tensors[0], call.arguments["size"]
+    same = all(held.shape == tuple(size[axis] for axis in axes) for axes, held in call.known(tensor))
+    return [call.known(tensor)] if same else _fixed(call)
 
 
 @rule("stack")
@@ -204,13 +221,13 @@ def _group_norm(call: Call) -> list[Labels]:
     operand = _grouped(call, tensor, 1, groups, range(tensor.dim() + 1))
     scales = [_grouped(call, each, 0, groups, (1, 2)) for each in affine]
     labels = normalise(call.units, operand, operand.names[2:], *scales)
-    return call.move(Operand(operand.shape, labels, operand.names), lambda held: held.flatten(1, 2))
+    return move(call.units, labels, operand.shape, lambda held: held.flatten(1, 2))
 
 
 def _grouped(call: Call, tensor: Tensor, axis: int, groups: int, names: Iterable[Name]) -> Operand:
     """The operand with one axis split into two: the groups and what is in each group."""
     shape = (*tensor.shape[:axis], groups, tensor.shape[axis] // groups, *tensor.shape[axis + 1 :])
-    labels = call.move(call.operand(tensor), lambda held: held.reshape(shape))
+    labels = call.move(tensor, lambda held: held.reshape(shape))
     return Operand(shape, labels[0] if labels else (), tuple(names))
 
 
@@ -242,7 +259,7 @@ def _grouped_convolution(call: Call) -> list[Labels]:
     ]
     labels = call.combine([_repeated(order, 1), *filters], ["batch", "g", "o"], fixed="c" + window)
     shape = (1, *filters[0].shape[:2])
-    return call.move(Operand(shape, labels, ("batch", "g", "o")), lambda held: held.flatten(1))
+    return move(call.units, labels, shape, lambda held: held.flatten(1))
 
 
 def _repeated(order: Tensor, times: int) -> Operand:
@@ -288,7 +305,7 @@ def _index(call: Call) -> list[Labels]:
 @rule("glu")
 def _glu(call: Call) -> list[Labels]:
     operand = call.operand(call.tensors[0])
-    halves = call.move(operand, lambda held: held.chunk(2, call.arguments.get("dim", -1)))
+    halves = call.move(call.tensors[0], lambda held: held.chunk(2, call.arguments.get("dim", -1)))
     shape = tuple(call.outputs[0].shape)
     return [call.combine([Operand(shape, half, operand.names) for half in halves], operand.names)]
 

@@ -176,22 +176,19 @@ class _Orders:
     def runs(self, axis: Ints) -> Iterator[tuple[int, int, int]]:
         """The runs of an axis, each a cell, a number of units and how often each unit is repeated.
 
-        0 repetitions mark a cell that the axis does not hold in order.
+        A run that is repeated 0 times is the last: the axis does not hold its cell in order.
         """
         classes = self.classes[axis]
-        start = 0
-        while start < len(classes):
-            cell = int(self.cell[classes[start]])
-            members = self.members[cell]
+        while len(classes):
+            cell = int(self.cell[classes[0]])
+            run = classes[:1]
+            repeat = 1
             if self.is_free(cell):
-                repeat = _leading(classes[start:] == classes[start])
-                run = members.repeat(repeat)
-                in_order = np.array_equal(classes[start : start + len(run)], run)
-                yield cell, len(members), repeat if in_order else 0
-                start += len(run)
-            else:
-                yield cell, 1, 1
-                start += 1
+                repeat = _leading(classes == classes[0])
+                run = self.members[cell].repeat(repeat)
+                repeat = repeat if np.array_equal(classes[: len(run)], run) else 0
+            yield cell, len(run) // max(repeat, 1), repeat
+            classes = classes[len(run) :] if repeat else classes[:0]
 
     def odd_blocks(self) -> list[int]:
         """The cells whose classes are not in the order of their blocks."""
@@ -209,10 +206,12 @@ class _Orders:
     def blocks(self, names: Mapping[int, str]) -> tuple[Blocks, ...]:
         """The blocks of the named cells. Blocks that are units of parameters themselves are among the permutations."""
         inside: dict[int, list[str]] = {}
-        for cell, outer in self._outer().items():
-            if cell in names:
-                inside.setdefault(outer, [names[outer]] if outer in names else []).append(names[cell])
-        return tuple(Blocks(len(self.members[outer]), tuple(each)) for outer, each in inside.items())
+        outer = self._outer()
+        for cell in names:
+            if cell in outer:
+                blocks = outer[cell]
+                inside.setdefault(blocks, [names[blocks]] if blocks in names else []).append(names[cell])
+        return tuple(Blocks(len(self.members[blocks]), tuple(each)) for blocks, each in inside.items())
 
 
 def _components(size: int, edges: list[Edges]) -> tuple[Ints, Ints]:
@@ -262,6 +261,6 @@ def _names(orders: _Orders, tensors: Mapping[str, Sequence[Tensor]]) -> dict[int
     numbers: Counter[str] = Counter()
     names = {}
     for cell, owner in owners.items():
-        names[cell] = f"{owner}.{numbers[owner]}" if owner in several else owner
+        names[cell] = f"{owner}/{numbers[owner]}" if owner in several else owner
         numbers[owner] += 1
     return names
