@@ -1,9 +1,10 @@
 """A network of your own: every agent trains and sells a module with a block that you wrote.
 
-Run it with ``python examples/own_network.py``. The module is an ``nn.Sequential`` that begins with an ``nn.Linear``.
-The rest can be any module made of torch's linear, convolutional and normalising layers. Pass the network to a market's
-configuration. On the command line it is ``file:examples/own_network.py``.
+Run it with ``python examples/own_network.py``. Any module will do that returns a row of logits for each sample. Pass
+the network to a market's configuration. On the command line it is ``file:examples/own_network.py``.
 """
+
+import math
 
 from rich.console import Console
 from torch import Tensor, nn
@@ -28,20 +29,11 @@ class Residual(nn.Module):
 
 def residual(features: tuple[int, ...], classes: int, width: int = 16) -> nn.Sequential:
     """The network for samples of shape ``features``."""
-    (inputs,) = features
-    return nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), Residual(width), nn.Linear(width, classes))
+    first = nn.Linear(math.prod(features), width)
+    return nn.Sequential(nn.Flatten(), first, nn.ReLU(), Residual(width), nn.Linear(width, classes))
 
 
-PERMUTATIONS = {  # the units that can change places, so that the broker can align two networks; without it none can
-    "0.weight": ("units", None),
-    "0.bias": ("units",),
-    "2.up.weight": ("inner", "units"),
-    "2.up.bias": ("inner",),
-    "2.down.weight": ("units", "inner"),
-    "2.down.bias": ("units",),
-    "3.weight": (None, "units"),
-}
-network = from_module(residual, PERMUTATIONS)
+network = from_module(residual)
 """The name under which the command line looks for a network."""
 
 MARKET = scenario("digits", max_cycles=16, architecture=network)

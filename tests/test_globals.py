@@ -66,7 +66,7 @@ def market(name: str) -> str:
 
 def of_modules() -> str:
     """An episode with networks made of modules, whose gradients torch computes."""
-    build = from_module(lambda features, classes: torch.nn.Sequential(torch.nn.Linear(features[0], classes)))
+    build = from_module(lambda features, classes: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, classes)))
     return episode_digest(paramarket_v0.parallel_env(priced_market(architecture=build), device="cpu"), seed=3)
 
 

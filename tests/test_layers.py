@@ -56,7 +56,7 @@ LAYERS: dict[str, dict[str, set[str]]] = {
     "paramarket_env.learning": {
         "__init__": set(),
         "memory": set(),
-        "networks": set(),
+        "networks": {"memory"},
         "data": {"memory"},
         "alignment": {"networks"},
         "parameter_sets": {"networks"},
@@ -74,7 +74,10 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "labels": {"units"},
         "operations": {"units", "labels"},
         "derive": {"network", "units", "labels", "operations"},
-        "modules": {"network"},
+        "inspection": {"network", "derive"},
+        "modules": {"network", "derive", "inspection"},
+        "convolutional": {"network", "modules"},
+        "transformer": {"network", "modules", "convolutional"},
     },
     "paramarket_env.learning.data": {
         "__init__": set(),

@@ -325,7 +325,7 @@ from torch import nn
 from paramarket_env.learning.networks.modules import from_module
 
 def tanh(features, classes):
-    return nn.Sequential(nn.Linear(*features, 4), nn.Tanh(), nn.Linear(4, classes))
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Tanh(), nn.Linear(4, classes))
 
 network = from_module(tanh)
 """,

@@ -24,16 +24,21 @@ LINE = ("directional derivative", "squared distance", "least curvature", "most c
 
 def loss_gradients(network: Network, dataset: Dataset, parameters: Tensor, samples: Tensor) -> Tensor:
     """The gradients ``[R, P]`` of the mean losses of networks ``[R, P]``, each on its own samples, int64 ``[R, n]``."""
-    rows = max(1, chunk_elements(samples.device) // (samples.shape[1] * dataset.size))
+    room = chunk_elements(samples.device) // max(dataset.size, network.activations)
+    rows, block = max(1, room // samples.shape[1]), max(1, room)
     chunks = zip(parameters.split(rows), samples.split(rows), strict=True)
-    return torch.cat([_gradients(network, dataset, *chunk) for chunk in chunks])
+    return torch.cat([_gradients(network, dataset, *chunk, block) for chunk in chunks])
 
 
-def _gradients(network: Network, dataset: Dataset, parameters: Tensor, samples: Tensor) -> Tensor:
-    labels = dataset.labels[samples].unsqueeze(1)
-    weights = torch.full_like(labels, 1 / samples.shape[1], dtype=parameters.dtype)
-    logit_gradient = partial(cross_entropy_gradient, labels=labels, weights=weights)
-    return torch.cat(list(network.gradients(parameters, dataset.take(samples), logit_gradient)), dim=1)
+def _gradients(network: Network, dataset: Dataset, parameters: Tensor, samples: Tensor, block: int) -> Tensor:
+    """The gradients of :func:`loss_gradients` for a few networks, over at most ``block`` samples at a time."""
+    total = torch.zeros_like(parameters)
+    for part in samples.split(block, dim=1):
+        labels = dataset.labels[part].unsqueeze(1)
+        weights = torch.full_like(labels, 1 / samples.shape[1], dtype=parameters.dtype)
+        logit_gradient = partial(cross_entropy_gradient, labels=labels, weights=weights)
+        total += torch.cat(list(network.gradients(parameters, dataset.take(part), logit_gradient)), dim=1)
+    return total
 
 
 def measure_lines(gradient: Tensor, difference: Tensor, masks: Tensor, gains: Tensor, weights: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from paramarket_env.learning.data.datasets import Dataset
 from paramarket_env.learning.memory import chunk_elements
-from paramarket_env.learning.networks.network import Network
+from paramarket_env.learning.networks.network import Network, stem_units
 
 
 def stems(network: Network, dataset: Dataset, parameters: Tensor, samples: Tensor) -> Tensor:
@@ -54,8 +54,8 @@ def groups_at_once(network: Network, dataset: Dataset, parameters: Tensor, sampl
 
     The arguments are those of :func:`stems`.
     """
-    widest = max(parameters.shape[1] * network.parameters[0].shape[0], dataset.size)
-    return max(1, 4 * chunk_elements(samples.device) // (widest * samples.shape[1]))
+    held = max(parameters.shape[1] * stem_units(network), dataset.size)
+    return max(1, 4 * chunk_elements(samples.device) // (held * samples.shape[1]))
 
 
 def _loss_and_accuracy(

@@ -7,7 +7,7 @@ of hidden units only reorders the rows of the stem.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -83,8 +83,10 @@ def try_merges(network: Network, groups: Groups, pairs: Pairs, weights: Tensor) 
     ``weights``, float32 ``[W, P]``, hold the merge weight of each merge for each parameter.
     """
     units, samples = groups.stem.shape[2:]
-    room = max(1, chunk_elements(weights.device) // (len(weights) * units))
-    chunk, block = max(1, room // samples), min(room, samples)
+    room, merges = chunk_elements(weights.device) // units, len(weights)
+    # Without a stem, all merges of a pair share their samples.
+    chunk, block = room // (merges * samples), room // merges if network.stem_size else room
+    chunk, block = max(1, chunk), min(max(1, block), samples)
     buyers = groups.parameters[pairs.group, pairs.buyer]
     sellers = permute(network, groups.parameters[pairs.group, pairs.seller], pairs.permutations)
     stem_size = network.stem_size
@@ -101,17 +103,25 @@ def _try(network: Network, groups: Groups, pairs: Pairs, bodies: Tensor, weights
 
     ``weights`` ``[W]`` are the merge weights of the stems. Samples are evaluated in blocks of ``block``.
     """
-    units = torch.arange(groups.stem.shape[2], device=weights.device)
-    buyer_stem = _rows_of_stem(groups, pairs.group, pairs.buyer, units)
-    order = stem_order(network, pairs.permutations) if network.stem_size else units
-    seller_stem = _rows_of_stem(groups, pairs.group, pairs.seller, order)
+    stems = _merged_stems(network, groups, pairs, weights)
     total = torch.zeros(bodies.shape[:2], dtype=torch.float64, device=weights.device)
     for start in range(0, groups.stem.shape[3], block):
         columns = slice(start, start + block)
-        stem = torch.lerp(buyer_stem[:, None, :, columns], seller_stem[:, None, :, columns], weights[:, None, None])
-        logits = network.body(bodies, stem)
+        logits = network.body(bodies, stems(columns))
         total += sample_losses(logits, groups.labels[pairs.group, columns]).sum(-1, dtype=torch.float64)
     return total / groups.stem.shape[3]
+
+
+def _merged_stems(network: Network, groups: Groups, pairs: Pairs, weights: Tensor) -> Callable[[slice], Tensor]:
+    """The stems ``[Q, W, units, columns]`` of all merges of a few pairs, as a function of the samples' columns."""
+    if network.stem_size == 0:
+        samples = groups.stem[pairs.group, pairs.buyer]
+        return lambda columns: samples[:, None, :, columns].expand(-1, len(weights), -1, -1)
+    units = torch.arange(groups.stem.shape[2], device=weights.device)
+    buyer = _rows_of_stem(groups, pairs.group, pairs.buyer, units)
+    seller = _rows_of_stem(groups, pairs.group, pairs.seller, stem_order(network, pairs.permutations))
+    weights = weights[:, None, None]
+    return lambda columns: torch.lerp(buyer[:, None, :, columns], seller[:, None, :, columns], weights)
 
 
 def _rows_of_stem(groups: Groups, group: Tensor, network: Tensor, units: Tensor) -> Tensor:

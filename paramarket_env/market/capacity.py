@@ -13,7 +13,7 @@ from paramarket_env.learning.bounds import LINE
 from paramarket_env.learning.data.datasets import Dataset
 from paramarket_env.learning.data.endowments import split_counts
 from paramarket_env.learning.memory import chunk_elements
-from paramarket_env.learning.networks.network import Network, parameter_count, permutation_sizes
+from paramarket_env.learning.networks.network import Network, parameter_count, permutation_sizes, stem_units
 from paramarket_env.learning.parameter_sets import layers_of_sets
 from paramarket_env.validation import require
 
@@ -58,11 +58,13 @@ def workspace_bytes(config: MarketConfig, network: Network, dataset: Dataset) ->
     A chunk of ``chunk_elements`` elements is processed at a time, or one network or one market's data if those are
     larger. So the workspace does not grow with the number of markets.
     """
-    agents, units, parameters = config.agents, network.parameters[0].shape[0], parameter_count(network)
+    agents, parameters = config.agents, parameter_count(network)
     train, validation, _ = split_counts(dataset, config.data.split_sizes)
     indivisible = (
-        2 * agents * units * validation  # one market's stems, and a permuted copy
-        + validation * dataset.size  # one market's validation data
+        2 * agents * stem_units(network) * validation  # one market's stems, and a permuted copy
+        + 2 * validation * dataset.size  # one market's validation data, and a copy for networks without a stem
+        + networks_at_once(config, network, dataset) * config.training.batch_size * network.activations
+        + WORDS_PER_CHUNK * network.widest  # the widest layer, for one sample
         + 12 * parameters  # two networks with gradients, indices and float64 copies
         + 10 * agents * parameters  # one market's initial networks: random int64 and float64
         + 2 * len(config.broker.merger.weights) * parameters  # the merges of one pair
@@ -71,6 +73,17 @@ def workspace_bytes(config: MarketConfig, network: Network, dataset: Dataset) ->
         + 16 * len(dataset.labels)  # the splits of one market: orders and keys, int64
     )
     return 4 * (WORDS_PER_CHUNK * chunk_elements(dataset.labels.device) + indivisible)
+
+
+def networks_at_once(config: MarketConfig, network: Network, dataset: Dataset) -> int:
+    """The number of networks to train at a time."""
+    batch, chunk = config.training.batch_size, chunk_elements(dataset.labels.device)
+    train, _, _ = split_counts(dataset, config.data.split_sizes)
+    largest = max(parameter_count(network), batch * max(dataset.size, network.activations), train)
+    # A batched matrix product with at least one network per thread keeps all threads busy. A network whose layers fill
+    # a chunk keeps them busy alone.
+    least = torch.get_num_threads() if batch * network.widest <= chunk else 1
+    return max(least, chunk // largest)
 
 
 def required_bytes(num_markets: int, config: MarketConfig, network: Network, dataset: Dataset) -> int:

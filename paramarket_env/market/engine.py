@@ -21,7 +21,7 @@ from paramarket_env.learning.memory import chunk_elements
 from paramarket_env.learning.networks.network import initial_parameters, parameter_count
 from paramarket_env.learning.training import shuffled, train
 from paramarket_env.market.broker import Broker
-from paramarket_env.market.capacity import require_room
+from paramarket_env.market.capacity import networks_at_once, require_room
 from paramarket_env.market.exchange import Exchange
 from paramarket_env.market.orders import Orders, StepRecord
 from paramarket_env.market.snapshot import snapshot
@@ -275,10 +275,7 @@ class Engine:
 
     @property
     def _networks_at_once(self) -> int:
-        batch = self.config.training.batch_size * self.dataset.size
-        largest = max(parameter_count(self.network), batch, self.one.partition.endowments.shape[2])
-        # A batched matrix product with at least one network per thread keeps all threads busy.
-        return max(torch.get_num_threads(), chunk_elements(self.device) // largest)
+        return networks_at_once(self.config, self.network, self.dataset)
 
     @property
     def _partitions_at_once(self) -> int:

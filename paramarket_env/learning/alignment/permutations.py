@@ -54,7 +54,7 @@ def permute(network: Network, parameters: Tensor, permutations: Tensor) -> Tenso
             stride //= size
             order = axis_order(axis, orders, parameters.device) * stride
             place = place.unsqueeze(-1) + order.view(-1, *(1,) * (place.dim() - 1), size)
-        index.append(place.flatten(1))
+        index.append(place.reshape(len(parameters), -1))  # a tensor may have no axis
     return parameters.gather(1, torch.cat(index, dim=1))
 
 

@@ -33,7 +33,7 @@ class Dataset:
     """Labelled samples with normalised inputs."""
 
     inputs: Tensor
-    """float32 ``[n, *features]``."""
+    """float32 ``[n, *features]``. Images are ``[n, channels, height, width]``."""
     labels: Tensor
     """int64 ``[n]``."""
     classes: int
@@ -82,7 +82,7 @@ class Digits:
     def __call__(self) -> Dataset:
         """Read the samples from scikit-learn."""
         images, labels = load_digits(return_X_y=True)
-        pixels = torch.from_numpy(images).float()
+        pixels = torch.from_numpy(images).float().view(-1, 1, 8, 8)
         return Dataset(pixels / 16, torch.from_numpy(labels).long(), classes=10, official_test=0)
 
 
@@ -141,7 +141,7 @@ class IdxFamily:
         labels = torch.from_numpy(np.concatenate(arrays[1::2])).long()
         if self.transposed:
             images = images.transpose(1, 2)
-        pixels = images.float().div_(255).sub_(0.1307).div_(0.3081)
+        pixels = images.unsqueeze(1).float().div_(255).sub_(0.1307).div_(0.3081)
         return Dataset(pixels, labels, self.classes, official_test=len(arrays[2]))
 
     def _download(self, root: Path) -> None:

@@ -154,7 +154,7 @@ class _Trace(TorchDispatchMode):
         self._names = {each: name for name, each in module.named_modules()}
         for each in self._names:
             each.register_forward_pre_hook(lambda caller, _: self._callers.append(caller))
-            each.register_forward_hook(lambda *_: self._callers.pop() and None)
+            each.register_forward_hook(self._leave)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -163,6 +163,9 @@ class _Trace(TorchDispatchMode):
     def known(self, tensor: Tensor) -> Labels:
         """The units that a tensor holds."""
         return self._labels[id(tensor)][1] if id(tensor) in self._labels else ()
+
+    def _leave(self, *_: object) -> None:
+        self._callers.pop()
 
     def _label(self, tensor: Tensor, labels: Labels) -> None:
         self._labels[id(tensor)] = tensor, labels

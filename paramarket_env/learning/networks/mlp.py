@@ -56,7 +56,7 @@ class MLPNetwork:
             specs.append(ParameterSpec(f"{name}.bias", (outputs,), name, (axis_out,), bound))
         self.parameters = tuple(specs)
         self.stem_size = specs[0].size + specs[1].size
-        self.widest = max(self.widths)
+        self.widest, self.activations = max(self.widths[1:]), sum(self.widths)
 
     def stem(self, parameters: Tensor, inputs: Tensor) -> Tensor:
         """See :meth:`Network.stem`."""

@@ -1,4 +1,4 @@
-"""Networks made of ordinary modules: a market can use any ``nn.Sequential`` that begins with an ``nn.Linear``.
+"""Networks made of ordinary modules: any feed-forward ``nn.Module`` can be the agents' network.
 
 They implement the protocol ``Network`` with ``torch.func``. They are slower than a network that is written for batches,
 but need no code besides the module.
@@ -9,132 +9,189 @@ from __future__ import annotations
 import copy
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
-from paramarket_env.learning.networks.network import (
-    Architecture,
-    Blocks,
-    Gradients,
-    LogitGradient,
-    ParameterSpec,
-    Segment,
-    split,
+from paramarket_env.autograd import no_grad
+from paramarket_env.learning.memory import chunk_elements
+from paramarket_env.learning.networks.derive import check, derive
+from paramarket_env.learning.networks.inspection import (
+    Permutations,
+    can_be_vmapped,
+    children_of_stem,
+    elements_held,
+    given_permutations,
+    parameter_specs,
+    require_usable,
 )
+from paramarket_env.learning.networks.network import Gradients, LogitGradient, ParameterSpec, split
 from paramarket_env.validation import require
 
-ModuleFactory = Callable[[tuple[int, ...], int], nn.Sequential]
+LOOP_ELEMENTS = 2**17
+"""On a CPU, networks are called in turn if their widest layer holds at least so many elements of a batch.
+
+With fewer elements, the calls themselves take most of the time: eight small networks batched by ``vmap`` are up to
+three times as fast as in turn. With more, batched convolutions and normalisations are slower, by up to two times
+(``python -m benchmarks.batching``). On a GPU networks are always batched, since small kernels leave it idle.
+"""
+
+ModuleFactory = Callable[[tuple[int, ...], int], nn.Module]
 """Makes the module from ``features``, the shape of a sample, and the number of classes."""
 
-Permutations = Mapping[str, tuple[str | None, ...]]
-"""For each tensor by name, such as ``0.weight``: the permutation of hidden units that acts on each axis, or None."""
 
+class ModuleArchitecture:
+    """An architecture that is defined by a module: a subclass says how to build it.
 
-def from_module(build: ModuleFactory, permutations: Permutations | None = None) -> Architecture:
-    """An architecture made of a module, as a plug-in. Without ``permutations``, nothing is aligned.
-
-    A permutation reorders the units of all axes with its name. This must not change what the module computes. A module
-    that a market cannot use is refused when the market is made; see :class:`ModuleNetwork`.
+    The subclass must be hashable, as a :func:`paramarket_env.validation.configuration` is. The module is built and
+    examined once for each shape of samples and number of classes; :class:`ModuleNetwork` says what it can be.
     """
-    return _ModuleArchitecture(build, permutations or {})
 
+    permutations: Permutations | None = None
+    """See :func:`from_module`."""
 
-class _ModuleArchitecture:
-    """An architecture made of a module; see :func:`from_module`. A nested function could not be pickled."""
-
-    def __init__(self, build: ModuleFactory, permutations: Permutations) -> None:
-        self.build, self.permutations = build, permutations
+    def build(self, features: tuple[int, ...], classes: int) -> nn.Module:
+        """The module for samples of shape ``features`` and this number of classes."""
+        raise NotImplementedError
 
     def __call__(self, features: tuple[int, ...], classes: int) -> ModuleNetwork:
         """See :meth:`Architecture.__call__`."""
-        with torch.device("meta"):  # shapes only: nothing is drawn from torch's global generator
-            module = self.build(features, classes)
-        return ModuleNetwork(module, features, classes, self.permutations)
+        # A call puts a network's parameters into the module while it runs, so each market needs a module of its own.
+        return copy.deepcopy(_network(self, features, classes))
+
+
+def from_module(build: ModuleFactory, permutations: Permutations | None = None) -> ModuleArchitecture:
+    """An architecture made of a module, as a plug-in.
+
+    A permutation reorders the units of all axes with its name, which must not change what the module computes. By
+    default the permutations are derived from a trace of the module. An empty mapping says that nothing is permuted.
+    """
+    return _FromModule(build, permutations)
+
+
+class _FromModule(ModuleArchitecture):
+    """An architecture made of a module; see :func:`from_module`. A nested function could not be pickled."""
+
+    def __init__(self, build: ModuleFactory, permutations: Permutations | None) -> None:
+        self._build, self.permutations = build, permutations
+
+    def build(self, features: tuple[int, ...], classes: int) -> nn.Module:
+        """See :meth:`ModuleArchitecture.build`."""
+        return self._build(features, classes)
+
+
+@lru_cache(maxsize=16)
+@no_grad
+def _network(architecture: ModuleArchitecture, features: tuple[int, ...], classes: int) -> ModuleNetwork:
+    with _fixed_globals():
+        module = architecture.build(features, classes)
+        return ModuleNetwork(module, features, classes, architecture.permutations)
+
+
+@contextmanager
+def _fixed_globals() -> Iterator[None]:
+    """Torch's defaults and its random generator in a fixed state, and afterwards as they were."""
+    dtype = torch.get_default_dtype()
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(0)
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
 
 
 class ModuleNetwork:
-    """A module as a market's network, run in ``eval`` mode. Its children are the layers that can be sold.
+    """A module as a market's network, run in ``eval`` mode: dropout does nothing.
 
-    The stem is the first child, or the second after an ``nn.Flatten``. Initial values are torch's defaults for linear
-    and convolutional layers and for layer and group normalisation. Raises ``ValueError`` for a module that begins with
-    another layer, has buffers, uses a tensor twice, has parameters in layers of other kinds, or does not return
-    ``classes`` logits. Also raises it for permutations of unknown tensors or with a wrong number of axes.
+    The layers that can be sold are the module's children, in the order in which it defines them. The stem is the first
+    child of an ``nn.Sequential`` if that is an ``nn.Linear``, or the second after an ``nn.Flatten``. Other modules have
+    no stem.
+
+    The initial values of linear and convolutional layers are torch's defaults. Any other tensor begins as the module
+    makes it if all its values are equal; else they are uniform, with the mean and the standard deviation of the
+    module's own.
+
+    Raises ``ValueError`` for a module without parameters, one that uses a tensor twice, has buffers or batch
+    normalisation, or does not return a row of ``classes`` logits for each sample, and for permutations that do not fit.
     """
 
-    blocks: tuple[Blocks, ...] = ()
-
     def __init__(
-        self, module: nn.Sequential, features: tuple[int, ...], classes: int, permutations: Permutations
+        self, module: nn.Module, features: tuple[int, ...], classes: int, permutations: Permutations | None
     ) -> None:
-        require(type(module) is nn.Sequential, "network", type(module).__name__, "an nn.Sequential")
-        self._module = copy.deepcopy(module).to("meta", torch.float32).eval()
-        children = list(self._module._modules.items())
-        flat = bool(children) and isinstance(children[0][1], nn.Flatten)
-        first, rest = children[: flat + 1], children[flat + 1 :]
-        self._check(features, classes, first[-1][1] if first else None)
-        self.parameters = self._specs(permutations)
-        stem = [spec for spec in self.parameters if spec.layer == first[-1][0]]
-        self.widest = max(math.prod(features), self.parameters[0].shape[0])
+        require(isinstance(module, nn.Module), "network", type(module).__name__, "an nn.Module")
+        module = copy.deepcopy(module).to(torch.float32).eval()
+        held = elements_held(module, features, classes)
+        require_usable(module)
+        derived = derive(module, features) if permutations is None else given_permutations(module, permutations)
+        check(module, features, derived)
+        self.parameters, self.blocks = parameter_specs(module, derived.axes), derived.blocks
+        first = children_of_stem(module, features)
+        self.activations = sum(held)
+        self.widest = max(held if first else [math.prod(features), *held])
+        self._vmaps = can_be_vmapped(module, features)
+        self._module = module.to("meta")
+        children = list(module.named_children())
+        stem = [spec for spec in self.parameters if first and spec.layer == children[first - 1][0]]
         self.stem_size = sum(spec.size for spec in stem)
-        self._stem = partial(_call, nn.Sequential(OrderedDict(first)), stem)
-        self._body = partial(_call, nn.Sequential(OrderedDict(rest)), self.parameters[len(stem) :])
-        self._whole = partial(_call, self._module, self.parameters)
-
-    def _check(self, features: tuple[int, ...], classes: int, first: nn.Module | None) -> None:
-        """Raise ``ValueError`` if the module cannot be a market's network."""
-        linear = isinstance(first, nn.Linear) and first.in_features == math.prod(features)
-        allowed = f"an nn.Linear with {math.prod(features)} inputs, or an nn.Flatten followed by one"
-        require(linear, "network's first layer", first, allowed)
-        flat = len(features) == 1 or isinstance(self._module[0], nn.Flatten)
-        require(flat, "network's first layer", first, f"preceded by nn.Flatten for samples of shape {features}")
-        buffers = [name for name, _ in self._module.named_buffers()]
-        require(not buffers, "network's buffers", buffers, "empty: a network is defined by its parameters")
-        names = [name for name, _ in self._module.named_parameters(remove_duplicate=False)]
-        once = len(names) == len(list(self._module.parameters()))
-        require(once, "network's parameters", names, "distinct tensors")
-        shape = tuple(self._module(torch.empty(2, *features, dtype=torch.float32, device="meta")).shape)
-        require(shape == (2, classes), "network's output for 2 samples", shape, f"of shape {(2, classes)}")
-
-    def _specs(self, permutations: Permutations) -> tuple[ParameterSpec, ...]:
-        tensors = dict(self._module.named_parameters())
-        unknown = sorted(set(permutations) - set(tensors))
-        require(not unknown, "names in permutations", unknown, f"among {', '.join(tensors)}")
-        specs = []
-        for name, tensor in tensors.items():
-            acting = permutations.get(name, (None,) * tensor.dim())
-            one_each = len(acting) == tensor.dim()
-            require(one_each, f"permutations of {name}", acting, f"{tensor.dim()} names or None, one for each axis")
-            owner, _, kind = name.rpartition(".")
-            bound, centre = _initial(self._module.get_submodule(owner), kind, name)
-            axes = tuple((Segment(*axis),) for axis in zip(acting, tensor.shape, strict=True))
-            specs.append(ParameterSpec(name, tuple(tensor.shape), name.split(".")[0], axes, bound, centre))
-        segments = {segment for spec in specs for axis in spec.axes for segment in axis}
-        named = [segment.permutation for segment in segments if segment.permutation is not None]
-        one_size = len(set(named)) == len(named)
-        require(one_size, "permutations", dict(permutations), "such that all axes with one name have one size")
-        return tuple(specs)
+        self._stem = _Function(nn.Sequential(OrderedDict(children[:first])), stem, features)
+        self._whole = _Function(module, self.parameters, features)
+        rest = nn.Sequential(OrderedDict(children[first:]))
+        self._body = _Function(rest, self.parameters[len(stem) :], (-1,)) if first else self._whole
 
     def stem(self, parameters: Tensor, inputs: Tensor) -> Tensor:
-        """See :meth:`Network.stem`."""
+        """See :meth:`Network.stem`. Without a stem it is a view of the inputs."""
+        if self.stem_size == 0:
+            return inputs.flatten(2).mT.unsqueeze(1).expand(-1, parameters.shape[1], -1, -1)
         stems: Tensor = vmap(vmap(self._stem, (0, None)))(parameters[..., : self.stem_size], inputs)
         return stems.mT.contiguous()
 
     def body(self, parameters: Tensor, stem: Tensor) -> Tensor:
         """See :meth:`Network.body`."""
-        logits: Tensor = vmap(vmap(self._body))(parameters, stem.mT)
+        room, inputs = chunk_elements(stem.device) // self.widest, stem.mT
+        if self._loops(stem.device, inputs.shape[2]):
+            each = zip(_flat(parameters), _flat(inputs), strict=True)
+            logits = torch.stack([self._in_blocks(self._body, *network, room) for network in each])
+            return logits.view(*parameters.shape[:2], *logits.shape[1:]).mT.contiguous()
+        rows, run = room // math.prod(inputs.shape[1:3]), vmap(vmap(self._body))
+        groups = zip(parameters.split(max(1, rows)), inputs.split(max(1, rows)), strict=True)
+        logits = torch.cat([self._in_blocks(run, *group, room // inputs.shape[1]) for group in groups])
         return logits.mT.contiguous()
+
+    def _loops(self, device: torch.device, samples: int) -> bool:
+        """Whether networks are called one after another on this many samples each, and not batched."""
+        return not self._vmaps or (device.type == "cpu" and samples * self.widest >= LOOP_ELEMENTS)
+
+    @staticmethod
+    def _in_blocks(run: Callable[..., Tensor], parameters: Tensor, inputs: Tensor, block: int) -> Tensor:
+        """The logits ``[..., n, classes]``, computed for at most ``block`` of the n samples at a time, or for one."""
+        return torch.cat([run(parameters, part) for part in inputs.split(max(1, block), dim=-2)], dim=-2)
 
     def gradients(self, parameters: Tensor, inputs: Tensor, logit_gradient: LogitGradient) -> Gradients:
         """See :meth:`Network.gradients`."""
+        if self._loops(parameters.device, inputs.shape[1]):
+            return self._gradients_in_turn(parameters, inputs, logit_gradient)
         # The networks are independent, so one pullback gives the gradient of each.
         logits, pullback, *_ = vjp(lambda vectors: vmap(self._whole)(vectors, inputs), parameters)
         (gradient,) = pullback(logit_gradient(logits.mT.contiguous()).mT)
         parts: Gradients = gradient.split([spec.size for spec in self.parameters], dim=1)
         return parts
+
+    def _gradients_in_turn(self, parameters: Tensor, inputs: Tensor, logit_gradient: LogitGradient) -> Gradients:
+        networks = [[part.requires_grad_() for part in self._whole.split(vector)] for vector in parameters.detach()]
+        with torch.enable_grad():
+            logits = [self._whole.of(*each) for each in zip(networks, inputs, strict=True)]
+        gradients = logit_gradient(torch.stack(logits).detach().mT.contiguous()).mT
+        rows = [
+            torch.autograd.grad(out, tensors, gradient, materialize_grads=True)
+            for out, tensors, gradient in zip(logits, networks, gradients, strict=True)
+        ]
+        return [torch.stack(parts).flatten(1) for parts in zip(*rows, strict=True)]
 
     def module(self, parameters: Tensor) -> nn.Module:
         """See :meth:`Network.module`."""
@@ -143,18 +200,30 @@ class ModuleNetwork:
         return module
 
 
-def _call(module: nn.Module, specs: Sequence[ParameterSpec], parameters: Tensor, inputs: Tensor) -> Tensor:
-    """Evaluate a part of the network with one vector of its parameters, on one batch of inputs."""
-    parts = parameters.split([spec.size for spec in specs])
-    tensors = {spec.name: part.view(spec.shape) for spec, part in zip(specs, parts, strict=True)}
-    result: Tensor = functional_call(module, tensors, (inputs,))
-    return result
+def _flat(groups: Tensor) -> list[Tensor]:
+    """The members of all groups: views of ``[R, G, ...]``."""
+    return [member for group in groups for member in group]
 
 
-def _initial(owner: nn.Module, kind: str, name: str) -> tuple[float, float]:
-    """The bound and the centre of torch's initial values for a layer's ``weight`` or ``bias``."""
-    if isinstance(owner, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        return 1 / math.sqrt(owner.weight[0].numel()), 0.0
-    known = isinstance(owner, nn.LayerNorm | nn.GroupNorm)
-    require(known, f"layer of {name}", type(owner).__name__, "Linear, Conv1d to Conv3d, LayerNorm or GroupNorm")
-    return 0.0, float(kind == "weight")
+@dataclass(frozen=True, eq=False)
+class _Function:
+    """A module as a function of its parameters and of inputs that are flattened or have this ``shape``."""
+
+    module: nn.Module
+    specs: Sequence[ParameterSpec]
+    shape: tuple[int, ...]
+
+    def __call__(self, parameters: Tensor, inputs: Tensor) -> Tensor:
+        """The outputs for one vector of parameters and one batch of inputs."""
+        return self.of(self.split(parameters), inputs)
+
+    def split(self, parameters: Tensor) -> Sequence[Tensor]:
+        """Views of a vector of parameters as flat tensors."""
+        parts: Sequence[Tensor] = parameters.split([spec.size for spec in self.specs])
+        return parts
+
+    def of(self, parts: Sequence[Tensor], inputs: Tensor) -> Tensor:
+        """The outputs for flat tensors of parameters and one batch of inputs."""
+        tensors = {spec.name: part.view(spec.shape) for spec, part in zip(self.specs, parts, strict=True)}
+        result: Tensor = functional_call(self.module, tensors, (inputs.reshape(len(inputs), *self.shape),))
+        return result

@@ -95,7 +95,9 @@ class Network(Protocol):
     blocks: tuple[Blocks, ...]
     """The restrictions of the permutations. No permutation is in two of them."""
     widest: int
-    """The largest number of elements that a layer, or the input, holds of one sample."""
+    """The largest number of elements of one sample that the body takes, or that one of its operations returns."""
+    activations: int
+    """The number of elements of one sample that all operations return. Training holds them until it goes back."""
 
     def __hash__(self) -> int:
         """Networks can be hashed, so what is derived from one can be cached."""
@@ -107,7 +109,10 @@ class Network(Protocol):
         """
 
     def body(self, parameters: Tensor, stem: Tensor) -> Tensor:
-        """The logits ``[R, G, classes, n]``, from the body's parameters ``[R, G, P - stem_size]`` and the stems."""
+        """The logits ``[R, G, classes, n]``, from the body's parameters ``[R, G, P - stem_size]`` and the stems.
+
+        It works in blocks of samples, so that its layers hold about ``memory.chunk_elements`` elements at a time.
+        """
 
     def gradients(self, parameters: Tensor, inputs: Tensor, logit_gradient: LogitGradient) -> Gradients:
         """The gradients of R networks ``[R, P]``, each on its own samples ``[R, n, *features]``."""
@@ -141,7 +146,12 @@ def split(network: Network, parameters: Tensor) -> dict[str, Tensor]:
     """Views of flat vectors ``[..., P]`` as named tensors, ``[..., *shape]`` each."""
     parts = parameters.split([spec.size for spec in network.parameters], dim=-1)
     batch = parameters.shape[:-1]
-    return {spec.name: part.view(*batch, *spec.shape) for spec, part in zip(network.parameters, parts, strict=True)}
+    return {spec.name: part.view((*batch, *spec.shape)) for spec, part in zip(network.parameters, parts, strict=True)}
+
+
+def stem_units(network: Network) -> int:
+    """The number of units of the stem, 0 without a stem."""
+    return network.parameters[0].shape[0] if network.stem_size else 0
 
 
 def permutation_sizes(network: Network) -> dict[str, int]:

@@ -73,7 +73,7 @@ def write_family(folder: Path, names: list[str], suffix: str = "") -> list[np.nd
 def assert_holds(dataset: Dataset, arrays: list[np.ndarray], *, transposed: bool = False) -> None:
     images, labels = np.concatenate(arrays[::2]), np.concatenate(arrays[1::2])
     expected = (images.astype(np.float64) / 255 - 0.1307) / 0.3081
-    expected = expected.transpose(0, 2, 1) if transposed else expected
+    expected = (expected.transpose(0, 2, 1) if transposed else expected)[:, None]
     torch.testing.assert_close(dataset.inputs, torch.tensor(expected, dtype=torch.float32), rtol=0, atol=1e-6)
     assert dataset.labels.tolist() == labels.tolist()
     assert dataset.labels.dtype == torch.int64
@@ -362,11 +362,11 @@ def test_a_download_without_torchvision_names_the_extra(
 
 def test_digits_come_with_scikit_learn() -> None:
     digits = read("digits")
-    assert digits.inputs.shape == (1797, 64)
+    assert digits.inputs.shape == (1797, 1, 8, 8)
     assert digits.inputs.dtype == torch.float32
     assert digits.inputs.min() == 0
     assert digits.inputs.max() == 1
-    assert digits.features == (64,)
+    assert digits.features == (1, 8, 8)
     assert (digits.labels.bincount() > 170).tolist() == [True] * 10
     assert (digits.classes, digits.official_test) == (10, 0)
 
