@@ -20,7 +20,7 @@ from paramarket_env.market.engine import Engine
 from paramarket_env.market.state import MarketState, Quotes, tree_map
 from paramarket_env.validation import require
 
-VERSION = 1
+VERSION = 2
 """The version of saved markets. A change of ``MarketState`` raises it."""
 
 
