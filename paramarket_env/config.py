@@ -104,6 +104,8 @@ class NetworkConfig:
 
     architecture: Annotated[Architecture, ARCHITECTURES] = MLP()
     """The architecture of the networks."""
+    common_start: bool = False
+    """Whether all agents begin with the same parameters. Otherwise each draws its own."""
 
 
 @configuration

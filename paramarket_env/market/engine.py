@@ -128,7 +128,8 @@ class Engine:
         """Markets at cycle 0, before evaluation and quotes."""
         config, shape = self.config, (len(seeds), self.config.agents)
         agents = torch.arange(config.agents, device=self.device)
-        parameters = initial_parameters(self.network, stream(seeds[:, None], "network", agents))
+        starts = torch.zeros_like(agents) if config.network.common_start else agents
+        parameters = initial_parameters(self.network, stream(seeds[:, None], "network", starts))
         silence_unused(parameters, self.dataset.classes, self.tasks.classes)
         shares = uniform(stream(seeds[:, None], "value", agents), 1).squeeze(-1)
         others = config.agents - 1
