@@ -80,7 +80,7 @@ def all_train(engine: Engine) -> Orders:
 def _contender(name: str, engine: Engine, step: Callable[[], None], losses: Callable[[], list[float]]) -> Contender:
     network, partition = engine.network, engine.state.partition
     assert isinstance(network, MLPNetwork)
-    work = (engine.config, network, partition.sizes.cpu(), partition.validation.shape[1])
+    work = (engine.config, network, partition.sizes.cpu(), partition.validation.shape[2])
     return Contender(
         name=name,
         config=engine.config,
@@ -150,7 +150,7 @@ def _peak_memory(job: tuple[MarketConfig, int], threads: int, device: torch.devi
     engine = new_engine(config, num_markets, device)
     engine.step(all_train(engine))
     engine.reset(as_seeds(range(num_markets), num_markets, engine.device))
-    estimate = required_bytes(num_markets, engine.config, engine.network, engine.dataset)
+    estimate = required_bytes(num_markets, engine.config, engine.network, engine.tasks)
     return Memory(bare, _peak(device), estimate / MIB)
 
 

@@ -232,7 +232,7 @@ def make_optimizer_of(config: TrainingConfig) -> MakeOptimizer:
 def plain_market(engine: Engine, market: int) -> PlainMarket:
     """A market of an engine as a plain one: the same networks, data and settings, with fresh quotes."""
     dataset, config = engine.dataset, engine.config
-    validation = engine.state.partition.validation[market]
+    validation = engine.state.partition.validation[market, 0]
     modules = [engine.network.module(vector) for vector in engine.state.parameters[market]]
     return PlainMarket(
         networks=[module for module in modules if isinstance(module, nn.Sequential)],

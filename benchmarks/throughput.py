@@ -319,7 +319,7 @@ def measure_fashion(options: Throughput, device: torch.device, console: Console)
     """The reference and the engine on Fashion-MNIST, or None if its files are missing."""
     config = always_open(scenario("fashion", dataset=FashionMNIST(options.data_dir)))
     try:
-        load_dataset(config.data.dataset)
+        load_dataset(config.datasets[0])
     except (ImportError, OSError) as error:
         console.print(f"fashion is skipped: {error}")
         return None

@@ -17,7 +17,7 @@ import numpy as np
 import pydantic
 import pydantic_core
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Discriminator, Field, Tag
 from torch import Tensor
 
 import paramarket_env.learning.alignment.frank_wolfe  # noqa: F401  # registers its aligner
@@ -58,6 +58,14 @@ Curvature = Annotated[float, Field(ge=-1e30, le=1e30)]
 Kappa = Annotated[float, Field(ge=0, le=KAPPA_MAX), AfterValidator(_observable)]
 
 
+DatasetSetting = Annotated[
+    Annotated[DatasetSource, DATASETS, Tag("one")]
+    | Annotated[tuple[Annotated[DatasetSource, DATASETS], ...], Field(min_length=1), Tag("each")],
+    Discriminator(lambda value: "each" if isinstance(value, tuple | list) else "one"),
+]
+"""One dataset, or one for each agent. The discriminator lets an error name only the form that was given."""
+
+
 def _each(value: Any) -> tuple[Any, ...]:
     """The values of a setting that is one value, or one for each agent."""
     return value if isinstance(value, tuple) else (value,)
@@ -67,14 +75,16 @@ def _each(value: Any) -> tuple[Any, ...]:
 class DataConfig:
     """The samples of a market, and their division into splits and endowments."""
 
-    dataset: Annotated[DatasetSource, DATASETS] = Digits()
-    """The source of the samples."""
-    train_samples: Count | None = 1000
-    """Number of training samples, which ``endowment`` divides among the agents. None: all that are left."""
+    dataset: DatasetSetting = Digits()
+    """The source of the samples: one for all agents, or one for each. Agents with the same source have the same task,
+    and agents with different tasks trade parts of their trunks, but never their heads."""
+    train_samples: Count | Annotated[tuple[Count, ...], Field(min_length=1)] | None = 1000
+    """Number of training samples of a task, which ``endowment`` divides among its agents: one number, or one for each
+    task in the order of the agents. None: all that are left."""
     validation_samples: Count | None = 400
-    """Number of the broker's samples, for quotes and rewards. Under ``authors`` they are the test set instead."""
+    """Number of the broker's samples of a task, for quotes and rewards. Under ``authors`` they are the test set."""
     test_samples: Count | None = 397
-    """Number of the reports' samples, which no agent sees. None: the whole test set."""
+    """Number of the reports' samples of a task, which no agent sees. None: the whole test set."""
     protocol: SplitProtocol = "clean"
     """``clean``: three disjoint splits. ``authors``: the test set also serves for validation, as in their scripts."""
     endowment: Annotated[Endowment, ENDOWMENTS] = Complementary()
@@ -84,10 +94,10 @@ class DataConfig:
         sized = self.protocol == "authors" or self.validation_samples is not None
         require(sized, "data.validation_samples", None, "an integer >= 1 under protocol='clean'")
 
-    @property
-    def split_sizes(self) -> SplitSizes:
-        """The number of samples of each split."""
-        return SplitSizes(self.train_samples, self.validation_samples, self.test_samples, self.protocol)
+    def split_sizes(self, tasks: int = 1) -> tuple[SplitSizes, ...]:
+        """The number of samples of each split, for each of so many tasks."""
+        train = self.train_samples if isinstance(self.train_samples, tuple) else (self.train_samples,) * tasks
+        return tuple(SplitSizes(size, self.validation_samples, self.test_samples, self.protocol) for size in train)
 
 
 @configuration
@@ -96,6 +106,8 @@ class NetworkConfig:
 
     architecture: Annotated[Architecture, ARCHITECTURES] = MLP()
     """The architecture of the networks."""
+    common_start: bool = False
+    """Whether all agents begin with the same parameters. Otherwise each draws its own."""
 
 
 @configuration
@@ -211,10 +223,13 @@ class MarketConfig:
     economy: EconomyConfig = EconomyConfig()
 
     def __post_init__(self) -> None:
-        for name in ("kappa", "kappa_high", "budget"):
-            value = getattr(self.economy, name)
+        settings = {f"economy.{name}": getattr(self.economy, name) for name in ("kappa", "kappa_high", "budget")}
+        for name, value in ({"data.dataset": self.data.dataset} | settings).items():
             one_each = not isinstance(value, tuple) or len(value) == self.agents
-            require(one_each, f"economy.{name}", value, f"one number, or one for each of the {self.agents} agents")
+            require(one_each, name, value, f"one value, or one for each of the {self.agents} agents")
+        train, tasks = self.data.train_samples, len(set(self.datasets))
+        one_each = not isinstance(train, tuple) or len(train) == tasks
+        require(one_each, "data.train_samples", train, f"one number, or one for each task, of which there are {tasks}")
         ordered = all(low <= high for low, high in self.kappa_ranges)
         require(ordered, "economy.kappa_high", self.economy.kappa_high, "at least kappa")
         # The earnings of an episode are summed, and an agent can earn the same money again in every cycle.
@@ -223,6 +238,11 @@ class MarketConfig:
         require(money <= INT64_MAX, "economy.budget", self.economy.budget, allowed)
         bounded, line = self.economy.disclosure == "bounds", isinstance(self.broker.merger, Linear)
         require(not bounded or line, "economy.disclosure", "bounds", "another one unless broker.merger is linear")
+
+    @property
+    def datasets(self) -> tuple[DatasetSource, ...]:
+        """The source of each agent's samples."""
+        return self._for_each_agent(self.data.dataset)
 
     @property
     def budgets(self) -> tuple[int, ...]:

@@ -7,9 +7,19 @@ from typing import Any, Protocol, runtime_checkable
 
 from paramarket_env.config import EconomyConfig, MarketConfig
 from paramarket_env.economics.rewards import Rivalry, TrainCost
-from paramarket_env.learning.data.datasets import CIFAR10, EMNIST, KMNIST, MNIST, DatasetSource, FashionMNIST
-from paramarket_env.learning.data.endowments import Complementary, Dirichlet
+from paramarket_env.learning.data.datasets import (
+    CIFAR10,
+    EMNIST,
+    KMNIST,
+    MNIST,
+    DatasetSource,
+    Digits,
+    DigitsParity,
+    FashionMNIST,
+)
+from paramarket_env.learning.data.endowments import IID, Complementary, Dirichlet
 from paramarket_env.learning.networks.mlp import MLP
+from paramarket_env.learning.parameter_sets import trunk
 from paramarket_env.learning.training import SGD
 from paramarket_env.plugins import Registry
 
@@ -134,6 +144,26 @@ def crowd() -> MarketConfig:
     between seven sellers drives prices down.
     """
     return digits_priced().changed(agents=8, endowment=Dirichlet(concentration=0.3))
+
+
+@SCENARIOS.register
+def two_tasks() -> MarketConfig:
+    """Two firms with different tasks: is the trunk of a network that learned something else worth its price?
+
+    One firm has 100 labelled digits. The other has 900 that are labelled even or odd. Both begin with the same network,
+    and sell its trunk, all layers but the last. A purchase mixes trunks that serve two heads, so training must bring
+    trunk and head together again.
+    """
+    return MarketConfig(max_cycles=30).changed(
+        dataset=(Digits(), DigitsParity()),
+        train_samples=(100, 900),
+        endowment=IID(),
+        architecture=MLP(hidden=(128, 128)),
+        common_start=True,
+        optimizer=SGD(lr=0.2),
+        batch_size=16,
+        parameter_sets=trunk,
+    )
 
 
 def _authors(

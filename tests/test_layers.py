@@ -59,7 +59,8 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "networks": {"memory"},
         "data": {"memory"},
         "alignment": {"networks"},
-        "parameter_sets": {"networks"},
+        "heads": {"networks"},
+        "parameter_sets": {"networks", "heads"},
         "training": {"networks", "data"},
         "evaluation": {"memory", "networks", "data"},
         "bounds": {"memory", "networks", "data", "training"},
@@ -84,6 +85,7 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "idx": set(),
         "datasets": {"idx"},
         "endowments": {"datasets"},
+        "tasks": {"datasets", "endowments"},
     },
     "paramarket_env.learning.alignment": {
         "__init__": set(),

@@ -9,10 +9,10 @@ import pytest
 
 from paramarket_baselines.evaluation.play import Arm, play
 from paramarket_baselines.policies.decisions import RULES
-from paramarket_env.learning.data.datasets import DATASETS, Digits
+from paramarket_env.learning.data.datasets import DATASETS
 from paramarket_env.scenarios import SCENARIOS, scenario
 
-EMBEDDED = [name for name in SCENARIOS if scenario(name).data.dataset == Digits()]
+EMBEDDED = [name for name in SCENARIOS if all("digits" in DATASETS.text(source) for source in scenario(name).datasets)]
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
@@ -26,7 +26,7 @@ def test_a_scenario_plays_with_a_policy(name: str, policy: str) -> None:
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_scenario_names_a_dataset_and_says_what_it_is(name: str) -> None:
-    assert DATASETS.text(scenario(name).data.dataset) in DATASETS
+    assert all(DATASETS.text(source) in DATASETS for source in scenario(name).datasets)
     assert inspect.getdoc(SCENARIOS[name])
 
 

@@ -229,7 +229,7 @@ def test_a_partition_touches_no_global_generator(endowment: str) -> None:
     dataset = load_dataset(Digits())
     with global_generators_untouched():
         data = DataConfig(endowment=endowment)
-        partition(dataset, data.split_sizes, data.endowment, 2, torch.arange(3), fewest=8)
+        partition(dataset, data.split_sizes()[0], data.endowment, 2, torch.arange(3), fewest=8)
 
 
 def test_networks_touch_no_global_generator() -> None:

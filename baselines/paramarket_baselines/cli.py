@@ -23,7 +23,16 @@ from paramarket_baselines.evaluation import statistics
 from paramarket_baselines.evaluation.display import PlainConsole, new_console, new_progress
 from paramarket_baselines.evaluation.names import fit, printable, without_folders
 from paramarket_baselines.evaluation.play import PAPER_ARMS, RULE_ARMS, Arm, Episode, play
-from paramarket_baselines.evaluation.report import LEGEND, draw_curves, per_seed, summarise, summary_table
+from paramarket_baselines.evaluation.report import (
+    BY_TASK_LEGEND,
+    LEGEND,
+    draw_curves,
+    per_seed,
+    per_task,
+    summarise,
+    summary_table,
+    task_measures,
+)
 from paramarket_baselines.evaluation.results import provenance, write_results
 from paramarket_baselines.evaluation.statistics import ESTIMATES_LEGEND, POPULATIONS, estimates_table, summary
 from paramarket_baselines.evaluation.welfare import WELFARE, WELFARE_LEGEND, welfare
@@ -154,13 +163,17 @@ def run(options: Run, console: Console) -> None:
     with claimed(folder, existing=options.overwrite):
         episodes = _play_all(config, arms, seeds, device, console)
         economy = welfare(episodes, config.economy)
-        arms_summary = summarise(per_seed(episodes).merge(economy, on=["arm", "seed"]))
+        keys = ["arm", "seed"]
+        arms_summary = summarise(per_seed(episodes).merge(economy, on=keys).merge(per_task(episodes), on=keys))
         # Print first: a disk that is full costs the files, but not the figures.
         console.print(summary_table(arms_summary, title))
         console.print(LEGEND)
         if config.economy.ask_levels[-1] > 0:
             console.print(summary_table(arms_summary, "economic measures", WELFARE))
             console.print(WELFARE_LEGEND)
+        if one.engine.tasks.differ:
+            console.print(summary_table(arms_summary, "by task", task_measures(one.engine.tasks.names)))
+            console.print(BY_TASK_LEGEND)
         files = write_results(
             folder,
             config,

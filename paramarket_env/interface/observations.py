@@ -74,10 +74,11 @@ class ObservationLayout:
 
 
 class Observer:
-    """Reads the observations of all agents. The fields depend on the market's mechanism and disclosure.
+    """Reads the observations of all agents. The fields depend on the market's mechanism, disclosure and tasks.
 
     An agent's loss, balance, kappa, quotes and buyers are private. Public are asks that are not sealed, and whether an
-    agent is alive. The market's disclosure determines the rest.
+    agent is alive. The market's disclosure determines the rest. Where tasks differ, an agent also sees its loss at
+    chance.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -105,7 +106,13 @@ def _own_fields(engine: Engine) -> Readings:
     def same_for_all(values: Tensor) -> Tensor:
         return values[:, None, None].expand(-1, config.agents, 1)
 
-    return {
+    # A loss that is low among ten classes can be worse than a guess between two.
+    chance: Readings = {
+        Field("chance", 1, 0, NATS_HIGH, "nats", "loss of a uniform guess among the classes of the own task"): (
+            lambda view: engine.tasks.chance.expand_as(view.state.loss).unsqueeze(2)
+        )
+    }
+    own: Readings = {
         Field("time_left", 1, 0, 1, "share", "cycles left in the episode"): (
             lambda view: same_for_all(1 - view.state.cycle.float() / cycles)
         ),
@@ -139,6 +146,7 @@ def _own_fields(engine: Engine) -> Readings:
             lambda view: in_reward(view.state.earned.unsqueeze(2))
         ),
     }
+    return own | (chance if engine.tasks.differ else {})
 
 
 def _offer_fields(engine: Engine) -> Readings:

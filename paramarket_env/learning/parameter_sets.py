@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from paramarket_env.learning.heads import head
 from paramarket_env.learning.networks.network import Network
 from paramarket_env.plugins import Registry
 from paramarket_env.validation import require
@@ -49,6 +50,12 @@ def prefixes(network: Network) -> dict[str, list[str]]:
     return {f"to_{last}": names[: names.index(last) + 1] for last in names}
 
 
+@PARAMETER_SETS.register
+def trunk(network: Network) -> dict[str, list[str]]:
+    """All layers but the head as one good, which agents with different tasks can trade."""
+    return {"trunk": [layer for layer in _layers(network) if layer != head(network)]}
+
+
 @dataclass(frozen=True)
 class ParameterSets:
     """The K parameter sets that are for sale."""
@@ -60,10 +67,10 @@ class ParameterSets:
     """Whether each set is the whole network."""
 
 
-def layers_of_sets(rule: ParameterSetRule, network: Network) -> dict[str, list[str]]:
-    """The layers of each parameter set of a rule.
+def layers_of_sets(rule: ParameterSetRule, network: Network, *, head_for_sale: bool = True) -> dict[str, list[str]]:
+    """The layers of each parameter set of a rule. Sets with the head are left out unless it is for sale.
 
-    Raises ``ValueError`` if there is no set, and for a set without layers or with an unknown layer.
+    Raises ``ValueError`` if no set is left, and for a set without layers or with an unknown layer.
     """
     goods = rule(network)
     require(isinstance(goods, dict) and bool(goods), "parameter sets", goods, "a dict with at least one set")
@@ -71,12 +78,19 @@ def layers_of_sets(rule: ParameterSetRule, network: Network) -> dict[str, list[s
         require(bool(members), f"parameter set {good}", members, "at least one layer")
         known = _layers(network)
         require(set(members) <= set(known), f"parameter set {good}", members, f"a list of layers among {known}")
-    return goods
+    if head_for_sale:
+        return goods
+    kept = {good: members for good, members in goods.items() if head(network) not in members}
+    allowed = f"a rule with sets without the head, {head(network)!r}, since tasks differ: trunk, layers or prefixes"
+    require(bool(kept), "broker.parameter_sets", goods, allowed)
+    return kept
 
 
-def parameter_sets(rule: ParameterSetRule, network: Network, device: torch.device) -> ParameterSets:
-    """The parameter sets of a rule; raises the errors of :func:`layers_of_sets`."""
-    goods = layers_of_sets(rule, network)
+def parameter_sets(
+    rule: ParameterSetRule, network: Network, device: torch.device, *, head_for_sale: bool = True
+) -> ParameterSets:
+    """The parameter sets of a rule; see :func:`layers_of_sets`, also for its errors."""
+    goods = layers_of_sets(rule, network, head_for_sale=head_for_sale)
     sizes = torch.tensor([spec.size for spec in network.parameters], device="cpu")
     contained = [[spec.layer in members for spec in network.parameters] for members in goods.values()]
     chosen = torch.tensor(contained, device="cpu")

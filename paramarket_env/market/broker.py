@@ -11,8 +11,9 @@ from torch import Tensor
 from paramarket_env.config import BrokerConfig
 from paramarket_env.learning.alignment.permutations import identity, inverse, permute
 from paramarket_env.learning.bounds import LINE, gain_bounds, loss_gradients, measure_lines
-from paramarket_env.learning.data.datasets import Dataset
+from paramarket_env.learning.data.tasks import Tasks
 from paramarket_env.learning.evaluation import groups_at_once
+from paramarket_env.learning.heads import trunk_mask
 from paramarket_env.learning.memory import chunk_elements
 from paramarket_env.learning.networks.network import Network, parameter_count
 from paramarket_env.learning.parameter_sets import parameter_sets
@@ -26,6 +27,9 @@ RESOLUTION = 1e-6
 class Broker:
     """Quotes offers and delivers the quoted networks, for M markets of N agents at once.
 
+    Each agent is evaluated on its own task's validation data, and so are the merges that it is quoted. Where tasks
+    differ, the heads are neither for sale nor aligned, since heads of different tasks have nothing in common.
+
     An offer to a buyer is a number from 0 to (N - 1) * K - 1, which is seller slot * K + parameter set. The slots of a
     buyer are the other agents in order.
     """
@@ -34,14 +38,17 @@ class Broker:
         self,
         config: BrokerConfig,
         network: Network,
-        dataset: Dataset,
+        tasks: Tasks,
         agents: int,
         device: torch.device,
         *,
         measures_lines: bool,
     ) -> None:
-        self.config, self.network, self.dataset, self.measures_lines = config, network, dataset, measures_lines
-        self.goods = parameter_sets(config.parameter_sets, network, device)
+        self.config, self.network, self.measures_lines = config, network, measures_lines
+        self.tasks, self.dataset = tasks, tasks.dataset
+        self.goods = parameter_sets(config.parameter_sets, network, device, head_for_sale=not tasks.differ)
+        self.common = trunk_mask(network, device) if tasks.differ else torch.ones_like(self.goods.masks[0])
+        """bool ``[P]``: the parameters that mean the same to all agents; the trunk's where tasks differ."""
         self.merge_weights = torch.tensor(config.merger.weights, dtype=torch.float32, device=device)
         self.device = device
         slots = torch.arange(agents - 1, device=device)
@@ -77,11 +84,14 @@ class Broker:
         state.changed |= changed
         pending = state.changed & market_open.unsqueeze(1)
         loss = state.loss.clone()
-        chunk = groups_at_once(self.network, self.dataset, state.parameters, state.partition.validation)
+        tasks, validation = self.tasks, state.partition.validation
+        chunk = max(1, groups_at_once(self.network, self.dataset, state.parameters, validation[:, 0]) // tasks.number)
         affected = (changed | pending).any(1).nonzero().squeeze(1)
         for markets in affected.split(chunk) if len(affected) else ():
-            groups = group(self.network, self.dataset, state.parameters[markets], state.partition.validation[markets])
-            loss[markets] = torch.where(changed[markets], own_losses(self.network, groups), loss[markets])
+            on_each = tasks.on_each(state.parameters[markets], validation[markets])
+            groups = group(self.network, self.dataset, *on_each)
+            fresh = tasks.on_own(own_losses(self.network, groups))
+            loss[markets] = torch.where(changed[markets], fresh, loss[markets])
             own = loss[markets].masked_fill(~state.alive[markets], torch.nan)
             self._quote(state, markets, groups, own, pending[markets])
         alive = state.alive & loss.isfinite()
@@ -93,7 +103,8 @@ class Broker:
     def _quote(self, state: MarketState, markets: Tensor, groups: Groups, own: Tensor, pending: Tensor) -> None:
         """Quote the couples of living agents in which at least one is ``pending`` (bool ``[m, N]``).
 
-        ``own`` float64 ``[m, N]`` is the loss of each network; it is not finite if the agent is terminated.
+        ``groups`` holds m * T groups, the networks of each market on the data of each task. ``own`` float64 ``[m, N]``
+        is the loss of each network; it is not finite if the agent is terminated.
         """
         alive = own.isfinite()
         both_alive = alive.unsqueeze(2) & alive.unsqueeze(1)
@@ -104,30 +115,36 @@ class Broker:
             self._quote_couples(state, markets, groups, own, part)
 
     def _quote_couples(self, state: MarketState, markets: Tensor, groups: Groups, own: Tensor, couples: Tensor) -> None:
-        """Align each couple, int64 ``[C, 3]`` (group, first, second), and try merges in both directions."""
+        """Align each couple, int64 ``[C, 3]`` (market, first, second), and try merges in both directions."""
         row, first, second = couples.unbind(1)
         # The first agent has no slot among its own sellers and precedes the second, so the second's slot is one lower.
         order = state.quotes.permutations[markets[row], first, second - 1]
-        buyers, sellers = groups.parameters[row, first], groups.parameters[row, second]
+        buyers, sellers = (self._common(state.parameters[markets[row], agent]) for agent in (first, second))
         order = self.config.aligner(self.network, buyers, sellers, order)
         # The inverse permutation aligns the first network to the second.
         both_orders = torch.cat([order, inverse(self.network, order)])
         buyer, seller, slot = (torch.cat(both) for both in ((first, second), (second, first), (second - 1, first)))
-        pairs = Pairs(row.repeat(2), buyer, seller, both_orders)
+        row = row.repeat(2)
+        pairs = Pairs(row * self.tasks.number + self.tasks.of_agent[buyer], buyer, seller, both_orders)
         loss = self.config.merger.losses(self.network, groups, pairs, self.goods)
         best = loss.masked_fill(~(loss <= LOSS_MAX), torch.inf).min(dim=-1)
-        place = (markets[pairs.group], buyer, slot)
+        place = (markets[row], buyer, slot)
         state.quotes.loss[place] = best.values
         state.quotes.weight[place] = self.merge_weights[best.indices]
         state.quotes.permutations[place] = both_orders
         if self.measures_lines:
-            gains = own[pairs.group, buyer][:, None, None] - loss
-            state.quotes.lines[place] = self._measure(groups, pairs, state.partition.validation[markets], gains)
+            gains = own[row, buyer][:, None, None] - loss
+            validation = state.partition.validation[markets].flatten(0, 1)
+            state.quotes.lines[place] = self._measure(groups, pairs, validation, gains)
+
+    def _common(self, networks: Tensor) -> Tensor:
+        """The networks ``[Q, P]`` for an aligner, which compares parameters; 0 where they have nothing in common."""
+        return networks.masked_fill(~self.common, 0.0) if self.tasks.differ else networks
 
     def _measure(self, groups: Groups, pairs: Pairs, validation: Tensor, gains: Tensor) -> Tensor:
         """The lines between pairs, float64 ``[Q, K, 4]``.
 
-        ``validation`` is int64 ``[m, V]``, ``gains`` float64 ``[Q, K, W]``.
+        ``validation`` is int64 ``[m * T, V]``, ``gains`` float64 ``[Q, K, W]``.
         """
         agents = groups.parameters.shape[1]
         # A buyer has the same gradient for all its sellers.

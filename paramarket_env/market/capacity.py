@@ -10,8 +10,7 @@ import torch
 from paramarket_env.config import MarketConfig
 from paramarket_env.economics.clearing import REFUSALS
 from paramarket_env.learning.bounds import LINE
-from paramarket_env.learning.data.datasets import Dataset
-from paramarket_env.learning.data.endowments import split_counts
+from paramarket_env.learning.data.tasks import Tasks
 from paramarket_env.learning.memory import chunk_elements
 from paramarket_env.learning.networks.network import Network, parameter_count, permutation_sizes, stem_units
 from paramarket_env.learning.parameter_sets import layers_of_sets
@@ -21,16 +20,27 @@ WORDS_PER_CHUNK = 28
 """32-bit words of temporaries for each element of a chunk, at the peak over all phases of a step or a reset."""
 
 
-def state_bytes(config: MarketConfig, network: Network, dataset: Dataset) -> int:
+def _samples(config: MarketConfig, tasks: Tasks) -> tuple[int, int, int]:
+    """The largest number of training samples of a task, and the validation and the test samples of all tasks."""
+    train, validation, test = zip(*tasks.split_counts(config.data.split_sizes(tasks.number)), strict=True)
+    return max(train), sum(validation), sum(test)
+
+
+def _goods(config: MarketConfig, network: Network, tasks: Tasks) -> int:
+    """K, the number of parameter sets."""
+    return len(layers_of_sets(config.broker.parameter_sets, network, head_for_sale=not tasks.differ))
+
+
+def state_bytes(config: MarketConfig, network: Network, tasks: Tasks) -> int:
     """The size of the state of one market in bytes."""
     agents, couples = config.agents, config.agents * (config.agents - 1)
-    train, validation, test = split_counts(dataset, config.data.split_sizes)
+    train, validation, test = _samples(config, tasks)
     parameters = parameter_count(network)
     # On the device "meta", tensors have no memory. Torch counts their bytes in an int64, which bounds their size.
     networks = torch.empty(1, agents, min(parameters, 2**40), dtype=torch.float32, device="meta")
     optimizer = sum(tensor.nbytes for tensor in config.training.optimizer.fresh(networks).values())
     line = 8 * len(LINE) if config.economy.disclosure == "bounds" else 0
-    quotes = len(layers_of_sets(config.broker.parameter_sets, network)) * (12 + line)
+    quotes = _goods(config, network, tasks) * (12 + line)
     quotes += 8 * sum(permutation_sizes(network).values())
     asks = couples if config.economy.mechanism.personal else agents
     columns = 8 * (11 + len(REFUSALS)) + 2  # eleven numbers and two flags of each agent, and the refusals by cause
@@ -39,56 +49,57 @@ def state_bytes(config: MarketConfig, network: Network, dataset: Dataset) -> int
     return own + couples * (quotes + 2) + 3 * 8  # two flags of each couple, and three numbers of the market
 
 
-def market_bytes(config: MarketConfig, network: Network, dataset: Dataset) -> int:
+def market_bytes(config: MarketConfig, network: Network, tasks: Tasks) -> int:
     """The memory that one market more takes: twice its state, and what is computed for all markets at once.
 
     A reset keeps the old state until the new state is complete. Prices, values, orders, masks and observations are
     computed for all markets at once.
     """
     agents = config.agents
-    offers = agents * (agents - 1) * len(layers_of_sets(config.broker.parameter_sets, network))
+    offers = agents * (agents - 1) * _goods(config, network, tasks)
     bids = len(config.economy.ask_levels) if config.economy.mechanism.bids else 1
     asks = (agents - 1 if config.economy.mechanism.personal else 1) * (len(config.economy.ask_levels) + 1)
-    return 2 * state_bytes(config, network, dataset) + offers * (80 + 4 * bids) + 4 * agents * asks
+    return 2 * state_bytes(config, network, tasks) + offers * (80 + 4 * bids) + 4 * agents * asks
 
 
-def workspace_bytes(config: MarketConfig, network: Network, dataset: Dataset) -> int:
+def workspace_bytes(config: MarketConfig, network: Network, tasks: Tasks) -> int:
     """The memory of temporaries in bytes.
 
     A chunk of ``chunk_elements`` elements is processed at a time, or one network or one market's data if those are
     larger. So the workspace does not grow with the number of markets.
     """
     agents, parameters = config.agents, parameter_count(network)
-    train, validation, _ = split_counts(dataset, config.data.split_sizes)
+    train, validation, _ = _samples(config, tasks)
     indivisible = (
         2 * agents * stem_units(network) * validation  # one market's stems, and a permuted copy
-        + 2 * validation * dataset.size  # one market's validation data, and a copy for networks without a stem
-        + networks_at_once(config, network, dataset) * config.training.batch_size * network.activations
+        + 2 * validation * tasks.dataset.size  # one market's validation data, and a copy for networks without a stem
+        + networks_at_once(config, network, tasks) * config.training.batch_size * network.activations
         + WORDS_PER_CHUNK * network.widest  # the widest layer, for one sample
         + 12 * parameters  # two networks with gradients, indices and float64 copies
         + 10 * agents * parameters  # one market's initial networks: random int64 and float64
         + 2 * len(config.broker.merger.weights) * parameters  # the merges of one pair
         + 10 * sum(size**2 for size in permutation_sizes(network).values())  # one pair's inner products, float64
+        + (tasks.number - 1) * agents * parameters  # one market's networks again for each further task
         + 10 * agents * train  # one market's endowments: orders and flags
-        + 16 * len(dataset.labels)  # the splits of one market: orders and keys, int64
+        + 16 * len(tasks.dataset.labels)  # the splits of one market: orders and keys, int64
     )
-    return 4 * (WORDS_PER_CHUNK * chunk_elements(dataset.labels.device) + indivisible)
+    return 4 * (WORDS_PER_CHUNK * chunk_elements(tasks.dataset.labels.device) + indivisible)
 
 
-def networks_at_once(config: MarketConfig, network: Network, dataset: Dataset) -> int:
+def networks_at_once(config: MarketConfig, network: Network, tasks: Tasks) -> int:
     """The number of networks to train at a time."""
-    batch, chunk = config.training.batch_size, chunk_elements(dataset.labels.device)
-    train, _, _ = split_counts(dataset, config.data.split_sizes)
-    largest = max(parameter_count(network), batch * max(dataset.size, network.activations), train)
+    batch, chunk = config.training.batch_size, chunk_elements(tasks.dataset.labels.device)
+    train, _, _ = _samples(config, tasks)
+    largest = max(parameter_count(network), batch * max(tasks.dataset.size, network.activations), train)
     # A batched matrix product with at least one network per thread keeps all threads busy. A network whose layers fill
     # a chunk keeps them busy alone.
     least = torch.get_num_threads() if batch * network.widest <= chunk else 1
     return max(least, chunk // largest)
 
 
-def required_bytes(num_markets: int, config: MarketConfig, network: Network, dataset: Dataset) -> int:
+def required_bytes(num_markets: int, config: MarketConfig, network: Network, tasks: Tasks) -> int:
     """The peak memory of ``num_markets`` markets in bytes."""
-    return num_markets * market_bytes(config, network, dataset) + workspace_bytes(config, network, dataset)
+    return num_markets * market_bytes(config, network, tasks) + workspace_bytes(config, network, tasks)
 
 
 def free_bytes(device: torch.device) -> int:
@@ -100,10 +111,10 @@ def free_bytes(device: torch.device) -> int:
     return available
 
 
-def require_room(num_markets: int, config: MarketConfig, network: Network, dataset: Dataset) -> None:
+def require_room(num_markets: int, config: MarketConfig, network: Network, tasks: Tasks) -> None:
     """Raise ``ValueError`` if ``num_markets`` markets do not fit. The error names the largest number that fits."""
-    needed, free = required_bytes(num_markets, config, network, dataset), free_bytes(dataset.labels.device)
-    each, workspace = market_bytes(config, network, dataset), workspace_bytes(config, network, dataset)
+    needed, free = required_bytes(num_markets, config, network, tasks), free_bytes(tasks.dataset.labels.device)
+    each, workspace = market_bytes(config, network, tasks), workspace_bytes(config, network, tasks)
     most = max(0, math.floor((free - workspace) / each))
     agents = f"agents={config.agents} with {parameter_count(network)} parameters each"
     allowed = f"at most {most}: {agents} need about {needed / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB are free"

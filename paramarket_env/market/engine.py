@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from functools import cache
 
 import torch
@@ -14,9 +13,9 @@ from paramarket_env.config import MarketConfig
 from paramarket_env.economics.clearing import REFUSALS
 from paramarket_env.economics.kappa import draw_kappas
 from paramarket_env.economics.rewards import Outcome, step_reward
-from paramarket_env.learning.data.datasets import load_dataset
-from paramarket_env.learning.data.endowments import Partition, partition, require_minibatches
+from paramarket_env.learning.data.tasks import load_tasks
 from paramarket_env.learning.evaluation import losses_and_accuracies
+from paramarket_env.learning.heads import require_biases, silence_unused
 from paramarket_env.learning.memory import chunk_elements
 from paramarket_env.learning.networks.network import initial_parameters, parameter_count
 from paramarket_env.learning.training import shuffled, train
@@ -67,20 +66,22 @@ class Engine:
         require(isinstance(config, MarketConfig), "config", config, "a MarketConfig")
         self.config, self.num_markets = config, integer("num_markets", num_markets, 1)
         self.device = resolve_device(device)
-        self.dataset = load_dataset(config.data.dataset).to(self.device)
+        self.tasks = load_tasks(config.datasets, self.device)
+        self.dataset = self.tasks.dataset
         self.network = config.network.architecture(self.dataset.features, self.dataset.classes)
         self.optimizer = config.training.optimizer
+        require_biases(self.network, self.dataset.classes, self.tasks.classes)
         # Refuse what does not fit into memory before anything is allocated.
-        require_room(self.num_markets, config, self.network, self.dataset)
+        require_room(self.num_markets, config, self.network, self.tasks)
         bounded = config.economy.disclosure == "bounds"
         self.broker = Broker(
-            config.broker, self.network, self.dataset, config.agents, self.device, measures_lines=bounded
+            config.broker, self.network, self.tasks, config.agents, self.device, measures_lines=bounded
         )
         self.offers = (config.agents - 1) * len(self.broker.goods.names)
         self.exchange = Exchange(config, self.broker, self.device)
         # Refuse an impossible endowment now and not in a later episode.
-        batch_size = config.training.batch_size
-        require_minibatches(self.dataset, config.data.split_sizes, config.data.endowment, config.agents, batch_size)
+        self._split_sizes = config.data.split_sizes(self.tasks.number)
+        self.tasks.require_minibatches(self._split_sizes, config.data.endowment, config.training.batch_size)
         self.one = self._fresh(as_seeds([0], 1, self.device))
         """The state of one market, which gives the shapes."""
 
@@ -123,16 +124,13 @@ class Engine:
 
     # --- reset and step --------------------------------------------------------------------------------------------
 
-    def _partition(self, seeds: Tensor) -> Partition:
-        config = self.config
-        data, fewest = config.data, config.training.batch_size
-        return partition(self.dataset, data.split_sizes, data.endowment, config.agents, seeds, fewest)
-
     def _fresh(self, seeds: Tensor) -> MarketState:
         """Markets at cycle 0, before evaluation and quotes."""
         config, shape = self.config, (len(seeds), self.config.agents)
         agents = torch.arange(config.agents, device=self.device)
-        parameters = initial_parameters(self.network, stream(seeds[:, None], "network", agents))
+        starts = torch.zeros_like(agents) if config.network.common_start else agents
+        parameters = initial_parameters(self.network, stream(seeds[:, None], "network", starts))
+        silence_unused(parameters, self.dataset.classes, self.tasks.classes)
         shares = uniform(stream(seeds[:, None], "value", agents), 1).squeeze(-1)
         others = config.agents - 1
 
@@ -142,7 +140,7 @@ class Engine:
         return MarketState(
             seeds=seeds,
             cycle=torch.zeros_like(seeds),
-            partition=self._partition(seeds),
+            partition=self.tasks.partition(self._split_sizes, config.data.endowment, seeds, config.training.batch_size),
             parameters=parameters,
             optimizer=self.optimizer.fresh(parameters),
             passes=zeros(),
@@ -275,7 +273,7 @@ class Engine:
 
     @property
     def _networks_at_once(self) -> int:
-        return networks_at_once(self.config, self.network, self.dataset)
+        return networks_at_once(self.config, self.network, self.tasks)
 
     @property
     def _partitions_at_once(self) -> int:
@@ -286,12 +284,13 @@ class Engine:
         """Evaluate the changed networks and update the quotes.
 
         Returns each agent's gain, float64 ``[M, N]``, and the terminated agents, bool ``[M, N]``. A network that is not
-        finite gets the loss of a uniform guess, or its last loss if that was higher. So the reward stays finite.
+        finite gets the loss of a uniform guess in its task, or its last loss if that was higher. So the reward stays
+        finite.
         """
         state, before = self.state, self.state.loss
         loss = self.broker.evaluate_and_quote(state, changed, self.market_open)
         terminated = ~loss.isfinite()
-        state.loss = torch.where(terminated, before.clamp_min(math.log(self.dataset.classes)), loss)
+        state.loss = torch.where(terminated, torch.maximum(before, self.tasks.chance), loss)
         state.alive &= ~terminated
         state.ask = torch.where(state.alive.unsqueeze(2), state.ask, len(self.config.economy.ask_levels))
         state.gain = before - state.loss
@@ -301,8 +300,13 @@ class Engine:
 
     @no_grad
     def test_metrics(self) -> tuple[Tensor, Tensor]:
-        """Loss and accuracy on the test data, float64 ``[M, N]`` each. They are for reports; agents never see them."""
-        return losses_and_accuracies(self.network, self.dataset, self.state.parameters, self.state.partition.test)
+        """Loss and accuracy on the test data of each agent's task, float64 ``[M, N]`` each.
+
+        They are for reports; agents never see them.
+        """
+        on_each = self.tasks.on_each(self.state.parameters, self.state.partition.test)
+        loss, accuracy = losses_and_accuracies(self.network, self.dataset, *on_each)
+        return self.tasks.on_own(loss), self.tasks.on_own(accuracy)
 
     @no_grad
     def overwrite(self, parameters: Tensor) -> Tensor:

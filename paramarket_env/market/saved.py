@@ -20,7 +20,7 @@ from paramarket_env.market.engine import Engine
 from paramarket_env.market.state import MarketState, Quotes, tree_map
 from paramarket_env.validation import require
 
-VERSION = 1
+VERSION = 2
 """The version of saved markets. A change of ``MarketState`` raises it."""
 
 
@@ -55,8 +55,9 @@ def save(engine: Engine, path: str | Path) -> None:
     Raises ``ValueError`` if a plug-in of the configuration has no name.
     """
     content = {"version": VERSION, "config": engine.config.to_dict(), "state": asdict(engine.state)}
-    with staged(path) as new:
-        torch.save(content, new)
+    # Given a path, torch refuses names that begin with a dot and have no other, as staged names can.
+    with staged(path) as new, new.open("wb") as file:
+        torch.save(content, file)
 
 
 def load(engine: Engine, path: str | Path) -> None:

@@ -484,7 +484,7 @@ def test_the_test_data_reaches_no_observation_mask_or_reward(mode: Any) -> None:
         batch.reset(torch.tensor([1, 2]))
         if spoiled:
             batch.engine.state.partition = replace(
-                batch.engine.state.partition, test=torch.zeros(2, 60, dtype=torch.int64)
+                batch.engine.state.partition, test=torch.zeros(2, 1, 60, dtype=torch.int64)
             )
         rng, episode = np.random.default_rng(0), [batch.observe()]
         for _ in range(4):

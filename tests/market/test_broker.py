@@ -65,7 +65,7 @@ def test_a_quote_is_the_best_of_the_grid_tried_in_a_loop_with_ordinary_modules(r
     engine = new_engine(tiny_market(parameter_sets=rule, aligner=aligner, architecture=MLP(hidden=(8, 6))))
     engine.step(orders(engine, train=(0, 1)))
     state, grid = engine.state, engine.config.broker.merger.weights
-    validation = state.partition.validation[0]
+    validation = state.partition.validation[0, 0]
     for buyer, seller in ((0, 1), (1, 0)):
         networks = (*state.parameters[0, [buyer, seller]], state.quotes.permutations[0, buyer, 0])
         for number, good in enumerate(engine.broker.goods.names):
@@ -100,7 +100,7 @@ def test_the_purchased_network_is_the_explicit_merge_of_the_networks_before_the_
 
 
 def module_loss_before(engine: Engine, parameters: Tensor) -> float:
-    return module_loss(engine, parameters, engine.state.partition.validation[0])
+    return module_loss(engine, parameters, engine.state.partition.validation[0, 0])
 
 
 def test_outside_the_parameter_set_the_buyer_keeps_its_parameters_to_the_bit() -> None:

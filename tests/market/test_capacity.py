@@ -43,7 +43,7 @@ engine = Engine(scenario("digits"), markets, "cpu")
 play(engine, 2)
 # Not ru_maxrss, which a process inherits from the one that started it.
 peak = 1024 * int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) - before
-print(peak / required_bytes(markets, engine.config, engine.network, engine.dataset))
+print(peak / required_bytes(markets, engine.config, engine.network, engine.tasks))
 """
 
 LONG = """
@@ -110,14 +110,14 @@ def test_a_thousand_further_steps_of_many_markets_take_no_more_memory() -> None:
 def test_the_size_of_a_state_is_known_before_it_is_made(changes: dict[str, Any]) -> None:
     engine = new_engine(tiny_market(**changes), (0, 1))
     size = sum(tensor.nbytes for _, tensor in leaves(engine.state))
-    assert 2 * state_bytes(engine.config, engine.network, engine.dataset) == size
+    assert 2 * state_bytes(engine.config, engine.network, engine.tasks) == size
 
 
 def test_more_markets_than_fit_are_refused_with_the_estimate_and_the_largest_number(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     engine = Engine(tiny_market(), 1, "cpu")
-    free = required_bytes(37, engine.config, engine.network, engine.dataset)
+    free = required_bytes(37, engine.config, engine.network, engine.tasks)
     monkeypatch.setattr(capacity, "free_bytes", lambda device: free)
     assert Engine(tiny_market(), 37, "cpu").num_markets == 37
     with pytest.raises(

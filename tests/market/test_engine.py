@@ -28,7 +28,7 @@ RICH = 2**60 + 1  # a float64 cannot hold it
 def losses(engine: Engine) -> list[float]:
     """The validation losses of market 0, the plain way."""
     state = engine.state
-    return [module_loss(engine, network, state.partition.validation[0]) for network in state.parameters[0]]
+    return [module_loss(engine, network, state.partition.validation[0, 0]) for network in state.parameters[0]]
 
 
 # --- purchases ----------------------------------------------------------------------------------------------------
@@ -263,7 +263,7 @@ def test_losses_are_those_of_ordinary_modules_on_the_validation_data() -> None:
 def test_test_metrics_are_those_of_ordinary_modules_on_the_test_data() -> None:
     engine = new_engine(tiny_market())
     engine.step(orders(engine, train=(0, 1)))
-    test, state = engine.state.partition.test[0], engine.state
+    test, state = engine.state.partition.test[0, 0], engine.state
     loss, accuracy = engine.test_metrics()
     for agent, network in enumerate(state.parameters[0]):
         guesses = engine.network.module(network)(engine.dataset.inputs[test]).argmax(dim=1)

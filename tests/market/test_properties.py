@@ -181,5 +181,5 @@ def test_the_loss_equals_the_evaluation_of_the_network(mechanism: str, data: st.
         assert torch.equal(record.gain, before - engine.state.loss)
     state = engine.state
     for market, networks in enumerate(state.parameters):
-        plain = [module_loss(engine, network, state.partition.validation[market]) for network in networks]
+        plain = [module_loss(engine, network, state.partition.validation[market, 0]) for network in networks]
         assert state.loss[market].tolist() == pytest.approx(plain, rel=1e-5)

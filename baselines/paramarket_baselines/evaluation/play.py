@@ -186,4 +186,6 @@ class _Recorder:
         )
         columns = {name: np.stack([step[name] for step in self.steps]).reshape(-1) for name in self.steps[0]}
         steps = pd.DataFrame(columns, index=index).reset_index()
+        tasks = self.market_batch.engine.tasks
+        steps["task"] = np.asarray(tasks.names)[tasks.of_agent.cpu().numpy()][steps.agent]
         return Episode(steps, pd.concat(self.trades, ignore_index=True))

@@ -45,6 +45,11 @@ LEGEND = (
     "of purchases; paid: ticks"
 )
 
+BY_TASK_LEGEND = (
+    "test accuracy on each task, in percent, the mean over the agents that have it; vs. first: that minus the accuracy "
+    "in the first line, paired by seed, in percentage points"
+)
+
 CURVE_NAME_WIDTH = 40
 """Characters of a name in the legend of the curves."""
 
@@ -72,6 +77,32 @@ def _episode_measures(episode: Episode) -> pd.DataFrame:
     returns = steps.groupby([*keys, "agent"], sort=False).reward.sum()
     frame["return"] = returns.groupby(keys, sort=False).mean()
     return frame
+
+
+def per_task(episodes: Sequence[Episode]) -> pd.DataFrame:
+    """The test accuracy of each task at the end, and its difference from the first arm, for each arm and seed.
+
+    They are in percent and in percentage points, and the columns are those of :func:`task_measures`.
+    """
+    last = pd.concat([episode.steps[episode.steps.cycle == episode.steps.cycle.max()] for episode in episodes])
+    means = 100 * last.groupby(["arm", "seed", "task"], sort=False).test_accuracy.mean().unstack("task", sort=False)
+    first = means.xs(means.index[0][0]).reindex(means.index, level="seed")
+    frame = pd.concat([means.add_prefix(ACCURACY), (means - first).add_prefix(DIFFERENCE)], axis=1)
+    table: pd.DataFrame = frame.reset_index()
+    return table
+
+
+ACCURACY, DIFFERENCE = "test accuracy of ", "difference of "
+"""The prefixes of a task's name in the columns of :func:`per_task`."""
+
+
+def task_measures(tasks: Sequence[str]) -> dict[str, Measure]:
+    """Columns of the summary for each of the ``tasks``, by name."""
+    measures = {}
+    for task in tasks:
+        measures[ACCURACY + task] = Measure(f"{task} %", 1)
+        measures[DIFFERENCE + task] = Measure("vs. first", 1)
+    return measures
 
 
 def summarise(measures: pd.DataFrame) -> Summary:

@@ -1,21 +1,23 @@
 """Datasets. The device holds each of them once, and markets hold indices into them.
 
-``digits`` comes with scikit-learn. The others are read from the files in ``data_dir``, gzipped or not, flat or in
-torchvision's folders. Without ``data_dir``, torchvision downloads them once into a default folder.
+``digits`` and its variants come with scikit-learn. The others are read from the files in ``data_dir``, gzipped or not,
+flat or in torchvision's folders. Without ``data_dir``, torchvision downloads them once into a default folder.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Annotated, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from pydantic import Field
 from sklearn.datasets import load_digits
 from torch import Tensor
 
@@ -86,6 +88,69 @@ class Digits:
         return Dataset(pixels / 16, torch.from_numpy(labels).long(), classes=10, official_test=0)
 
 
+@DATASETS.register
+@configuration
+class DigitsParity:
+    """The images of ``digits`` with two classes: even and odd digits."""
+
+    def __call__(self) -> Dataset:
+        """Read ``digits``; the label is that of the digit modulo 2."""
+        digits = Digits()()
+        return replace(digits, labels=digits.labels % 2, classes=2)
+
+
+@DATASETS.register
+@configuration
+class DigitsHalf:
+    """The images of ``digits`` with two classes: the digits 0 to 4, and the digits 5 to 9."""
+
+    def __call__(self) -> Dataset:
+        """Read ``digits``; the label is 1 from the digit 5 on."""
+        digits = Digits()()
+        return replace(digits, labels=digits.labels // 5, classes=2)
+
+
+@DATASETS.register
+@configuration
+class DigitsRotated:
+    """``digits`` on another domain: the images are turned by a quarter."""
+
+    def __call__(self) -> Dataset:
+        """Read ``digits`` and turn each image anticlockwise."""
+        digits = Digits()()
+        return replace(digits, inputs=digits.inputs.rot90(dims=(2, 3)).contiguous())
+
+
+@DATASETS.register
+@configuration
+class DigitsInverted:
+    """``digits`` on another domain: dark and light are exchanged."""
+
+    def __call__(self) -> Dataset:
+        """Read ``digits`` and invert each pixel within [0, 1]."""
+        digits = Digits()()
+        return replace(digits, inputs=1 - digits.inputs)
+
+
+MNIST_MEAN, MNIST_DEVIATION = 0.1307, 0.3081
+"""The mean and the standard deviation of MNIST's pixels within [0, 1]."""
+
+
+@DATASETS.register
+@configuration
+class DigitsEnlarged:
+    """``digits`` as images ``[size, size]`` with MNIST's constants, so that they share a trunk with its family."""
+
+    size: Annotated[int, Field(ge=8, le=512)] = 28
+    """Height and width of the images in pixels."""
+
+    def __call__(self) -> Dataset:
+        """Read ``digits`` and interpolate each image bilinearly."""
+        digits = Digits()()
+        images = F.interpolate(digits.inputs.view(-1, 1, 8, 8), (self.size, self.size), mode="bilinear").squeeze(1)
+        return replace(digits, inputs=(images - MNIST_MEAN) / MNIST_DEVIATION)
+
+
 def _find(folders: list[Path], name: str) -> Path | None:
     candidates = (folder / (name + suffix) for folder in folders for suffix in ("", ".gz"))
     return next((path for path in candidates if path.exists()), None)
@@ -141,7 +206,7 @@ class IdxFamily:
         labels = torch.from_numpy(np.concatenate(arrays[1::2])).long()
         if self.transposed:
             images = images.transpose(1, 2)
-        pixels = images.unsqueeze(1).float().div_(255).sub_(0.1307).div_(0.3081)
+        pixels = images.unsqueeze(1).float().div_(255).sub_(MNIST_MEAN).div_(MNIST_DEVIATION)
         return Dataset(pixels, labels, self.classes, official_test=len(arrays[2]))
 
     def _download(self, root: Path) -> None:

@@ -29,16 +29,16 @@ DIRICHLET_DRAWS = 100
 
 @dataclass(frozen=True)
 class Partition:
-    """The samples of M markets of N agents, as int64 indices into the dataset."""
+    """The samples of M markets of N agents with T tasks, as int64 indices into the dataset."""
 
     endowments: Tensor
-    """``[M, N, T]``: each agent's training samples, then -1."""
+    """``[M, N, S]``: each agent's training samples, then -1."""
     sizes: Tensor
     """``[M, N]``: the number of each agent's training samples."""
     validation: Tensor
-    """``[M, V]``: the broker's samples."""
+    """``[M, T, V]``: the broker's samples for each of T tasks."""
     test: Tensor
-    """``[M, E]``: the samples of the reports."""
+    """``[M, T, E]``: the samples of the reports for each task."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ class SplitSizes:
 def partition(
     dataset: Dataset, sizes: SplitSizes, endowment: Endowment, agents: int, seeds: Tensor, fewest: int
 ) -> Partition:
-    """Split the dataset and divide the training samples, each market by its own seed, int64 ``[M]``.
+    """Split the dataset of one task and divide its training samples, each market by its own seed, int64 ``[M]``.
 
     Every agent has at least ``fewest`` samples. Raises the errors of :func:`split_counts` and of the endowment.
     """
@@ -210,7 +210,7 @@ def partition(
     packed = (~held).to(torch.int8).argsort(dim=-1, stable=True)
     endowments = train.unsqueeze(1).expand_as(held).gather(-1, packed)
     endowments[_positions(endowments) >= counts.unsqueeze(-1)] = -1
-    return Partition(endowments, counts, validation, test)
+    return Partition(endowments, counts, validation.unsqueeze(1), test.unsqueeze(1))
 
 
 def _held(dataset: Dataset, train: Tensor, endowment: Endowment, agents: int, seeds: Tensor, fewest: int) -> Tensor:

@@ -43,7 +43,7 @@ def split(
     """A partition for three markets; ``changes`` of the configuration."""
     markets = torch.arange(3) if seeds is None else seeds
     data = MarketConfig(data=config).changed(**changes).data
-    return partition(dataset, data.split_sizes, data.endowment, agents, markets, batch_size)
+    return partition(dataset, data.split_sizes()[0], data.endowment, agents, markets, batch_size)
 
 
 def held(partition: Partition, market: int, agent: int) -> list[int]:
@@ -63,10 +63,10 @@ def training(partition: Partition, market: int) -> set[int]:
 @pytest.mark.parametrize("dataset", [DATASET, OFFICIAL], ids=["drawn test", "official test"])
 def test_no_sample_is_in_two_splits(endowment: str, dataset: Dataset) -> None:
     one = split(dataset, endowment=endowment)
-    assert one.validation.shape == (3, 60)
-    assert one.test.shape == (3, 50)
+    assert one.validation.shape == (3, 1, 60)
+    assert one.test.shape == (3, 1, 50)
     for market in range(3):
-        splits = [training(one, market), set(one.validation[market].tolist()), set(one.test[market].tolist())]
+        splits = [training(one, market), set(one.validation[market, 0].tolist()), set(one.test[market, 0].tolist())]
         assert [len(split) for split in splits[1:]] == [60, 50]
         assert len(set.union(*splits)) == sum(len(split) for split in splits)
         assert set.union(*splits) <= set(range(400))
@@ -84,8 +84,8 @@ def test_no_more_training_samples_are_distributed_than_requested(endowment: str)
 
 def test_markets_are_split_each_by_its_own_seed() -> None:
     one = split(seeds=torch.tensor([5, 6, 5]))
-    assert set(one.validation[0].tolist()) != set(one.validation[1].tolist())
-    assert set(one.test[0].tolist()) != set(one.test[1].tolist())
+    assert set(one.validation[0, 0].tolist()) != set(one.validation[1, 0].tolist())
+    assert set(one.test[0, 0].tolist()) != set(one.test[1, 0].tolist())
     assert training(one, 0) != training(one, 1)
     assert all(torch.equal(tensor[0], tensor[2]) for tensor in vars(one).values())
 
@@ -96,14 +96,14 @@ def test_under_the_authors_protocol_the_validation_data_is_the_test_data(dataset
     assert torch.equal(one.validation, one.test)
     for market in range(3):
         assert len(one.test[market].unique()) == 50
-        assert not training(one, market) & set(one.test[market].tolist())
+        assert not training(one, market) & set(one.test[market, 0].tolist())
 
 
 @pytest.mark.parametrize("protocol", ["clean", "authors"])
 def test_an_official_test_set_stays_the_test_set(protocol: str) -> None:
     one = split(OFFICIAL, protocol=protocol, test_samples=None)
     for market in range(3):
-        assert set(one.test[market].tolist()) == set(range(300, 400))
+        assert set(one.test[market, 0].tolist()) == set(range(300, 400))
         assert max(training(one, market)) < 300
         assert protocol == "authors" or one.validation[market].max() < 300
 
@@ -115,7 +115,7 @@ def test_part_of_an_official_test_set_is_drawn_from_it() -> None:
 
 
 def test_without_an_official_test_set_all_means_a_fifth() -> None:
-    assert split(test_samples=None).test.shape == (3, 80)
+    assert split(test_samples=None).test.shape == (3, 1, 80)
 
 
 # --- endowments -------------------------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def test_an_endowment_is_distinct_samples_and_then_padding(endowment: str, agent
 def test_complementary_agents_are_short_of_their_own_block_only(blocks: list[range], scarcity: float) -> None:
     one = split(agents=len(blocks), endowment=Complementary(scarcity=scarcity))
     for market in range(3):
-        rest = set(range(400)) - set(one.validation[market].tolist()) - set(one.test[market].tolist())
+        rest = set(range(400)) - set(one.validation[market, 0].tolist()) - set(one.test[market, 0].tolist())
         available = DATASET.labels[sorted(rest)].bincount(minlength=10).tolist()
         for agent, block in enumerate(blocks):
             counts = DATASET.labels[held(one, market, agent)].bincount(minlength=10).tolist()
@@ -220,7 +220,7 @@ def test_all_samples_can_be_asked_for() -> None:
 
 def require(endowment: Any, batch_size: int, agents: int = 2, dataset: Dataset = DATASET) -> None:
     data = MarketConfig(data=CONFIG).changed(endowment=endowment).data
-    require_minibatches(dataset, data.split_sizes, data.endowment, agents, batch_size)
+    require_minibatches(dataset, data.split_sizes()[0], data.endowment, agents, batch_size)
 
 
 def test_a_minibatch_larger_than_an_endowment_is_refused_with_all_that_matters() -> None:
