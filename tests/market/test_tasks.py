@@ -282,13 +282,13 @@ def test_impossible_tasks_are_refused_with_what_is_allowed(changes: dict[str, An
 
 
 def without_bias(features: tuple[int, ...], classes: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, classes, bias=False))
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, classes, bias=False))
 
 
 def test_unused_logits_need_biases() -> None:
     architecture = from_module(without_bias)
     with pytest.raises(
-        ValueError, match=r"network's last tensor='2.weight \(10, 8\)' is not allowed: it must be the 10"
+        ValueError, match=r"network's last tensor='3.weight \(10, 8\)' is not allowed: it must be the 10"
     ):
         Engine(tasks_market(architecture=architecture), 1, "cpu")
     same = tasks_market(architecture=architecture, dataset=("digits", "digits-rotated", "digits"))

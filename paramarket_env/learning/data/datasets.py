@@ -139,7 +139,7 @@ MNIST_MEAN, MNIST_DEVIATION = 0.1307, 0.3081
 @DATASETS.register
 @configuration
 class DigitsEnlarged:
-    """``digits`` as images ``[size, size]`` with MNIST's constants, so that they share a trunk with its family."""
+    """``digits`` as images ``[1, size, size]`` with MNIST's constants, so that they share a trunk with its family."""
 
     size: Annotated[int, Field(ge=8, le=512)] = 28
     """Height and width of the images in pixels."""
@@ -147,7 +147,7 @@ class DigitsEnlarged:
     def __call__(self) -> Dataset:
         """Read ``digits`` and interpolate each image bilinearly."""
         digits = Digits()()
-        images = F.interpolate(digits.inputs.view(-1, 1, 8, 8), (self.size, self.size), mode="bilinear").squeeze(1)
+        images = F.interpolate(digits.inputs, (self.size, self.size), mode="bilinear")
         return replace(digits, inputs=(images - MNIST_MEAN) / MNIST_DEVIATION)
 
 

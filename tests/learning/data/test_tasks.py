@@ -57,13 +57,15 @@ def test_the_samples_of_all_tasks_are_one_dataset_without_copies() -> None:
 
 def test_a_source_without_a_name_is_a_task_with_a_number() -> None:
     def own() -> Dataset:
-        return Dataset(torch.zeros(9, 64), torch.arange(9) % 3, 3, 0)
+        return Dataset(torch.zeros(9, 1, 8, 8), torch.arange(9) % 3, 3, 0)
 
     assert tasks_of("digits", own).names == ("digits", "task 1")
 
 
 def test_samples_of_two_shapes_have_no_common_trunk() -> None:
-    allowed = r"shape of a sample of digits-enlarged=\(28, 28\) is not allowed: it must be \(64,\), as that of digits:"
+    allowed = (
+        r"shape of a sample of digits-enlarged=\(1, 28, 28\) is not allowed: it must be \(1, 8, 8\), as that of digits:"
+    )
     with pytest.raises(ValueError, match=allowed):
         tasks_of("digits", "digits-enlarged")
 
@@ -118,7 +120,7 @@ def test_endowments_are_padded_to_the_largest() -> None:
 
 
 def test_tasks_are_compared_on_equally_many_samples() -> None:
-    small = Dataset(torch.zeros(200, 64), torch.arange(200) % 3, 3, 0)
+    small = Dataset(torch.zeros(200, 1, 8, 8), torch.arange(200) % 3, 3, 0)
     tasks = load_tasks([DATASETS.check("digits"), lambda: small], CPU)
     data = DataConfig(train_samples=60, validation_samples=50, test_samples=None)
     with pytest.raises(ValueError, match=r"data.test_samples=\(359, 40\) is not allowed: it must be a number of samp"):
@@ -170,8 +172,7 @@ def test_a_variant_labels_the_images_of_digits(name: str) -> None:
 
 
 def images(name: str) -> Tensor:
-    dataset = load_dataset(DATASETS.check(name))
-    return dataset.inputs.view(-1, *((8, 8) if dataset.inputs.dim() == 2 else dataset.features))
+    return load_dataset(DATASETS.check(name)).inputs.squeeze(1)
 
 
 def test_the_other_domains() -> None:
