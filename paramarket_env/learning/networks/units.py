@@ -216,7 +216,8 @@ class _Orders:
 
 def _components(size: int, edges: list[Edges]) -> tuple[Ints, Ints]:
     """The class of each unit ``[size]`` and the first unit of each class."""
-    left, right = (np.concatenate(each) for each in zip(([FIXED], [FIXED]), *edges, strict=True))
+    # Old versions of SciPy need indices of 32 bits.
+    left, right = (np.concatenate(each).astype(np.int32) for each in zip(([FIXED], [FIXED]), *edges, strict=True))
     graph = coo_array((np.ones(len(left)), (left, right)), shape=(size, size))
     found = connected_components(graph, directed=False)[1]
     _, first, found = np.unique(found, return_index=True, return_inverse=True)
