@@ -1,8 +1,8 @@
 """The permutations of hidden units of any module, derived from a trace of it.
 
 A permutation of hidden units reorders the units of all parameters that hold them and leaves the module's outputs as
-they are (Ainsworth et al. 2023). The module runs once on tensors without data. Each operation that it calls constrains
-the units of its operands; see ``operations``. What the constraints leave free are the permutations; see ``units``.
+they are (Ainsworth et al. 2023). The module runs once, on samples of zeros. Each operation that it calls constrains the
+units of its operands; see ``operations``. What the constraints leave free are the permutations; see ``units``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from paramarket_env.learning.networks.labels import Labels
 from paramarket_env.learning.networks.network import Axis, Blocks
@@ -49,12 +50,12 @@ def derive(module: nn.Module, features: tuple[int, ...]) -> Derived:
     module that called it.
     """
     traced = copy.deepcopy(module).to("meta").eval()
-    parameters = {name: torch.zeros(parameter.shape) for name, parameter in module.named_parameters()}
-    values = {**_buffers(module, torch.float32), **parameters}
-    trace = _Trace(traced, parameters)
     # Under a torch.device, torch's attention takes the path that is made of operations with rules.
-    with torch.no_grad(), torch.device("cpu"), sdpa_kernel(SDPBackend.MATH), trace:
-        output = functional_call(traced, values, (torch.zeros(2, *features),))
+    with torch.device("cpu"), sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        parameters = {name: torch.zeros(parameter.shape) for name, parameter in module.named_parameters()}
+        values = {**_buffers(module, torch.float32), **parameters}
+        with _Trace(traced, parameters) as trace:
+            output = functional_call(traced, values, (torch.zeros(2, *features),))
     require(isinstance(output, Tensor), "network's output", type(output).__name__, "a tensor of logits")
     for _, units in trace.known(output):
         trace.units.fix(units)
@@ -69,11 +70,11 @@ def check(module: nn.Module, features: tuple[int, ...], derived: Derived, draws:
     """
     large = sum(parameter.numel() for parameter in module.parameters()) > LARGE
     dtype, allowed = (torch.float32, 1e-3) if large else (torch.float64, 1e-8)
-    generator = torch.Generator().manual_seed(0)
-    values = {**_buffers(module, dtype), **_random_parameters(module, dtype, generator)}
-    samples = torch.rand(2, *features, generator=generator, dtype=dtype)
+    generator = torch.Generator("cpu").manual_seed(0)
     evaluated = copy.deepcopy(module).to("meta").eval()
-    with torch.no_grad():
+    with torch.device("cpu"), torch.no_grad():
+        values = {**_buffers(module, dtype), **_random_parameters(module, dtype, generator)}
+        samples = torch.rand(2, *features, generator=generator, dtype=dtype)
         before = functional_call(evaluated, values, (samples,))
         for _ in range(draws):
             after = functional_call(evaluated, _permuted(values, derived, generator), (samples,))
@@ -145,12 +146,12 @@ class _Trace(TorchDispatchMode):
         super().__init__()
         self.units = Units()
         self.axes: dict[str, list[Tensor]] = {}
-        self._labels: dict[int, tuple[Tensor, Labels]] = {}  # holding the tensors keeps their ids unique
+        self._labels = WeakTensorKeyDictionary()
         self._callers = [module]
         for name, parameter in parameters.items():
             axes = [self.units.new(size) if size > 1 else torch.zeros(1, dtype=torch.int64) for size in parameter.shape]
             self.axes[name] = axes
-            self._label(parameter, tuple(((axis,), units) for axis, units in enumerate(axes) if len(units) > 1))
+            self._labels[parameter] = tuple(((axis,), units) for axis, units in enumerate(axes) if len(units) > 1)
         self._names = {each: name for name, each in module.named_modules()}
         for each in self._names:
             each.register_forward_pre_hook(lambda caller, _: self._callers.append(caller))
@@ -162,13 +163,11 @@ class _Trace(TorchDispatchMode):
 
     def known(self, tensor: Tensor) -> Labels:
         """The units that a tensor holds."""
-        return self._labels[id(tensor)][1] if id(tensor) in self._labels else ()
+        labels: Labels = self._labels.get(tensor, ())
+        return labels
 
     def _leave(self, *_: object) -> None:
         self._callers.pop()
-
-    def _label(self, tensor: Tensor, labels: Labels) -> None:
-        self._labels[id(tensor)] = tensor, labels
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -186,7 +185,7 @@ class _Trace(TorchDispatchMode):
             if rule is None:
                 self._refuse(func, "has no rule")
             for output, labels in zip(outputs, rule(call), strict=False):
-                self._label(output, labels)
+                self._labels[output] = labels
         return result
 
     def _refuse(self, func: Any, why: str) -> NoReturn:

@@ -71,10 +71,7 @@ def rule(operations: str) -> Callable[[Rule], Rule]:
 
 
 # Torch marks most of the operations that act element by element. It does not mark these.
-@rule(
-    "hardswish hardsigmoid hardtanh relu6 elu celu selu softplus softshrink hardshrink mish log_sigmoid_forward "
-    "threshold _prelu_kernel clone _to_copy detach alias copy lift_fresh native_dropout masked_fill where lerp"
-)
+@rule("_prelu_kernel _to_copy alias copy detach hardswish leaky_relu log_sigmoid_forward")
 def pointwise(call: Call) -> list[Labels]:
     """Element by element, with broadcasting. Axes are named by their distance from the last one."""
     operands = [call.operand(tensor, range(-tensor.dim(), 0)) for tensor in call.tensors]
@@ -100,19 +97,18 @@ EINSUMS = {
     "bmm": "nbi,nij->nbj",
     "baddbmm": "nbj,nbi,nij->nbj",
     "mv": "ij,j->i",
-    "dot": "i,i->",
 }
 RULES.update((name, einsum(equation)) for name, equation in EINSUMS.items())
 
 
-@rule("view _unsafe_view reshape _reshape_alias squeeze unsqueeze")
+@rule("view _unsafe_view squeeze unsqueeze")
 def _reshape(call: Call) -> list[Labels]:
     shape = call.outputs[0].shape
     return call.move(call.tensors[0], lambda held: held.reshape(shape))
 
 
 @rule(
-    "permute transpose t expand slice select split split_with_sizes unsafe_split unbind flip roll repeat unfold "
+    "permute transpose t expand slice select split split_with_sizes unbind flip roll repeat unfold "
     "diagonal pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle"
 )
 def _move(call: Call) -> list[Labels]:
@@ -205,7 +201,7 @@ def _layer_norm(call: Call) -> list[Labels]:
     return [normalise(call.units, operand, over, *(call.operand(each, over) for each in affine))]
 
 
-@rule("native_batch_norm cudnn_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training")
+@rule("native_batch_norm")
 def _batch_norm(call: Call) -> list[Labels]:
     """Running statistics move with the channels that they describe, so they constrain nothing."""
     operand = call.operand(call.arguments["input"])
@@ -269,10 +265,11 @@ def _repeated(order: Tensor, times: int) -> Operand:
 
 
 @rule(
-    "max_pool2d_with_indices max_pool3d_with_indices avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d "
-    "adaptive_max_pool2d adaptive_max_pool3d upsample_nearest1d upsample_nearest2d upsample_nearest3d "
-    "upsample_linear1d _upsample_nearest_exact2d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d "
-    "reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d"
+    "max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool2d adaptive_max_pool3d avg_pool1d avg_pool2d "
+    "avg_pool3d adaptive_avg_pool1d _adaptive_avg_pool2d _adaptive_avg_pool3d upsample_nearest1d upsample_nearest2d "
+    "upsample_nearest3d _upsample_nearest_exact2d upsample_linear1d upsample_bilinear2d upsample_bicubic2d "
+    "upsample_trilinear3d reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d "
+    "replication_pad3d"
 )
 def _windows(call: Call) -> list[Labels]:
     """The last axes, whose number is in the name of the operation, do not move."""
@@ -310,7 +307,10 @@ def _glu(call: Call) -> list[Labels]:
     return [call.combine([Operand(shape, half, operand.names) for half in halves], operand.names)]
 
 
-@rule("gather index_select sort topk cumsum argmax argmin grid_sampler_2d im2col tril triu")
+@rule(
+    "argmax argmin col2im cumsum gather grid_sampler_2d im2col index_add index_put index_select scatter scatter_add "
+    "sort topk tril triu"
+)
 def _fixed(call: Call) -> list[Labels]:
     """Operations that depend on places: no unit of an operand moves."""
     for tensor in call.tensors:
@@ -319,7 +319,7 @@ def _fixed(call: Call) -> list[Labels]:
     return []
 
 
-@rule("zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty fill zero")
+@rule("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty fill zero")
 def _constant(_: Call) -> list[Labels]:
     """Operations that use no more than the shape of their operand."""
     return []

@@ -1,12 +1,11 @@
 """Hidden units, the constraints that a module's operations put on their order, and the orders that remain free.
 
-A unit is one index of one axis of one parameter. Unit 0 stands for everything that must not move. A constraint is data:
-units that move together, a cut between units that are used differently, or units that stay together in a block.
+A unit is one index of one axis of one parameter. A constraint is data: units that move together, a cut between units
+that are used differently, or units that stay together in a block.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -24,6 +23,7 @@ Edges = tuple[Ints, Ints]
 """Units that move together, pair by pair."""
 
 FIXED = 0
+"""The unit that stands for everything that must not move, and its class."""
 
 
 @dataclass
@@ -95,55 +95,55 @@ class _Orders:
     """
 
     def __init__(self, units: Units, edges: list[Edges], axes: list[Ints]) -> None:
-        self.records = [(inside.numpy(), blocks.numpy()) for inside, blocks in units.blocks]
+        self._records = [(inside.numpy(), blocks.numpy()) for inside, blocks in units.blocks]
         self.classes, self.first = _components(units.size, edges)
         while more := self._shared() or self._congruent() or self._conflicting():
             edges += more
             self.classes, self.first = _components(units.size, edges)
-        self.parent = np.full(len(self.first), FIXED)
-        rows = []
-        for inside, blocks in self._blocks():
-            self.parent[inside] = blocks[:, None]
-            rows += [row for row, block in zip(inside, blocks, strict=True) if block == FIXED]
-        self.parent[FIXED] = FIXED
-        self.cell = self._refine([self.classes[each] for each in [*axes, *(cut.numpy() for cut in units.cuts)]] + rows)
-        self.members = np.split(np.argsort(self.cell, kind="stable"), np.bincount(self.cell).cumsum()[:-1])
+        self._parent = np.full(len(self.first), FIXED)
+        groups = [self.classes[units] for units in (*axes, *(cut.numpy() for cut in units.cuts))]
+        for inside, blocks, _ in self._blocks():
+            self._parent[inside] = blocks[:, None]
+            groups += list(inside[blocks == FIXED])  # nothing can leave a block that does not move
+        self._parent[FIXED] = FIXED
+        self._cell = self._refine(groups)
+        self.members = np.split(np.argsort(self._cell, kind="stable"), np.bincount(self._cell).cumsum()[:-1])
 
-    def _blocks(self) -> list[tuple[Ints, Ints]]:
-        """The classes ``[K, D]`` in blocks and the classes ``[K]`` of the blocks."""
-        return [(self.classes[inside], self.classes[blocks]) for inside, blocks in self.records]
+    def _blocks(self) -> list[tuple[Ints, Ints, Ints]]:
+        """The classes ``[K, D]`` in blocks, the classes ``[K]`` of the blocks, and the units ``[K]`` of the blocks."""
+        return [(self.classes[inside], self.classes[blocks], blocks) for inside, blocks in self._records]
 
     def _shared(self) -> list[Edges]:
         """Fix the blocks that hold a fixed class, or a class that another block holds, too."""
         edges = []
-        for (inside, blocks), (_, units) in zip(self._blocks(), self.records, strict=True):
+        for inside, blocks, units in self._blocks():
             row = np.arange(len(inside)).repeat(inside.shape[1])
             held, row = np.unique(np.stack([inside.ravel(), row]), axis=1)
             bad = np.unique(row[(np.bincount(held)[held] > 1) | (held == FIXED)])
-            edges += [_fixing(units[bad][blocks[bad] != FIXED])]
+            edges.append(_fixing(units[bad][blocks[bad] != FIXED]))
         return _without_empty(edges)
 
     def _congruent(self) -> list[Edges]:
         """Unite blocks that hold the same class."""
         owner = np.full(len(self.first), FIXED)
         edges = []
-        for (inside, blocks), (_, units) in zip(self._blocks(), self.records, strict=True):
+        for inside, blocks, units in self._blocks():
             own, other = np.broadcast_to(units[:, None], inside.shape), owner[inside]
             apart = (other != FIXED) & (self.classes[other] != blocks[:, None]) & (inside != FIXED)
-            edges += [(own[apart], other[apart])]
+            edges.append((own[apart], other[apart]))
             owner[inside] = own
         return _without_empty(edges)
 
     def _conflicting(self) -> list[Edges]:
         """Fix the classes in blocks that are not distinct, or that are in other blocks themselves."""
         nested = np.zeros(len(self.first), bool)
-        for inside, _ in self._blocks():
+        for inside, _, _ in self._blocks():
             nested[inside] = True
         edges = []
-        for (inside, blocks), (units, _) in zip(self._blocks(), self.records, strict=True):
+        for inside, blocks, _ in self._blocks():
             free = blocks != FIXED
             if len(np.unique(blocks[free])) < free.sum() or nested[blocks[free]].any():
-                edges += [_fixing(units[free][inside[free] != FIXED])]
+                edges.append(_fixing(self.first[inside[free]].ravel()))
         return _without_empty(edges)
 
     def _refine(self, groups: list[Ints]) -> Ints:
@@ -161,9 +161,9 @@ class _Orders:
         while True:
             code = random.integers(2**63, size=total, dtype=np.uint64)[cell]
             held = np.zeros(total, np.uint64)
-            np.add.at(held, self.parent, code)
+            np.add.at(held, self._parent, code)
             held[FIXED] = 0
-            marks = np.stack([cell.astype(np.uint64), code[self.parent], held])
+            marks = np.stack([cell.astype(np.uint64), code[self._parent], held])
             finer = np.unique(marks, axis=1, return_inverse=True)[1].ravel()
             if finer.max() == cell.max():
                 return finer
@@ -180,7 +180,7 @@ class _Orders:
         """
         classes = self.classes[axis]
         while len(classes):
-            cell = int(self.cell[classes[0]])
+            cell = int(self._cell[classes[0]])
             run = classes[:1]
             repeat = 1
             if self.is_free(cell):
@@ -196,12 +196,12 @@ class _Orders:
 
     def _outer(self) -> dict[int, int]:
         """The cell of the blocks of each free cell that comes in blocks."""
-        outer = {cell: int(self.cell[self.parent[members[0]]]) for cell, members in enumerate(self.members)}
+        outer = {cell: int(self._cell[self._parent[members[0]]]) for cell, members in enumerate(self.members)}
         return {cell: blocks for cell, blocks in outer.items() if self.is_free(cell) and self.is_free(blocks)}
 
     def _in_order(self, cell: int, outer: int) -> bool:
         each = len(self.members[cell]) // len(self.members[outer])
-        return np.array_equal(self.parent[self.members[cell]], self.members[outer].repeat(each))
+        return np.array_equal(self._parent[self.members[cell]], self.members[outer].repeat(each))
 
     def blocks(self, names: Mapping[int, str]) -> tuple[Blocks, ...]:
         """The blocks of the named cells. Blocks that are units of parameters themselves are among the permutations."""
@@ -216,8 +216,9 @@ class _Orders:
 
 def _components(size: int, edges: list[Edges]) -> tuple[Ints, Ints]:
     """The class of each unit ``[size]`` and the first unit of each class."""
-    left, right = (np.concatenate(each) for each in zip(([FIXED], [FIXED]), *edges, strict=True))
-    graph = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(size, size))
+    # Old versions of SciPy need indices of 32 bits.
+    left, right = (np.concatenate(each).astype(np.int32) for each in zip(([FIXED], [FIXED]), *edges, strict=True))
+    graph = coo_array((np.ones(len(left)), (left, right)), shape=(size, size))
     found = connected_components(graph, directed=False)[1]
     _, first, found = np.unique(found, return_index=True, return_inverse=True)
     order = first.argsort()
@@ -250,17 +251,15 @@ def _axis(runs: Iterator[tuple[int, int, int]], names: Mapping[int, str]) -> Axi
 
 def _names(orders: _Orders, tensors: Mapping[str, Sequence[Tensor]]) -> dict[int, str]:
     """The names of the free cells: the module whose output units they are, numbered if it has several."""
+    outputs = [(name, axes[0]) for name, axes in tensors.items() if len(axes) > 1]
     owners: dict[int, str] = {}
-    for only_outputs in (True, False):
-        for name, axes in tensors.items():
-            outputs = axes[:1] if len(axes) > 1 else ()
-            for axis in outputs if only_outputs else axes:
-                for cell in dict.fromkeys(cell for cell, _, _ in orders.runs(axis.numpy()) if orders.is_free(cell)):
-                    owners.setdefault(cell, name.rpartition(".")[0] or name)
-    several = {owner for owner, number in Counter(owners.values()).items() if number > 1}
-    numbers: Counter[str] = Counter()
-    names = {}
-    for cell, owner in owners.items():
-        names[cell] = f"{owner}/{numbers[owner]}" if owner in several else owner
-        numbers[owner] += 1
-    return names
+    for name, axis in outputs + [(name, axis) for name, axes in tensors.items() for axis in axes]:
+        for cell, _, _ in orders.runs(axis.numpy()):
+            if orders.is_free(cell):
+                owners.setdefault(cell, name.rpartition(".")[0] or name)
+    cells = {owner: [cell for cell in owners if owners[cell] == owner] for owner in owners.values()}
+    return {
+        cell: f"{owner}/{number}" if len(several) > 1 else owner
+        for owner, several in cells.items()
+        for number, cell in enumerate(several)
+    }

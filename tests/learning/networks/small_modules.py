@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from paramarket_env.learning.networks.derive import Derived
 from paramarket_env.learning.networks.network import Blocks
 
 
@@ -23,6 +24,12 @@ class Call(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self._forward(self, inputs)
+
+
+def sizes(derived: Derived) -> dict[str, int]:
+    """The number of units of each permutation."""
+    segments = [segment for axes in derived.axes.values() for axis in axes for segment in axis]
+    return {segment.permutation: segment.units for segment in segments if segment.permutation is not None}
 
 
 def attention(self: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -15,16 +15,10 @@ from paramarket_env.learning.networks import derive as derivation
 from paramarket_env.learning.networks.derive import Derived, check, derive
 from paramarket_env.learning.networks.network import Axis, Segment
 from paramarket_env.learning.networks.units import solve
-from tests.learning.networks.small_modules import MODULES, VECTOR, Call
+from tests.learning.networks.small_modules import MODULES, VECTOR, Call, sizes
 
 Spec = dict[str, tuple[Any, ...]]
 """For each parameter and axis: None, the name of a permutation, or a name with how often each unit is repeated."""
-
-
-def sizes(derived: Derived) -> dict[str, int]:
-    """The number of units of each permutation."""
-    segments = [segment for axes in derived.axes.values() for axis in axes for segment in axis]
-    return {segment.permutation: segment.units for segment in segments if segment.permutation is not None}
 
 
 def renamed(axes: dict[str, tuple[Axis, ...]]) -> list[Any]:
