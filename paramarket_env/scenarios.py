@@ -161,7 +161,7 @@ def two_tasks() -> MarketConfig:
         architecture=MLP(hidden=(128, 128)),
         common_start=True,
         optimizer=SGD(lr=0.2),
-        batch_size=16,
+        batch_size=8,
         parameter_sets=trunk,
     )
 

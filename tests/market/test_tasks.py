@@ -239,6 +239,18 @@ def test_the_configuration_and_saved_markets_come_back(tmp_path: Path) -> None:
     assert frozen(engine.state) == frozen(other.state)
 
 
+@pytest.mark.parametrize("changes", [{}, TASKS])
+def test_a_common_start_gives_all_agents_the_first_ones_parameters(changes: dict[str, Any]) -> None:
+    own, common = (new_engine(tiny_market(**changes, common_start=each), (0, 1)) for each in (False, True))
+    # The last tensor has the biases of the logits, which a task can lack.
+    starts = [engine.state.parameters[..., :-10] for engine in (own, common)]
+    assert torch.equal(starts[1], starts[0][:, :1].expand_as(starts[0]))
+    assert not torch.equal(starts[0][:, 0], starts[0][:, 1])
+    assert not torch.equal(starts[1][0], starts[1][1])
+    common.step(orders(common, train=(0, 1)))
+    assert not torch.equal(common.state.parameters[:, 0], common.state.parameters[:, 1])
+
+
 # --- the observation -------------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from paramarket_baselines.evaluation.play import Arm, Episode, play
-from paramarket_baselines.evaluation.report import MEASURES, draw_curves, per_seed, summarise, summary_table
+from paramarket_baselines.evaluation.report import (
+    MEASURES,
+    draw_curves,
+    per_seed,
+    per_task,
+    summarise,
+    summary_table,
+    task_measures,
+)
 from tests.baselines.evaluation.test_display import printed
 from tests.helpers import priced_market
 
@@ -49,6 +57,27 @@ def test_the_summary_table_shows_every_measure_with_its_half_width(episodes: lis
     for arm, estimates in summary.items():
         assert arm in shown
         assert estimates["return"].symmetric() in shown
+
+
+def test_each_task_has_its_accuracy_and_its_difference_paired_by_seed() -> None:
+    tasks = ("digits", "digits-parity")
+    config = priced_market(action_mode="round", dataset=(*tasks, "digits"), parameter_sets="trunk", endowment="iid")
+    episodes = [play(config, Arm(name, (name,)), SEEDS, "cpu") for name in ("train", "paper")]
+    table = per_task(episodes).set_index(["arm", "seed"])
+    summary = summarise(table.reset_index())
+    shown = printed(summary_table(summary, "by task", task_measures(tasks)))
+    for task, members in zip(tasks, ((0, 2), (1,)), strict=True):
+        for episode in episodes:
+            steps = episode.steps
+            last = steps[(steps.cycle == steps.cycle.max()) & steps.agent.isin(members)]
+            assert set(last.task) == {task}
+            expected = 100 * last.groupby("seed").test_accuracy.mean()
+            np.testing.assert_allclose(table.loc[steps.arm.iloc[0]][f"test accuracy of {task}"], expected)
+        accuracy = table[f"test accuracy of {task}"]
+        difference = table.loc["paper"][f"difference of {task}"]
+        np.testing.assert_allclose(difference, accuracy["paper"] - accuracy["train"], atol=1e-9)
+        assert f"{task} %" in shown
+        assert summary["paper"][f"difference of {task}"].symmetric(1) in shown
 
 
 def test_a_curve_is_drawn_for_each_arm_and_its_interval_around_it(episodes: list[Episode]) -> None:
