@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from paramarket_env.config import EconomyConfig, MarketConfig
 from paramarket_env.economics.rewards import Rivalry, TrainCost
+from paramarket_env.learning.alignment.frank_wolfe import FrankWolfe
 from paramarket_env.learning.data.datasets import (
     CIFAR10,
     EMNIST,
@@ -18,9 +19,10 @@ from paramarket_env.learning.data.datasets import (
     FashionMNIST,
 )
 from paramarket_env.learning.data.endowments import IID, Complementary, Dirichlet
+from paramarket_env.learning.networks.convolutional import ResNet20
 from paramarket_env.learning.networks.mlp import MLP
 from paramarket_env.learning.parameter_sets import trunk
-from paramarket_env.learning.training import SGD
+from paramarket_env.learning.training import SGD, Adam
 from paramarket_env.plugins import Registry
 
 
@@ -164,6 +166,17 @@ def two_tasks() -> MarketConfig:
         batch_size=8,
         parameter_sets=trunk,
     )
+
+
+@SCENARIOS.register
+def small_resnet() -> MarketConfig:
+    """The two firms of ``digits`` with narrow residual networks: does what holds for perceptrons hold for these?
+
+    Many layers of a residual network share a permutation, so coordinate ascent aligns them badly, and the broker moves
+    all permutations at once.
+    """
+    network = ResNet20(widen=1, depth=10)
+    return MarketConfig(max_cycles=12).changed(architecture=network, optimizer=Adam(lr=0.002), aligner=FrankWolfe())
 
 
 def _authors(

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from paramarket_env.learning.alignment.assignment import teams_of
+from benchmarks.alignment import draw_permutations as permutations_from
 from paramarket_env.learning.networks.network import (
     Blocks,
     ParameterSpec,
     Segment,
     initial_parameters,
-    permutation_sizes,
 )
-from paramarket_env.seeding import permutation, stream
+from paramarket_env.seeding import stream
 
 Named = tuple[str | None, int] | tuple[str | None, int, int]
 
@@ -96,11 +95,4 @@ def draw(network: Described, count: int, seed: int = 0) -> Tensor:
 
 def draw_permutations(network: Described, count: int, seed: int = 0) -> Tensor:
     """Random permutations that keep blocks together, int64 ``[count, H]``."""
-    keys, orders = stream(torch.tensor(seed), "planted", torch.arange(count)), {}
-    for team in teams_of(network):
-        blocks = permutation(stream(keys, "+".join(team.permutations)), team.count).unsqueeze(-1)
-        for name in team.permutations:
-            size = permutation_sizes(network)[name] // team.count
-            inner = [permutation(stream(keys, name, block), size) for block in range(team.count)]
-            orders[name] = (blocks * size + torch.stack(inner, dim=1)).flatten(1)
-    return torch.cat([orders[name] for name in permutation_sizes(network)], dim=1)
+    return permutations_from(network, stream(torch.tensor(seed), "planted", torch.arange(count)))
