@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from paramarket_env.learning.networks.labels import Labels, Name, Operand, combine, move, normalise
-from paramarket_env.learning.networks.units import FIXED, Units
+from paramarket_env.learning.networks.units import FIXED, Units, fixed
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _cat(call: Call) -> list[Labels]:
 
 def _along(operand: Operand, axis: int) -> Tensor:
     """The units along one axis."""
-    return dict(operand.labels).get((axis,), torch.full((operand.shape[axis],), FIXED))
+    return dict(operand.labels).get((axis,), fixed(operand.shape[axis]))
 
 
 def _across(units: Units, operand: Operand, axis: int) -> Operand:
