@@ -71,7 +71,7 @@ def rule(operations: str) -> Callable[[Rule], Rule]:
 
 
 # Torch marks most of the operations that act element by element. It does not mark these.
-@rule("_prelu_kernel _to_copy copy detach hardswish leaky_relu log_sigmoid_forward")
+@rule("_prelu_kernel _to_copy alias copy detach hardswish leaky_relu log_sigmoid_forward")
 def pointwise(call: Call) -> list[Labels]:
     """Element by element, with broadcasting. Axes are named by their distance from the last one."""
     operands = [call.operand(tensor, range(-tensor.dim(), 0)) for tensor in call.tensors]

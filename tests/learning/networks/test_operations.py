@@ -47,7 +47,7 @@ def written_into(x: Tensor) -> Tensor:
 MOVING: list[tuple[int, Callable[[Tensor], Tensor]]] = [
     (0, lambda x: x.log_softmax(1)),
     (0, lambda x: x.double().to(x.dtype)),
-    (0, lambda x: x.detach()),
+    (0, lambda x: x.detach()[...]),
     (0, functional.leaky_relu),
     (0, functional.logsigmoid),
     (0, functional.hardswish),
