@@ -12,7 +12,7 @@ from paramarket_env.economics.clearing import REFUSALS
 from paramarket_env.learning.bounds import LINE
 from paramarket_env.learning.data.datasets import Dataset
 from paramarket_env.learning.data.endowments import split_counts
-from paramarket_env.learning.memory import chunk_elements
+from paramarket_env.learning.memory import TENSORS_PER_CHUNK, chunk_elements
 from paramarket_env.learning.networks.network import Network, parameter_count, permutation_sizes, stem_units
 from paramarket_env.learning.parameter_sets import layers_of_sets
 from paramarket_env.validation import require
@@ -79,7 +79,8 @@ def networks_at_once(config: MarketConfig, network: Network, dataset: Dataset) -
     """The number of networks to train at a time."""
     batch, chunk = config.training.batch_size, chunk_elements(dataset.labels.device)
     train, _, _ = split_counts(dataset, config.data.split_sizes)
-    largest = max(parameter_count(network), batch * max(dataset.size, network.activations), train)
+    elements = max(dataset.size, network.activations // TENSORS_PER_CHUNK)
+    largest = max(parameter_count(network), batch * elements, train)
     # A batched matrix product with at least one network per thread keeps all threads busy. A network whose layers fill
     # a chunk keeps them busy alone.
     least = torch.get_num_threads() if batch * network.widest <= chunk else 1
