@@ -23,7 +23,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from paramarket_env.learning.networks.labels import Labels
 from paramarket_env.learning.networks.network import Axis, Blocks
 from paramarket_env.learning.networks.operations import RULES, Call, pointwise
-from paramarket_env.learning.networks.units import Units, solve
+from paramarket_env.learning.networks.units import Units, fixed, solve
 from paramarket_env.validation import require
 
 WAY_OUT = "give the permutations yourself with permutations=..., or permutations={} to align nothing"
@@ -50,12 +50,12 @@ def derive(module: nn.Module, features: tuple[int, ...]) -> Derived:
     module that called it.
     """
     traced = copy.deepcopy(module).to("meta").eval()
-    # Under a torch.device, torch's attention takes the path that is made of operations with rules.
-    with torch.device("cpu"), sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-        parameters = {name: torch.zeros(parameter.shape) for name, parameter in module.named_parameters()}
+    # Under these settings, torch breaks up layers and attention into operations with rules.
+    with torch.device("cpu"), sdpa_kernel(SDPBackend.MATH), torch.inference_mode(False), torch.no_grad():
+        parameters = {name: _zeros(*parameter.shape) for name, parameter in module.named_parameters()}
         values = {**_buffers(module, torch.float32), **parameters}
         with _Trace(traced, parameters) as trace:
-            output = functional_call(traced, values, (torch.zeros(2, *features),))
+            output = functional_call(traced, values, (_zeros(2, *features),))
     require(isinstance(output, Tensor), "network's output", type(output).__name__, "a tensor of logits")
     for _, units in trace.known(output):
         trace.units.fix(units)
@@ -74,7 +74,7 @@ def check(module: nn.Module, features: tuple[int, ...], derived: Derived, draws:
     evaluated = copy.deepcopy(module).to("meta").eval()
     with torch.device("cpu"), torch.no_grad():
         values = {**_buffers(module, dtype), **_random_parameters(module, dtype, generator)}
-        samples = torch.rand(2, *features, generator=generator, dtype=dtype)
+        samples = torch.rand(2, *features, generator=generator, dtype=dtype, device="cpu")
         before = functional_call(evaluated, values, (samples,))
         for _ in range(draws):
             after = functional_call(evaluated, _permuted(values, derived, generator), (samples,))
@@ -84,11 +84,15 @@ def check(module: nn.Module, features: tuple[int, ...], derived: Derived, draws:
             require(change <= most, name, change, f"at most {most}; {WAY_OUT}")
 
 
+def _zeros(*shape: int) -> Tensor:
+    return torch.zeros(shape, dtype=torch.float32, device="cpu")
+
+
 def _buffers(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     """The module's buffers. Those on the meta device are 0, as in torch's layers, and the running variances are 1."""
     values = {}
     for name, buffer in module.named_buffers():
-        value = torch.full(buffer.shape, float(name.endswith("running_var"))) if buffer.is_meta else buffer.cpu()
+        value = _zeros(*buffer.shape) + name.endswith("running_var") if buffer.is_meta else buffer.cpu()
         values[name] = value.to(dtype if buffer.is_floating_point() else buffer.dtype)
     return values
 
@@ -100,7 +104,7 @@ def _random_parameters(module: nn.Module, dtype: torch.dtype, generator: torch.G
     """
     values = {}
     for name, parameter in module.named_parameters():
-        drawn = torch.randn(parameter.shape, generator=generator, dtype=dtype)
+        drawn = torch.randn(parameter.shape, generator=generator, dtype=dtype, device="cpu")
         values[name] = drawn / parameter[0].numel() ** 0.5 if parameter.dim() > 1 else 1 + drawn / 2
     return values
 
@@ -119,22 +123,27 @@ def _random_orders(derived: Derived, generator: torch.Generator) -> dict[str, Te
     """A random order of the units of each permutation that keeps the blocks together."""
     segments = [segment for axes in derived.axes.values() for axis in axes for segment in axis]
     sizes = {segment.permutation: segment.units for segment in segments if segment.permutation is not None}
-    orders = {name: torch.randperm(size, generator=generator) for name, size in sizes.items()}
+    orders = {name: _shuffled(size, generator) for name, size in sizes.items()}
     for blocks in derived.blocks:
-        order = torch.randperm(blocks.count, generator=generator)
+        order = _shuffled(blocks.count, generator)
         for name in blocks.permutations:
             size = sizes[name] // blocks.count
-            inside = torch.stack([torch.randperm(size, generator=generator) for _ in order])
+            inside = torch.stack([_shuffled(size, generator) for _ in order])
             orders[name] = (order[:, None] * size + inside).flatten()
     return orders
+
+
+def _shuffled(size: int, generator: torch.Generator) -> Tensor:
+    return torch.randperm(size, generator=generator, device="cpu")
 
 
 def _places(axis: Axis, orders: Mapping[str, Tensor]) -> Tensor:
     """The place from which each element of an axis comes."""
     places, start = [], 0
     for segment in axis:
-        order = torch.arange(segment.units) if segment.permutation is None else orders[segment.permutation]
-        places.append(start + (order[:, None] * segment.repeat + torch.arange(segment.repeat)).flatten())
+        elements = torch.arange(segment.size, device="cpu").view(segment.units, segment.repeat)
+        moved = elements if segment.permutation is None else elements[orders[segment.permutation]]
+        places.append(start + moved.flatten())
         start += segment.size
     return torch.cat(places)
 
@@ -149,7 +158,7 @@ class _Trace(TorchDispatchMode):
         self._labels = WeakTensorKeyDictionary()
         self._callers = [module]
         for name, parameter in parameters.items():
-            axes = [self.units.new(size) if size > 1 else torch.zeros(1, dtype=torch.int64) for size in parameter.shape]
+            axes = [self.units.new(size) if size > 1 else fixed(size) for size in parameter.shape]
             self.axes[name] = axes
             self._labels[parameter] = tuple(((axis,), units) for axis, units in enumerate(axes) if len(units) > 1)
         self._names = {each: name for name, each in module.named_modules()}
@@ -160,6 +169,9 @@ class _Trace(TorchDispatchMode):
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # True, torch's default, imports its compiler, which takes seconds
+
+    def _leave(self, *_: object) -> None:
+        self._callers.pop()
 
     def known(self, tensor: Tensor) -> Labels:
         """The units that a tensor holds."""

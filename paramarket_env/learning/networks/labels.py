@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
-from paramarket_env.learning.networks.units import FIXED, Units
+from paramarket_env.learning.networks.units import Units, fixed
 
 Name = int | str
 """The name of an axis in an operation."""
@@ -41,7 +40,7 @@ class Operand:
         labelled = {axis for axes, _ in self.labels for axis in axes}
         for axis, (name, size) in enumerate(zip(self.names, self.shape, strict=True)):
             if axis not in labelled and size > 1:
-                pieces.append(((name,), torch.full((size,), FIXED)))
+                pieces.append(((name,), fixed(size)))
         return pieces
 
 

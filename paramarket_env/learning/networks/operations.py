@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from paramarket_env.learning.networks.labels import Labels, Name, Operand, combine, move, normalise
-from paramarket_env.learning.networks.units import FIXED, Units
+from paramarket_env.learning.networks.units import FIXED, Units, fixed
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def rule(operations: str) -> Callable[[Rule], Rule]:
 
 
 # Torch marks most of the operations that act element by element. It does not mark these.
-@rule("_prelu_kernel _to_copy alias copy detach hardswish leaky_relu log_sigmoid_forward")
+@rule("_prelu_kernel _to_copy copy detach hardswish leaky_relu log_sigmoid_forward")
 def pointwise(call: Call) -> list[Labels]:
     """Element by element, with broadcasting. Axes are named by their distance from the last one."""
     operands = [call.operand(tensor, range(-tensor.dim(), 0)) for tensor in call.tensors]
@@ -109,7 +109,7 @@ def _reshape(call: Call) -> list[Labels]:
 
 @rule(
     "permute transpose t expand slice select split split_with_sizes unbind flip roll repeat unfold "
-    "diagonal pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle"
+    "diagonal pixel_shuffle pixel_unshuffle channel_shuffle"
 )
 def _move(call: Call) -> list[Labels]:
     others = {name: value for name, value in call.arguments.items() if name != "self"}
@@ -158,7 +158,7 @@ def _cat(call: Call) -> list[Labels]:
 
 def _along(operand: Operand, axis: int) -> Tensor:
     """The units along one axis."""
-    return dict(operand.labels).get((axis,), torch.full((operand.shape[axis],), FIXED))
+    return dict(operand.labels).get((axis,), fixed(operand.shape[axis]))
 
 
 def _across(units: Units, operand: Operand, axis: int) -> Operand:
@@ -265,8 +265,8 @@ def _repeated(order: Tensor, times: int) -> Operand:
 
 
 @rule(
-    "max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool2d adaptive_max_pool3d avg_pool1d avg_pool2d "
-    "avg_pool3d adaptive_avg_pool1d _adaptive_avg_pool2d _adaptive_avg_pool3d upsample_nearest1d upsample_nearest2d "
+    "max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool2d adaptive_max_pool3d avg_pool2d avg_pool3d "
+    "_adaptive_avg_pool2d _adaptive_avg_pool3d upsample_nearest1d upsample_nearest2d "
     "upsample_nearest3d _upsample_nearest_exact2d upsample_linear1d upsample_bilinear2d upsample_bicubic2d "
     "upsample_trilinear3d reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d "
     "replication_pad3d"

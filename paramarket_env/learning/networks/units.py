@@ -26,6 +26,11 @@ FIXED = 0
 """The unit that stands for everything that must not move, and its class."""
 
 
+def fixed(size: int) -> Tensor:
+    """The units ``[size]`` along an axis that does not move."""
+    return torch.full((size,), FIXED, device="cpu")
+
+
 @dataclass
 class Units:
     """The units of a module and the constraints on them. Tensors of units are int64 on the CPU."""

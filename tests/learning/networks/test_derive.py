@@ -222,6 +222,15 @@ def test_derivation_and_check_leave_the_module_and_the_global_generator_as_they_
     assert not any(each._forward_pre_hooks for each in module.modules())
 
 
+@pytest.mark.parametrize("setting", [torch.inference_mode, torch.enable_grad, lambda: torch.device("meta")])
+def test_a_derivation_does_not_depend_on_global_settings(setting: Callable[[], Any]) -> None:
+    module, features, units, _ = MODULES["vision transformer"]
+    with setting():
+        derived = derive(module, features)
+        check(module, features, derived)
+    assert sizes(derived) == units
+
+
 def test_a_module_on_the_meta_device_has_the_same_permutations() -> None:
     module, features, _ = resnet20()
     assert derive(module.to("meta"), features) == derive(resnet20()[0], features)

@@ -31,6 +31,12 @@ def plus_constants(x: Tensor) -> Tensor:
     return x + one + like.mean(1, keepdim=True)
 
 
+def partly_constant(x: Tensor) -> Tensor:
+    x[:, :, 0].zero_()
+    x[:, :, 1].fill_(3)
+    return x
+
+
 def written_into(x: Tensor) -> Tensor:
     out = torch.empty_like(x)
     out[:, 1:] = x[:, 1:]
@@ -51,6 +57,8 @@ MOVING: list[tuple[int, Callable[[Tensor], Tensor]]] = [
     (0, lambda x: x * x.std(1, keepdim=True) + torch.var_mean(x, 1, keepdim=True)[1] + x.prod(1, keepdim=True)),
     (0, lambda x: torch.baddbmm(x[:, None], x[:, None] * 2, torch.eye(1, dtype=x.dtype).expand(len(x), 6, 6))),
     (0, plus_constants),
+    (0, lambda x: x @ x.T),
+    (0, lambda x: (x @ x[0])[:, None]),
     (1, lambda x: x.roll(1, 2)),
     (1, lambda x: x[:, :, ROWS]),
     (1, lambda x: x.unfold(2, 2, 3)),
@@ -67,6 +75,7 @@ MOVING: list[tuple[int, Callable[[Tensor], Tensor]]] = [
     (2, lambda x: functional.adaptive_avg_pool2d(x.to(memory_format=torch.channels_last), 1)),
     (2, lambda x: functional.pixel_unshuffle(functional.pixel_shuffle(torch.cat([x, x], 1), 2), 2)),
     (2, lambda x: x.diagonal(0, 2, 3)),
+    (2, partly_constant),
     (2, lambda x: functional.pad(x, (1, 2, 0, 1), mode="replicate")),
     (2, lambda x: functional.interpolate(x, 5, mode="bilinear")),
     (2, lambda x: functional.interpolate(x, 5, mode="bicubic")),
@@ -94,7 +103,8 @@ FIXED: list[tuple[int, Callable[[Tensor], Tensor]]] = [
     (0, lambda x: (x[:, None] * x[:, :, None]).tril() + (x[:, None] * x[:, :, None]).triu()),
     (0, written_into),
     (2, lambda x: functional.channel_shuffle(x, 2)),
-    (2, lambda x: functional.fold(functional.unfold(x, 2, stride=2), 4, 2, stride=2)),
+    (1, lambda x: functional.fold(x, (1, 9), (1, 2))),
+    (2, lambda x: functional.unfold(x, 2)),
     (2, lambda x: functional.grid_sample(x, torch.zeros(2, 3, 3, 2, dtype=x.dtype), align_corners=False)),
 ]
 
@@ -135,7 +145,7 @@ def test_every_rule_is_tested(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(RULES, name, recording(name, RULES[name]))
     for module, features in [*(around(*each) for each in MOVING + FIXED), *(each[:2] for each in MODULES.values())]:
         derive(module, features)
-    assert sorted(set(RULES) - used) == []
+    assert set(RULES) - used <= {"leaky_relu"}  # newer versions of torch mark it as acting element by element
 
 
 @pytest.mark.parametrize("name", RULES)
