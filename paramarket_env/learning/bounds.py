@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from paramarket_env.learning.data.datasets import Dataset
-from paramarket_env.learning.memory import chunk_elements
+from paramarket_env.learning.memory import TENSORS_PER_CHUNK, chunk_elements
 from paramarket_env.learning.networks.network import Network
 from paramarket_env.learning.training import cross_entropy_gradient
 
@@ -24,7 +24,7 @@ LINE = ("directional derivative", "squared distance", "least curvature", "most c
 
 def loss_gradients(network: Network, dataset: Dataset, parameters: Tensor, samples: Tensor) -> Tensor:
     """The gradients ``[R, P]`` of the mean losses of networks ``[R, P]``, each on its own samples, int64 ``[R, n]``."""
-    room = chunk_elements(samples.device) // max(dataset.size, network.activations)
+    room = chunk_elements(samples.device) // max(dataset.size, network.activations // TENSORS_PER_CHUNK)
     rows, block = max(1, room // samples.shape[1]), max(1, room)
     chunks = zip(parameters.split(rows), samples.split(rows), strict=True)
     return torch.cat([_gradients(network, dataset, *chunk, block) for chunk in chunks])

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import torch
 
+TENSORS_PER_CHUNK = 8
+"""The number of tensors as large as a chunk that backpropagation may hold."""
+
 
 def chunk_elements(device: torch.device) -> int:
     """The number of elements that a batched routine processes at a time.

@@ -11,7 +11,7 @@ from paramarket_env.config import MarketConfig
 from paramarket_env.economics.clearing import REFUSALS
 from paramarket_env.learning.bounds import LINE
 from paramarket_env.learning.data.tasks import Tasks
-from paramarket_env.learning.memory import chunk_elements
+from paramarket_env.learning.memory import TENSORS_PER_CHUNK, chunk_elements
 from paramarket_env.learning.networks.network import Network, parameter_count, permutation_sizes, stem_units
 from paramarket_env.learning.parameter_sets import layers_of_sets
 from paramarket_env.validation import require
@@ -78,7 +78,7 @@ def workspace_bytes(config: MarketConfig, network: Network, tasks: Tasks) -> int
         + 12 * parameters  # two networks with gradients, indices and float64 copies
         + 10 * agents * parameters  # one market's initial networks: random int64 and float64
         + 2 * len(config.broker.merger.weights) * parameters  # the merges of one pair
-        + 10 * sum(size**2 for size in permutation_sizes(network).values())  # one pair's inner products, float64
+        + 16 * sum(size**2 for size in permutation_sizes(network).values())  # one pair's inner products, float64
         + (tasks.number - 1) * agents * parameters  # one market's networks again for each further task
         + 10 * agents * train  # one market's endowments: orders and flags
         + 16 * len(tasks.dataset.labels)  # the splits of one market: orders and keys, int64
@@ -90,7 +90,8 @@ def networks_at_once(config: MarketConfig, network: Network, tasks: Tasks) -> in
     """The number of networks to train at a time."""
     batch, chunk = config.training.batch_size, chunk_elements(tasks.dataset.labels.device)
     train, _, _ = _samples(config, tasks)
-    largest = max(parameter_count(network), batch * max(tasks.dataset.size, network.activations), train)
+    elements = max(tasks.dataset.size, network.activations // TENSORS_PER_CHUNK)
+    largest = max(parameter_count(network), batch * elements, train)
     # A batched matrix product with at least one network per thread keeps all threads busy. A network whose layers fill
     # a chunk keeps them busy alone.
     least = torch.get_num_threads() if batch * network.widest <= chunk else 1

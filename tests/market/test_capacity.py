@@ -46,6 +46,42 @@ peak = 1024 * int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[
 print(peak / required_bytes(markets, engine.config, engine.network, engine.tasks))
 """
 
+PEAK_OF_MODULES = """
+import pathlib, sys
+from dataclasses import replace
+import psutil, torch
+torch.set_num_threads(1)
+from paramarket_env.config import MarketConfig
+from paramarket_env.learning.data.datasets import Dataset
+from paramarket_env.learning.merging import Linear
+from paramarket_env.market.capacity import required_bytes
+from paramarket_env.market.engine import Engine
+from paramarket_env.market.orders import no_orders
+from paramarket_env.validation import configuration
+
+@configuration
+class Noise:
+    def __call__(self):
+        inputs = torch.randn(1700, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+        return Dataset(inputs, torch.arange(1700) % 10, 10, 0)
+
+def play(validation):
+    config = MarketConfig().changed(
+        architecture=sys.argv[1], dataset=Noise(), merger=Linear(weights=(0.25, 0.5, 0.75)), endowment="iid",
+        train_samples=160, validation_samples=validation, test_samples=40, batch_size=80, disclosure="bounds",
+    )
+    engine = Engine(config, 1, "cpu")
+    engine.reset(torch.tensor([0]))
+    engine.step(replace(no_orders(1, 2, 1, engine.device), train=torch.ones(1, 2, dtype=torch.bool)))
+    return engine
+
+config = play(20).config.changed(validation_samples=1500)
+before = psutil.Process().memory_info().rss
+engine = play(1500)
+peak = 1024 * int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) - before
+print(peak / required_bytes(1, engine.config, engine.network, engine.dataset), engine.network.widest * 1500 * 4 / peak)
+"""
+
 LONG = """
 import pathlib
 import torch
@@ -151,7 +187,7 @@ def test_where_not_even_one_market_fits_it_says_so(monkeypatch: pytest.MonkeyPat
         {"architecture": MLP(hidden=(20_000, 200_000))},
         {"architecture": MLP(hidden=(2**63 - 1,) * 3), "optimizer": "adam"},
         {"architecture": MLP(hidden=(2**62,) * 100), "parameter_sets": "prefixes"},
-        {"agents": 4000, "endowment": "dirichlet", "mechanism": "double-auction", "ask_levels": tuple(range(10_000))},
+        {"agents": 1500, "endowment": "dirichlet", "mechanism": "double-auction", "ask_levels": tuple(range(10_000))},
     ],
     ids=str,
 )
@@ -168,3 +204,16 @@ def test_a_market_that_does_not_fit_is_refused_before_it_is_made(
 def peak_memory() -> int:
     """The largest memory that this process has had, in bytes."""
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory of a process from /proc")
+@pytest.mark.parametrize(
+    "architecture",
+    ["cnn", *(pytest.param(text, marks=pytest.mark.slow) for text in ("vit", "resnet20(widen=1, depth=10)"))],
+)
+def test_the_estimate_bounds_the_memory_of_networks_made_of_modules(architecture: str) -> None:
+    command = [sys.executable, "-c", PEAK_OF_MODULES, architecture]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    used, one_layer = (float(part) for part in printed.split())
+    assert used <= 1
+    assert one_layer > 1  # so the samples of the validation split were never in a layer all at once

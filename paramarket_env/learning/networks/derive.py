@@ -178,9 +178,6 @@ class _Trace(TorchDispatchMode):
         labels: Labels = self._labels.get(tensor, ())
         return labels
 
-    def _leave(self, *_: object) -> None:
-        self._callers.pop()
-
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:

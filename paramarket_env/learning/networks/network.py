@@ -111,7 +111,8 @@ class Network(Protocol):
     def body(self, parameters: Tensor, stem: Tensor) -> Tensor:
         """The logits ``[R, G, classes, n]``, from the body's parameters ``[R, G, P - stem_size]`` and the stems.
 
-        It works in blocks of samples, so that its layers hold about ``memory.chunk_elements`` elements at a time.
+        Callers bound the size of the stems. A body with layers that are much wider works in blocks of samples, so that
+        no layer holds more than ``memory.chunk_elements`` elements.
         """
 
     def gradients(self, parameters: Tensor, inputs: Tensor, logit_gradient: LogitGradient) -> Gradients:

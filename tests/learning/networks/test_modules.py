@@ -304,7 +304,7 @@ class Counting(nn.Module):
             r"permutations of 1.weight=\('a',\) is not allowed: it must be 2 names or None, one for",
         ),
         ({"1.weight": ("a", None), "3.bias": ("a",)}, "must be such that all axes with one name have one size"),
-        ({"1.weight": ("a", None)}, "relative change of the network's outputs by a permutation"),
+        ({"1.weight": ("a", None)}, "change of the network's outputs by a permutation of its hidden units"),
     ],
 )
 def test_permutations_that_do_not_fit_are_refused(spec: Permutations, message: str) -> None:
