@@ -106,7 +106,12 @@ def test_a_thousand_further_steps_of_many_markets_take_no_more_memory() -> None:
         {"disclosure": "bounds", "optimizer": "sgd(momentum=0.5)", "protocol": "authors", "aligner": "none"},
         {"train_samples": None, "test_samples": None, "endowment": "iid", "architecture": "mlp(hidden=())"},
         {"agents": 3, "dataset": ("digits", "digits-parity", "digits"), "parameter_sets": "layers", "endowment": "iid"},
-        {"dataset": ("digits-half", "digits"), "parameter_sets": "trunk", "endowment": "iid", "train_samples": (40, 90)},
+        {
+            "dataset": ("digits-half", "digits"),
+            "parameter_sets": "trunk",
+            "endowment": "iid",
+            "train_samples": (40, 90),
+        },
     ],
 )
 def test_the_size_of_a_state_is_known_before_it_is_made(changes: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -210,8 +210,8 @@ def test_a_file_is_replaced_only_when_it_is_complete(tmp_path: Path, monkeypatch
     save(engine, path)
     before = path.read_bytes()
 
-    def full(_: object, path: Path) -> None:
-        path.write_bytes(b"half")
+    def full(_: object, file: BinaryIO) -> None:
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
@@ -233,7 +233,7 @@ def taken() -> Snapshot:
         (lambda: ParaMarketEnv(priced_market(tick=0.01), device="cpu"), "another configuration"),
         (lambda: ParaMarketEnv(priced_market(agents=4), device="cpu"), "another configuration"),
         (lambda: None, "snapshot='NoneType'"),
-        (lambda: replace(taken(), version=0), "version of the snapshot=0 is not allowed: it must be 1"),
+        (lambda: replace(taken(), version=0), "version of the snapshot=0 is not allowed: it must be 2"),
         (lambda: replace(taken(), state=midway((4, 5)).state), "number of markets=2"),
         (lambda: (taken().state, [], None), "snapshot='tuple'"),
     ],
