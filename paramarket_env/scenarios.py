@@ -150,9 +150,9 @@ def crowd() -> MarketConfig:
 def two_tasks() -> MarketConfig:
     """Two firms with different tasks: is the trunk of a network that learned something else worth its price?
 
-    One firm has 100 labelled digits. The other has 900 that are labelled even or odd. They sell their trunks, all layers
-    but the last. A purchase mixes trunks that serve different heads, so training must bring trunk and head together
-    again.
+    One firm has 100 labelled digits. The other has 900 that are labelled even or odd. They sell their trunks, which are
+    all layers but the last. A purchase mixes trunks that serve different heads, so training must bring trunk and head
+    together again.
     """
     return MarketConfig(max_cycles=30).changed(
         dataset=(Digits(), DigitsParity()),
