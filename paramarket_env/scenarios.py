@@ -152,16 +152,15 @@ def crowd() -> MarketConfig:
 def two_tasks() -> MarketConfig:
     """Two firms with different tasks: is the trunk of a network that learned something else worth its price?
 
-    One firm has 100 labelled digits. The other has 900 that are labelled even or odd. Both begin with the same network,
-    and sell its trunk, all layers but the last. A purchase mixes trunks that serve two heads, so training must bring
-    trunk and head together again.
+    One firm has 100 labelled digits. The other has 900 that are labelled even or odd. They sell their trunks, which are
+    all layers but the last. A purchase mixes trunks that serve different heads, so training must bring trunk and head
+    together again.
     """
     return MarketConfig(max_cycles=30).changed(
         dataset=(Digits(), DigitsParity()),
         train_samples=(100, 900),
         endowment=IID(),
         architecture=MLP(hidden=(128, 128)),
-        common_start=True,
         optimizer=SGD(lr=0.2),
         batch_size=8,
         parameter_sets=trunk,
