@@ -288,6 +288,13 @@ def test_every_error_of_a_plugin_is_shown_in_one_line(
     assert capsys.readouterr().err == f"error: {refused.value}\n"
 
 
+@pytest.mark.parametrize("name", HOSTILE)
+def test_an_error_shows_a_name_as_it_is_on_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--policies", f"file:{name}.py"]) == 2
+    shown = f"file:{printable(name)}.py"
+    assert capsys.readouterr().err.startswith(f"error: policy='{shown}' cannot be used: there is no file ")
+
+
 def test_the_list_is_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     assert "`" not in capsys.readouterr().out
