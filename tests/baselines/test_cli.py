@@ -288,6 +288,13 @@ def test_every_error_of_a_plugin_is_shown_in_one_line(
     assert capsys.readouterr().err == f"error: {refused.value}\n"
 
 
+@pytest.mark.parametrize("name", HOSTILE)
+def test_an_error_shows_a_name_as_it_is_on_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--policies", f"file:{name}.py"]) == 2
+    shown = f"file:{printable(name)}.py"
+    assert capsys.readouterr().err.startswith(f"error: policy='{shown}' cannot be used: there is no file ")
+
+
 def test_the_list_is_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     assert "`" not in capsys.readouterr().out
@@ -312,7 +319,10 @@ def test_a_training_says_what_each_evaluation_found(tmp_path: Path, capsys: pyte
     assert f"learned:{tmp_path / '[a]'}" in lines[-1]
 
 
-@pytest.mark.parametrize("command", [["run", "--policies", "hold"], ["evaluate", "hold", "--populations", "hold"]])
+PLAYED = [["run", "--policies", "hold"], ["evaluate", "hold", "--populations", "hold"]]
+
+
+@pytest.mark.parametrize("command", PLAYED, ids=lambda command: command[0])
 def test_results_go_to_the_home_folder(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -321,16 +331,17 @@ def test_results_go_to_the_home_folder(command: list[str], tmp_path: Path, monke
     assert not (tmp_path / "~").exists()
 
 
+@pytest.mark.parametrize("command", PLAYED, ids=lambda command: command[0])
 def test_figures_are_printed_although_they_cannot_be_saved(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("paramarket_baselines.cli.write_results", full)
-    assert main(["run", *SMALL, "--policies", "hold", "--out", str(tmp_path / "run")]) == 2
+    assert main([*command, *SMALL, "--out", str(tmp_path / "run")]) == 2
     printed = capsys.readouterr()
-    assert "hold" in printed.out
+    assert re.search(r"hold +.*0\.00", printed.out)
     assert "No space left on device" in printed.err
     assert not (tmp_path / "run").exists()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
@@ -166,6 +167,16 @@ def without_loss(content: dict[str, Any]) -> dict[str, Any]:
     return {name: part for name, part in content["state"].items() if name != "loss"}
 
 
+class Code:
+    """An object that makes a folder beside a file when it is read from there."""
+
+    def __init__(self, path: Path) -> None:
+        self.folder = str(path.with_name("executed"))
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (self.folder,)
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "another configuration": lambda path: save(midway(tick=0.01), path),
     "more markets": lambda path: save(midway((4, 5, 6)), path),
@@ -179,7 +190,8 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "a list": lambda path: damaged(path, lambda content: [content]),
     "nothing": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("a market"),
-    "code": lambda path: path.write_bytes(pickle.dumps(Path)),
+    "code": lambda path: path.write_bytes(pickle.dumps(Code(path))),
+    "code among tensors": lambda path: damaged(path, lambda content: content | {"state": Code(path)}),
 } | {
     f"the first {share:.0%}": lambda path, share=share: path.write_bytes(
         path.read_bytes()[: int(share * path.stat().st_size)]
@@ -198,6 +210,7 @@ def test_a_file_of_something_else_is_refused_in_one_line_that_names_it(damage: s
         load(engine, path)
     assert "\n" not in str(raised.value)
     assert frozen(engine.state) == before
+    assert not (tmp_path / "executed").exists()
 
 
 def test_a_file_that_is_not_there_is_not_found(tmp_path: Path) -> None:
