@@ -169,7 +169,7 @@ def two_tasks() -> MarketConfig:
 
 @SCENARIOS.register
 def small_resnet() -> MarketConfig:
-    """The two firms of ``digits`` with narrow residual networks: does what holds for perceptrons hold for these?
+    """Two firms with small residual networks: is a deep network worth buying, too?
 
     Many layers of a residual network share a permutation, so coordinate ascent aligns them badly, and the broker moves
     all permutations at once.
