@@ -79,7 +79,7 @@ config = play(20).config.changed(validation_samples=1500)
 before = psutil.Process().memory_info().rss
 engine = play(1500)
 peak = 1024 * int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) - before
-print(peak / required_bytes(1, engine.config, engine.network, engine.dataset), engine.network.widest * 1500 * 4 / peak)
+print(peak / required_bytes(1, engine.config, engine.network, engine.tasks), engine.network.widest * 1500 * 4 / peak)
 """
 
 LONG = """

@@ -68,7 +68,7 @@ def test_it_trains_trades_and_is_evaluated_as_plain_modules(text: str) -> None:
     engine.step(orders(engine, buy={0: 0}))
     assert engine.state.sold[0, 1] == 1
     assert engine.state.loss[0, 0].item() == pytest.approx(quoted, abs=1e-5)
-    module, validation = engine.network.module(engine.state.parameters[0, 0]), engine.state.partition.validation[0]
+    module, validation = engine.network.module(engine.state.parameters[0, 0]), engine.state.partition.validation[0, 0]
     loss = nn.functional.cross_entropy(module(samples.inputs[validation]), samples.labels[validation]).item()
     assert loss == pytest.approx(quoted, abs=1e-5)
 

@@ -173,7 +173,7 @@ def test_a_module_of_any_structure_plays() -> None:
     engine.step(orders(engine, buy={0: 0}))
     assert engine.state.sold.sum() == 1
     engine.step(orders(engine, train=(0, 1, 2)))
-    loss = module_loss(engine, engine.state.parameters[0, 0], engine.state.partition.validation[0])
+    loss = module_loss(engine, engine.state.parameters[0, 0], engine.state.partition.validation[0, 0])
     assert engine.state.loss[0, 0].item() == pytest.approx(loss, abs=1e-5)
 
 
