@@ -290,8 +290,8 @@ def test_every_error_of_a_plugin_is_shown_in_one_line(
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_an_error_shows_a_name_as_it_is_on_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", "--policies", f"file:{name}.py"]) == 2
-    shown = f"file:{printable(name)}.py"
+    assert main(["run", "--policies", f"file:nowhere/{name}.py"]) == 2
+    shown = f"file:nowhere/{printable(name)}.py"
     assert capsys.readouterr().err.startswith(f"error: policy='{shown}' cannot be used: there is no file ")
 
 

@@ -179,6 +179,18 @@ def test_unknown_names_are_refused_before_anything_is_played(tmp_path: Path) -> 
     assert not (tmp_path / "out").exists()
 
 
+def test_all_folders_can_lie_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    filled: list[Leaderboard] = []
+    monkeypatch.setattr(leaderboard, "_fill", filled.append)
+    new_entries(tmp_path / "entries")
+    main(["--folder", "~/entries", "--out", "~/out", "--policies", "~/policies"])
+    assert [filled[0].folder, filled[0].out, filled[0].policies] == [
+        *(tmp_path / name for name in ("entries", "out", "policies"))
+    ]
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"leaderboard.md", "leaderboard.png"}
+
+
 def test_every_entry_of_the_repository_can_be_played() -> None:
     for file in entries(HERE / "entries").values():
         content = json.loads(file.read_text())
