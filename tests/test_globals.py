@@ -54,7 +54,7 @@ SETTINGS: dict[str, Callable[[], Any]] = {
 def settings() -> tuple[Any, ...]:
     """The settings that a caller can see."""
     return (
-        *(torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled(), torch.get_num_threads()),
+        *(torch.get_default_dtype(), torch.empty(0).device, torch.is_grad_enabled(), torch.get_num_threads()),
         *(torch.is_inference_mode_enabled(), torch.are_deterministic_algorithms_enabled()),
         *(torch.get_rng_state().tolist(), np.geterr(), np.random.get_state()[1].tolist()),  # noqa: NPY002  # the global one
     )

@@ -25,6 +25,15 @@ def start(arguments: Sequence[str], encoding: str = "utf-8", **environment: str)
     return subprocess.Popen(arguments, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding=encoding)
 
 
+def finish(process: subprocess.Popen[str], timeout: float = 60) -> tuple[str, str]:
+    """The output and the errors of a process. One that does not end is killed, so that no other test finds it."""
+    with process:
+        try:
+            return process.communicate(timeout=timeout)
+        finally:
+            process.kill()
+
+
 @pytest.mark.parametrize(
     ("number", "word", "delay"),
     [(signal.SIGINT, "interrupted", 0.3), (signal.SIGINT, "interrupted", 1), (signal.SIGTERM, "terminated", 0.3)],
@@ -33,7 +42,7 @@ def test_a_signal_during_the_start_is_answered_in_one_line(number: signal.Signal
     process = start([*COMMAND, "run", *LONG, "--out", os.devnull])
     time.sleep(delay)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = finish(process)
     assert (process.returncode, out, err) == (128 + number, "", f"{word}\n")
 
 
@@ -55,7 +64,7 @@ def test_a_signal_during_the_work_is_answered_in_one_line(
         time.sleep(0.05)
     time.sleep(0.5)
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = finish(process)
     assert (process.returncode, err) == (128 + number, f"{word}\n")
 
 
@@ -73,8 +82,8 @@ def test_a_reader_that_has_seen_enough_ends_the_command_without_a_word(arguments
 def test_an_encoding_without_our_characters_gets_others(encoding: str, figure: str) -> None:
     script = "from paramarket_baselines import process; "
     script += "process.run_to_end(lambda: print('1.00 \\xb1 0.10 \\u2190 \\udcff'))"
-    with start([sys.executable, "-c", script], encoding=encoding, PYTHONIOENCODING=encoding) as process:
-        out, err = process.communicate(timeout=60)
+    process = start([sys.executable, "-c", script], encoding=encoding, PYTHONIOENCODING=encoding)
+    out, err = finish(process)
     assert (process.returncode, err) == (0, "")
     assert out.startswith(f"1.00 {figure} 0.10 ")
 
@@ -121,5 +130,5 @@ assert "matplotlib.pyplot" not in sys.modules
 )
 def test_no_backend_of_matplotlib_is_needed(script: str, backend: str, tmp_path: Path) -> None:
     process = start([sys.executable, "-c", f"import os; os.chdir({str(tmp_path)!r})\n{script}"], MPLBACKEND=backend)
-    _, err = process.communicate(timeout=200)
+    _, err = finish(process, timeout=200)
     assert process.returncode == 0, err
