@@ -27,7 +27,7 @@ README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 EXTRAS = ("ray", "sb3_contrib", "torchrl")
-"""What a snippet may import although it need not be installed."""
+"""Snippets may import these modules although they need not be installed."""
 
 
 def snippets() -> Iterator[object]:

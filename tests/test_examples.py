@@ -26,7 +26,7 @@ def means(example: str, capsys: pytest.CaptureFixture[str]) -> list[float]:
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an example keeps is kept in a folder of the test; what it enters into a table is known to it alone."""
+    """Examples keep their files in a folder of the test."""
     monkeypatch.chdir(tmp_path)
 
 

@@ -57,7 +57,7 @@ def any_orders(draw: st.DrawFn, engine: Engine) -> Orders:
 
 
 def plain_orders(engine: Engine, chosen: Orders, market: int) -> list[plain.Order]:
-    """What each agent of a market wants and meets, looked up one by one; no priority is known."""
+    """Look up one by one what each agent of a market wants and meets; no priority is known."""
     economy, goods = engine.config.economy, len(engine.broker.goods.names)
     state, levels = engine.state, (*economy.ask_levels, WITHHELD)
     orders = []
