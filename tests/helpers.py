@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import resource
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
@@ -222,3 +223,8 @@ def scripted(config: MarketConfig, steps: int, num_markets: int, spoiled: tuple[
     if spoiled is not None:
         actions[spoiled] = train
     return actions
+
+
+def peak_memory() -> int:
+    """The largest memory that this process has had, in bytes."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -22,7 +22,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from paramarket_env import paramarket_v0
 from paramarket_env.config import SECTIONS, MarketConfig
 from paramarket_env.interface.policy import POLICIES, PolicyFactory
-from paramarket_env.market import capacity
+from paramarket_env.learning import memory
 from paramarket_env.plugins import REGISTRIES, Registry, parameters
 from paramarket_env.validation import shown
 from tests.helpers import PRICED, TINY, random_actions
@@ -211,7 +211,7 @@ def attempt_policy(seed: int, folder: str) -> bool:
 
 @pytest.fixture(autouse=True)
 def _little_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capacity, "free_bytes", lambda device: ROOM)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: ROOM)
 
 
 @pytest.mark.filterwarnings("error")

@@ -1,7 +1,8 @@
-"""The size of the chunks in which batched routines work."""
+"""The free memory, and the size of the chunks in which batched routines work."""
 
 from __future__ import annotations
 
+import psutil
 import torch
 
 TENSORS_PER_CHUNK = 8
@@ -17,3 +18,12 @@ def chunk_elements(device: torch.device) -> int:
         total: int = torch.cuda.get_device_properties(device).total_memory
         return total // 1024
     return 2**19
+
+
+def free_bytes(device: torch.device) -> int:
+    """Free memory of the device in bytes."""
+    if device.type == "cuda":
+        free: int = torch.cuda.mem_get_info(device)[0]
+        return free
+    available: int = psutil.virtual_memory().available
+    return available

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-import psutil
 import torch
 
 from paramarket_env.config import MarketConfig
 from paramarket_env.economics.clearing import REFUSALS
+from paramarket_env.learning import memory
 from paramarket_env.learning.bounds import LINE
 from paramarket_env.learning.data.tasks import Tasks
 from paramarket_env.learning.memory import TENSORS_PER_CHUNK, chunk_elements
@@ -103,18 +103,9 @@ def required_bytes(num_markets: int, config: MarketConfig, network: Network, tas
     return num_markets * market_bytes(config, network, tasks) + workspace_bytes(config, network, tasks)
 
 
-def free_bytes(device: torch.device) -> int:
-    """Free memory of the device in bytes."""
-    if device.type == "cuda":
-        free: int = torch.cuda.mem_get_info(device)[0]
-        return free
-    available: int = psutil.virtual_memory().available
-    return available
-
-
 def require_room(num_markets: int, config: MarketConfig, network: Network, tasks: Tasks) -> None:
     """Raise ``ValueError`` if ``num_markets`` markets do not fit. The error names the largest number that fits."""
-    needed, free = required_bytes(num_markets, config, network, tasks), free_bytes(tasks.dataset.labels.device)
+    needed, free = required_bytes(num_markets, config, network, tasks), memory.free_bytes(tasks.dataset.labels.device)
     each, workspace = market_bytes(config, network, tasks), workspace_bytes(config, network, tasks)
     most = max(0, math.floor((free - workspace) / each))
     agents = f"agents={config.agents} with {parameter_count(network)} parameters each"

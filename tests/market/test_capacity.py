@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from paramarket_env.learning import memory
 from paramarket_env.learning.networks.mlp import MLP
-from paramarket_env.market import capacity
 from paramarket_env.market.capacity import required_bytes, state_bytes
 from paramarket_env.market.engine import Engine
-from tests.helpers import leaves, new_engine, tiny_market
+from tests.helpers import leaves, new_engine, peak_memory, tiny_market
 
 ROOT = Path(__file__).parents[2]
 PEAK = """
@@ -161,7 +160,7 @@ def test_more_markets_than_fit_are_refused_with_the_estimate_and_the_largest_num
 ) -> None:
     engine = Engine(tiny_market(), 1, "cpu")
     free = required_bytes(37, engine.config, engine.network, engine.tasks)
-    monkeypatch.setattr(capacity, "free_bytes", lambda device: free)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: free)
     assert Engine(tiny_market(), 37, "cpu").num_markets == 37
     with pytest.raises(
         ValueError, match=r"num_markets=38 .* at most 37: .* need about 0\.\d GiB, but 0\.\d GiB are free"
@@ -175,7 +174,7 @@ def test_the_refusal_comes_before_the_memory_is_taken() -> None:
 
 
 def test_where_not_even_one_market_fits_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capacity, "free_bytes", lambda device: 1000)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 1000)
     with pytest.raises(ValueError, match=r"num_markets=1 .*at most 0: "):
         Engine(tiny_market(), 1, "cpu")
 
@@ -194,16 +193,11 @@ def test_where_not_even_one_market_fits_it_says_so(monkeypatch: pytest.MonkeyPat
 def test_a_market_that_does_not_fit_is_refused_before_it_is_made(
     monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(capacity, "free_bytes", lambda device: 2**33)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 2**33)
     before = peak_memory()
     with pytest.raises(ValueError, match=r"num_markets=1 is not allowed: it must be at most 0: agents=\d+ with \d+ "):
         Engine(tiny_market(**changes), 1, "cpu")
     assert peak_memory() - before < 2**26
-
-
-def peak_memory() -> int:
-    """The largest memory that this process has had, in bytes."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory of a process from /proc")

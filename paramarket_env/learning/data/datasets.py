@@ -141,7 +141,7 @@ MNIST_MEAN, MNIST_DEVIATION = 0.1307, 0.3081
 class DigitsEnlarged:
     """``digits`` as images ``[1, size, size]`` with MNIST's constants, so that they share a trunk with its family."""
 
-    size: Annotated[int, Field(ge=8, le=512)] = 28
+    size: Annotated[int, Field(ge=8, le=128)] = 28
     """Height and width of the images in pixels."""
 
     def __call__(self) -> Dataset:

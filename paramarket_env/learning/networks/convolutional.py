@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from paramarket_env.learning.networks.modules import ModuleArchitecture
-from paramarket_env.learning.networks.network import ARCHITECTURES
-from paramarket_env.validation import Count, configuration, require
+from paramarket_env.learning.networks.network import ARCHITECTURES, Width
+from paramarket_env.validation import configuration, require
 
 
 def image(name: str, features: tuple[int, ...], least: int = 1) -> tuple[int, int, int]:
@@ -26,9 +26,9 @@ def image(name: str, features: tuple[int, ...], least: int = 1) -> tuple[int, in
 class CNN(ModuleArchitecture):
     """Two convolutions of 3 x 3, each with ReLU and max pooling by 2, and two linear layers with ReLU between them."""
 
-    channels: tuple[Count, Count] = (8, 16)
+    channels: tuple[Width, Width] = (8, 16)
     """Numbers of channels of the two convolutions."""
-    hidden: Count = 32
+    hidden: Width = 32
     """Width of the hidden linear layer."""
 
     def build(self, features: tuple[int, ...], classes: int) -> nn.Module:
@@ -64,9 +64,9 @@ class ResNet20(ModuleArchitecture):
     192 and 384 channels.
     """
 
-    widen: Count = 6
+    widen: Annotated[int, Field(ge=1, le=100)] = 6
     """The stages have 16, 32 and 64 times as many channels."""
-    depth: Annotated[int, Field(ge=10, le=1000)] = 22
+    depth: Annotated[int, Field(ge=10, le=202)] = 22
     """Number of layers, 6 k + 4 for stages of k blocks."""
 
     def __post_init__(self) -> None:

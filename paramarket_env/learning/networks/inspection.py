@@ -23,12 +23,15 @@ Permutations = Mapping[str, tuple[str | None, ...]]
 """For each tensor by name, such as ``0.weight``: the permutation of hidden units that acts on each axis, or None."""
 
 
-def elements_held(module: nn.Module, features: tuple[int, ...], classes: int) -> list[int]:
-    """The number of elements of one sample in the result of each operation of the module.
+CPU = torch.device("cpu")
+
+
+def elements_held(module: nn.Module, features: tuple[int, ...], classes: int, device: torch.device = CPU) -> list[int]:
+    """The number of elements of one sample in the result of each operation of the module, which is on the ``device``.
 
     Raises ``ValueError`` if the module does not map samples of shape ``features`` to rows of ``classes`` logits.
     """
-    samples = torch.zeros(2, *features, dtype=torch.float32, device="cpu")
+    samples = torch.zeros(2, *features, dtype=torch.float32, device=device)
     sizes = _Sizes()
     try:
         with torch.enable_grad(), sizes:  # in training: without gradients attention takes another path

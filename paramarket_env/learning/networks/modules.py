@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
 from paramarket_env.autograd import no_grad
+from paramarket_env.learning import memory
 from paramarket_env.learning.memory import chunk_elements
 from paramarket_env.learning.networks.derive import check, derive
 from paramarket_env.learning.networks.inspection import (
@@ -41,6 +42,9 @@ three times as fast as in turn. With more, batched convolutions and normalisatio
 (``python -m benchmarks.batching``). On a GPU networks are always batched, since small kernels should leave it idle.
 That has not been measured yet.
 """
+
+BYTES_EXAMINED = 32
+"""The memory that the examination of a module takes, for each parameter and each element that an operation returns."""
 
 ModuleFactory = Callable[[tuple[int, ...], int], nn.Module]
 """Makes the module from ``features``, the shape of a sample, and the number of classes."""
@@ -90,8 +94,27 @@ class _FromModule(ModuleArchitecture):
 @no_grad
 def _network(architecture: ModuleArchitecture, features: tuple[int, ...], classes: int) -> ModuleNetwork:
     with _fixed_globals():
+        _require_room(architecture, features, classes)
         module = architecture.build(features, classes)
         return ModuleNetwork(module, features, classes, architecture.permutations)
+
+
+def _require_room(architecture: ModuleArchitecture, features: tuple[int, ...], classes: int) -> None:
+    """Raise ``ValueError``, before any memory is taken, for a module that is too large to be made and examined.
+
+    The module is first made on the meta device. One that cannot be made there, because it needs values, is not checked.
+    """
+    try:
+        with torch.device("meta"):
+            module = architecture.build(features, classes)
+            held = sum(elements_held(module, features, classes, torch.device("meta")))
+    except Exception:  # making the module in earnest shows what is wrong with it
+        return
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    needed, free = BYTES_EXAMINED * (parameters + held), memory.free_bytes(torch.device("cpu"))
+    size = f"{parameters} parameters and {held} elements for each sample"
+    allowed = f"smaller: {size} need about {needed / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB are free"
+    require(needed <= free, "network", architecture, allowed)
 
 
 @contextmanager

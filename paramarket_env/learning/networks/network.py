@@ -11,9 +11,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from paramarket_env.plugins import Registry
@@ -131,6 +132,9 @@ class Architecture(Protocol):
 
 
 ARCHITECTURES: Registry[Architecture] = Registry("network", Architecture)
+
+Width = Annotated[int, Field(ge=1, le=2**16)]
+"""A number of units, which bounds what is computed before a network is known to fit into memory."""
 
 
 def parameter_count(network: Network) -> int:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from typing import Annotated
 
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from paramarket_env.learning.networks.convolutional import image
 from paramarket_env.learning.networks.modules import ModuleArchitecture
-from paramarket_env.learning.networks.network import ARCHITECTURES
-from paramarket_env.validation import Count, configuration, require
+from paramarket_env.learning.networks.network import ARCHITECTURES, Width
+from paramarket_env.validation import configuration, require
 
 
 @configuration
@@ -21,13 +23,13 @@ class ViT(ModuleArchitecture):
     The hidden layer of each block's perceptron is twice as wide as the tokens.
     """
 
-    patch: Count = 4
+    patch: Width = 4
     """Side of a patch in pixels."""
-    dim: Count = 32
+    dim: Width = 32
     """Width of the tokens."""
-    depth: Count = 2
+    depth: Annotated[int, Field(ge=1, le=100)] = 2
     """Number of blocks."""
-    heads: Count = 4
+    heads: Width = 4
     """Number of attention heads of a block."""
 
     def __post_init__(self) -> None:

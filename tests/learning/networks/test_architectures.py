@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.reference import Samples, coming_passes
 from benchmarks.reference import train as plain_train
 from paramarket_env import paramarket_v0
+from paramarket_env.learning import memory
 from paramarket_env.learning.alignment.permutations import identity, permute
 from paramarket_env.learning.alignment.weight_matching import weight_matching
 from paramarket_env.learning.memory import chunk_elements
@@ -21,7 +24,7 @@ from paramarket_env.learning.networks.modules import ModuleNetwork
 from paramarket_env.learning.networks.network import ARCHITECTURES, Network, initial_parameters, permutation_sizes
 from paramarket_env.learning.training import SGD
 from paramarket_env.seeding import stream
-from tests.helpers import CPU, leaves, logits, new_engine, orders, random_orders, tiny_market
+from tests.helpers import CPU, leaves, logits, new_engine, orders, peak_memory, random_orders, tiny_market
 
 SMALL = {
     "mlp": "mlp(hidden=(8, 8))",
@@ -187,6 +190,41 @@ def test_no_layer_holds_more_than_a_chunk(text: str, loops: bool, monkeypatch: p
 def test_settings_and_samples_that_do_not_fit_are_refused(text: str, features: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ARCHITECTURES.parse(text)(features, CLASSES)
+
+
+WIDEST = ["cnn(channels=(65536, 65536))", "cnn(hidden=65536)", "resnet20:100", "vgg16:16", "vit(dim=65536, depth=100)"]
+EXAMINED = """
+import resource, sys
+import paramarket_env.config  # registers the architectures
+from paramarket_env.learning.networks import modules
+from paramarket_env.learning.networks.network import ARCHITECTURES, parameter_count
+
+peak = lambda: 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+ARCHITECTURES.parse("cnn")((1, 8, 8), 10)  # the libraries' own memory is not the network's
+before = peak()
+network = ARCHITECTURES.parse(sys.argv[1])((3, 32, 32), 10)
+print((peak() - before) / (modules.BYTES_EXAMINED * (parameter_count(network) + network.activations)))
+"""
+
+
+@pytest.mark.parametrize("text", WIDEST)
+def test_a_network_that_does_not_fit_is_refused_before_it_is_made(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ARCHITECTURES.parse("cnn")((3, 64, 64), CLASSES)  # the libraries' own memory is not the network's
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 2**28)
+    before = peak_memory()
+    with pytest.raises(
+        ValueError, match=r"network=\w+\(.* must be smaller: \d+ parameters and \d+ elements .* GiB are"
+    ):
+        ARCHITECTURES.parse(text)((3, 64, 64), CLASSES)
+    assert peak_memory() - before < 2**26
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory of a process as Linux counts it")
+@pytest.mark.parametrize("text", ["cnn(channels=(64, 128), hidden=512)", "resnet20:3", "vgg16:0.5", "vit(dim=256)"])
+@pytest.mark.slow
+def test_the_examination_takes_no_more_memory_than_its_estimate(text: str) -> None:
+    printed = subprocess.run([sys.executable, "-c", EXAMINED, text], capture_output=True, text=True, check=True).stdout
+    assert 0.1 < float(printed) <= 1
 
 
 @pytest.mark.parametrize("sides", [(1, 1), (5, 9), (28, 28)])
