@@ -19,8 +19,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from paramarket_env.config import TrainingConfig
-from paramarket_env.learning.training import SGD, Adam, shuffled
+from paramarket_env.learning.training import SGD, Adam, Optimizer, shuffled
 from paramarket_env.market.engine import Engine
 from paramarket_env.seeding import permutation, stream
 
@@ -220,9 +219,8 @@ class PlainMarket:
         return try_grid(buyer, reorder(seller, self.matches[i, j]), self.merge_weights, self.validation)
 
 
-def make_optimizer_of(config: TrainingConfig) -> MakeOptimizer:
-    """torch's optimizer for a configuration."""
-    optimizer = config.optimizer
+def make_optimizer_of(optimizer: Optimizer) -> MakeOptimizer:
+    """torch's optimizer for one of ours."""
     if isinstance(optimizer, Adam):
         return lambda module: torch.optim.Adam(module.parameters(), lr=optimizer.lr)
     assert isinstance(optimizer, SGD)
@@ -230,18 +228,21 @@ def make_optimizer_of(config: TrainingConfig) -> MakeOptimizer:
 
 
 def plain_market(engine: Engine, market: int) -> PlainMarket:
-    """A market of an engine as a plain one: the same networks, data and settings, with fresh quotes."""
-    dataset, config = engine.dataset, engine.config
+    """A market of an engine as a plain one: the same networks, data and settings, with fresh quotes.
+
+    All agents have one task and the training settings of the first.
+    """
+    dataset, config, training = engine.dataset, engine.config, engine.config.trainings[0]
     validation = engine.state.partition.validation[market, 0]
     modules = [engine.network.module(vector) for vector in engine.state.parameters[market]]
     return PlainMarket(
         networks=[module for module in modules if isinstance(module, nn.Sequential)],
-        make_optimizer=make_optimizer_of(config.training),
+        make_optimizer=make_optimizer_of(training.optimizer),
         samples=Samples(dataset.inputs, dataset.labels),
         validation=Samples(dataset.inputs[validation], dataset.labels[validation]),
-        batch_size=config.training.batch_size,
+        batch_size=training.batch_size,
         merge_weights=config.broker.merger.weights,
-        local_steps=config.training.local_steps,
+        local_steps=training.local_steps,
     )
 
 

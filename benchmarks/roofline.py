@@ -18,6 +18,7 @@ from paramarket_env.config import MarketConfig
 from paramarket_env.learning.alignment.aligner import NoAlignment
 from paramarket_env.learning.networks.mlp import MLPNetwork
 from paramarket_env.learning.networks.network import parameter_count
+from paramarket_env.learning.training import Training
 
 FLOAT32 = 4
 """Bytes of a float32."""
@@ -78,10 +79,12 @@ def try_flop(config: MarketConfig, network: MLPNetwork, layers: list[int], share
 
 def trained_samples(config: MarketConfig, sizes: Tensor) -> int:
     """The number of samples that all agents train on in one step."""
-    training = config.training
-    if training.local_steps is not None:
-        sizes = sizes.clamp(max=training.local_steps * training.batch_size)
-    return int(sizes.sum())
+    return sum(_samples_of_agent(training, size) for training, size in zip(config.trainings, sizes.mT, strict=True))
+
+
+def _samples_of_agent(training: Training, sizes: Tensor) -> int:
+    most = None if training.local_steps is None else training.local_steps * training.batch_size
+    return training.passes * int(sizes.clamp(min=0, max=most).sum())
 
 
 def step_bytes(config: MarketConfig, network: MLPNetwork, sizes: Tensor, validation: int) -> dict[str, int]:

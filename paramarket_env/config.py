@@ -34,7 +34,7 @@ from paramarket_env.learning.networks import convolutional, transformer  # noqa:
 from paramarket_env.learning.networks.mlp import MLP
 from paramarket_env.learning.networks.network import ARCHITECTURES, Architecture
 from paramarket_env.learning.parameter_sets import PARAMETER_SETS, ParameterSetRule, full
-from paramarket_env.learning.training import OPTIMIZERS, SGD, Optimizer
+from paramarket_env.learning.training import OPTIMIZERS, SGD, Optimizer, Training
 from paramarket_env.validation import INT64_MAX, Count, configuration, explain, plain, require, shown
 
 ActionMode = Literal["verb", "round"]
@@ -58,12 +58,22 @@ Curvature = Annotated[float, Field(ge=-1e30, le=1e30)]
 Kappa = Annotated[float, Field(ge=0, le=KAPPA_MAX), AfterValidator(_observable)]
 
 
+ONE_OR_EACH = Discriminator(lambda value: "each" if isinstance(value, tuple | list) else "one")
+"""A setting is one value, or one for each agent. The discriminator lets an error name only the form that was given."""
+
 DatasetSetting = Annotated[
     Annotated[DatasetSource, DATASETS, Tag("one")]
     | Annotated[tuple[Annotated[DatasetSource, DATASETS], ...], Field(min_length=1), Tag("each")],
-    Discriminator(lambda value: "each" if isinstance(value, tuple | list) else "one"),
+    ONE_OR_EACH,
 ]
-"""One dataset, or one for each agent. The discriminator lets an error name only the form that was given."""
+
+OptimizerSetting = Annotated[
+    Annotated[Optimizer, OPTIMIZERS, Tag("one")]
+    | Annotated[tuple[Annotated[Optimizer, OPTIMIZERS], ...], Field(min_length=1), Tag("each")],
+    ONE_OR_EACH,
+]
+
+CountSetting = Count | Annotated[tuple[Count, ...], Field(min_length=1)]
 
 
 def _each(value: Any) -> tuple[Any, ...]:
@@ -78,7 +88,7 @@ class DataConfig:
     dataset: DatasetSetting = Digits()
     """The source of the samples: one for all agents, or one for each. Agents with the same source have the same task,
     and agents with different tasks trade parts of their trunks, but never their heads."""
-    train_samples: Count | Annotated[tuple[Count, ...], Field(min_length=1)] | None = 1000
+    train_samples: CountSetting | None = 1000
     """Number of training samples of a task, which ``endowment`` divides among its agents: one number, or one for each
     task in the order of the agents. None: all that are left."""
     validation_samples: Count | None = 400
@@ -112,14 +122,27 @@ class NetworkConfig:
 
 @configuration
 class TrainingConfig:
-    """The effect of the action *train*."""
+    """The effect of the action *train*. Each setting is one for all agents, or one for each."""
 
-    optimizer: Annotated[Optimizer, OPTIMIZERS] = SGD()
+    optimizer: OptimizerSetting = SGD()
     """The rule by which gradients update the parameters."""
-    batch_size: Count = 32
-    """Number of samples of a minibatch."""
-    local_steps: Count | None = None
-    """Largest number of minibatches of a shuffled pass. None: the whole pass, including a short last minibatch."""
+    batch_size: CountSetting = 32
+    """Number of samples of a minibatch. Every agent holds at least as many samples as the largest minibatch has."""
+    passes: CountSetting = 1
+    """Number of shuffled passes over the endowment."""
+    local_steps: CountSetting | None = None
+    """Largest number of minibatches of a pass. None: the whole pass, including a short last minibatch."""
+
+    @property
+    def optimizers(self) -> tuple[Optimizer, ...]:
+        """The optimizers of all agents, or the one that all have."""
+        return _each(self.optimizer)
+
+    @property
+    def largest_batch(self) -> int:
+        """The largest number of samples of a minibatch."""
+        sizes: tuple[int, ...] = _each(self.batch_size)
+        return max(sizes)
 
 
 @configuration
@@ -224,6 +247,7 @@ class MarketConfig:
 
     def __post_init__(self) -> None:
         settings = {f"economy.{name}": getattr(self.economy, name) for name in ("kappa", "kappa_high", "budget")}
+        settings |= {f"training.{field.name}": getattr(self.training, field.name) for field in fields(self.training)}
         for name, value in ({"data.dataset": self.data.dataset} | settings).items():
             one_each = not isinstance(value, tuple) or len(value) == self.agents
             require(one_each, name, value, f"one value, or one for each of the {self.agents} agents")
@@ -243,6 +267,12 @@ class MarketConfig:
     def datasets(self) -> tuple[DatasetSource, ...]:
         """The source of each agent's samples."""
         return self._for_each_agent(self.data.dataset)
+
+    @property
+    def trainings(self) -> tuple[Training, ...]:
+        """The training settings of each agent."""
+        each = {field.name: self._for_each_agent(getattr(self.training, field.name)) for field in fields(Training)}
+        return tuple(Training(**dict(zip(each, values, strict=True))) for values in zip(*each.values(), strict=True))
 
     @property
     def budgets(self) -> tuple[int, ...]:

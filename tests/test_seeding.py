@@ -18,7 +18,7 @@ from paramarket_env.learning.data.datasets import Dataset, Digits, load_dataset
 from paramarket_env.learning.data.endowments import partition
 from paramarket_env.learning.networks.mlp import MLPNetwork
 from paramarket_env.learning.networks.network import initial_parameters
-from paramarket_env.learning.training import SGD, shuffled, train
+from paramarket_env.learning.training import SGD, Training, shuffled, train
 from paramarket_env.seeding import as_seeds, bits, fresh_seed, next_seeds, permutation, stream, uniform
 
 CPU = torch.device("cpu")
@@ -246,4 +246,4 @@ def test_training_touches_no_global_generator() -> None:
     with global_generators_untouched():
         order = shuffled(endowments, sizes, torch.arange(2))
         state = optimizer.fresh(parameters)
-        train(network, optimizer, dataset, parameters, state, order, sizes, batch_size=4, local_steps=None)
+        train(network, Training(optimizer, 4, 1, None), dataset, parameters, state, order, sizes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, ClassVar, Protocol, runtime_checkable
 
@@ -13,7 +15,7 @@ from paramarket_env.learning.data.datasets import Dataset
 from paramarket_env.learning.networks.network import Gradients, Network
 from paramarket_env.plugins import Registry
 from paramarket_env.seeding import bits
-from paramarket_env.validation import configuration
+from paramarket_env.validation import configuration, require
 
 OptimizerState = dict[str, Tensor]
 """Tensors ``[R, ...]``, one row per network. A fresh optimizer's are all zeros."""
@@ -87,6 +89,31 @@ class Adam:
         parameters.sub_(mean / scale * rate)
 
 
+@dataclass(frozen=True)
+class Training:
+    """The training settings of an agent; see :class:`paramarket_env.config.TrainingConfig`."""
+
+    optimizer: Optimizer
+    batch_size: int
+    passes: int
+    local_steps: int | None
+
+
+def fresh_state(optimizers: Sequence[Optimizer], parameters: Tensor) -> OptimizerState:
+    """The state before the first step for parameters ``[..., P]``, with all tensors that one of the optimizers keeps.
+
+    Raises ``ValueError`` if two optimizers keep tensors of one name but of different shapes or dtypes.
+    """
+    state: OptimizerState = {}
+    for optimizer in optimizers:
+        for name, tensor in optimizer.fresh(parameters).items():
+            known = state.setdefault(name, tensor)
+            alike = (known.shape, known.dtype) == (tensor.shape, tensor.dtype)
+            allowed = f"one that keeps {name!r} as the others do: {known.dtype} {list(known.shape)}"
+            require(alike, "training.optimizer", optimizer, allowed)
+    return state
+
+
 def shuffled(endowments: Tensor, sizes: Tensor, keys: Tensor) -> Tensor:
     """Each row's samples in a random order, then -1: int64 ``[R, T]``, where T is the largest of the ``sizes`` ``[R]``.
 
@@ -99,15 +126,12 @@ def shuffled(endowments: Tensor, sizes: Tensor, keys: Tensor) -> Tensor:
 
 def train(
     network: Network,
-    optimizer: Optimizer,
+    training: Training,
     dataset: Dataset,
     parameters: Tensor,
     state: OptimizerState,
     samples: Tensor,
     sizes: Tensor,
-    *,
-    batch_size: int,
-    local_steps: int | None,
 ) -> None:
     """Train R networks in place for one pass, each over its own samples, for at most ``local_steps`` minibatches.
 
@@ -116,7 +140,8 @@ def train(
     by size, largest first: the networks that still have minibatches are then a prefix, and only they take part in a
     step. The last minibatch can be short; its loss is the mean over the samples that it has.
     """
-    samples = samples[:, : batch_size * (local_steps or samples.shape[1])]
+    batch_size = training.batch_size
+    samples = samples[:, : batch_size * (training.local_steps or samples.shape[1])]
     starts = torch.arange(0, samples.shape[1], batch_size, device=samples.device)
     taking_part = (sizes > starts.unsqueeze(1)).sum(1).tolist()
     index = samples.clamp_min(0)
@@ -131,7 +156,7 @@ def train(
             cross_entropy_gradient, labels=labels[:rows, None, columns], weights=weights[:rows, None, columns]
         )
         gradients = network.gradients(parameters[:rows], inputs, logit_gradient)
-        optimizer.step(parameters[:rows], gradients, {name: tensor[:rows] for name, tensor in state.items()})
+        training.optimizer.step(parameters[:rows], gradients, {name: tensor[:rows] for name, tensor in state.items()})
 
 
 def _weights(samples: Tensor, sizes: Tensor, batch: int) -> Tensor:

@@ -14,6 +14,7 @@ from paramarket_env.learning.data.tasks import Tasks
 from paramarket_env.learning.memory import TENSORS_PER_CHUNK, chunk_elements
 from paramarket_env.learning.networks.network import Network, parameter_count, permutation_sizes, stem_units
 from paramarket_env.learning.parameter_sets import layers_of_sets
+from paramarket_env.learning.training import fresh_state
 from paramarket_env.validation import require
 
 WORDS_PER_CHUNK = 28
@@ -38,7 +39,7 @@ def state_bytes(config: MarketConfig, network: Network, tasks: Tasks) -> int:
     parameters = parameter_count(network)
     # On the device "meta", tensors have no memory. Torch counts their bytes in an int64, which bounds their size.
     networks = torch.empty(1, agents, min(parameters, 2**40), dtype=torch.float32, device="meta")
-    optimizer = sum(tensor.nbytes for tensor in config.training.optimizer.fresh(networks).values())
+    optimizer = sum(tensor.nbytes for tensor in fresh_state(config.training.optimizers, networks).values())
     line = 8 * len(LINE) if config.economy.disclosure == "bounds" else 0
     quotes = _goods(config, network, tasks) * (12 + line)
     quotes += 8 * sum(permutation_sizes(network).values())
@@ -73,7 +74,7 @@ def workspace_bytes(config: MarketConfig, network: Network, tasks: Tasks) -> int
     indivisible = (
         2 * agents * stem_units(network) * validation  # one market's stems, and a permuted copy
         + 2 * validation * tasks.dataset.size  # one market's validation data, and a copy for networks without a stem
-        + networks_at_once(config, network, tasks) * config.training.batch_size * network.activations
+        + networks_at_once(config, network, tasks) * config.training.largest_batch * network.activations
         + WORDS_PER_CHUNK * network.widest  # the widest layer, for one sample
         + 12 * parameters  # two networks with gradients, indices and float64 copies
         + 10 * agents * parameters  # one market's initial networks: random int64 and float64
@@ -88,7 +89,7 @@ def workspace_bytes(config: MarketConfig, network: Network, tasks: Tasks) -> int
 
 def networks_at_once(config: MarketConfig, network: Network, tasks: Tasks) -> int:
     """The number of networks to train at a time."""
-    batch, chunk = config.training.batch_size, chunk_elements(tasks.dataset.labels.device)
+    batch, chunk = config.training.largest_batch, chunk_elements(tasks.dataset.labels.device)
     train, _, _ = _samples(config, tasks)
     elements = max(tasks.dataset.size, network.activations // TENSORS_PER_CHUNK)
     largest = max(parameter_count(network), batch * elements, train)

@@ -18,7 +18,7 @@ from paramarket_env.learning.evaluation import losses_and_accuracies
 from paramarket_env.learning.heads import require_biases, silence_unused
 from paramarket_env.learning.memory import chunk_elements
 from paramarket_env.learning.networks.network import initial_parameters, parameter_count
-from paramarket_env.learning.training import shuffled, train
+from paramarket_env.learning.training import Training, fresh_state, shuffled, train
 from paramarket_env.market.broker import Broker
 from paramarket_env.market.capacity import networks_at_once, require_room
 from paramarket_env.market.exchange import Exchange
@@ -69,7 +69,6 @@ class Engine:
         self.tasks = load_tasks(config.datasets, self.device)
         self.dataset = self.tasks.dataset
         self.network = config.network.architecture(self.dataset.features, self.dataset.classes)
-        self.optimizer = config.training.optimizer
         require_biases(self.network, self.dataset.classes, self.tasks.classes)
         # Refuse what does not fit into memory before anything is allocated.
         require_room(self.num_markets, config, self.network, self.tasks)
@@ -81,7 +80,8 @@ class Engine:
         self.exchange = Exchange(config, self.broker, self.device)
         # Refuse an impossible endowment now and not in a later episode.
         self._split_sizes = config.data.split_sizes(self.tasks.number)
-        self.tasks.require_minibatches(self._split_sizes, config.data.endowment, config.training.batch_size)
+        self.tasks.require_minibatches(self._split_sizes, config.data.endowment, config.training.largest_batch)
+        self._trainings = self._distinct_trainings()
         self.one = self._fresh(as_seeds([0], 1, self.device))
         """The state of one market, which gives the shapes."""
 
@@ -140,9 +140,11 @@ class Engine:
         return MarketState(
             seeds=seeds,
             cycle=torch.zeros_like(seeds),
-            partition=self.tasks.partition(self._split_sizes, config.data.endowment, seeds, config.training.batch_size),
+            partition=self.tasks.partition(
+                self._split_sizes, config.data.endowment, seeds, config.training.largest_batch
+            ),
             parameters=parameters,
-            optimizer=self.optimizer.fresh(parameters),
+            optimizer=fresh_state(config.training.optimizers, parameters),
             passes=zeros(),
             balance=torch.tensor([config.budgets] * len(seeds), device=self.device),
             fees=torch.zeros_like(seeds),
@@ -239,34 +241,37 @@ class Engine:
         for tensor in state.optimizer.values():
             tensor[market, buyer] = 0
 
+    def _distinct_trainings(self) -> list[tuple[Training, Tensor]]:
+        """The training settings that differ, each with the agents that have it: bool ``[N]``."""
+        each = self.config.trainings
+        distinct = [training for number, training in enumerate(each) if each.index(training) == number]
+        members = [[training == other for other in each] for training in distinct]
+        return list(zip(distinct, torch.tensor(members, device=self.device), strict=True))
+
     def _train(self, trained: Tensor) -> None:
+        for training, members in self._trainings:
+            for _ in range(training.passes):
+                self._train_pass(training, trained & members)
+
+    def _train_pass(self, training: Training, trained: Tensor) -> None:
         state = self.state
         market, agent = trained.nonzero().unbind(1)
         # train() requires the largest endowments first.
         by_size = state.partition.sizes[market, agent].argsort(descending=True, stable=True)
         for part in by_size.split(self._networks_at_once) if len(by_size) else ():
-            self._train_chunk(market[part], agent[part])
+            self._train_chunk(training, market[part], agent[part])
         state.passes += trained
 
-    def _train_chunk(self, market: Tensor, agent: Tensor) -> None:
+    def _train_chunk(self, training: Training, market: Tensor, agent: Tensor) -> None:
         """Train a chunk of networks, which stays in the processor's cache, for one pass."""
         state = self.state
         sizes = state.partition.sizes[market, agent]
         keys = stream(state.seeds[market], "shuffle", agent, state.passes[market, agent])
         samples = shuffled(state.partition.endowments[market, agent], sizes, keys)
         parameters = state.parameters[market, agent]
-        optimizer = {name: tensor[market, agent] for name, tensor in state.optimizer.items()}
-        train(
-            self.network,
-            self.optimizer,
-            self.dataset,
-            parameters,
-            optimizer,
-            samples,
-            sizes,
-            batch_size=self.config.training.batch_size,
-            local_steps=self.config.training.local_steps,
-        )
+        kept = training.optimizer.fresh(parameters[:0])
+        optimizer = {name: state.optimizer[name][market, agent] for name in kept}
+        train(self.network, training, self.dataset, parameters, optimizer, samples, sizes)
         state.parameters[market, agent] = parameters
         for name, tensor in optimizer.items():
             state.optimizer[name][market, agent] = tensor
@@ -316,6 +321,6 @@ class Engine:
         """
         alive = self.state.alive.clone()
         self.state.parameters = torch.where(alive.unsqueeze(2), parameters, self.state.parameters)
-        self.state.optimizer = self.optimizer.fresh(self.state.parameters)
+        self.state.optimizer = fresh_state(self.config.training.optimizers, self.state.parameters)
         gain, _ = self._evaluate(alive)
         return gain

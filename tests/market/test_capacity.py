@@ -61,8 +61,8 @@ from paramarket_env.validation import configuration
 @configuration
 class Noise:
     def __call__(self):
-        inputs = torch.randn(1700, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-        return Dataset(inputs, torch.arange(1700) % 10, 10, 0)
+        inputs = torch.randn(3200, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+        return Dataset(inputs, torch.arange(3200) % 10, 10, 0)
 
 def play(validation):
     config = MarketConfig().changed(
@@ -74,11 +74,11 @@ def play(validation):
     engine.step(replace(no_orders(1, 2, 1, engine.device), train=torch.ones(1, 2, dtype=torch.bool)))
     return engine
 
-config = play(20).config.changed(validation_samples=1500)
+config = play(20).config.changed(validation_samples=3000)
 before = psutil.Process().memory_info().rss
-engine = play(1500)
+engine = play(3000)
 peak = 1024 * int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) - before
-print(peak / required_bytes(1, engine.config, engine.network, engine.tasks), engine.network.widest * 1500 * 4 / peak)
+print(peak / required_bytes(1, engine.config, engine.network, engine.tasks), engine.network.widest * 3000 * 4 / peak)
 """
 
 LONG = """

@@ -279,6 +279,11 @@ def test_the_head_is_not_for_sale(rule: Any) -> None:
     ("changes", "message"),
     [
         ({"dataset": ("digits", "digits-parity")}, r"data\.dataset=.* one value, or one for each of the 3 agents"),
+        ({"optimizer": ("sgd", "adam")}, r"training\.optimizer=.* one value, or one for each of the 3 agents"),
+        ({"batch_size": (8, 8)}, r"training\.batch_size=\(8, 8\) .* one value, or one for each of the 3 agents"),
+        ({"batch_size": (8, 41, 8)}, "80 are too few for 41 to each of agents=2"),
+        ({"passes": (1, 0, 1)}, r"training\.passes=0 is not allowed"),
+        ({"local_steps": (1, 2)}, r"training\.local_steps=\(1, 2\) .* one value, or one for each of the 3 agents"),
         ({"dataset": ()}, r"data\.dataset=\(\) is not allowed"),
         ({"dataset": ("digits", "typo", "digits")}, "unknown dataset 'typo': choose from "),
         ({"train_samples": (80, 120, 80)}, r"data\.train_samples=.* one for each task, of which there are 2"),

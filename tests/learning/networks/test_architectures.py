@@ -220,7 +220,9 @@ def test_a_network_that_does_not_fit_is_refused_before_it_is_made(text: str, mon
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory of a process as Linux counts it")
-@pytest.mark.parametrize("text", ["cnn(channels=(64, 128), hidden=512)", "resnet20:3", "vgg16:0.5", "vit(dim=256)"])
+@pytest.mark.parametrize(
+    "text", ["cnn(channels=(64, 128), hidden=512)", "resnet20:3", "vgg16:0.5", "vit(dim=512, depth=6)"]
+)
 @pytest.mark.slow
 def test_the_examination_takes_no_more_memory_than_its_estimate(text: str) -> None:
     printed = subprocess.run([sys.executable, "-c", EXAMINED, text], capture_output=True, text=True, check=True).stdout
