@@ -118,6 +118,15 @@ class NetworkConfig:
     """The architecture of the networks."""
     common_start: bool = False
     """Whether all agents begin with the same parameters. Otherwise each draws its own."""
+    pretraining_passes: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    """Number of passes in which the common start is trained before the episode, with the settings of the first agent
+    and samples of its task."""
+    pretraining_share: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """The share of the first task's training samples on which the common start is trained. Agents may hold them too."""
+
+    def __post_init__(self) -> None:
+        common = self.common_start or not self.pretraining_passes
+        require(common, "network.pretraining_passes", self.pretraining_passes, "0 unless common_start=True")
 
 
 @configuration

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -128,9 +129,7 @@ class Engine:
         """Markets at cycle 0, before evaluation and quotes."""
         config, shape = self.config, (len(seeds), self.config.agents)
         agents = torch.arange(config.agents, device=self.device)
-        starts = torch.zeros_like(agents) if config.network.common_start else agents
-        parameters = initial_parameters(self.network, stream(seeds[:, None], "network", starts))
-        silence_unused(parameters, self.dataset.classes, self.tasks.classes)
+        parameters = self._start(seeds)
         shares = uniform(stream(seeds[:, None], "value", agents), 1).squeeze(-1)
         others = config.agents - 1
 
@@ -164,6 +163,31 @@ class Engine:
             quotes=self.broker.no_quotes(len(seeds)),
             changed=~zeros(dtype=torch.bool),
         )
+
+    def _start(self, seeds: Tensor) -> Tensor:
+        """The networks at the beginning of an episode, float32 ``[M, N, P]``."""
+        settings, agents = self.config.network, torch.arange(self.config.agents, device=self.device)
+        keys = torch.zeros_like(agents) if settings.common_start else agents
+        parameters = initial_parameters(self.network, stream(seeds[:, None], "network", keys))
+        silence_unused(parameters, self.dataset.classes, self.tasks.classes)
+        if settings.pretraining_passes:
+            first = parameters[:, 0].clone()
+            for part in torch.arange(len(seeds), device=self.device).split(self._networks_at_once):
+                first[part] = self._pretrained(first[part], seeds[part])
+            # The head is no use to agents with another task.
+            taken = self.broker.common | (self.tasks.of_agent == self.tasks.of_agent[0]).unsqueeze(1)
+            parameters = torch.where(taken, first.unsqueeze(1), parameters)
+        return parameters
+
+    def _pretrained(self, parameters: Tensor, seeds: Tensor) -> Tensor:
+        """The networks ``[m, P]``, trained as the first agent trains on a share of its task's samples."""
+        settings, training = self.config.network, replace(self.config.trainings[0], local_steps=None)
+        samples = self.tasks.of_first(self._split_sizes, seeds, settings.pretraining_share)
+        sizes, state = torch.full_like(seeds, samples.shape[1]), training.optimizer.fresh(parameters)
+        for number in range(settings.pretraining_passes):
+            order = shuffled(samples, sizes, stream(seeds, "pretraining", number))
+            train(self.network, training, self.dataset, parameters, state, order, sizes)
+        return parameters
 
     @no_grad
     def reset(self, seeds: Tensor, markets: Tensor | None = None) -> None:

@@ -17,11 +17,14 @@ from paramarket_baselines.evaluation.federated import average
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.learning.data.datasets import load_dataset
+from paramarket_env.learning.data.endowments import splits
 from paramarket_env.learning.networks.mlp import MLP
 from paramarket_env.learning.networks.modules import from_module
 from paramarket_env.learning.networks.network import Network, split
+from paramarket_env.learning.training import SGD, shuffled
 from paramarket_env.market.engine import Engine
 from paramarket_env.market.saved import load, save
+from paramarket_env.seeding import stream
 from tests.helpers import frozen, new_engine, orders, spoil, tiny_market
 
 TASKS: dict[str, Any] = {
@@ -251,6 +254,31 @@ def test_a_common_start_gives_all_agents_the_first_ones_parameters(changes: dict
     assert not torch.equal(common.state.parameters[:, 0], common.state.parameters[:, 1])
 
 
+@pytest.mark.parametrize("changes", [{}, TASKS])
+def test_a_pretrained_start_was_trained_on_a_share_of_the_first_task(changes: dict[str, Any]) -> None:
+    pretrained = {"common_start": True, "pretraining_passes": 3, "pretraining_share": 0.25, "local_steps": 1}
+    config = tiny_market(**changes, **pretrained, optimizer=SGD(lr=0.2))
+    engine, plain = new_engine(config, (0, 1)), new_engine(config.changed(pretraining_passes=0), (0, 1))
+    seed, sizes = torch.tensor([1]), config.data.split_sizes(engine.tasks.number)
+    samples = engine.tasks.of_first(sizes, seed, 0.25)
+    everybodys, _, _ = splits(engine.tasks.parts[0], sizes[0], seed)
+    assert samples.shape[1] == round(everybodys.shape[1] / 4)
+    module = plain.network.module(plain.state.parameters[1, 0])
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.2)
+    data = Samples(engine.dataset.inputs, engine.dataset.labels)
+    for number in range(3):
+        order = shuffled(samples, torch.tensor([samples.shape[1]]), stream(seed, "pretraining", number))
+        train_plain(module, optimizer, data, order[0], config.training.largest_batch, None)
+    found, start = engine.state.parameters[1], plain.state.parameters[1]
+    torch.testing.assert_close(found[0], nn.utils.parameters_to_vector(module.parameters()).detach(), rtol=0, atol=1e-5)
+    trunk, same_task = engine.broker.common, engine.tasks.of_agent == 0
+    assert all(torch.equal(each[trunk], found[0][trunk]) for each in found)
+    assert all(torch.equal(each, found[0]) for each in found[same_task])
+    assert torch.equal(found[~same_task][:, ~trunk], start[~same_task][:, ~trunk])
+    assert not any(tensor.any() for tensor in engine.state.optimizer.values())
+    assert engine.state.passes.eq(0).all()
+
+
 # --- the observation -------------------------------------------------------------------------------------------------
 
 
@@ -282,6 +310,7 @@ def test_the_head_is_not_for_sale(rule: Any) -> None:
         ({"optimizer": ("sgd", "adam")}, r"training\.optimizer=.* one value, or one for each of the 3 agents"),
         ({"batch_size": (8, 8)}, r"training\.batch_size=\(8, 8\) .* one value, or one for each of the 3 agents"),
         ({"batch_size": (8, 41, 8)}, "80 are too few for 41 to each of agents=2"),
+        ({"pretraining_passes": 1}, r"network\.pretraining_passes=1 is not allowed: it must be 0 unless common_start"),
         ({"passes": (1, 0, 1)}, r"training\.passes=0 is not allowed"),
         ({"local_steps": (1, 2)}, r"training\.local_steps=\(1, 2\) .* one value, or one for each of the 3 agents"),
         ({"dataset": ()}, r"data\.dataset=\(\) is not allowed"),

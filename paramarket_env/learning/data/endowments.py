@@ -204,7 +204,7 @@ def partition(
 
     Every agent has at least ``fewest`` samples. Raises the errors of :func:`split_counts` and of the endowment.
     """
-    train, validation, test = _splits(dataset, sizes, seeds)
+    train, validation, test = splits(dataset, sizes, seeds)
     held = _completed(_held(dataset, train, endowment, agents, seeds, fewest), fewest)
     counts = held.sum(-1)
     packed = (~held).to(torch.int8).argsort(dim=-1, stable=True)
@@ -239,7 +239,7 @@ def require_minibatches(
     device, samples = dataset.labels.device, split_counts(dataset, sizes)[0]
     markets = chunk_elements(device) // max(len(dataset.labels), agents * samples)
     seeds = torch.arange(min(max(markets, 1), 4), device=device)
-    train, _, _ = _splits(dataset, sizes, seeds)
+    train, _, _ = splits(dataset, sizes, seeds)
     held = _held(dataset, train, endowment, agents, seeds, batch_size)
     average, agent = held.sum(-1).double().mean(0).min(0)
     allowed = (
@@ -270,8 +270,8 @@ def _count(field: str, count: int | None, left: int, default: int) -> int:
     return chosen
 
 
-def _splits(dataset: Dataset, sizes: SplitSizes, seeds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Indices of the training, validation and test samples, ``[M, ...]`` each."""
+def splits(dataset: Dataset, sizes: SplitSizes, seeds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Indices of the training, validation and test samples in random order, int64 ``[M, ...]`` each."""
     train, validation, test = split_counts(dataset, sizes)
     total, official = len(dataset.labels), dataset.official_test
     drawn = permutation(stream(seeds, "split"), total - official)

@@ -26,6 +26,7 @@ from paramarket_env.learning.data.endowments import (
     partition,
     require_minibatches,
     split_counts,
+    splits,
 )
 from paramarket_env.validation import require
 
@@ -86,6 +87,11 @@ class Tasks:
         each = zip(self.parts, sizes, self._members, strict=True)
         parts = [partition(part, size, endowment, members, seeds, fewest) for part, size, members in each]
         return self._combined([_moved(part, start) for part, start in zip(parts, starts, strict=False)])
+
+    def of_first(self, sizes: Sequence[SplitSizes], seeds: Tensor, share: float) -> Tensor:
+        """Take this share of the first task's training samples, one sample at least: int64 ``[M, n]``."""
+        train, _, _ = splits(self.parts[0], sizes[0], seeds)
+        return train[:, : max(1, round(share * train.shape[1]))]
 
     def _combined(self, parts: list[Partition]) -> Partition:
         """The partition of all agents, in their order, from those of the tasks."""

@@ -53,8 +53,9 @@ ModuleFactory = Callable[[tuple[int, ...], int], nn.Module]
 class ModuleArchitecture:
     """An architecture that is defined by a module: a subclass says how to build it.
 
-    The subclass must be hashable, as a :func:`paramarket_env.validation.configuration` is. The module is built and
-    examined once for each shape of samples and number of classes; :class:`ModuleNetwork` says what it can be.
+    The subclass must be hashable, as a :func:`paramarket_env.validation.configuration` is. For each shape of samples
+    and number of classes, the module is built on the meta device, where it shows its size, then built in earnest and
+    examined; :class:`ModuleNetwork` says what it can be.
     """
 
     permutations: Permutations | None = None
