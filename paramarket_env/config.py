@@ -47,12 +47,17 @@ CYCLES_MAX = 1_000_000
 """The largest number of cycles. A float32 observation tells so many cycles apart."""
 
 
+PASSES_MAX = 100
+"""The largest number of passes in which a network is trained at a time. No single step then takes forever."""
+
+
 def _observable(kappa: float) -> float:
     if 0 < kappa < KAPPA_MIN:
         raise ValueError(f"kappa={kappa!r} is not allowed: it must be 0 or at least {KAPPA_MIN}")
     return kappa
 
 
+Passes = Annotated[int, Field(ge=1, le=PASSES_MAX)]
 Ticks = Annotated[int, Field(ge=0, le=INT64_MAX)]
 Curvature = Annotated[float, Field(ge=-1e30, le=1e30)]
 Kappa = Annotated[float, Field(ge=0, le=KAPPA_MAX), AfterValidator(_observable)]
@@ -118,7 +123,7 @@ class NetworkConfig:
     """The architecture of the networks."""
     common_start: bool = False
     """Whether all agents begin with the same parameters. Otherwise each draws its own."""
-    pretraining_passes: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    pretraining_passes: Annotated[int, Field(ge=0, le=PASSES_MAX)] = 0
     """Number of passes in which the common start is trained before the episode, with the settings of the first agent
     and samples of its task."""
     pretraining_share: Annotated[float, Field(gt=0, le=1)] = 0.2
@@ -137,7 +142,7 @@ class TrainingConfig:
     """The rule by which gradients update the parameters."""
     batch_size: CountSetting = 32
     """Number of samples of a minibatch. Every agent holds at least as many samples as the largest minibatch has."""
-    passes: CountSetting = 1
+    passes: Passes | Annotated[tuple[Passes, ...], Field(min_length=1)] = 1
     """Number of shuffled passes over the endowment."""
     local_steps: CountSetting | None = None
     """Largest number of minibatches of a pass. None: the whole pass, including a short last minibatch."""

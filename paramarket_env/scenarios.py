@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
-from paramarket_env.config import EconomyConfig, MarketConfig
+from paramarket_env.config import EconomyConfig, MarketConfig, NetworkConfig
 from paramarket_env.economics.rewards import Rivalry, TrainCost
 from paramarket_env.learning.alignment.frank_wolfe import FrankWolfe
 from paramarket_env.learning.data.datasets import (
@@ -176,6 +177,18 @@ def small_resnet() -> MarketConfig:
     """
     network = ResNet20(widen=1, depth=10)
     return MarketConfig(max_cycles=12).changed(architecture=network, optimizer=Adam(lr=0.002), aligner=FrankWolfe())
+
+
+@SCENARIOS.register
+def pretrained() -> MarketConfig:
+    """Two firms that fine-tune one pretrained network: what does a firm sell that the other did not start with?
+
+    The network was trained on a tenth of the samples, in which no class is scarce. Each firm then sees few samples of
+    the classes that the other has in full, and forgets them. The networks stay close to where they began, so there is
+    nothing to align.
+    """
+    start = NetworkConfig(common_start=True, pretraining_passes=20, pretraining_share=0.1)
+    return replace(digits(), network=start, max_cycles=20)
 
 
 def _authors(
