@@ -13,11 +13,13 @@ from paramarket_env.config import MarketConfig
 from paramarket_env.economics.clearing import REFUSALS
 from paramarket_env.economics.kappa import draw_kappas
 from paramarket_env.economics.rewards import Outcome, step_reward
+from paramarket_env.learning.data.endowments import Partition
 from paramarket_env.learning.data.tasks import load_tasks
 from paramarket_env.learning.evaluation import losses_and_accuracies
 from paramarket_env.learning.heads import require_biases, silence_unused
 from paramarket_env.learning.memory import chunk_elements
-from paramarket_env.learning.networks.network import initial_parameters, parameter_count
+from paramarket_env.learning.networks.network import Network, has_statistics, initial_parameters, parameter_count
+from paramarket_env.learning.statistics import with_own_statistics
 from paramarket_env.learning.training import shuffled, train
 from paramarket_env.market.broker import Broker
 from paramarket_env.market.capacity import networks_at_once, require_room
@@ -52,6 +54,15 @@ def _fallback() -> torch.device:
     return torch.device("cpu")
 
 
+def _require_fit(config: MarketConfig, network: Network) -> None:
+    """Raise ``ValueError`` for settings that do not fit a network with running statistics."""
+    if has_statistics(network):
+        why = "since the network has batch normalisation"
+        require(config.training.batch_size > 1, "training.batch_size", config.training.batch_size, f"at least 2, {why}")
+        allowed = f"another degree, {why}: bounds suppose that merged networks lie on a line"
+        require(config.economy.disclosure != "bounds", "economy.disclosure", config.economy.disclosure, allowed)
+
+
 class Engine:
     """M markets with one configuration, computed together on one device.
 
@@ -71,6 +82,7 @@ class Engine:
         self.network = config.network.architecture(self.dataset.features, self.dataset.classes)
         self.optimizer = config.training.optimizer
         require_biases(self.network, self.dataset.classes, self.tasks.classes)
+        _require_fit(config, self.network)
         # Refuse what does not fit into memory before anything is allocated.
         require_room(self.num_markets, config, self.network, self.tasks)
         bounded = config.economy.disclosure == "bounds"
@@ -131,6 +143,8 @@ class Engine:
         starts = torch.zeros_like(agents) if config.network.common_start else agents
         parameters = initial_parameters(self.network, stream(seeds[:, None], "network", starts))
         silence_unused(parameters, self.dataset.classes, self.tasks.classes)
+        endowment, batch_size = config.data.endowment, config.training.batch_size
+        partition = self.tasks.partition(self._split_sizes, endowment, seeds, batch_size)
         shares = uniform(stream(seeds[:, None], "value", agents), 1).squeeze(-1)
         others = config.agents - 1
 
@@ -140,8 +154,8 @@ class Engine:
         return MarketState(
             seeds=seeds,
             cycle=torch.zeros_like(seeds),
-            partition=self.tasks.partition(self._split_sizes, config.data.endowment, seeds, config.training.batch_size),
-            parameters=parameters,
+            partition=partition,
+            parameters=self._with_statistics(parameters, partition),
             optimizer=self.optimizer.fresh(parameters),
             passes=zeros(),
             balance=torch.tensor([config.budgets] * len(seeds), device=self.device),
@@ -175,6 +189,12 @@ class Engine:
         changed = torch.zeros_like(state.alive).index_fill(0, rows, True)
         self.state = state
         state.loss = self.broker.evaluate_and_quote(state, changed, self.market_open)
+
+    def _with_statistics(self, parameters: Tensor, partition: Partition) -> Tensor:
+        """The networks of all agents ``[m, N, P]`` with the running statistics of their owners' data."""
+        market, agent = torch.ones(parameters.shape[:2], device=self.device).nonzero().unbind(1)
+        networks = with_own_statistics(self.network, self.dataset, partition, parameters.flatten(0, 1), market, agent)
+        return networks.view_as(parameters)
 
     def _empty_state(self) -> MarketState:
         """The uninitialised state of all markets."""
@@ -267,7 +287,9 @@ class Engine:
             batch_size=self.config.training.batch_size,
             local_steps=self.config.training.local_steps,
         )
-        state.parameters[market, agent] = parameters
+        state.parameters[market, agent] = with_own_statistics(
+            self.network, self.dataset, state.partition, parameters, market, agent
+        )
         for name, tensor in optimizer.items():
             state.optimizer[name][market, agent] = tensor
 
@@ -315,6 +337,7 @@ class Engine:
         Returns each agent's gain from the replacement, in nats: float64 ``[M, N]``.
         """
         alive = self.state.alive.clone()
+        parameters = self._with_statistics(parameters, self.state.partition)
         self.state.parameters = torch.where(alive.unsqueeze(2), parameters, self.state.parameters)
         self.state.optimizer = self.optimizer.fresh(self.state.parameters)
         gain, _ = self._evaluate(alive)
