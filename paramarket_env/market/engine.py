@@ -145,6 +145,7 @@ class Engine:
         silence_unused(parameters, self.dataset.classes, self.tasks.classes)
         endowment, batch_size = config.data.endowment, config.training.batch_size
         partition = self.tasks.partition(self._split_sizes, endowment, seeds, batch_size)
+        self._estimate_statistics(parameters, partition, torch.ones(shape, dtype=torch.bool, device=self.device))
         shares = uniform(stream(seeds[:, None], "value", agents), 1).squeeze(-1)
         others = config.agents - 1
 
@@ -155,7 +156,7 @@ class Engine:
             seeds=seeds,
             cycle=torch.zeros_like(seeds),
             partition=partition,
-            parameters=self._with_statistics(parameters, partition),
+            parameters=parameters,
             optimizer=self.optimizer.fresh(parameters),
             passes=zeros(),
             balance=torch.tensor([config.budgets] * len(seeds), device=self.device),
@@ -177,6 +178,15 @@ class Engine:
             changed=~zeros(dtype=torch.bool),
         )
 
+    def _estimate_statistics(self, parameters: Tensor, partition: Partition, changed: Tensor) -> None:
+        """Give the ``changed`` networks (bool ``[m, N]``) the running statistics of their owners' data, in place."""
+        rows = changed.nonzero()
+        if not has_statistics(self.network) or len(rows) == 0:
+            return
+        for part in rows.split(self._networks_at_once):
+            where = part.unbind(1)
+            parameters[where] = with_own_statistics(self.network, self.dataset, partition, parameters[where], *where)
+
     @no_grad
     def reset(self, seeds: Tensor, markets: Tensor | None = None) -> None:
         """Begin new episodes in ``markets`` (int64 ``[m]``; None: all) with these ``seeds`` (int64 ``[m]``)."""
@@ -189,12 +199,6 @@ class Engine:
         changed = torch.zeros_like(state.alive).index_fill(0, rows, True)
         self.state = state
         state.loss = self.broker.evaluate_and_quote(state, changed, self.market_open)
-
-    def _with_statistics(self, parameters: Tensor, partition: Partition) -> Tensor:
-        """The networks of all agents ``[m, N, P]`` with the running statistics of their owners' data."""
-        market, agent = torch.ones(parameters.shape[:2], device=self.device).nonzero().unbind(1)
-        networks = with_own_statistics(self.network, self.dataset, partition, parameters.flatten(0, 1), market, agent)
-        return networks.view_as(parameters)
 
     def _empty_state(self) -> MarketState:
         """The uninitialised state of all markets."""
@@ -337,8 +341,8 @@ class Engine:
         Returns each agent's gain from the replacement, in nats: float64 ``[M, N]``.
         """
         alive = self.state.alive.clone()
-        parameters = self._with_statistics(parameters, self.state.partition)
         self.state.parameters = torch.where(alive.unsqueeze(2), parameters, self.state.parameters)
+        self._estimate_statistics(self.state.parameters, self.state.partition, alive)
         self.state.optimizer = self.optimizer.fresh(self.state.parameters)
         gain, _ = self._evaluate(alive)
         return gain
