@@ -1,7 +1,7 @@
 """The running statistics of batch normalisation, which are always those of the owner's data.
 
-The units of a merged network vary less than those of the networks that it was made of, so statistics that are merged as
-well do not fit them. They are therefore estimated again, on the buyer's data (REPAIR, Jordan et al. 2023).
+The units of a merged network vary less than those of the networks that it was made of, so merged statistics do not fit
+them. They are therefore estimated anew, on the buyer's data (Jordan et al., *REPAIR*, ICLR 2023).
 """
 
 from __future__ import annotations

@@ -112,7 +112,8 @@ def _random_values(module: nn.Module, dtype: torch.dtype, generator: torch.Gener
         drawn = torch.randn(tensor.shape, generator=generator, dtype=dtype, device="cpu")
         values[name] = drawn / tensor[0].numel() ** 0.5 if tensor.dim() > 1 else 1 + drawn / 2
     for name in buffers_of_batch_norms(module):
-        values[name] = values[name].exp() if name.endswith("running_var") else 1 - values[name]
+        centred = values[name] - 1
+        values[name] = centred.exp() if name.endswith("running_var") else centred
     return values
 
 

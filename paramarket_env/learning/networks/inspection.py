@@ -95,24 +95,21 @@ def given_permutations(module: nn.Module, permutations: Permutations) -> Derived
 
 def parameter_specs(module: nn.Module, axes: Mapping[str, tuple[Axis, ...]]) -> tuple[ParameterSpec, ...]:
     """The named tensors of the module, which has its own initial values. The running statistics come first."""
-    statistics = buffers_of_batch_norms(module)
-    return tuple(
-        ParameterSpec(
-            name,
-            tuple(tensor.shape),
-            name.split(".")[0],
-            axes[name],
-            *_initial(module, name, tensor),
-            name in statistics,
+
+    def spec(name: str, tensor: Tensor, bound: float, centre: float, *, statistic: bool = False) -> ParameterSpec:
+        return ParameterSpec(
+            name, tuple(tensor.shape), name.split(".", maxsplit=1)[0], axes[name], bound, centre, statistic
         )
-        for name, tensor in {**statistics, **dict(module.named_parameters())}.items()
-    )
+
+    statistics = [
+        spec(name, tensor, 0.0, float(name.endswith("running_var")), statistic=True)
+        for name, tensor in buffers_of_batch_norms(module).items()
+    ]
+    return (*statistics, *(spec(name, each, *_initial(module, name, each)) for name, each in module.named_parameters()))
 
 
 def _initial(module: nn.Module, name: str, values: Tensor) -> tuple[float, float]:
     """The bound and the centre of the initial values of a tensor; see :class:`ModuleNetwork`."""
-    if name in buffers_of_batch_norms(module):
-        return 0.0, float(name.endswith("running_var"))
     owner = module.get_submodule(name.rpartition(".")[0])
     deviation, centre = torch.std_mean(values.detach().double(), correction=0)
     drawn = deviation > 0 or values.numel() == 1
