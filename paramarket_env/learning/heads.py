@@ -22,11 +22,15 @@ def head(network: Network) -> str:
     return network.parameters[-1].layer
 
 
-def trunk_mask(network: Network, device: torch.device) -> Tensor:
-    """Whether each parameter belongs to the trunk, all layers but the head: bool ``[P]``."""
+def common_mask(network: Network, device: torch.device, *, tasks_differ: bool) -> Tensor:
+    """Whether each parameter means the same to all agents: bool ``[P]``.
+
+    Running statistics do not, since they are those of the owner's data. Where tasks differ, the head does not, either.
+    """
+    own = {head(network)} if tasks_differ else set()
     sizes = torch.tensor([spec.size for spec in network.parameters], device="cpu")
-    in_trunk = torch.tensor([spec.layer != head(network) for spec in network.parameters], device="cpu")
-    return in_trunk.repeat_interleave(sizes).to(device)
+    common = [not spec.statistic and spec.layer not in own for spec in network.parameters]
+    return torch.tensor(common, device="cpu").repeat_interleave(sizes).to(device)
 
 
 def require_biases(network: Network, logits: int, classes: Tensor) -> None:

@@ -28,7 +28,7 @@ PARAMETER_SETS: Registry[ParameterSetRule] = Registry(
 
 
 def _layers(network: Network) -> list[str]:
-    return list(dict.fromkeys(spec.layer for spec in network.parameters))
+    return list(dict.fromkeys(spec.layer for spec in network.parameters if not spec.statistic))
 
 
 @PARAMETER_SETS.register
@@ -62,9 +62,9 @@ class ParameterSets:
 
     names: tuple[str, ...]
     masks: Tensor
-    """bool ``[K, P]``: whether each set contains each parameter of the flat vector."""
+    """bool ``[K, P]``: whether each set contains each parameter of the flat vector. None has running statistics."""
     whole: tuple[bool, ...]
-    """Whether each set is the whole network."""
+    """Whether each set is the whole flat vector, which it never is for networks with running statistics."""
 
 
 def layers_of_sets(rule: ParameterSetRule, network: Network, *, head_for_sale: bool = True) -> dict[str, list[str]]:
@@ -92,7 +92,8 @@ def parameter_sets(
     """The parameter sets of a rule; see :func:`layers_of_sets`, also for its errors."""
     goods = layers_of_sets(rule, network, head_for_sale=head_for_sale)
     sizes = torch.tensor([spec.size for spec in network.parameters], device="cpu")
-    contained = [[spec.layer in members for spec in network.parameters] for members in goods.values()]
+    specs = network.parameters
+    contained = [[spec.layer in members and not spec.statistic for spec in specs] for members in goods.values()]
     chosen = torch.tensor(contained, device="cpu")
     whole = tuple(bool(members.all()) for members in chosen)
     return ParameterSets(tuple(goods), chosen.repeat_interleave(sizes, dim=1).to(device), whole)

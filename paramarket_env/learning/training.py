@@ -8,11 +8,12 @@ from functools import partial
 from typing import Annotated, ClassVar, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from paramarket_env.learning.data.datasets import Dataset
-from paramarket_env.learning.networks.network import Gradients, Network
+from paramarket_env.learning.networks.network import Gradients, Network, has_statistics
 from paramarket_env.plugins import Registry
 from paramarket_env.seeding import bits
 from paramarket_env.validation import configuration, require
@@ -138,13 +139,16 @@ def train(
     ``parameters`` is ``[R, P]``, and ``state`` holds the optimizer's state of the same rows. ``samples``, int64
     ``[R, T]``, are in the order of the pass, then -1; ``sizes``, int64 ``[R]``, are their numbers. Rows must be sorted
     by size, largest first: the networks that still have minibatches are then a prefix, and only they take part in a
-    step. The last minibatch can be short; its loss is the mean over the samples that it has.
+    step. The last minibatch can be short; its loss is the mean over the samples that it has. Batch normalisation sees
+    a full minibatch also then: samples from the beginning of the pass fill it up.
     """
     batch_size = training.batch_size
     samples = samples[:, : batch_size * (training.local_steps or samples.shape[1])]
+    if has_statistics(network):
+        samples = F.pad(samples, (0, -samples.shape[1] % batch_size), value=-1)
     starts = torch.arange(0, samples.shape[1], batch_size, device=samples.device)
     taking_part = (sizes > starts.unsqueeze(1)).sum(1).tolist()
-    index = samples.clamp_min(0)
+    index = _filled(samples, sizes) if has_statistics(network) else samples.clamp_min(0)
     labels = dataset.labels[index]
     weights = _weights(samples, sizes, batch_size)
     for rows, start in zip(taking_part, starts.tolist(), strict=True):
@@ -157,6 +161,12 @@ def train(
         )
         gradients = network.gradients(parameters[:rows], inputs, logit_gradient)
         training.optimizer.step(parameters[:rows], gradients, {name: tensor[:rows] for name, tensor in state.items()})
+
+
+def _filled(samples: Tensor, sizes: Tensor) -> Tensor:
+    """The samples ``[R, T]`` of passes with these ``sizes`` ``[R]``, which begin again where there is no sample."""
+    place = torch.arange(samples.shape[1], device=samples.device)
+    return samples.gather(1, place % sizes.unsqueeze(1))
 
 
 def _weights(samples: Tensor, sizes: Tensor, batch: int) -> Tensor:

@@ -18,6 +18,7 @@ from paramarket_env.learning.data.datasets import Dataset
 from paramarket_env.learning.evaluation import losses, sample_losses, stems
 from paramarket_env.learning.memory import chunk_elements
 from paramarket_env.learning.networks.network import Network
+from paramarket_env.learning.statistics import with_statistics
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,13 @@ class Groups:
     """float32 ``[m, N, units, n]``."""
     labels: Tensor
     """int64 ``[m, n]``."""
+    dataset: Dataset
+    """The samples of all agents."""
 
 
 def group(network: Network, dataset: Dataset, parameters: Tensor, samples: Tensor) -> Groups:
     """The groups of networks ``[m, N, P]``, each group on its own samples, int64 ``[m, n]``."""
-    return Groups(parameters, stems(network, dataset, parameters, samples), dataset.labels[samples])
+    return Groups(parameters, stems(network, dataset, parameters, samples), dataset.labels[samples], dataset)
 
 
 LOSS_MAX = 1e6
@@ -64,12 +67,14 @@ class Pairs:
     """int64 ``[Q]``: the index of the seller within the group."""
     permutations: Tensor
     """int64 ``[Q, H]``: they bring the seller's hidden units into the buyer's order."""
+    samples: Tensor
+    """int64 ``[Q, s]``: the buyer's samples on which the running statistics of merged networks are estimated."""
 
     def __len__(self) -> int:
         return len(self.group)
 
     def __getitem__(self, some: slice) -> Pairs:
-        return Pairs(self.group[some], self.buyer[some], self.seller[some], self.permutations[some])
+        return Pairs(*(tensor[some] for tensor in vars(self).values()))
 
     def split(self, size: int) -> Iterator[Pairs]:
         """Yield the pairs in chunks of at most ``size``."""
@@ -80,7 +85,8 @@ class Pairs:
 def try_merges(network: Network, groups: Groups, pairs: Pairs, weights: Tensor) -> Tensor:
     """The mean losses, float64 ``[Q, W]``, of W merges of each pair.
 
-    ``weights``, float32 ``[W, P]``, hold the merge weight of each merge for each parameter.
+    ``weights``, float32 ``[W, P]``, hold the merge weight of each merge for each parameter. The running statistics of
+    merged networks are estimated on the buyer's samples.
     """
     units, samples = groups.stem.shape[2:]
     room, merges = chunk_elements(weights.device) // units, len(weights)
@@ -103,6 +109,7 @@ def _try(network: Network, groups: Groups, pairs: Pairs, bodies: Tensor, weights
 
     ``weights`` ``[W]`` are the merge weights of the stems. Samples are evaluated in blocks of ``block``.
     """
+    bodies = with_statistics(network, groups.dataset, bodies, pairs.samples)
     stems = _merged_stems(network, groups, pairs, weights)
     total = torch.zeros(bodies.shape[:2], dtype=torch.float64, device=weights.device)
     for start in range(0, groups.stem.shape[3], block):

@@ -13,10 +13,11 @@ from paramarket_env.learning.alignment.permutations import identity, inverse, pe
 from paramarket_env.learning.bounds import LINE, gain_bounds, loss_gradients, measure_lines
 from paramarket_env.learning.data.tasks import Tasks
 from paramarket_env.learning.evaluation import groups_at_once
-from paramarket_env.learning.heads import trunk_mask
+from paramarket_env.learning.heads import common_mask
 from paramarket_env.learning.memory import chunk_elements
 from paramarket_env.learning.networks.network import Network, parameter_count
 from paramarket_env.learning.parameter_sets import parameter_sets
+from paramarket_env.learning.statistics import own_samples, with_own_statistics
 from paramarket_env.learning.trials import LOSS_MAX, Groups, Pairs, group, own_losses
 from paramarket_env.market.state import MarketState, Quotes
 
@@ -47,8 +48,9 @@ class Broker:
         self.config, self.network, self.measures_lines = config, network, measures_lines
         self.tasks, self.dataset = tasks, tasks.dataset
         self.goods = parameter_sets(config.parameter_sets, network, device, head_for_sale=not tasks.differ)
-        self.common = trunk_mask(network, device) if tasks.differ else torch.ones_like(self.goods.masks[0])
-        """bool ``[P]``: the parameters that mean the same to all agents; the trunk's where tasks differ."""
+        self.common = common_mask(network, device, tasks_differ=tasks.differ)
+        """bool ``[P]``: the parameters that mean the same to all agents; see :func:`common_mask`."""
+        self._all_common = bool(self.common.all())
         self.merge_weights = torch.tensor(config.merger.weights, dtype=torch.float32, device=device)
         self.device = device
         slots = torch.arange(agents - 1, device=device)
@@ -125,7 +127,8 @@ class Broker:
         both_orders = torch.cat([order, inverse(self.network, order)])
         buyer, seller, slot = (torch.cat(both) for both in ((first, second), (second, first), (second - 1, first)))
         row = row.repeat(2)
-        pairs = Pairs(row * self.tasks.number + self.tasks.of_agent[buyer], buyer, seller, both_orders)
+        samples = own_samples(self.network, state.partition, markets[row], buyer)
+        pairs = Pairs(row * self.tasks.number + self.tasks.of_agent[buyer], buyer, seller, both_orders, samples)
         loss = self.config.merger.losses(self.network, groups, pairs, self.goods)
         best = loss.masked_fill(~(loss <= LOSS_MAX), torch.inf).min(dim=-1)
         place = (markets[row], buyer, slot)
@@ -139,7 +142,7 @@ class Broker:
 
     def _common(self, networks: Tensor) -> Tensor:
         """The networks ``[Q, P]`` for an aligner, which compares parameters; 0 where they have nothing in common."""
-        return networks.masked_fill(~self.common, 0.0) if self.tasks.differ else networks
+        return networks if self._all_common else networks.masked_fill(~self.common, 0.0)
 
     def _measure(self, groups: Groups, pairs: Pairs, validation: Tensor, gains: Tensor) -> Tensor:
         """The lines between pairs, float64 ``[Q, K, 4]``.
@@ -197,4 +200,5 @@ class Broker:
         sellers = state.parameters[market, self.sellers[buyer, slot]]
         aligned = permute(self.network, sellers, state.quotes.permutations[market, buyer, slot])
         weight = state.quotes.weight[market, buyer, slot, good]
-        return self.config.merger.merge(state.parameters[market, buyer], aligned, weight, self.goods.masks[good])
+        merged = self.config.merger.merge(state.parameters[market, buyer], aligned, weight, self.goods.masks[good])
+        return with_own_statistics(self.network, self.dataset, state.partition, merged, market, buyer)

@@ -12,8 +12,15 @@ from paramarket_env.learning import memory
 from paramarket_env.learning.bounds import LINE
 from paramarket_env.learning.data.tasks import Tasks
 from paramarket_env.learning.memory import TENSORS_PER_CHUNK, chunk_elements
-from paramarket_env.learning.networks.network import Network, parameter_count, permutation_sizes, stem_units
+from paramarket_env.learning.networks.network import (
+    Network,
+    has_statistics,
+    parameter_count,
+    permutation_sizes,
+    stem_units,
+)
 from paramarket_env.learning.parameter_sets import layers_of_sets
+from paramarket_env.learning.statistics import SAMPLES
 from paramarket_env.learning.training import fresh_state
 from paramarket_env.validation import require
 
@@ -76,6 +83,7 @@ def workspace_bytes(config: MarketConfig, network: Network, tasks: Tasks) -> int
         + 2 * validation * tasks.dataset.size  # one market's validation data, and a copy for networks without a stem
         + networks_at_once(config, network, tasks) * config.training.largest_batch * network.activations
         + WORDS_PER_CHUNK * network.widest  # the widest layer, for one sample
+        + 4 * SAMPLES * network.widest * has_statistics(network)  # layers on the samples for one network's statistics
         + 12 * parameters  # two networks with gradients, indices and float64 copies
         + 10 * agents * parameters  # one market's initial networks: random int64 and float64
         + 2 * len(config.broker.merger.weights) * parameters  # the merges of one pair

@@ -14,11 +14,13 @@ from paramarket_env.config import MarketConfig
 from paramarket_env.economics.clearing import REFUSALS
 from paramarket_env.economics.kappa import draw_kappas
 from paramarket_env.economics.rewards import Outcome, step_reward
+from paramarket_env.learning.data.endowments import Partition
 from paramarket_env.learning.data.tasks import load_tasks
 from paramarket_env.learning.evaluation import losses_and_accuracies
 from paramarket_env.learning.heads import require_biases, silence_unused
 from paramarket_env.learning.memory import chunk_elements
-from paramarket_env.learning.networks.network import initial_parameters, parameter_count
+from paramarket_env.learning.networks.network import Network, has_statistics, initial_parameters, parameter_count
+from paramarket_env.learning.statistics import with_own_statistics
 from paramarket_env.learning.training import Training, fresh_state, shuffled, train
 from paramarket_env.market.broker import Broker
 from paramarket_env.market.capacity import networks_at_once, require_room
@@ -53,6 +55,16 @@ def _fallback() -> torch.device:
     return torch.device("cpu")
 
 
+def _require_fit(config: MarketConfig, network: Network) -> None:
+    """Raise ``ValueError`` for settings that do not fit a network with running statistics."""
+    if has_statistics(network):
+        why = "since the network has batch normalisation"
+        least = min(training.batch_size for training in config.trainings)
+        require(least > 1, "training.batch_size", least, f"at least 2, {why}")
+        allowed = f"another degree, {why}: bounds suppose that merged networks lie on a line"
+        require(config.economy.disclosure != "bounds", "economy.disclosure", config.economy.disclosure, allowed)
+
+
 class Engine:
     """M markets with one configuration, computed together on one device.
 
@@ -71,6 +83,7 @@ class Engine:
         self.dataset = self.tasks.dataset
         self.network = config.network.architecture(self.dataset.features, self.dataset.classes)
         require_biases(self.network, self.dataset.classes, self.tasks.classes)
+        _require_fit(config, self.network)
         # Refuse what does not fit into memory before anything is allocated.
         require_room(self.num_markets, config, self.network, self.tasks)
         bounded = config.economy.disclosure == "bounds"
@@ -129,7 +142,9 @@ class Engine:
         """Markets at cycle 0, before evaluation and quotes."""
         config, shape = self.config, (len(seeds), self.config.agents)
         agents = torch.arange(config.agents, device=self.device)
+        partition = self._partition(seeds)
         parameters = self._start(seeds)
+        self._estimate_statistics(parameters, partition, torch.ones(shape, dtype=torch.bool, device=self.device))
         shares = uniform(stream(seeds[:, None], "value", agents), 1).squeeze(-1)
         others = config.agents - 1
 
@@ -139,9 +154,7 @@ class Engine:
         return MarketState(
             seeds=seeds,
             cycle=torch.zeros_like(seeds),
-            partition=self.tasks.partition(
-                self._split_sizes, config.data.endowment, seeds, config.training.largest_batch
-            ),
+            partition=partition,
             parameters=parameters,
             optimizer=fresh_state(config.training.optimizers, parameters),
             passes=zeros(),
@@ -163,6 +176,10 @@ class Engine:
             quotes=self.broker.no_quotes(len(seeds)),
             changed=~zeros(dtype=torch.bool),
         )
+
+    def _partition(self, seeds: Tensor) -> Partition:
+        data, fewest = self.config.data, self.config.training.largest_batch
+        return self.tasks.partition(self._split_sizes, data.endowment, seeds, fewest)
 
     def _start(self, seeds: Tensor) -> Tensor:
         """The networks at the beginning of an episode, float32 ``[M, N, P]``."""
@@ -188,6 +205,15 @@ class Engine:
             order = shuffled(samples, sizes, stream(seeds, "pretraining", number))
             train(self.network, training, self.dataset, parameters, state, order, sizes)
         return parameters
+
+    def _estimate_statistics(self, parameters: Tensor, partition: Partition, changed: Tensor) -> None:
+        """Give the ``changed`` networks (bool ``[m, N]``) the running statistics of their owners' data, in place."""
+        rows = changed.nonzero()
+        if not has_statistics(self.network) or len(rows) == 0:
+            return
+        for part in rows.split(self._networks_at_once):
+            where = part.unbind(1)
+            parameters[where] = with_own_statistics(self.network, self.dataset, partition, parameters[where], *where)
 
     @no_grad
     def reset(self, seeds: Tensor, markets: Tensor | None = None) -> None:
@@ -296,7 +322,9 @@ class Engine:
         kept = training.optimizer.fresh(parameters[:0])
         optimizer = {name: state.optimizer[name][market, agent] for name in kept}
         train(self.network, training, self.dataset, parameters, optimizer, samples, sizes)
-        state.parameters[market, agent] = parameters
+        state.parameters[market, agent] = with_own_statistics(
+            self.network, self.dataset, state.partition, parameters, market, agent
+        )
         for name, tensor in optimizer.items():
             state.optimizer[name][market, agent] = tensor
 
@@ -345,6 +373,7 @@ class Engine:
         """
         alive = self.state.alive.clone()
         self.state.parameters = torch.where(alive.unsqueeze(2), parameters, self.state.parameters)
+        self._estimate_statistics(self.state.parameters, self.state.partition, alive)
         self.state.optimizer = fresh_state(self.config.training.optimizers, self.state.parameters)
         gain, _ = self._evaluate(alive)
         return gain

@@ -16,6 +16,8 @@ from paramarket_env.market.engine import Engine
 from tests.helpers import leaves, new_engine, peak_memory, tiny_market
 
 ROOT = Path(__file__).parents[2]
+NORMED = f"file:{ROOT / 'tests' / 'market' / 'normed.py'}"
+"""A network whose running statistics take most of the memory."""
 PEAK = """
 import pathlib, sys
 from dataclasses import replace
@@ -67,7 +69,7 @@ class Noise:
 def play(validation):
     config = MarketConfig().changed(
         architecture=sys.argv[1], dataset=Noise(), merger=Linear(weights=(0.25, 0.5, 0.75)), endowment="iid",
-        train_samples=160, validation_samples=validation, test_samples=40, batch_size=80, disclosure="bounds",
+        train_samples=160, validation_samples=validation, test_samples=40, batch_size=80, disclosure=sys.argv[2],
     )
     engine = Engine(config, 1, "cpu")
     engine.reset(torch.tensor([0]))
@@ -203,10 +205,12 @@ def test_a_market_that_does_not_fit_is_refused_before_it_is_made(
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory of a process from /proc")
 @pytest.mark.parametrize(
     "architecture",
-    ["cnn", *(pytest.param(text, marks=pytest.mark.slow) for text in ("vit", "resnet20(widen=1, depth=10)"))],
+    ["cnn", *(pytest.param(text, marks=pytest.mark.slow) for text in ("vit", "resnet20(widen=1, depth=10)", NORMED))],
+    ids=["cnn", "vit", "resnet20", "normed"],
 )
 def test_the_estimate_bounds_the_memory_of_networks_made_of_modules(architecture: str) -> None:
-    command = [sys.executable, "-c", PEAK_OF_MODULES, architecture]
+    disclosure = "none" if architecture == NORMED else "bounds"
+    command = [sys.executable, "-c", PEAK_OF_MODULES, architecture, disclosure]
     printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
     used, one_layer = (float(part) for part in printed.split())
     assert used <= 1

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from paramarket_env.learning.networks.batch_norm import buffers_of_batch_norms
 from paramarket_env.learning.networks.labels import Labels
 from paramarket_env.learning.networks.network import Axis, Blocks
 from paramarket_env.learning.networks.operations import RULES, Call, pointwise
@@ -37,7 +38,7 @@ class Derived:
     """The permutations of a module."""
 
     axes: Mapping[str, tuple[Axis, ...]]
-    """The segments of each axis of each parameter, by name as in ``named_parameters()``."""
+    """The segments of each axis of each parameter, and of each running statistic of batch normalisation, by name."""
     blocks: tuple[Blocks, ...]
     """The permutations whose units come in blocks."""
 
@@ -49,12 +50,11 @@ def derive(module: nn.Module, features: tuple[int, ...]) -> Derived:
     instance to choose what to compute, and for an operation that has no rule. The error names the operation and the
     module that called it.
     """
-    traced = copy.deepcopy(module).to("meta").eval()
+    traced, tensors = copy.deepcopy(module).to("meta").eval(), named_tensors(module)
     # Under these settings, torch breaks up layers and attention into operations with rules.
     with torch.device("cpu"), sdpa_kernel(SDPBackend.MATH), torch.inference_mode(False), torch.no_grad():
-        parameters = {name: _zeros(*parameter.shape) for name, parameter in module.named_parameters()}
-        values = {**_buffers(module, torch.float32), **parameters}
-        with _Trace(traced, parameters) as trace:
+        values = {**_buffers(module, torch.float32), **{name: _zeros(*each.shape) for name, each in tensors.items()}}
+        with _Trace(traced, {name: values[name] for name in tensors}) as trace:
             output = functional_call(traced, values, (_zeros(2, *features),))
     require(isinstance(output, Tensor), "network's output", type(output).__name__, "a tensor of logits")
     for _, units in trace.known(output):
@@ -73,7 +73,7 @@ def check(module: nn.Module, features: tuple[int, ...], derived: Derived, draws:
     generator = torch.Generator("cpu").manual_seed(0)
     evaluated = copy.deepcopy(module).to("meta").eval()
     with torch.device("cpu"), torch.no_grad():
-        values = {**_buffers(module, dtype), **_random_parameters(module, dtype, generator)}
+        values = {**_buffers(module, dtype), **_random_values(module, dtype, generator)}
         samples = torch.rand(2, *features, generator=generator, dtype=dtype, device="cpu")
         before = functional_call(evaluated, values, (samples,))
         for _ in range(draws):
@@ -82,6 +82,11 @@ def check(module: nn.Module, features: tuple[int, ...], derived: Derived, draws:
             most = allowed * float(before.abs().max())
             name = "change of the network's outputs by a permutation of its hidden units"
             require(change <= most, name, change, f"at most {most}; {WAY_OUT}")
+
+
+def named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters of a module, and the running statistics of its batch normalisation, by name."""
+    return {**dict(module.named_parameters()), **buffers_of_batch_norms(module)}
 
 
 def _zeros(*shape: int) -> Tensor:
@@ -97,15 +102,18 @@ def _buffers(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     return values
 
 
-def _random_parameters(module: nn.Module, dtype: torch.dtype, generator: torch.Generator) -> dict[str, Tensor]:
-    """Random parameters that keep the size of what passes through the layers.
+def _random_values(module: nn.Module, dtype: torch.dtype, generator: torch.Generator) -> dict[str, Tensor]:
+    """Random parameters and running statistics that keep the size of what passes through the layers.
 
     Vectors are mostly positive, so that few units are cut off by a ReLU: the outputs would not depend on them.
     """
     values = {}
-    for name, parameter in module.named_parameters():
-        drawn = torch.randn(parameter.shape, generator=generator, dtype=dtype, device="cpu")
-        values[name] = drawn / parameter[0].numel() ** 0.5 if parameter.dim() > 1 else 1 + drawn / 2
+    for name, tensor in named_tensors(module).items():
+        drawn = torch.randn(tensor.shape, generator=generator, dtype=dtype, device="cpu")
+        values[name] = drawn / tensor[0].numel() ** 0.5 if tensor.dim() > 1 else 1 + drawn / 2
+    for name in buffers_of_batch_norms(module):
+        centred = values[name] - 1
+        values[name] = centred.exp() if name.endswith("running_var") else centred
     return values
 
 

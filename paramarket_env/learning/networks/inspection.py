@@ -10,12 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from paramarket_env.learning.networks.derive import Derived
+from paramarket_env.learning.networks.batch_norm import (
+    COUNTER,
+    STATISTICS,
+    buffers_of_batch_norms,
+    require_running_statistics,
+)
+from paramarket_env.learning.networks.derive import Derived, named_tensors
 from paramarket_env.learning.networks.network import Axis, ParameterSpec, Segment
 from paramarket_env.validation import require
 
@@ -61,13 +66,13 @@ class _Sizes(TorchDispatchMode):
         return result
 
 
-def require_usable(module: nn.Module) -> None:
-    """Raise ``ValueError`` if a market cannot use the module."""
-    for name, layer in module.named_modules():
-        allowed = "another layer, such as nn.GroupNorm: what it computes for a sample depends on its minibatch"
-        require(not isinstance(layer, _BatchNorm), f"network's layer {name!r}", layer, allowed)
-    buffers = [name for name, _ in module.named_buffers()]
-    require(not buffers, "network's buffers", buffers, "empty: a network is defined by its parameters")
+def require_usable(module: nn.Module, features: tuple[int, ...]) -> None:
+    """Raise ``ValueError`` if a market cannot use the module, which takes samples of shape ``features``."""
+    require_running_statistics(module, features)
+    known = buffers_of_batch_norms(module, (*STATISTICS, COUNTER))
+    buffers = [name for name, _ in module.named_buffers() if name not in known]
+    allowed = "empty: a network is defined by its parameters and the running statistics of batch normalisation"
+    require(not buffers, "network's buffers", buffers, allowed)
     names = [name for name, _ in module.named_parameters(remove_duplicate=False)]
     require(bool(names), "network's parameters", names, "one tensor or more")
     once = len(names) == len(list(module.parameters()))
@@ -76,7 +81,7 @@ def require_usable(module: nn.Module) -> None:
 
 def given_permutations(module: nn.Module, permutations: Permutations) -> Derived:
     """The permutations that a user names."""
-    tensors = dict(module.named_parameters())
+    tensors = named_tensors(module)
     unknown = sorted(set(permutations) - set(tensors))
     require(not unknown, "names in permutations", unknown, f"among {', '.join(tensors)}")
     axes: dict[str, tuple[Axis, ...]] = {}
@@ -92,11 +97,18 @@ def given_permutations(module: nn.Module, permutations: Permutations) -> Derived
 
 
 def parameter_specs(module: nn.Module, axes: Mapping[str, tuple[Axis, ...]]) -> tuple[ParameterSpec, ...]:
-    """The named tensors of the module, which has its own initial values."""
-    return tuple(
-        ParameterSpec(name, tuple(tensor.shape), name.split(".")[0], axes[name], *_initial(module, name, tensor))
-        for name, tensor in module.named_parameters()
-    )
+    """The named tensors of the module, which has its own initial values. The running statistics come first."""
+
+    def spec(name: str, tensor: Tensor, bound: float, centre: float, *, statistic: bool = False) -> ParameterSpec:
+        return ParameterSpec(
+            name, tuple(tensor.shape), name.split(".", maxsplit=1)[0], axes[name], bound, centre, statistic
+        )
+
+    statistics = [
+        spec(name, tensor, 0.0, float(name.endswith("running_var")), statistic=True)
+        for name, tensor in buffers_of_batch_norms(module).items()
+    ]
+    return (*statistics, *(spec(name, each, *_initial(module, name, each)) for name, each in module.named_parameters()))
 
 
 def _initial(module: nn.Module, name: str, values: Tensor) -> tuple[float, float]:
@@ -116,7 +128,7 @@ def _rounded(value: float) -> float:
 
 def children_of_stem(module: nn.Module, features: tuple[int, ...]) -> int:
     """The number of children that make the stem; 0 without a stem."""
-    if type(module) is not nn.Sequential:
+    if type(module) is not nn.Sequential or buffers_of_batch_norms(module):
         return 0
     flat = isinstance(module[0], nn.Flatten)
     first = module[int(flat)] if len(module) > flat else None
@@ -126,7 +138,7 @@ def children_of_stem(module: nn.Module, features: tuple[int, ...]) -> int:
 
 def can_be_vmapped(module: nn.Module, features: tuple[int, ...]) -> bool:
     """Whether torch can batch every operation of the module over networks. If not, it warns or fails."""
-    networks = {name: torch.stack([tensor.detach()] * 2) for name, tensor in module.named_parameters()}
+    networks = {name: torch.stack([tensor.detach()] * 2) for name, tensor in named_tensors(module).items()}
     samples = torch.zeros(2, 1, *features, dtype=torch.float32, device="cpu")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -92,6 +92,10 @@ class MLPNetwork:
                 back = torch.ops.aten.threshold_backward(back, entering[layer], 0)
         return parts
 
+    def with_statistics(self, parameters: Tensor, inputs: Tensor) -> Tensor:
+        """See :meth:`Network.with_statistics`."""
+        return parameters
+
     def _layers(self, parameters: Tensor, first: int = 0) -> list[tuple[Tensor, Tensor]]:
         """Views of the weights ``[R, outputs, inputs]`` and biases ``[R, outputs, 1]`` from layer ``first`` on."""
         shapes = [spec.shape for spec in self.parameters[2 * first :]]

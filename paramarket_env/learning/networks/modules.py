@@ -21,6 +21,7 @@ from torch.func import functional_call, vjp, vmap
 from paramarket_env.autograd import no_grad
 from paramarket_env.learning import memory
 from paramarket_env.learning.memory import chunk_elements
+from paramarket_env.learning.networks.batch_norm import COUNTER, buffers_of_batch_norms, in_training
 from paramarket_env.learning.networks.derive import check, derive
 from paramarket_env.learning.networks.inspection import (
     Permutations,
@@ -31,7 +32,7 @@ from paramarket_env.learning.networks.inspection import (
     parameter_specs,
     require_usable,
 )
-from paramarket_env.learning.networks.network import Gradients, LogitGradient, ParameterSpec, split
+from paramarket_env.learning.networks.network import Gradients, LogitGradient, ParameterSpec, has_statistics, split
 from paramarket_env.validation import require
 
 LOOP_ELEMENTS = 2**17
@@ -134,6 +135,9 @@ def _fixed_globals() -> Iterator[None]:
 class ModuleNetwork:
     """A module as a market's network, run in ``eval`` mode: dropout does nothing.
 
+    Batch normalisation alone is in ``train`` mode while a network trains. Its running statistics are part of the flat
+    vector.
+
     The layers that can be sold are the module's children, in the order in which it defines them. The stem is the first
     child of an ``nn.Sequential`` if that is an ``nn.Linear``, or the second after an ``nn.Flatten``. Other modules have
     no stem.
@@ -142,8 +146,9 @@ class ModuleNetwork:
     makes it if all its values are equal; else they are uniform, with the mean and the standard deviation of the
     module's own.
 
-    Raises ``ValueError`` for a module without parameters, one that uses a tensor twice, has buffers or batch
-    normalisation, or does not return a row of ``classes`` logits for each sample, and for permutations that do not fit.
+    Raises ``ValueError`` for a module without parameters, one that uses a tensor twice, has buffers besides running
+    statistics, normalises by batches without them, or does not return a row of ``classes`` logits for each sample, and
+    for permutations that do not fit.
     """
 
     def __init__(
@@ -152,7 +157,7 @@ class ModuleNetwork:
         require(isinstance(module, nn.Module), "network", type(module).__name__, "an nn.Module")
         module = copy.deepcopy(module).to(torch.float32).eval()
         held = elements_held(module, features, classes)
-        require_usable(module)
+        require_usable(module, features)
         derived = derive(module, features) if permutations is None else given_permutations(module, permutations)
         check(module, features, derived)
         self.parameters, self.blocks = parameter_specs(module, derived.axes), derived.blocks
@@ -166,6 +171,7 @@ class ModuleNetwork:
         self.stem_size = sum(spec.size for spec in stem)
         self._stem = _Function(nn.Sequential(OrderedDict(children[:first])), stem, features)
         self._whole = _Function(module, self.parameters, features)
+        self._training = _Training(in_training(module), self.parameters, features)
         rest = nn.Sequential(OrderedDict(children[first:]))
         self._body = _Function(rest, self.parameters[len(stem) :], (-1,)) if first else self._whole
 
@@ -202,7 +208,7 @@ class ModuleNetwork:
         if self._loops(parameters.device, inputs.shape[1]):
             return self._gradients_in_turn(parameters, inputs, logit_gradient)
         # The networks are independent, so one pullback gives the gradient of each.
-        logits, pullback, *_ = vjp(lambda vectors: vmap(self._whole)(vectors, inputs), parameters)
+        logits, pullback, *_ = vjp(lambda vectors: vmap(self._training)(vectors, inputs), parameters)
         (gradient,) = pullback(logit_gradient(logits.mT.contiguous()).mT)
         parts: Gradients = gradient.split([spec.size for spec in self.parameters], dim=1)
         return parts
@@ -210,7 +216,7 @@ class ModuleNetwork:
     def _gradients_in_turn(self, parameters: Tensor, inputs: Tensor, logit_gradient: LogitGradient) -> Gradients:
         networks = [[part.requires_grad_() for part in self._whole.split(vector)] for vector in parameters.detach()]
         with torch.enable_grad():
-            logits = [self._whole.of(*each) for each in zip(networks, inputs, strict=True)]
+            logits = [self._training.of(*each) for each in zip(networks, inputs, strict=True)]
         gradients = logit_gradient(torch.stack(logits).detach().mT.contiguous()).mT
         rows = [
             torch.autograd.grad(out, tensors, gradient, materialize_grads=True)
@@ -218,10 +224,23 @@ class ModuleNetwork:
         ]
         return [torch.stack(parts).flatten(1) for parts in zip(*rows, strict=True)]
 
+    def with_statistics(self, parameters: Tensor, inputs: Tensor) -> Tensor:
+        """See :meth:`Network.with_statistics`."""
+        if not has_statistics(self):
+            return parameters
+        samples, run = inputs.shape[1], self._training.with_statistics
+        if self._loops(parameters.device, samples):
+            return torch.stack([run(*network) for network in zip(parameters, inputs, strict=True)])
+        rows = max(1, chunk_elements(parameters.device) // (self.widest * samples))
+        chunks = zip(parameters.split(rows), inputs.split(rows), strict=True)
+        return torch.cat([vmap(run)(*chunk) for chunk in chunks])
+
     def module(self, parameters: Tensor) -> nn.Module:
         """See :meth:`Network.module`."""
         module = copy.deepcopy(self._module).train()
-        module.load_state_dict(split(self, parameters.detach().clone()), assign=True)
+        counters = buffers_of_batch_norms(module, (COUNTER,))
+        one_batch = {name: torch.ones_like(each, device=parameters.device) for name, each in counters.items()}
+        module.load_state_dict({**split(self, parameters.detach().clone()), **one_batch}, assign=True)
         return module
 
 
@@ -252,3 +271,22 @@ class _Function:
         tensors = {spec.name: part.view(spec.shape) for spec, part in zip(self.specs, parts, strict=True)}
         result: Tensor = functional_call(self.module, tensors, (inputs.reshape(len(inputs), *self.shape),))
         return result
+
+
+class _Training(_Function):
+    """A module in training, whose batch normalisation uses the statistics of the inputs."""
+
+    def of(self, parts: Sequence[Tensor], inputs: Tensor) -> Tensor:
+        """See :meth:`_Function.of`."""
+        return super().of(self._fresh(parts), inputs)
+
+    def with_statistics(self, parameters: Tensor, inputs: Tensor) -> Tensor:
+        """The vector of parameters with the running statistics of one batch of inputs."""
+        parts = self._fresh(self.split(parameters))
+        super().of(parts, inputs)
+        return torch.cat(parts)
+
+    def _fresh(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """The parts with new tensors for the running statistics, which the module overwrites."""
+        each = zip(self.specs, parts, strict=True)
+        return [torch.full_like(part, spec.centre) if spec.statistic else part for spec, part in each]

@@ -66,6 +66,8 @@ class ParameterSpec:
     """Initial values are uniform within [centre - bound, centre + bound]."""
     centre: float = 0.0
     """0 for weights and biases; 1, with bound 0, for the scale of a normalisation layer."""
+    statistic: bool = False
+    """Whether it is a running mean or variance of batch normalisation, which is estimated and never trained."""
 
     @property
     def size(self) -> int:
@@ -87,10 +89,15 @@ class Network(Protocol):
     The *stem* is the first layer before its nonlinearity. It is linear in the parameters, so the stem of a merged
     network is the merge of the stems. The *body* is everything after the stem. Without a linear first layer, the stem
     is the input, and the body is the whole network.
+
+    A network with running statistics has no stem, since the statistics of a merged network are estimated anew.
     """
 
     parameters: tuple[ParameterSpec, ...]
-    """The named tensors, the stem's first. Axis 0 of each of the stem's tensors is the stem's units."""
+    """The named tensors: the running statistics, the stem's, and the others.
+
+    Axis 0 of each of the stem's tensors is the stem's units.
+    """
     stem_size: int
     """The number of the stem's parameters, which come first in the flat vector. 0 if the stem is the input itself."""
     blocks: tuple[Blocks, ...]
@@ -117,10 +124,19 @@ class Network(Protocol):
         """
 
     def gradients(self, parameters: Tensor, inputs: Tensor, logit_gradient: LogitGradient) -> Gradients:
-        """The gradients of R networks ``[R, P]``, each on its own samples ``[R, n, *features]``."""
+        """The gradients of R networks ``[R, P]``, each on its own samples ``[R, n, *features]``.
+
+        Batch normalisation uses the statistics of these samples. The gradients of running statistics are 0.
+        """
+
+    def with_statistics(self, parameters: Tensor, inputs: Tensor) -> Tensor:
+        """R networks ``[R, P]``, each with the running statistics of its own samples ``[R, n, *features]``.
+
+        Networks without running statistics are returned as they are.
+        """
 
     def module(self, parameters: Tensor) -> nn.Module:
-        """A ``torch.nn.Module`` with a copy of these parameters ``[P]``."""
+        """A ``torch.nn.Module`` with a copy of these parameters ``[P]``, in ``train`` mode."""
 
 
 @runtime_checkable
@@ -152,6 +168,11 @@ def split(network: Network, parameters: Tensor) -> dict[str, Tensor]:
     parts = parameters.split([spec.size for spec in network.parameters], dim=-1)
     batch = parameters.shape[:-1]
     return {spec.name: part.view((*batch, *spec.shape)) for spec, part in zip(network.parameters, parts, strict=True)}
+
+
+def has_statistics(network: Network) -> bool:
+    """Whether a network has running statistics."""
+    return network.parameters[0].statistic
 
 
 def stem_units(network: Network) -> int:

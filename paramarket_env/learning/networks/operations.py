@@ -203,9 +203,9 @@ def _layer_norm(call: Call) -> list[Labels]:
 
 @rule("native_batch_norm")
 def _batch_norm(call: Call) -> list[Labels]:
-    """Running statistics move with the channels that they describe, so they constrain nothing."""
+    """Running statistics move with the channels that they describe."""
     operand = call.operand(call.arguments["input"])
-    affine = [call.arguments[name] for name in ("weight", "bias")]
+    affine = [call.arguments[name] for name in ("weight", "bias", "running_mean", "running_var")]
     over = [axis for axis in operand.names if axis != 1]
     return [normalise(call.units, operand, over, *(call.operand(each, [1]) for each in affine if each is not None))]
 

@@ -257,7 +257,10 @@ def flat(*layers: nn.Module) -> nn.Sequential:
             r"cannot be called with samples of shape \(3, 4\): mat1",
         ),
         (lambda: nn.Sequential(nn.Linear(4, 5)), r"output for 2 samples=\(2, 3, 5\) is not allowed"),
-        (lambda: flat(nn.BatchNorm1d(5)), r"layer '2'=BatchNorm1d\(.* another layer, such as nn.GroupNorm: what it"),
+        (
+            lambda: flat(nn.SyncBatchNorm(5)),
+            r"layer '2'=SyncBatchNorm\(.* must be an nn.BatchNorm1d, .* such as nn.GroupNorm",
+        ),
         (lambda: flat(nn.BatchNorm1d(5, track_running_stats=False)), "layer '2'=BatchNorm1d"),
         (lambda: flat(Counting()), r"buffers=\['2.calls'\] is not allowed: it must be empty"),
         (lambda: flat(SHARED, SHARED), "distinct tensors: layers cannot share a weight"),
