@@ -105,6 +105,7 @@ def train(
     state: OptimizerState,
     samples: Tensor,
     sizes: Tensor,
+    keys: Tensor,
     *,
     batch_size: int,
     local_steps: int | None,
@@ -114,7 +115,8 @@ def train(
     ``parameters`` is ``[R, P]``, and ``state`` holds the optimizer's state of the same rows. ``samples``, int64
     ``[R, T]``, are in the order of the pass, then -1; ``sizes``, int64 ``[R]``, are their numbers. Rows must be sorted
     by size, largest first: the networks that still have minibatches are then a prefix, and only they take part in a
-    step. The last minibatch can be short; its loss is the mean over the samples that it has.
+    step. The last minibatch can be short; its loss is the mean over the samples that it has. Samples are augmented if
+    the dataset says so, by random numbers that follow from the key of each network's pass in ``keys``, int64 ``[R]``.
     """
     samples = samples[:, : batch_size * (local_steps or samples.shape[1])]
     starts = torch.arange(0, samples.shape[1], batch_size, device=samples.device)
@@ -122,11 +124,11 @@ def train(
     index = samples.clamp_min(0)
     labels = dataset.labels[index]
     weights = _weights(samples, sizes, batch_size)
-    for rows, start in zip(taking_part, starts.tolist(), strict=True):
+    for number, (rows, start) in enumerate(zip(taking_part, starts.tolist(), strict=True)):
         if rows == 0:
             break
         columns = slice(start, start + batch_size)
-        inputs = dataset.take(index[:rows, columns])
+        inputs = dataset.augmented(index[:rows, columns], keys[:rows], number)
         logit_gradient = partial(
             cross_entropy_gradient, labels=labels[:rows, None, columns], weights=weights[:rows, None, columns]
         )

@@ -264,6 +264,7 @@ class Engine:
             optimizer,
             samples,
             sizes,
+            keys,
             batch_size=self.config.training.batch_size,
             local_steps=self.config.training.local_steps,
         )

@@ -56,7 +56,7 @@ def run(config: TrainingConfig, parameters: Tensor, order: Tensor, passes: int =
     for _ in range(passes):
         sizes = (order >= 0).sum(1)
         steps = {"batch_size": config.batch_size, "local_steps": config.local_steps}
-        train(NETWORK, optimizer, make_dataset(), parameters, state, order, sizes, **steps)
+        train(NETWORK, optimizer, make_dataset(), parameters, state, order, sizes, torch.arange(len(sizes)), **steps)
     return state
 
 
