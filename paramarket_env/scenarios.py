@@ -14,6 +14,7 @@ from paramarket_env.learning.data.datasets import (
     MNIST,
     DatasetSource,
     Digits,
+    DigitsEnlarged,
     DigitsParity,
     FashionMNIST,
 )
@@ -178,6 +179,21 @@ def small_resnet() -> MarketConfig:
     """
     network = ResNet20(widen=1, depth=10)
     return MarketConfig(max_cycles=12).changed(architecture=network, optimizer=Adam(lr=0.002), aligner=FrankWolfe())
+
+
+@SCENARIOS.register
+def fashion_and_digits() -> MarketConfig:
+    """Two firms with different images: does a trunk that learned to tell clothes apart help to read digits?
+
+    One firm has 1,000 images of clothes, the other 100 handwritten digits of the same size. The tasks have less in
+    common than those of ``two-tasks``: neither images nor labels.
+    """
+    return two_tasks().changed(
+        dataset=(FashionMNIST(), DigitsEnlarged()),
+        train_samples=(1000, 100),
+        test_samples=1000,
+        optimizer=SGD(lr=0.05),
+    )
 
 
 def _authors(
