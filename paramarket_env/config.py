@@ -27,6 +27,7 @@ from paramarket_env.economics.mechanisms import Posted
 from paramarket_env.economics.rewards import REWARD_TERMS, RewardTerm
 from paramarket_env.learning.alignment.aligner import ALIGNERS, Aligner
 from paramarket_env.learning.alignment.weight_matching import WeightMatching
+from paramarket_env.learning.data import images  # noqa: F401  # registered by name
 from paramarket_env.learning.data.datasets import DATASETS, DatasetSource, Digits
 from paramarket_env.learning.data.endowments import ENDOWMENTS, Complementary, Endowment, SplitProtocol, SplitSizes
 from paramarket_env.learning.merging import MERGERS, Linear, Merger

@@ -10,18 +10,21 @@ from paramarket_env.config import EconomyConfig, MarketConfig, NetworkConfig
 from paramarket_env.economics.rewards import Rivalry, TrainCost
 from paramarket_env.learning.alignment.frank_wolfe import FrankWolfe
 from paramarket_env.learning.data.datasets import (
-    CIFAR10,
     EMNIST,
     KMNIST,
     MNIST,
     DatasetSource,
     Digits,
+    DigitsEnlarged,
     DigitsParity,
     FashionMNIST,
 )
 from paramarket_env.learning.data.endowments import IID, Complementary, Dirichlet
+from paramarket_env.learning.data.images import CIFAR10, TinyImageNet
+from paramarket_env.learning.merging import Linear
 from paramarket_env.learning.networks.convolutional import ResNet20
 from paramarket_env.learning.networks.mlp import MLP
+from paramarket_env.learning.networks.network import Architecture
 from paramarket_env.learning.parameter_sets import trunk
 from paramarket_env.learning.training import SGD, Adam
 from paramarket_env.plugins import Registry
@@ -191,8 +194,23 @@ def pretrained() -> MarketConfig:
     return replace(digits(), network=start, max_cycles=20)
 
 
+@SCENARIOS.register
+def fashion_and_digits() -> MarketConfig:
+    """Two firms with different images: does a trunk that learned to tell clothes apart help to read digits?
+
+    One firm has 1,000 images of clothes, the other 100 handwritten digits of the same size. The tasks have less in
+    common than those of ``two-tasks``: neither images nor labels.
+    """
+    return two_tasks().changed(
+        dataset=(FashionMNIST(), DigitsEnlarged()),
+        train_samples=(1000, 100),
+        test_samples=1000,
+        optimizer=SGD(lr=0.05),
+    )
+
+
 def _authors(
-    dataset: DatasetSource, hidden: tuple[int, ...], scarcity: float, epochs: int, period: int
+    dataset: DatasetSource, architecture: Architecture, scarcity: float, epochs: int, period: int
 ) -> MarketConfig:
     """The authors' two-agent setting with SGD: the whole dataset, one pass per round, free trade in every round.
 
@@ -206,38 +224,62 @@ def _authors(
         validation_samples=10_000,
         test_samples=None,
         endowment=Complementary(scarcity=scarcity),
-        architecture=MLP(hidden=hidden),
+        architecture=architecture,
         optimizer=SGD(lr=1e-2),
         batch_size=512,
         opens_at=period + 1,
     )
 
 
+def _authors_mnist(dataset: DatasetSource) -> MarketConfig:
+    """The authors' setting for MNIST, with another dataset."""
+    return _authors(dataset, MLP(hidden=(32, 32, 32, 16)), scarcity=0.1, epochs=50, period=5)
+
+
 @SCENARIOS.register
 def mnist() -> MarketConfig:
     """The authors' MNIST setting: a five-layer MLP of width 32, SGD, a tenth of the scarce classes."""
-    return _authors(MNIST(), (32, 32, 32, 16), scarcity=0.1, epochs=50, period=5)
+    return _authors_mnist(MNIST())
 
 
 @SCENARIOS.register
 def fashion() -> MarketConfig:
     """The authors' MNIST setting on Fashion-MNIST."""
-    return _authors(FashionMNIST(), (32, 32, 32, 16), scarcity=0.1, epochs=50, period=5)
+    return _authors_mnist(FashionMNIST())
 
 
 @SCENARIOS.register
 def kmnist() -> MarketConfig:
     """The authors' MNIST setting on Kuzushiji-MNIST."""
-    return _authors(KMNIST(), (32, 32, 32, 16), scarcity=0.1, epochs=50, period=5)
+    return _authors_mnist(KMNIST())
 
 
 @SCENARIOS.register
 def emnist() -> MarketConfig:
     """The authors' MNIST setting on EMNIST (balanced, 47 classes)."""
-    return _authors(EMNIST(), (32, 32, 32, 16), scarcity=0.1, epochs=50, period=5)
+    return _authors_mnist(EMNIST())
 
 
 @SCENARIOS.register
 def cifar10() -> MarketConfig:
-    """The authors' CIFAR-10 setting for MLPs: width 256, a fifth of the scarce classes, no data augmentation."""
-    return _authors(CIFAR10(), (256, 256, 256, 128), scarcity=0.2, epochs=80, period=0)
+    """The authors' CIFAR-10 setting for MLPs: width 256, a fifth of the scarce classes, crops and flips in training."""
+    return _authors(CIFAR10(), MLP(hidden=(256, 256, 256, 128)), scarcity=0.2, epochs=80, period=0)
+
+
+@SCENARIOS.register
+def cifar10_resnet() -> MarketConfig:
+    """The authors' CIFAR-10 setting for ResNet20: 9.7 million parameters, a tenth of the scarce classes.
+
+    It needs a GPU. On a CPU, choose a narrow network, such as ``resnet20(widen=1)``.
+    """
+    return _authors(CIFAR10(), ResNet20(), scarcity=0.1, epochs=60, period=5)
+
+
+@SCENARIOS.register
+def tinyimagenet() -> MarketConfig:
+    """The authors' TinyImageNet setting for ResNet20: 200 classes, and one merge weight, one half.
+
+    It needs a GPU. On a CPU, choose a narrow network, such as ``resnet20(widen=1)``.
+    """
+    market = _authors(TinyImageNet(), ResNet20(), scarcity=0.1, epochs=60, period=5)
+    return market.changed(batch_size=256, merger=Linear(weights=(0.5,)))

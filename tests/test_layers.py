@@ -85,9 +85,11 @@ LAYERS: dict[str, dict[str, set[str]]] = {
     "paramarket_env.learning.data": {
         "__init__": set(),
         "idx": set(),
-        "datasets": {"idx"},
+        "augmentation": set(),
+        "datasets": {"idx", "augmentation"},
+        "images": {"augmentation", "datasets"},
         "endowments": {"datasets"},
-        "tasks": {"datasets", "endowments"},
+        "tasks": {"augmentation", "datasets", "endowments"},
     },
     "paramarket_env.learning.alignment": {
         "__init__": set(),

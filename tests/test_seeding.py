@@ -244,6 +244,7 @@ def test_training_touches_no_global_generator() -> None:
     endowments, sizes = torch.arange(20).view(2, 10), torch.tensor([10, 10])
     parameters, optimizer = initial_parameters(network, torch.arange(2)), SGD()
     with global_generators_untouched():
-        order = shuffled(endowments, sizes, torch.arange(2))
+        keys = torch.arange(2)
+        order = shuffled(endowments, sizes, keys)
         state = optimizer.fresh(parameters)
-        train(network, Training(optimizer, 4, 1, None), dataset, parameters, state, order, sizes)
+        train(network, Training(optimizer, 4, 1, None), dataset, parameters, state, order, sizes, keys)

@@ -133,6 +133,7 @@ def train(
     state: OptimizerState,
     samples: Tensor,
     sizes: Tensor,
+    keys: Tensor,
 ) -> None:
     """Train R networks in place for one pass, each over its own samples, for at most ``local_steps`` minibatches.
 
@@ -140,7 +141,8 @@ def train(
     ``[R, T]``, are in the order of the pass, then -1; ``sizes``, int64 ``[R]``, are their numbers. Rows must be sorted
     by size, largest first: the networks that still have minibatches are then a prefix, and only they take part in a
     step. The last minibatch can be short; its loss is the mean over the samples that it has. Batch normalisation sees
-    a full minibatch also then: samples from the beginning of the pass fill it up.
+    a full minibatch also then: samples from the beginning of the pass fill it up. Samples are augmented if the dataset
+    says so, by random numbers that follow from the key of each network's pass in ``keys``, int64 ``[R]``.
     """
     batch_size = training.batch_size
     samples = samples[:, : batch_size * (training.local_steps or samples.shape[1])]
@@ -151,11 +153,11 @@ def train(
     index = _filled(samples, sizes) if has_statistics(network) else samples.clamp_min(0)
     labels = dataset.labels[index]
     weights = _weights(samples, sizes, batch_size)
-    for rows, start in zip(taking_part, starts.tolist(), strict=True):
+    for number, (rows, start) in enumerate(zip(taking_part, starts.tolist(), strict=True)):
         if rows == 0:
             break
         columns = slice(start, start + batch_size)
-        inputs = dataset.take(index[:rows, columns])
+        inputs = dataset.augmented(index[:rows, columns], keys[:rows], number)
         logit_gradient = partial(
             cross_entropy_gradient, labels=labels[:rows, None, columns], weights=weights[:rows, None, columns]
         )

@@ -78,10 +78,12 @@ def workspace_bytes(config: MarketConfig, network: Network, tasks: Tasks) -> int
     """
     agents, parameters = config.agents, parameter_count(network)
     train, validation, _ = _samples(config, tasks)
+    minibatches = networks_at_once(config, network, tasks) * config.training.largest_batch
     indivisible = (
         2 * agents * stem_units(network) * validation  # one market's stems, and a permuted copy
         + 2 * validation * tasks.dataset.size  # one market's validation data, and a copy for networks without a stem
-        + networks_at_once(config, network, tasks) * config.training.largest_batch * network.activations
+        + minibatches * network.activations
+        + _copies_of_minibatches(tasks) * minibatches * tasks.dataset.size
         + WORDS_PER_CHUNK * network.widest  # the widest layer, for one sample
         + 4 * SAMPLES * network.widest * has_statistics(network)  # layers on the samples for one network's statistics
         + 12 * parameters  # two networks with gradients, indices and float64 copies
@@ -93,6 +95,11 @@ def workspace_bytes(config: MarketConfig, network: Network, tasks: Tasks) -> int
         + 16 * len(tasks.dataset.labels)  # the splits of one market: orders and keys, int64
     )
     return 4 * (WORDS_PER_CHUNK * chunk_elements(tasks.dataset.labels.device) + indivisible)
+
+
+def _copies_of_minibatches(tasks: Tasks) -> int:
+    """The number of 32-bit words that an augmentation needs for each element of a minibatch: copies and places."""
+    return 0 if tasks.dataset.augmentation is None else 9
 
 
 def networks_at_once(config: MarketConfig, network: Network, tasks: Tasks) -> int:

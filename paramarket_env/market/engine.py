@@ -202,8 +202,8 @@ class Engine:
         samples = self.tasks.of_first(self._split_sizes, seeds, settings.pretraining_share)
         sizes, state = torch.full_like(seeds, samples.shape[1]), training.optimizer.fresh(parameters)
         for number in range(settings.pretraining_passes):
-            order = shuffled(samples, sizes, stream(seeds, "pretraining", number))
-            train(self.network, training, self.dataset, parameters, state, order, sizes)
+            keys = stream(seeds, "pretraining", number)
+            train(self.network, training, self.dataset, parameters, state, shuffled(samples, sizes, keys), sizes, keys)
         return parameters
 
     def _estimate_statistics(self, parameters: Tensor, partition: Partition, changed: Tensor) -> None:
@@ -321,7 +321,7 @@ class Engine:
         parameters = state.parameters[market, agent]
         kept = training.optimizer.fresh(parameters[:0])
         optimizer = {name: state.optimizer[name][market, agent] for name in kept}
-        train(self.network, training, self.dataset, parameters, optimizer, samples, sizes)
+        train(self.network, training, self.dataset, parameters, optimizer, samples, sizes, keys)
         state.parameters[market, agent] = with_own_statistics(
             self.network, self.dataset, state.partition, parameters, market, agent
         )

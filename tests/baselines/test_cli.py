@@ -76,7 +76,7 @@ def test_the_authors_protocol_is_marked_wherever_its_figures_are_shown(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--scenario", "nowhere"], "unknown scenario 'nowhere': choose from cifar10, costly-training"),
+        (["--scenario", "nowhere"], "unknown scenario 'nowhere': choose from cifar10, cifar10-resnet, costly-training"),
         (["--policies", "train", "train"], "policies=('train', 'train') is not allowed"),
         (["--first-seed", str(2**63)], "is not allowed: it must be an integer within [0, 2**63)"),
         (["--device", "mps"], "device='mps' is not allowed"),

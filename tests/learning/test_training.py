@@ -55,7 +55,8 @@ def run(config: Training, parameters: Tensor, order: Tensor, passes: int = 1) ->
     optimizer = config.optimizer
     state = optimizer.fresh(parameters)
     for _ in range(passes):
-        train(NETWORK, config, make_dataset(), parameters, state, order, (order >= 0).sum(1))
+        sizes = (order >= 0).sum(1)
+        train(NETWORK, config, make_dataset(), parameters, state, order, sizes, torch.arange(len(sizes)))
     return state
 
 

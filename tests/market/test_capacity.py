@@ -83,6 +83,47 @@ peak = 1024 * int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[
 print(peak / required_bytes(1, engine.config, engine.network, engine.tasks), engine.network.widest * 3000 * 4 / peak)
 """
 
+PEAK_OF_AUGMENTATION = """
+import pathlib, sys
+from dataclasses import replace
+import psutil, torch
+torch.set_num_threads(1)
+from paramarket_env.config import MarketConfig
+from paramarket_env.learning.data.augmentation import CropsAndFlips
+from paramarket_env.learning.data.datasets import Dataset
+from paramarket_env.market.capacity import required_bytes
+from paramarket_env.market.engine import Engine
+from paramarket_env.market.orders import no_orders
+from paramarket_env.validation import configuration
+
+BATCH = 8192
+
+@configuration
+class Noise:
+    number: int
+
+    def __call__(self):
+        inputs = torch.randn(BATCH + 40, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+        return Dataset(inputs, torch.arange(BATCH + 40) % 10, 10, 0, CropsAndFlips((0.0,), padding=4, flips=True))
+
+def play(train):
+    config = MarketConfig().changed(
+        dataset=(Noise(0), Noise(int(sys.argv[1]))), endowment="complementary:1.0", train_samples=train,
+        validation_samples=20, test_samples=20, batch_size=train, parameter_sets="trunk",
+    )
+    engine = Engine(config, 1, "cpu")
+    engine.reset(torch.tensor([0]))
+    before = psutil.Process().memory_info().rss
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
+    engine.step(replace(no_orders(1, 2, 1, engine.device), train=torch.ones(1, 2, dtype=torch.bool)))
+    return engine, before
+
+play(10)  # the libraries' own memory
+engine, before = play(BATCH)
+peak = 1024 * int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) - before
+print(peak / required_bytes(1, engine.config, engine.network, engine.tasks), peak / (BATCH * 28 * 28 * 4))
+"""
+
 LONG = """
 import pathlib
 import torch
@@ -215,3 +256,13 @@ def test_the_estimate_bounds_the_memory_of_networks_made_of_modules(architecture
     used, one_layer = (float(part) for part in printed.split())
     assert used <= 1
     assert one_layer > 1  # so the samples of the validation split were never in a layer all at once
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory of a process from /proc")
+@pytest.mark.parametrize("second", [0, 1], ids=["one task", "two tasks"])
+def test_the_estimate_bounds_the_memory_of_an_augmentation(second: int) -> None:
+    command = [sys.executable, "-c", PEAK_OF_AUGMENTATION, str(second)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    used, minibatches = (float(part) for part in printed.split())
+    assert used <= 1
+    assert minibatches > 3  # so the augmentation takes most of it

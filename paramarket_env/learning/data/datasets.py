@@ -7,6 +7,8 @@ flat or in torchvision's folders. Without ``data_dir``, torchvision downloads th
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import import_module
@@ -23,8 +25,10 @@ from torch import Tensor
 
 from paramarket_env.autograd import no_grad
 from paramarket_env.files import expanded
+from paramarket_env.learning.data.augmentation import Augmentation
 from paramarket_env.learning.data.idx import read_idx
 from paramarket_env.plugins import Registry
+from paramarket_env.seeding import bits, stream
 from paramarket_env.validation import configuration, integer, require, shown
 
 DEFAULT_DATA_DIR = Path.home() / ".cache" / "paramarket"
@@ -41,6 +45,8 @@ class Dataset:
     classes: int
     official_test: int
     """The number of samples at the end that are the official test set; 0 if there is none and the test set is drawn."""
+    augmentation: Augmentation | None = None
+    """The rule that changes samples at random in training, and only there. None: they are not changed."""
 
     @property
     def features(self) -> tuple[int, ...]:
@@ -57,9 +63,21 @@ class Dataset:
         # index_select copies whole rows, which is several times as fast as indexing with a tensor.
         return self.inputs.index_select(0, samples.flatten()).view(*samples.shape, *self.features)
 
+    def augmented(self, samples: Tensor, keys: Tensor, minibatch: int) -> Tensor:
+        """The inputs ``[R, n, *features]`` of a minibatch of R networks, augmented.
+
+        ``samples``, int64 ``[R, n]``, are the indices. The random numbers of a network follow from the key of its pass
+        in ``keys``, int64 ``[R]``, and from the number of the ``minibatch``.
+        """
+        inputs = self.take(samples)
+        if self.augmentation is None:
+            return inputs
+        own = bits(stream(keys, "augmentation", minibatch), samples.shape[1])
+        return self.augmentation(inputs.flatten(0, 1), samples.flatten(), own.flatten()).view_as(inputs)
+
     def to(self, device: torch.device) -> Dataset:
         """The same samples on ``device``."""
-        return Dataset(self.inputs.to(device), self.labels.to(device), self.classes, self.official_test)
+        return replace(self, inputs=self.inputs.to(device), labels=self.labels.to(device))
 
 
 @runtime_checkable
@@ -176,7 +194,7 @@ class IdxFamily:
 
     def __call__(self) -> Dataset:
         """Read the files. Without ``data_dir``, first download the dataset if the default folder lacks a file."""
-        root = _folder(self.data_dir)
+        root = data_folder(self.data_dir)
         folders = [root, root / self.torchvision_name / "raw"]
         if self.data_dir is None and any(_find(folders, name) is None for name in self.files):
             self._download(root)
@@ -210,13 +228,11 @@ class IdxFamily:
         return Dataset(pixels, labels, self.classes, official_test=len(arrays[2]))
 
     def _download(self, root: Path) -> None:
-        dataset = getattr(_torchvision_datasets(f"{self.torchvision_name} without data_dir"), self.torchvision_name)
+        dataset = getattr(torchvision_datasets(f"{self.torchvision_name} without data_dir"), self.torchvision_name)
         options = {} if self.split is None else {"split": self.split}
-        try:
+        with download_of(self.torchvision_name):
             for train in (True, False):
                 dataset(str(root), train=train, download=True, **options)
-        except RuntimeError as error:
-            raise OSError(f"{self.torchvision_name} could not be downloaded: {error}") from error
 
 
 @DATASETS.register
@@ -255,35 +271,8 @@ class EMNIST(IdxFamily):
     transposed: ClassVar[bool] = True
 
 
-CIFAR10_CHANNELS = np.array([[0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]], dtype=np.float32)
-"""The mean and the standard deviation of each colour channel."""
-
-
-@DATASETS.register
-@configuration
-class CIFAR10:
-    """50,000 + 10,000 colour images ``[3, 32, 32]``, normalised by the mean and standard deviation of each channel."""
-
-    data_dir: str | None = None
-    """Folder with ``cifar-10-batches-py``. None: the dataset is downloaded."""
-
-    def __call__(self) -> Dataset:
-        """Read the images with torchvision, which downloads them if needed and ``data_dir`` is None."""
-        root, download = _folder(self.data_dir), self.data_dir is None
-        cifar10 = _torchvision_datasets("CIFAR10").CIFAR10
-        try:
-            parts = [cifar10(str(root), train=train, download=download) for train in (True, False)]
-        except RuntimeError as error:
-            if download:
-                raise OSError(f"CIFAR-10 could not be downloaded: {error}") from error
-            raise FileNotFoundError(f"data_dir={str(root)!r} lacks cifar-10-batches-py or part of it") from error
-        images = torch.from_numpy(np.concatenate([part.data for part in parts])).permute(0, 3, 1, 2)
-        labels = torch.from_numpy(np.concatenate([part.targets for part in parts]).astype(np.int64))
-        mean, deviation = torch.from_numpy(CIFAR10_CHANNELS).view(2, 3, 1, 1)
-        return Dataset((images.float() / 255 - mean) / deviation, labels, classes=10, official_test=len(parts[1].data))
-
-
-def _torchvision_datasets(name: str) -> ModuleType:
+def torchvision_datasets(name: str) -> ModuleType:
+    """torchvision's module of datasets, to read the dataset ``name``; raises ``ImportError``, naming the extra."""
     try:
         datasets = import_module("torchvision.datasets")
     except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision was built for another torch
@@ -292,7 +281,17 @@ def _torchvision_datasets(name: str) -> ModuleType:
     return datasets
 
 
-def _folder(data_dir: str | None) -> Path:
+@contextmanager
+def download_of(name: str) -> Iterator[None]:
+    """Raise torchvision's errors of a download as ``OSError``."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(f"{name} could not be downloaded: {error}") from error
+
+
+def data_folder(data_dir: str | None) -> Path:
+    """The folder of the files: ``data_dir``, or the default folder for None."""
     return expanded(data_dir) if data_dir else DEFAULT_DATA_DIR
 
 
@@ -329,3 +328,14 @@ def _check(dataset: Dataset) -> None:
     require(ends[0] >= 0 and ends[1] < classes, "labels' range", ends, f"within 0 and {classes - 1}")
     integer("official_test", dataset.official_test, 0, n - 1)
     require(bool(inputs.isfinite().all()), "inputs", "infinite or NaN", "finite")
+    if dataset.augmentation is not None:
+        _check_augmentation(dataset.augmentation, inputs[:1])
+
+
+def _check_augmentation(augmentation: Augmentation, inputs: Tensor) -> None:
+    """Try the rule on a sample, and raise ``ValueError`` unless the result is a sample of the same shape."""
+    require(callable(augmentation), "augmentation", augmentation, "callable, or None")
+    changed = augmentation(inputs, *torch.zeros(2, 1, dtype=torch.int64, device="cpu"))
+    given = f"{changed.dtype} {list(changed.shape)}" if isinstance(changed, Tensor) else type(changed).__name__
+    allowed = f"torch.float32 {list(inputs.shape)}, like the samples that it is given"
+    require(given == f"torch.float32 {list(inputs.shape)}", "augmentation's result", given, allowed)

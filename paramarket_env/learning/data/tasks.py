@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 
@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from paramarket_env.learning.data.augmentation import Joined
 from paramarket_env.learning.data.datasets import DATASETS, Dataset, DatasetSource, load_dataset
 from paramarket_env.learning.data.endowments import (
     Endowment,
@@ -150,7 +151,7 @@ def load_tasks(sources: Sequence[DatasetSource], device: torch.device) -> Tasks:
     dataset = _joined(parts).to(device)
     lengths = [len(part.labels) for part in parts]
     cut = zip(parts, dataset.inputs.split(lengths), dataset.labels.split(lengths), strict=True)
-    on_device = tuple(Dataset(inputs, labels, part.classes, part.official_test) for part, inputs, labels in cut)
+    on_device = tuple(replace(part, inputs=inputs, labels=labels) for part, inputs, labels in cut)
     of_agent = torch.tensor([distinct.index(source) for source in sources], device=device)
     return Tasks(names, on_device, dataset, of_agent)
 
@@ -159,7 +160,10 @@ def _joined(parts: Sequence[Dataset]) -> Dataset:
     if len(parts) == 1:
         return parts[0]
     inputs, labels = (torch.cat([getattr(part, field) for part in parts]) for field in ("inputs", "labels"))
-    return Dataset(inputs, labels, max(part.classes for part in parts), official_test=0)
+    rules = tuple(part.augmentation for part in parts)
+    changed = any(rule is not None for rule in rules)
+    augmentation = Joined(rules, tuple(len(part.labels) for part in parts)) if changed else None
+    return Dataset(inputs, labels, max(part.classes for part in parts), official_test=0, augmentation=augmentation)
 
 
 def _name(source: DatasetSource, number: int) -> str:

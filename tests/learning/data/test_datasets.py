@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import pickle
 import sys
 import tracemalloc
 from collections.abc import Iterator
@@ -17,18 +16,10 @@ import pytest
 import torch
 
 from paramarket_env.learning.data import datasets as data
+from paramarket_env.learning.data.augmentation import CropsAndFlips
 from paramarket_env.learning.data.datasets import DATASETS, Dataset, load_dataset
 from paramarket_env.learning.data.idx import read_idx
-
-MNIST_FILES = [
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-]
-EMNIST_FILES = [
-    name.replace("t10k", "emnist-balanced-test").replace("train-", "emnist-balanced-train-") for name in MNIST_FILES
-]
+from tests.datafiles import EMNIST_FILES, MNIST_FILES, draw_images, idx_bytes, write, write_family
 
 
 def read(name: str, data_dir: str | None = None) -> Dataset:
@@ -40,34 +31,6 @@ def _forget_datasets() -> Iterator[None]:
     load_dataset.cache_clear()
     yield
     load_dataset.cache_clear()
-
-
-def idx_bytes(array: np.ndarray) -> bytes:
-    """The IDX format: two zeros, 8 for unsigned bytes, the number of dimensions, each dimension, the bytes."""
-    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.astype(np.uint8).tobytes()
-
-
-def write(path: Path, content: bytes) -> Path:
-    """Gzipped if the name says so."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
-    return path
-
-
-def draw_images(train: int = 6, test: int = 4) -> list[np.ndarray]:
-    """Training images and labels, test images and labels."""
-    numbers = np.random.default_rng(0)
-    return [
-        numbers.integers(0, 256, shape, dtype=np.uint8) if len(shape) == 3 else numbers.integers(0, 10, shape)
-        for shape in ((train, 5, 3), (train,), (test, 5, 3), (test,))
-    ]
-
-
-def write_family(folder: Path, names: list[str], suffix: str = "") -> list[np.ndarray]:
-    arrays = draw_images()
-    for name, array in zip(names, arrays, strict=True):
-        write(folder / (name + suffix), idx_bytes(array))
-    return arrays
 
 
 def assert_holds(dataset: Dataset, arrays: list[np.ndarray], *, transposed: bool = False) -> None:
@@ -261,6 +224,21 @@ def test_what_is_no_dataset_is_refused(result: Any) -> None:
         load_dataset(lambda: result)
 
 
+@pytest.mark.parametrize(
+    ("augmentation", "message"),
+    [
+        (3, r"augmentation=3 is not allowed: it must be callable, or None"),
+        (lambda *_: None, r"augmentation's result='NoneType' is not allowed: it must be torch.float32 \[1, 3\]"),
+        (lambda inputs, *_: inputs[:, :2], r"augmentation's result='torch.float32 \[1, 2\]'"),
+        (lambda inputs, *_: inputs.double(), r"augmentation's result='torch.float64 \[1, 3\]'"),
+        (CropsAndFlips((0.0,)), r"shape of a sample=\(3,\) is not allowed: it must be \(1, height, width\), since"),
+    ],
+)
+def test_an_augmentation_that_makes_something_else_of_a_sample_is_refused(augmentation: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"the samples of dataset=.* cannot be used: {message}"):
+        load_dataset(lambda: Dataset(PIXELS, CLASSES, 2, 0, augmentation))
+
+
 # --- MNIST and its family ---------------------------------------------------------------------------------------------
 
 
@@ -347,7 +325,7 @@ def test_without_a_folder_files_are_downloaded_once(
     assert calls == [{"train": train, "download": True, **options} for train in (True, False)]
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "kmnist", "emnist", "cifar10"])
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "kmnist", "emnist", "cifar10", "svhn", "tinyimagenet"])
 def test_a_download_without_torchvision_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -379,35 +357,3 @@ def test_an_unknown_dataset_is_refused_with_those_that_exist() -> None:
     with pytest.raises(ValueError, match=r"unknown dataset 'imagenet'") as caught:
         read("imagenet")
     assert all(name in str(caught.value) for name in DATASETS)
-
-
-def write_cifar10(folder: Path) -> tuple[np.ndarray, list[int]]:
-    """Two pictures in each of the six files of the true format: rows of 3 x 32 x 32 bytes, pickled with labels."""
-    pictures = np.random.default_rng(0).integers(0, 256, (12, 3072), dtype=np.uint8)
-    labels = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8]
-    names = [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"]
-    for number, name in enumerate(names):
-        two = slice(2 * number, 2 * number + 2)
-        write(folder / name, pickle.dumps({"data": pictures[two], "labels": labels[two]}, protocol=2))
-    write(folder / "batches.meta", pickle.dumps({"label_names": list("abcdefghij")}, protocol=2))
-    return pictures, labels
-
-
-def test_cifar10_is_read_from_torchvisions_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cifar = pytest.importorskip("torchvision.datasets.cifar")
-    monkeypatch.setattr(cifar, "check_integrity", lambda path, _md5=None: Path(path).is_file())
-    pictures, labels = write_cifar10(tmp_path / "cifar-10-batches-py")
-    dataset = read("cifar10", str(tmp_path))
-    assert (dataset.features, dataset.classes, dataset.official_test) == ((3, 32, 32), 10, 2)
-    assert dataset.labels.tolist() == labels
-    mean, deviation = np.array([0.4914, 0.4822, 0.4465]), np.array([0.2470, 0.2435, 0.2616])
-    pixels = pictures.reshape(12, 3, 32, 32) / 255
-    expected = torch.tensor((pixels - mean[:, None, None]) / deviation[:, None, None], dtype=torch.float32)
-    torch.testing.assert_close(dataset.inputs, expected, rtol=0, atol=1e-6)
-
-
-def test_a_folder_without_cifar10_is_named(tmp_path: Path) -> None:
-    pytest.importorskip("torchvision")
-    with pytest.raises(FileNotFoundError, match=r"lacks cifar-10-batches-py") as caught:
-        read("cifar10", str(tmp_path))
-    assert str(tmp_path) in str(caught.value)
