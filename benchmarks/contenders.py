@@ -15,7 +15,6 @@ from benchmarks.phases import phase_seconds
 from benchmarks.reference import coming_passes, plain_market
 from benchmarks.roofline import step_bytes, step_flop
 from paramarket_env.config import MarketConfig
-from paramarket_env.learning.networks.mlp import MLPNetwork
 from paramarket_env.market.capacity import required_bytes
 from paramarket_env.market.engine import Engine
 from paramarket_env.market.orders import Orders, no_orders
@@ -79,8 +78,7 @@ def all_train(engine: Engine) -> Orders:
 
 def _contender(name: str, engine: Engine, step: Callable[[], None], losses: Callable[[], list[float]]) -> Contender:
     network, partition = engine.network, engine.state.partition
-    assert isinstance(network, MLPNetwork)
-    work = (engine.config, network, partition.sizes.cpu(), partition.validation.shape[2])
+    work = (engine.config, network, engine.dataset.features, partition.sizes.cpu(), partition.validation.shape[2])
     return Contender(
         name=name,
         config=engine.config,

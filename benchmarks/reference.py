@@ -4,7 +4,8 @@ Its loops compute what ``paramarket_env`` computes for thousands of markets at o
 random orders: of the samples in a pass, and of the layers in weight matching. Tests compare their results; the
 throughput benchmark compares their speed.
 
-Networks are multilayer perceptrons: an ``nn.Sequential`` of linear layers with ReLU between them.
+Networks are multilayer perceptrons, modules of linear layers with ReLU between them. Modules of any other architecture
+play, too, but the environment's own aligner aligns them, one pair at a time.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from paramarket_env.learning.alignment.permutations import identity, permute
+from paramarket_env.learning.networks.mlp import MLPNetwork
 from paramarket_env.learning.training import SGD, Adam, Optimizer, shuffled
 from paramarket_env.market.engine import Engine
 from paramarket_env.seeding import permutation, stream
@@ -64,13 +67,13 @@ def evaluate(module: nn.Module, samples: Samples) -> tuple[float, float]:
     return losses.double().mean().item(), correct.mean().item()
 
 
-def linear_layers(module: nn.Sequential) -> list[nn.Linear]:
+def linear_layers(module: nn.Module) -> list[nn.Linear]:
     """The linear layers, first to last."""
-    return [layer for layer in module if isinstance(layer, nn.Linear)]
+    return [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
 
 
 @torch.no_grad()
-def align(buyer: nn.Sequential, seller: nn.Sequential, start: list[Tensor] | None = None) -> list[Tensor]:
+def align(buyer: nn.Module, seller: nn.Module, start: list[Tensor] | None = None) -> list[Tensor]:
     """Weight matching: for each hidden layer, the seller's unit in the place of each of the buyer's units.
 
     The search begins at ``start`` if that is better than the identity. Each sweep visits the layers in a new random
@@ -128,7 +131,7 @@ def _similarity(
 
 
 @torch.no_grad()
-def reorder(module: nn.Sequential, orders: Sequence[Tensor]) -> nn.Sequential:
+def reorder(module: nn.Module, orders: Sequence[Tensor]) -> nn.Module:
     """A copy with the units of each hidden layer in another order. It computes the same outputs."""
     result = copy.deepcopy(module)
     layers = linear_layers(result)
@@ -141,10 +144,10 @@ def reorder(module: nn.Sequential, orders: Sequence[Tensor]) -> nn.Sequential:
 
 @torch.no_grad()
 def merge(
-    buyer: nn.Sequential,
-    seller: nn.Sequential,
+    buyer: nn.Module,
+    seller: nn.Module,
     weight: float,
-    into: nn.Sequential,
+    into: nn.Module,
     names: Collection[str] | None = None,
 ) -> None:
     """Set ``into`` to (1 - weight) * buyer + weight * seller on tensors ``names`` (None: all), else to the buyer."""
@@ -162,10 +165,10 @@ class Quote:
 
     weight: float
     loss: float
-    network: nn.Sequential
+    network: nn.Module
 
 
-def try_grid(buyer: nn.Sequential, seller: nn.Sequential, weights: Sequence[float], validation: Samples) -> Quote:
+def try_grid(buyer: nn.Module, seller: nn.Module, weights: Sequence[float], validation: Samples) -> Quote:
     """Merge with an aligned seller at each weight, and keep the lowest loss. Ties go to the first weight."""
     merged, losses = copy.deepcopy(buyer), []
     for weight in weights:
@@ -176,16 +179,27 @@ def try_grid(buyer: nn.Sequential, seller: nn.Sequential, weights: Sequence[floa
     return Quote(weights[best], losses[best], merged)
 
 
+@dataclass(frozen=True)
+class Matching:
+    """How the units of two modules are matched."""
+
+    align: Callable[[nn.Module, nn.Module, list[Tensor] | None], list[Tensor]]
+    """The seller's units in the buyer's order, from the two modules and the last match."""
+    reorder: Callable[[nn.Module, Sequence[Tensor]], nn.Module]
+    """A copy of a module with its units in this order."""
+
+
 @dataclass
 class PlainMarket:
     """One market with free trade in whole networks and without money. Its loops do the work of an engine's step."""
 
-    networks: list[nn.Sequential]
+    networks: list[nn.Module]
     make_optimizer: MakeOptimizer
     samples: Samples
     validation: Samples
     batch_size: int
     merge_weights: Sequence[float]
+    matching: Matching
     local_steps: int | None = None
     losses: list[float] = field(init=False)
     """Each agent's validation loss."""
@@ -215,8 +229,9 @@ class PlainMarket:
 
     def _quote(self, i: int, j: int) -> Quote:
         buyer, seller = self.networks[i], self.networks[j]
-        self.matches[i, j] = align(buyer, seller, self.matches.get((i, j)))
-        return try_grid(buyer, reorder(seller, self.matches[i, j]), self.merge_weights, self.validation)
+        self.matches[i, j] = self.matching.align(buyer, seller, self.matches.get((i, j)))
+        aligned = self.matching.reorder(seller, self.matches[i, j])
+        return try_grid(buyer, aligned, self.merge_weights, self.validation)
 
 
 def make_optimizer_of(optimizer: Optimizer) -> MakeOptimizer:
@@ -234,16 +249,37 @@ def plain_market(engine: Engine, market: int) -> PlainMarket:
     """
     dataset, config, training = engine.dataset, engine.config, engine.config.trainings[0]
     validation = engine.state.partition.validation[market, 0]
-    modules = [engine.network.module(vector) for vector in engine.state.parameters[market]]
     return PlainMarket(
-        networks=[module for module in modules if isinstance(module, nn.Sequential)],
+        networks=[engine.network.module(vector) for vector in engine.state.parameters[market]],
         make_optimizer=make_optimizer_of(training.optimizer),
         samples=Samples(dataset.inputs, dataset.labels),
         validation=Samples(dataset.inputs[validation], dataset.labels[validation]),
         batch_size=training.batch_size,
         merge_weights=config.broker.merger.weights,
         local_steps=training.local_steps,
+        matching=Matching(align, reorder) if isinstance(engine.network, MLPNetwork) else matching_of(engine),
     )
+
+
+def matching_of(engine: Engine) -> Matching:
+    """The matching by the engine's aligner, whose only order is that of all units, int64 ``[1, H]``."""
+    network, aligner = engine.network, engine.config.broker.aligner
+
+    @torch.no_grad()
+    def aligned(buyer: nn.Module, seller: nn.Module, start: list[Tensor] | None) -> list[Tensor]:
+        orders = identity(network, engine.device).unsqueeze(0) if start is None else start[0]
+        return [aligner(network, _flat(buyer), _flat(seller), orders)]
+
+    @torch.no_grad()
+    def reordered(module: nn.Module, orders: Sequence[Tensor]) -> nn.Module:
+        return network.module(permute(network, _flat(module), orders[0])[0])
+
+    return Matching(aligned, reordered)
+
+
+def _flat(module: nn.Module) -> Tensor:
+    """The parameters as one row, ``[1, P]``."""
+    return nn.utils.parameters_to_vector(module.parameters()).unsqueeze(0)
 
 
 def coming_passes(engine: Engine, market: int, agents: Sequence[int]) -> dict[int, Tensor]:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 MARKETS = {"cpu": (1, 16, 64, 256, 1024), "cuda": (1, 16, 64, 256, 1024, 4096)}
 SCALED_MARKETS = 16
+ARCHITECTURE_MARKETS = 4
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Throughput:
     """Rules for parameter sets to compare."""
     widths: tuple[int, ...] = (16, 32, 64, 128, 256)
     """Widths of both hidden layers to compare."""
+    architectures: tuple[str, ...] = ("mlp", "cnn", "resnet20(widen=1, depth=10)", "vgg16(width=0.125)", "vit")
+    """Architectures to compare with the reference, in markets of 200 digits for training and 100 for validation."""
     repeats: int = 7
     """Steps to measure of each contender, after one to warm up."""
     out: Path | None = None
@@ -149,16 +152,19 @@ def against_reference(
     config: MarketConfig, markets: Sequence[int], repeats: int, device: torch.device, console: Console
 ) -> Series:
     """Measure the reference, then the engine with each number of markets."""
-    memory = peak_memory([(config, count) for count in markets], device)
     engines = [engine_contender(f"M = {count}", config, count, device) for count in markets]
     reference = reference_contender(config)
     series = measure([reference, *engines], repeats, device, console)
     pairs = zip(reference.losses(), engines[0].losses(), strict=True)
-    return replace(
-        series,
-        rows=[replace(row, memory=taken) for row, taken in zip(series.rows, [None, *memory], strict=True)],
-        disagreement=max(abs(ours - theirs) for ours, theirs in pairs),
-    )
+    return replace(series, disagreement=max(abs(ours - theirs) for ours, theirs in pairs))
+
+
+def with_memory(series: Series, config: MarketConfig, device: torch.device) -> Series:
+    """The series of a configuration with the memory of each number of markets; the first row is the reference."""
+    reference, *engines = series.rows
+    memory = peak_memory([(config, row.num_markets) for row in engines], device)
+    rows = [replace(row, memory=taken) for row, taken in zip(engines, memory, strict=True)]
+    return replace(series, rows=[reference, *rows])
 
 
 def as_json(series: Series) -> dict[str, Any]:
@@ -185,27 +191,50 @@ def variants(options: Throughput, config: MarketConfig) -> dict[str, dict[str, M
     }
 
 
+RATIOS = {
+    "agent-steps/s": "agent_steps_per_second",
+    "× first": "times_first",
+    "÷ roofline": "times_roofline",
+}
+"""The figures of :func:`as_json` that the tables show, by label."""
+
+
 # --- the terminal -----------------------------------------------------------------------------------------------------
 
 
 def _series_table(series: Series, title: str, header: str = "") -> RenderableType:
     """The figures for the terminal. Steps, phases and the roofline are in milliseconds per agent-step."""
-    with_memory = any(row.memory is not None for row in series.rows)
-    labels = ["agent-steps/s", "× first", "÷ roofline", *["MiB", "est."] * with_memory, "ms", *NAMES]
+    has_memory = any(row.memory is not None for row in series.rows)
+    labels = [*RATIOS, *["MiB", "est."] * has_memory, "ms", *NAMES]
     rows = {}
     for row, figures in zip(series.rows, as_json(series)["rows"], strict=True):
-        cells = [_figure(figures[name]) for name in ("agent_steps_per_second", "times_first", "times_roofline")]
-        if with_memory:
+        cells = [_figure(figures[name]) for name in RATIOS.values()]
+        if has_memory:
             taken = row.memory
             cells += [_figure(taken.peak - taken.bare), _figure(taken.estimate)] if taken else ["", ""]
-        phases = [_figure(1000 * row.phases[name] / row.agent_steps) for name in NAMES]
-        rows[row.name] = [*cells, _figure(row.milliseconds), *(phases if row.phases["train"] else ())]
+        rows[row.name] = [*cells, _figure(row.milliseconds), *(_phases(row) if row.phases["train"] else ())]
     last = series.rows[-1]
     share = 1000 / last.agent_steps
     parts = [_figure(share * last.flop[name] / series.product_rate) if name in last.flop else "" for name in NAMES]
     empty = [""] * labels.index("ms")
     rows[f"roofline, {last.name}"] = [*empty, _figure(share * last.roofline_seconds), *parts]
     return table(rows, labels, title, header)
+
+
+def _architectures_table(architectures: dict[str, Series]) -> RenderableType:
+    """A row for each architecture: the engine, compared with that architecture's reference and roofline."""
+    rows = {}
+    for name, series in architectures.items():
+        row, figures = series.rows[-1], as_json(series)["rows"][-1]
+        cells = [_figure(figures[ratio]) for ratio in RATIOS.values()]
+        rows[name] = [*cells, f"{series.disagreement:.1g}", _figure(row.milliseconds), *_phases(row)]
+    labels = ["agent-steps/s", "× reference", "÷ roofline", "nats", "ms", *NAMES]
+    return table(rows, labels, f"small digits, {ARCHITECTURE_MARKETS} markets", "architecture")
+
+
+def _phases(row: Measured) -> list[str]:
+    """The milliseconds per agent-step of each phase."""
+    return [_figure(1000 * row.phases[name] / row.agent_steps) for name in NAMES]
 
 
 def _figure(value: float) -> str:
@@ -294,7 +323,8 @@ def run(options: Throughput, console: Console) -> dict[str, Any]:
     console.print(machine(origin))
 
     markets = options.num_markets or MARKETS[device.type]
-    digits = against_reference(always_open(scenario("digits")), markets, options.repeats, device, console)
+    config = always_open(scenario("digits"))
+    digits = with_memory(against_reference(config, markets, options.repeats, device, console), config, device)
     fashion = measure_fashion(options, device, console)
     for title, series in (("digits", digits), ("fashion", fashion)):
         if series is not None:
@@ -302,11 +332,15 @@ def run(options: Throughput, console: Console) -> dict[str, Any]:
     scaling = measure_scaling(options, device, console)
     for what, series in scaling.items():
         console.print(_series_table(series, f"digits, {SCALED_MARKETS} markets", what))
+    architectures = measure_architectures(options, device, console)
+    if architectures:
+        console.print(_architectures_table(architectures))
     results = origin | {
         "repeats": options.repeats,
         "digits": as_json(digits),
         "fashion": None if fashion is None else as_json(fashion),
         "scaling": {what: as_json(series) for what, series in scaling.items()},
+        "architectures": {name: as_json(series) for name, series in architectures.items()},
     }
     out = options.out or Path(f"benchmarks/results/throughput-{device.type}.json")
     write_json(out, results)
@@ -323,7 +357,8 @@ def measure_fashion(options: Throughput, device: torch.device, console: Console)
     except (ImportError, OSError) as error:
         console.print(f"fashion is skipped: {error}")
         return None
-    return against_reference(config, options.fashion_markets, options.repeats, device, console)
+    series = against_reference(config, options.fashion_markets, options.repeats, device, console)
+    return with_memory(series, config, device)
 
 
 def measure_scaling(options: Throughput, device: torch.device, console: Console) -> dict[str, Series]:
@@ -334,6 +369,16 @@ def measure_scaling(options: Throughput, device: torch.device, console: Console)
             contenders = [engine_contender(name, config, SCALED_MARKETS, device) for name, config in configs.items()]
             scaling[what] = measure(contenders, options.repeats, device, console)
     return scaling
+
+
+def measure_architectures(options: Throughput, device: torch.device, console: Console) -> dict[str, Series]:
+    """The reference and the engine with each architecture."""
+    small = always_open(scenario("digits", train_samples=200, validation_samples=100))
+    configs = {name: small.changed(architecture=name) for name in options.architectures}
+    return {
+        name: against_reference(config, (ARCHITECTURE_MARKETS,), options.repeats, device, console)
+        for name, config in configs.items()
+    }
 
 
 def main() -> None:

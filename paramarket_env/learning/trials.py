@@ -34,6 +34,11 @@ class Groups:
     dataset: Dataset
     """The samples of all agents."""
 
+    def alone(self, group: Tensor, network: Tensor) -> Groups:
+        """Q of the networks, each in a group of its own; their group and place in it are int64 ``[Q]``."""
+        networks, stems = (part[group, network].unsqueeze(1) for part in (self.parameters, self.stem))
+        return Groups(networks, stems, self.labels[group], self.dataset)
+
 
 def group(network: Network, dataset: Dataset, parameters: Tensor, samples: Tensor) -> Groups:
     """The groups of networks ``[m, N, P]``, each group on its own samples, int64 ``[m, n]``."""

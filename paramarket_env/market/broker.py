@@ -92,7 +92,8 @@ class Broker:
         for markets in affected.split(chunk) if len(affected) else ():
             on_each = tasks.on_each(state.parameters[markets], validation[markets])
             groups = group(self.network, self.dataset, *on_each)
-            fresh = tasks.on_own(own_losses(self.network, groups))
+            own_groups = groups.alone(*tasks.own_groups(len(markets))) if tasks.differ else groups
+            fresh = own_losses(self.network, own_groups).view(len(markets), -1)
             loss[markets] = torch.where(changed[markets], fresh, loss[markets])
             own = loss[markets].masked_fill(~state.alive[markets], torch.nan)
             self._quote(state, markets, groups, own, pending[markets])

@@ -79,9 +79,11 @@ def workspace_bytes(config: MarketConfig, network: Network, tasks: Tasks) -> int
     agents, parameters = config.agents, parameter_count(network)
     train, validation, _ = _samples(config, tasks)
     minibatches = networks_at_once(config, network, tasks) * config.training.largest_batch
+    copies = agents if tasks.differ else 1  # of a task's validation data
     indivisible = (
         2 * agents * stem_units(network) * validation  # one market's stems, and a permuted copy
-        + 2 * validation * tasks.dataset.size  # one market's validation data, and a copy for networks without a stem
+        + validation * tasks.dataset.size  # one market's validation data
+        + copies * validation // tasks.number * tasks.dataset.size  # for networks without a stem
         + minibatches * network.activations
         + _copies_of_minibatches(tasks) * minibatches * tasks.dataset.size
         + WORDS_PER_CHUNK * network.widest  # the widest layer, for one sample

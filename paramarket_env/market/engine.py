@@ -361,9 +361,10 @@ class Engine:
 
         They are for reports; agents never see them.
         """
-        on_each = self.tasks.on_each(self.state.parameters, self.state.partition.test)
-        loss, accuracy = losses_and_accuracies(self.network, self.dataset, *on_each)
-        return self.tasks.on_own(loss), self.tasks.on_own(accuracy)
+        parameters = self.state.parameters
+        on_own = self.tasks.on_own(parameters, self.state.partition.test)
+        loss, accuracy = losses_and_accuracies(self.network, self.dataset, *on_own)
+        return loss.view(parameters.shape[:2]), accuracy.view(parameters.shape[:2])
 
     @no_grad
     def overwrite(self, parameters: Tensor) -> Tensor:

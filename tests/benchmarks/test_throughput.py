@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,14 +14,17 @@ from rich.console import Console
 from benchmarks import roofline, throughput
 from benchmarks.contenders import Contender, always_open, engine_contender, new_engine, reference_contender
 from benchmarks.phases import NAMES, Clock, phase_seconds
-from benchmarks.roofline import Yardstick, step_bytes, step_flop
+from benchmarks.reference import plain_market
+from benchmarks.roofline import Yardstick, flop, step_bytes, step_flop
 from benchmarks.throughput import Throughput, run
 from paramarket_env.config import MarketConfig
 from paramarket_env.learning.merging import Linear
 from paramarket_env.learning.networks.mlp import MLP, MLPNetwork
+from paramarket_env.learning.networks.network import ARCHITECTURES
 from paramarket_env.market.engine import Engine
 from paramarket_env.scenarios import scenario
 from tests.helpers import tiny_market
+from tests.learning.networks.test_architectures import MODULES, SMALL
 
 CPU = torch.device("cpu")
 
@@ -33,8 +37,7 @@ def _small_yardstick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def flop_of(config: MarketConfig, features: int, sizes: list[list[int]], validation: int) -> dict[str, int]:
     network = config.network.architecture((features,), 10)
-    assert isinstance(network, MLPNetwork)
-    return step_flop(config, network, torch.tensor(sizes), validation)
+    return step_flop(config, network, (features,), torch.tensor(sizes), validation)
 
 
 # --- the roofline -----------------------------------------------------------------------------------------------------
@@ -55,10 +58,32 @@ def test_an_agent_step_of_digits_needs_some_17_mflop_and_a_round_of_fashion_some
     fashion = sum(flop_of(scenario("fashion"), 784, [[27_500, 27_500]], 10_000).values())
     assert digits == pytest.approx(17e6, rel=0.02)
     alone = step_flop(
-        scenario("digits"), MLPNetwork((64,), 10, (32, 32)), torch.tensor([[550, 550]]), 400, shared=False
+        scenario("digits"), MLPNetwork((64,), 10, (32, 32)), (64,), torch.tensor([[550, 550]]), 400, shared=False
     )
     assert sum(alone.values()) / 2 == pytest.approx(22.5e6, rel=0.01)
     assert fashion == pytest.approx(8.1e9, rel=0.02)
+
+
+def test_the_flop_of_a_cnn_are_those_counted_by_hand() -> None:
+    first, second, hidden, head = 64 * 9 * 1 * 8, 16 * 9 * 8 * 16, 64 * 32, 32 * 10  # multiply-adds of a sample
+    network, later = ARCHITECTURES.parse("cnn")((1, 8, 8), 10), second + hidden + head
+    found = step_flop(scenario("digits"), network, (1, 8, 8), torch.tensor([[550, 550]]), 400)
+    units = 2 * 8 * (8 * 9 + 8 + 16 * 8 * 9) + 2 * 16 * (16 * 8 * 9 + 16 + 32 * 16 * 4)
+    assert found == {
+        "train": 2 * 550 * (2 * 3 * later + 2 * 2 * first),
+        "align": units + 2 * 32 * (64 * 32 + 32 + 32 * 10),
+        "try": 10 * 400 * 2 * later,
+        "evaluate": 2 * 400 * 2 * (first + later),
+    }
+
+
+@pytest.mark.parametrize("text", SMALL.values(), ids=SMALL)
+def test_the_flop_of_every_architecture_are_counted(text: str) -> None:
+    network = ARCHITECTURES.parse(text)((1, 8, 8), 10)
+    counted = flop(network, (1, 8, 8))
+    assert list(counted.layers) == list(dict.fromkeys(spec.layer for spec in network.parameters))
+    assert counted.forward < counted.backward < 2 * counted.forward
+    assert counted.linear >= {list(counted.layers)[-1]}
 
 
 def test_markets_add_up_and_sellers_multiply() -> None:
@@ -92,7 +117,7 @@ def test_what_is_not_done_costs_nothing() -> None:
 
 def test_samples_and_networks_are_moved_once() -> None:
     config = tiny_market(architecture=MLP(hidden=(8,)))
-    moved = step_bytes(config, MLPNetwork((64,), 10, (8,)), torch.tensor([[30, 10]]), 60)
+    moved = step_bytes(config, MLPNetwork((64,), 10, (8,)), (64,), torch.tensor([[30, 10]]), 60)
     parameters = 64 * 8 + 8 + 8 * 10 + 10
     assert moved == {"samples": 40 * 64 * 4, "validation": 60 * 64 * 4, "networks": 2 * 2 * parameters * 4}
 
@@ -136,8 +161,15 @@ def test_the_engine_is_left_as_it_was() -> None:
 # --- the contenders ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("changes", [{"agents": 3}, {"local_steps": 2}])
-def test_the_reference_does_the_engines_work(changes: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"agents": 3},
+        {"local_steps": 2},
+        *({"architecture": text, "local_steps": 2, "optimizer": "sgd(lr=0.05)"} for text in MODULES),
+    ],
+)
+def test_the_reference_does_the_engines_work(changes: dict[str, Any]) -> None:
     config = always_open(tiny_market(opens_at=4, trade_every=2, **changes))
     contenders = [reference_contender(config), engine_contender("engine", config, 2, CPU)]
     seen = []
@@ -147,8 +179,16 @@ def test_the_reference_does_the_engines_work(changes: dict[str, int]) -> None:
         seen.append([each.losses() for each in contenders])
         assert seen[-1][0] == pytest.approx(seen[-1][1], abs=1e-6)
     assert all(before != after for before, after in zip(seen[0][0], seen[1][0], strict=True))
-    assert sum(contenders[0].seconds[0].values()) == contenders[0].seconds[0]["rest"]
+    assert not any(contenders[0].seconds[0][phase] for phase in ("train", "try", "evaluate", "clear"))
     assert all(seconds[phase] > 0 for seconds in contenders[1].seconds for phase in NAMES)
+
+
+@pytest.mark.parametrize("text", MODULES)
+def test_the_reference_quotes_modules_as_the_engine(text: str) -> None:
+    config = always_open(tiny_market(architecture=text, local_steps=2, aligner="frank-wolfe"))
+    engine = new_engine(config, 1, CPU)
+    plain = plain_market(engine, 0)
+    assert engine.state.quotes.loss[0, 0, 0, 0].item() == pytest.approx(plain.quotes[0, 1].loss, abs=1e-5)
 
 
 def test_the_phases_are_those_of_the_step_of_median_duration() -> None:
@@ -172,6 +212,7 @@ def test_a_small_run_prints_and_writes_what_it_measured(
         agents=(2,),
         parameter_sets=(),
         widths=(),
+        architectures=("mlp(hidden=(8,))", "cnn"),
         repeats=2,
         out=out,
     )
@@ -179,11 +220,14 @@ def test_a_small_run_prints_and_writes_what_it_measured(
     printed = capsys.readouterr().out
     assert "fashion is skipped: data_dir=" in printed
     assert "roofline, M = 1" in printed
+    assert "cnn" in printed
     assert json.loads(out.read_text()) == results
     assert out.with_suffix(".png").stat().st_size > 0
     assert "date" not in results
     assert results["versions"]["torch"]
     assert list(results["scaling"]) == ["agents"]
+    assert list(results["architectures"]) == ["mlp(hidden=(8,))", "cnn"]
+    assert all(series["disagreement"] < 1e-5 for series in results["architectures"].values())
     digits = results["digits"]
     assert digits["disagreement"] < 1e-5
     reference, engine = digits["rows"]

@@ -180,6 +180,21 @@ def test_test_metrics_are_of_the_own_task() -> None:
         assert (loss, accuracy) == (pytest.approx(expected[0], rel=1e-5), pytest.approx(expected[1]))
 
 
+def test_no_network_is_evaluated_on_the_task_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = new_engine(tasks_market(opens_at=9), (0, 1))
+    evaluated, body = [], engine.network.body
+
+    def spying(parameters: Tensor, stem: Tensor) -> Tensor:
+        evaluated.append(parameters.shape[:2].numel())
+        return body(parameters, stem)
+
+    monkeypatch.setattr(engine.network, "body", spying)
+    engine.step(orders(engine, train=(0, 1, 2)))
+    assert sum(evaluated) == 2 * 3
+    engine.test_metrics()
+    assert sum(evaluated) == 2 * 2 * 3
+
+
 def test_a_failed_network_gets_the_chance_level_of_its_own_task() -> None:
     engine = new_engine(tasks_market(optimizer="sgd(lr=0.001)"))
     spoil(engine, 0, slice(0, 2))

@@ -124,10 +124,20 @@ class Tasks:
         repeated = parameters.unsqueeze(1).expand(-1, self.number, -1, -1)
         return repeated.flatten(0, 1), samples.flatten(0, 1)
 
-    def on_own(self, values: Tensor) -> Tensor:
-        """The value of each agent on its own task, ``[m, N]``, of ``values`` ``[m * T, N]`` on every task."""
-        by_task: Tensor = values.unflatten(0, (-1, self.number))
-        return by_task[:, self.of_agent, torch.arange(len(self.of_agent), device=values.device)]
+    def on_own(self, parameters: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """The networks ``[m, N, P]``, each on its own task's samples of ``[m, T, n]``: ``[R, G, P]`` and ``[R, n]``.
+
+        The G networks of a group share their samples. They are those of a market, or, where tasks differ, each alone.
+        """
+        own = samples[:, self.of_agent] if self.differ else samples
+        return parameters.reshape(own.shape[:2].numel(), -1, parameters.shape[2]), own.flatten(0, 1)
+
+    def own_groups(self, num_markets: int) -> tuple[Tensor, Tensor]:
+        """Each network's group of :meth:`on_each` with its own task, and its place in it: int64 ``[m * N]`` each."""
+        device = self.of_agent.device
+        markets = torch.arange(num_markets, device=device).unsqueeze(1)
+        groups = markets * self.number + self.of_agent
+        return groups.flatten(), torch.arange(len(self.of_agent), device=device).repeat(num_markets)
 
 
 def _moved(part: Partition, start: int) -> Partition:

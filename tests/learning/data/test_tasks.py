@@ -138,13 +138,24 @@ def test_a_task_whose_agent_has_no_minibatch_is_refused() -> None:
 # --- each agent on its own task ---------------------------------------------------------------------------------------
 
 
-def test_values_on_every_task_become_values_on_the_own_task() -> None:
+def test_each_network_meets_the_samples_of_its_own_task_alone() -> None:
     tasks = tasks_of("digits", "digits-parity", "digits")
     networks, samples = torch.randn(4, 3, 7), torch.arange(4 * 2 * 5).view(4, 2, 5)
-    repeated, groups = tasks.on_each(networks, samples)
-    values = repeated.sum(-1) + 100 * groups[:, :1]
-    expected = networks.sum(-1) + 100 * samples[:, :, 0][:, tasks.of_agent]
-    torch.testing.assert_close(tasks.on_own(values), expected)
+    alone, own = tasks.on_own(networks, samples)
+    assert torch.equal(alone, networks.view(12, 1, 7))
+    assert torch.equal(own.view(4, 3, 5), samples[:, [0, 1, 0]])
+    every, each = tasks.on_each(networks, samples)
+    group, place = tasks.own_groups(4)
+    assert torch.equal(every[group, place], alone[:, 0])
+    assert torch.equal(each[group], own)
+
+
+def test_networks_with_one_task_share_its_samples() -> None:
+    tasks, networks, samples = tasks_of("digits", "digits"), torch.randn(4, 2, 7), torch.arange(20).view(4, 1, 5)
+    together, own = tasks.on_own(networks, samples)
+    assert torch.equal(together, networks)
+    assert torch.equal(own, samples[:, 0])
+    assert together.data_ptr() == networks.data_ptr()
 
 
 def test_one_task_takes_no_copy() -> None:

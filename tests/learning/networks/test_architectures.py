@@ -20,6 +20,7 @@ from paramarket_env.learning import memory
 from paramarket_env.learning.alignment.permutations import identity, permute
 from paramarket_env.learning.alignment.weight_matching import weight_matching
 from paramarket_env.learning.memory import chunk_elements
+from paramarket_env.learning.networks import modules
 from paramarket_env.learning.networks.modules import ModuleNetwork
 from paramarket_env.learning.networks.network import ARCHITECTURES, Network, initial_parameters, permutation_sizes
 from paramarket_env.learning.training import SGD
@@ -102,6 +103,23 @@ def test_batched_as_in_a_loop(text: str, monkeypatch: pytest.MonkeyPatch) -> Non
     for place, vector in enumerate(parameters):
         expected = network.module(vector)(images(2, 7)[place // 2])
         torch.testing.assert_close(results[0][0].flatten(0, 1)[place].T, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("text", MODULES)
+def test_the_same_episode_batched_and_in_a_loop(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    played = []
+    for elements, loops in ((0, True), (2**60, False)):
+        monkeypatch.setattr(modules, "LOOP_ELEMENTS", elements)
+        engine, rng = new_engine(tiny_market(architecture=text, max_cycles=3), (0, 1)), np.random.default_rng(0)
+        assert isinstance(engine.network, ModuleNetwork)
+        assert engine.network._loops(CPU, 1) == loops
+        for _ in range(3):
+            engine.step(random_orders(engine, rng))
+        played.append(engine.state)
+    assert played[0].sold.sum() > 0
+    assert played[0].passes.sum() > 0
+    for (name, looped), (_, batched) in zip(*map(leaves, played), strict=True):
+        torch.testing.assert_close(looped, batched, rtol=1e-3, atol=1e-4, msg=name)
 
 
 @pytest.mark.parametrize("text", SMALL.values(), ids=SMALL)

@@ -11,7 +11,7 @@ from scipy.stats import ks_2samp
 from torch import Tensor, nn
 
 from paramarket_env.config import NetworkConfig
-from paramarket_env.learning.networks.mlp import MLP, MLPNetwork
+from paramarket_env.learning.networks.mlp import FEWEST_COLUMNS, MLP, MLPNetwork
 from paramarket_env.learning.networks.network import (
     initial_parameters,
     offsets,
@@ -53,11 +53,12 @@ def test_the_stem_of_a_merged_network_is_the_merge_of_the_stems(hidden: tuple[in
     assert network.stem_size == sum(spec.size for spec in network.parameters if spec.layer == "layer1")
 
 
+@pytest.mark.parametrize("samples", [6, FEWEST_COLUMNS])
 @pytest.mark.parametrize("hidden", HIDDEN)
-def test_the_gradients_equal_autograds(hidden: tuple[int, ...]) -> None:
+def test_the_gradients_equal_autograds(hidden: tuple[int, ...], samples: int) -> None:
     network = MLPNetwork(FEATURES, CLASSES, hidden)
-    parameters, inputs = initial(network, 4), torch.randn(4, 6, *FEATURES, generator=torch.Generator())
-    logit_gradient = torch.randn(4, CLASSES, 6, generator=torch.Generator())
+    parameters, inputs = initial(network, 4), torch.randn(4, samples, *FEATURES, generator=torch.Generator())
+    logit_gradient = torch.randn(4, CLASSES, samples, generator=torch.Generator())
     leaf = parameters.unsqueeze(1).requires_grad_()
     out = logits(network, leaf, inputs).squeeze(1)
     (expected,) = torch.autograd.grad((out * logit_gradient).sum(), leaf)
