@@ -284,7 +284,10 @@ def test_the_head_is_not_for_sale(rule: Any) -> None:
         ({"train_samples": (80, 120, 80)}, r"data\.train_samples=.* one for each task, of which there are 2"),
         ({"train_samples": (80, 0)}, r"data\.train_samples=0 is not allowed"),
         ({"train_samples": (80, 5000)}, r"data\.train_samples=5000 is not allowed: it must be at most the "),
-        ({"dataset": ("digits", "digits-enlarged:28", "digits")}, r"shape of a sample of digits-enlarged=\(1, 28, 28\)"),
+        (
+            {"dataset": ("digits", "digits-enlarged:28", "digits")},
+            r"shape of a sample of digits-enlarged=\(1, 28, 28\)",
+        ),
         ({"batch_size": 41}, "80 are too few for 41 to each of agents=2"),
     ],
 )
