@@ -16,6 +16,8 @@ from torch import Tensor
 
 from paramarket_env.adapters.pettingzoo import ParaMarketEnv
 from paramarket_env.config import MarketConfig
+from paramarket_env.learning.data.augmentation import CropsAndFlips
+from paramarket_env.learning.data.datasets import Dataset
 from paramarket_env.learning.merging import Linear
 from paramarket_env.learning.networks.mlp import MLP
 from paramarket_env.learning.networks.network import Network
@@ -23,6 +25,7 @@ from paramarket_env.learning.training import SGD
 from paramarket_env.market.engine import Engine
 from paramarket_env.market.orders import Orders, no_orders
 from paramarket_env.market.state import MarketState, tree_map
+from paramarket_env.validation import configuration
 
 CPU = torch.device("cpu")
 TINY: dict[str, Any] = {
@@ -228,3 +231,18 @@ def scripted(config: MarketConfig, steps: int, num_markets: int, spoiled: tuple[
 def peak_memory() -> int:
     """The largest memory that this process has had, in bytes."""
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+@configuration
+class Images:
+    """Random images of three classes, with an augmentation or, if ``plain``, without one."""
+
+    padding: int = 0
+    flips: bool = False
+    plain: bool = False
+
+    def __call__(self) -> Dataset:
+        images, labels = torch.randn(300, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(300) % 3
+        images[:, 0] += labels.view(-1, 1, 1)
+        rule = None if self.plain else CropsAndFlips((-0.5, 0.25, 3.0), self.padding, self.flips)
+        return Dataset(images, labels, classes=3, official_test=0, augmentation=rule)

@@ -1,4 +1,4 @@
-"""Every scenario plays with every policy. Those that read files do so in small, with small files."""
+"""Every scenario plays with every policy. Scenarios that read files play in small, with small files."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_scenario_plays_with_a_policy(
     if name in READING:
         config = in_small(config, request.getfixturevalue("files"))
     if name.startswith("cifar10"):
-        cifar = pytest.importorskip("torchvision.datasets.cifar", exc_type=ImportError)
+        cifar = pytest.importorskip("torchvision.datasets.cifar")
         monkeypatch.setattr(cifar, "check_integrity", lambda path, _md5=None: Path(path).is_file())
     steps = play(config, Arm(policy, (policy,)), [0], "cpu").steps
     assert steps.validation_loss.between(0, 10).all()

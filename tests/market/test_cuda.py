@@ -16,7 +16,7 @@ from paramarket_env.market.engine import Engine
 from paramarket_env.market.orders import no_orders
 from paramarket_env.market.snapshot import snapshot
 from paramarket_env.market.state import tree_map
-from tests.helpers import leaves, priced_market, random_orders, tiny_market
+from tests.helpers import Images, leaves, priced_market, random_orders, tiny_market
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -34,8 +34,14 @@ CONFIGS = pytest.mark.parametrize(
         {"mechanism": "personal", "disclosure": "bounds", "parameter_sets": "layers", "broker_fee": 0.1},
         {"mechanism": "double-auction", "disclosure": "none", "budget": (60, 0, 30)},
         {"mechanism": "second-price", "kappa_distribution": "log-uniform", "kappa_high": 2.0},
+        {"dataset": Images(padding=2, flips=True)},
+        {
+            "dataset": (Images(plain=True), Images(padding=2), Images(flips=True)),
+            "parameter_sets": "trunk",
+            "endowment": "iid",
+        },
     ],
-    ids=["sgd", "adam", "dirichlet", "personal", "double-auction", "second-price"],
+    ids=["sgd", "adam", "dirichlet", "personal", "double-auction", "second-price", "augmented", "augmented tasks"],
 )
 
 

@@ -119,7 +119,7 @@ class TinyImageNet:
     """100,000 + 10,000 colour images in 200 classes (Le and Yang 2015), with flips in training.
 
     As in the authors' code, the images are reduced from 64 x 64 to 32 x 32 pixels, and the official validation images
-    are the test set. Reading the files takes about a minute.
+    are the test set. Reading the files takes a minute or two.
     """
 
     data_dir: str | None = None

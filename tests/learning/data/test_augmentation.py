@@ -11,13 +11,12 @@ from torch import Tensor, nn
 
 from paramarket_env.config import MarketConfig
 from paramarket_env.learning.data.augmentation import CropsAndFlips, Joined
-from paramarket_env.learning.data.datasets import Dataset, load_dataset
+from paramarket_env.learning.data.datasets import load_dataset
 from paramarket_env.learning.data.tasks import load_tasks
 from paramarket_env.learning.training import shuffled
 from paramarket_env.market.engine import Engine
 from paramarket_env.seeding import bits, stream
-from paramarket_env.validation import configuration
-from tests.helpers import CPU, frozen, module_loss, new_engine, orders, tiny_market
+from tests.helpers import CPU, Images, frozen, module_loss, new_engine, orders, tiny_market
 
 BLACK = (-0.5, 0.25, 3.0)
 RULES = [
@@ -80,21 +79,6 @@ def test_joined_samples_keep_the_augmentation_of_their_own_dataset() -> None:
 
 
 # --- in training ------------------------------------------------------------------------------------------------------
-
-
-@configuration
-class Images:
-    """Images with an augmentation of their own; the first samples of two sources are the same."""
-
-    padding: int = 0
-    flips: bool = False
-    plain: bool = False
-
-    def __call__(self) -> Dataset:
-        images, labels = draw(300, sides=(8, 8)), torch.arange(300) % 3
-        images[:, 0] += labels.view(-1, 1, 1)
-        rule = None if self.plain else CropsAndFlips(BLACK, self.padding, self.flips)
-        return Dataset(images, labels, 3, 0, rule)
 
 
 CROPPED, MIRRORED, PLAIN = Images(padding=2, flips=True), Images(flips=True), Images(plain=True)

@@ -53,7 +53,7 @@ def assert_holds(dataset: Dataset, name: str, pictures: np.ndarray, *, within: f
 
 
 def test_cifar10_is_read_from_torchvisions_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cifar = pytest.importorskip("torchvision.datasets.cifar", exc_type=ImportError)
+    cifar = pytest.importorskip("torchvision.datasets.cifar")
     monkeypatch.setattr(cifar, "check_integrity", lambda path, _md5=None: Path(path).is_file())
     write_cifar10(tmp_path / "cifar-10-batches-py", ARRAYS)
     dataset = read("cifar10", tmp_path)
@@ -67,7 +67,7 @@ def test_cifar10_is_read_from_torchvisions_folder(tmp_path: Path, monkeypatch: p
 
 
 def test_a_folder_without_cifar10_is_named(tmp_path: Path) -> None:
-    pytest.importorskip("torchvision", exc_type=ImportError)
+    pytest.importorskip("torchvision")
     with pytest.raises(FileNotFoundError, match=r"lacks cifar-10-batches-py") as caught:
         read("cifar10", tmp_path)
     assert str(tmp_path) in str(caught.value)
