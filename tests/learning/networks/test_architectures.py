@@ -190,7 +190,9 @@ def test_settings_and_samples_that_do_not_fit_are_refused(text: str, features: t
 
 
 @pytest.mark.parametrize("sides", [(1, 1), (5, 9), (28, 28)])
-@pytest.mark.parametrize("text", [SMALL["resnet20"], SMALL["vgg16"], "vgg16(width=0.05, norm=False)"])
+@pytest.mark.parametrize(
+    "text", [SMALL["resnet20"], *(f"vgg16(width=0.05, norm='{name}')" for name in ("group", "batch", "none"))]
+)
 def test_images_of_any_size_are_served(text: str, sides: tuple[int, int]) -> None:
     network = ARCHITECTURES.parse(text)((2, *sides), CLASSES)
     assert logits(network, drawn(network, 1)[None], images(1, 2, features=(2, *sides))).isfinite().all()
