@@ -271,6 +271,7 @@ def test_a_merge_is_tried_with_statistics_of_the_buyers_data(parameter_sets: str
     state, broker = engine.state, engine.broker
     assert ("norm1" in broker.goods.names) == (parameter_sets == "layers")
     assert "norm2" not in broker.goods.names  # it has nothing that is trained
+    assert not broker.goods.masks[:, ~broker.common].any()
     for buyer, seller in ((0, 1), (1, 0)):
         aligned = permute(engine.network, state.parameters[0, seller][None], state.quotes.permutations[0, buyer])[0]
         for good, mask in enumerate(broker.goods.masks):
