@@ -39,7 +39,7 @@ class Merger(Protocol):
         """The merged networks of Q purchases, float32 ``[Q, P]``.
 
         ``buyers`` and ``aligned`` sellers are ``[Q, P]``, and ``weights`` ``[Q]`` are the merge weights. ``masks``,
-        bool ``[Q, P]``, mark the parameter sets that are bought.
+        bool ``[Q, P]``, mark the parameter sets that are bought. Running statistics are estimated anew afterwards.
         """
 
 

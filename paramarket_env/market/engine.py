@@ -370,7 +370,8 @@ class Engine:
     def overwrite(self, parameters: Tensor) -> Tensor:
         """Replace the networks of living agents by ``parameters`` (float32 ``[M, N, P]``), with fresh optimizers.
 
-        Returns each agent's gain from the replacement, in nats: float64 ``[M, N]``.
+        Their running statistics are estimated anew. Returns each agent's gain from the replacement, in nats: float64
+        ``[M, N]``.
         """
         alive = self.state.alive.clone()
         self.state.parameters = torch.where(alive.unsqueeze(2), parameters, self.state.parameters)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -112,6 +113,14 @@ STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512
 """The channels of VGG16's convolutions, by stage (Simonyan and Zisserman 2015)."""
 
 
+NORMALISATIONS: dict[str, Callable[[int], list[nn.Module]]] = {
+    "group": lambda channels: [nn.GroupNorm(1, channels)],
+    "batch": lambda channels: [nn.BatchNorm2d(channels)],
+    "none": lambda channels: [],
+}
+"""The layers that normalise so many channels, by name."""
+
+
 @ARCHITECTURES.register
 @configuration
 class VGG16(ModuleArchitecture):
@@ -123,8 +132,8 @@ class VGG16(ModuleArchitecture):
 
     width: Annotated[float, Field(gt=0, le=16)] = 1.0
     """Factor of the numbers of channels, which are 64 to 512."""
-    norm: bool = True
-    """Whether a normalisation, with one group of channels, follows each convolution."""
+    norm: Literal["group", "batch", "none"] = "group"
+    """The normalisation after each convolution: ``group``, with one group of channels, ``batch`` or ``none``."""
 
     def build(self, features: tuple[int, ...], classes: int) -> nn.Module:
         """See :meth:`ModuleArchitecture.build`."""
@@ -133,7 +142,7 @@ class VGG16(ModuleArchitecture):
         for number, stage in enumerate(STAGES, start=1):
             convolutions: list[nn.Module] = []
             for outputs in (max(1, round(self.width * each)) for each in stage):
-                normalisation = [nn.GroupNorm(1, outputs)] if self.norm else []
+                normalisation = NORMALISATIONS[self.norm](outputs)
                 convolutions += [nn.Conv2d(channels, outputs, 3, padding=1), *normalisation, nn.ReLU()]
                 channels = outputs
             if min(sides) >> number:

@@ -25,7 +25,10 @@ from paramarket_env.learning.networks.network import Axis, ParameterSpec, Segmen
 from paramarket_env.validation import require
 
 Permutations = Mapping[str, tuple[str | None, ...]]
-"""For each tensor by name, such as ``0.weight``: the permutation of hidden units that acts on each axis, or None."""
+"""The permutation of hidden units that acts on each axis, or None, of each tensor by name, such as ``0.weight``.
+
+The tensors are the parameters and the running statistics of batch normalisation.
+"""
 
 
 CPU = torch.device("cpu")

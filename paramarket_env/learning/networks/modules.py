@@ -75,8 +75,9 @@ class ModuleArchitecture:
 def from_module(build: ModuleFactory, permutations: Permutations | None = None) -> ModuleArchitecture:
     """An architecture made of a module, as a plug-in.
 
-    A permutation reorders the units of all axes with its name, which must not change what the module computes. By
-    default the permutations are derived from a trace of the module. An empty mapping says that nothing is permuted.
+    A permutation reorders the units of all axes with its name, which must not change what the module computes. It acts
+    on the running statistics of batch normalisation, such as ``1.running_mean``, too. By default the permutations are
+    derived from a trace of the module. An empty mapping says that nothing is permuted.
     """
     return _FromModule(build, permutations)
 

@@ -248,7 +248,9 @@ def test_the_examination_takes_no_more_memory_than_its_estimate(text: str) -> No
 
 
 @pytest.mark.parametrize("sides", [(1, 1), (5, 9), (28, 28)])
-@pytest.mark.parametrize("text", [SMALL["resnet20"], SMALL["vgg16"], "vgg16(width=0.05, norm=False)"])
+@pytest.mark.parametrize(
+    "text", [SMALL["resnet20"], *(f"vgg16(width=0.05, norm='{name}')" for name in ("group", "batch", "none"))]
+)
 def test_images_of_any_size_are_served(text: str, sides: tuple[int, int]) -> None:
     network = ARCHITECTURES.parse(text)((2, *sides), CLASSES)
     assert logits(network, drawn(network, 1)[None], images(1, 2, features=(2, *sides))).isfinite().all()

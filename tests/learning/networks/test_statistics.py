@@ -202,6 +202,21 @@ def test_a_permutation_moves_the_statistics_with_the_units() -> None:
     assert not torch.allclose(permuted, parameters)
 
 
+def test_given_permutations_name_the_statistics_too() -> None:
+    def build(features: tuple[int, ...], classes: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, classes))
+
+    affine = {
+        "1.weight": ("a", None),
+        "4.weight": (None, "a"),
+        **dict.fromkeys(("1.bias", "2.weight", "2.bias"), ("a",)),
+    }
+    statistics = dict.fromkeys(("2.running_mean", "2.running_var"), ("a",))
+    assert permutation_sizes(from_module(build, {**affine, **statistics})(FEATURES, CLASSES)) == {"a": 6}
+    with pytest.raises(ValueError, match="change of the network's outputs by a permutation of its hidden units"):
+        from_module(build, affine)(FEATURES, CLASSES)
+
+
 def test_statistics_take_no_part_in_alignment() -> None:
     engine = new_engine(normed_market())
     broker = engine.broker
@@ -256,6 +271,7 @@ def test_a_merge_is_tried_with_statistics_of_the_buyers_data(parameter_sets: str
     state, broker = engine.state, engine.broker
     assert ("norm1" in broker.goods.names) == (parameter_sets == "layers")
     assert "norm2" not in broker.goods.names  # it has nothing that is trained
+    assert not broker.goods.masks[:, ~broker.common].any()
     for buyer, seller in ((0, 1), (1, 0)):
         aligned = permute(engine.network, state.parameters[0, seller][None], state.quotes.permutations[0, buyer])[0]
         for good, mask in enumerate(broker.goods.masks):
@@ -325,6 +341,15 @@ def test_agents_with_different_tasks_trade_a_normalised_trunk() -> None:
     engine.step(orders(engine, buy={0: 0, 1: 0}))
     assert engine.state.sold[0].tolist() == [1, 1]
     torch.testing.assert_close(engine.state.loss[0], quoted, rtol=0, atol=1e-5)
+
+
+def test_a_network_with_batch_normalisation_is_chosen_by_name() -> None:
+    engine = new_engine(normed_market(architecture="vgg16(width=0.05, norm='batch')"))
+    assert has_statistics(engine.network)
+    engine.step(orders(engine, train=(0, 1)))
+    quoted = engine.state.quotes.loss[0, 0, 0, 0].item()
+    engine.step(orders(engine, buy={0: 0}))
+    assert engine.state.loss[0, 0].item() == pytest.approx(quoted, abs=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(3))
