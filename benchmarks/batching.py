@@ -99,18 +99,19 @@ def run(options: Batching, console: Console) -> dict[str, dict[str, float]]:
             inputs = torch.zeros(options.networks, samples, *features, device=device)
             taken = found[f"{text} {features} {samples}"] = seconds(network, parameters, inputs, options.repeats)
             rows[f"{text}, {features[-1]} px, {samples}"] = _cells(network, samples, taken, device)
-    labels = ["elements", "logits ms", "loop ÷ vmap", "gradients ms", "loop ÷ vmap", "chosen"]
+    ratios = ["loop ÷ vmap", "chosen ÷ loop"]
+    labels = ["elements", "logits ms", *ratios, "gradients ms", *ratios, "chosen"]
     console.print(table(rows, labels, f"{options.networks} networks", "architecture, image, batch"))
     return found
 
 
 def _cells(network: ModuleNetwork, samples: int, taken: dict[str, float], device: torch.device) -> list[str]:
     """The cells of a row: milliseconds are those of the loop."""
-    cells = [f"{network.widest * samples:,}"]
+    cells, chosen = [f"{network.widest * samples:,}"], "loop" if network._loops(device, samples) else "vmap"
     for job in ("logits", "gradients"):
         loop, batched = taken[f"{job} loop"], taken[f"{job} vmap"]
-        cells += [f"{1000 * loop:.1f}", f"{loop / batched:.2f}"]
-    return [*cells, "loop" if network._loops(device, samples) else "vmap"]
+        cells += [f"{1000 * loop:.1f}", f"{loop / batched:.2f}", f"{taken[f'{job} {chosen}'] / loop:.2f}"]
+    return [*cells, chosen]
 
 
 def main() -> None:

@@ -26,3 +26,4 @@ def test_the_table_has_a_row_for_each_case_and_batch(monkeypatch: pytest.MonkeyP
     assert all(seconds > 0 for taken in found.values() for seconds in taken.values())
     rows = [line.split() for line in out.getvalue().splitlines() if "cnn" in line]
     assert [row[-1] for row in rows] == ["vmap", "loop"]
+    assert [row[-2] for row in rows][1] == "1.00"  # the loop, compared with itself

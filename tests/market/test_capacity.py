@@ -63,12 +63,12 @@ from paramarket_env.validation import configuration
 @configuration
 class Noise:
     def __call__(self):
-        inputs = torch.randn(3200, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-        return Dataset(inputs, torch.arange(3200) % 10, 10, 0)
+        inputs = torch.randn(200 + most, 1, side, side, generator=torch.Generator().manual_seed(0))
+        return Dataset(inputs, torch.arange(200 + most) % 10, 10, 0)
 
 def play(validation):
     config = MarketConfig().changed(
-        architecture=sys.argv[1], dataset=Noise(), merger=Linear(weights=(0.25, 0.5, 0.75)), endowment="iid",
+        architecture=sys.argv[1], dataset=Noise(), merger=Linear(weights=weights), endowment="iid",
         train_samples=160, validation_samples=validation, test_samples=40, batch_size=80, disclosure=sys.argv[2],
     )
     engine = Engine(config, 1, "cpu")
@@ -76,11 +76,14 @@ def play(validation):
     engine.step(replace(no_orders(1, 2, 1, engine.device), train=torch.ones(1, 2, dtype=torch.bool)))
     return engine
 
-config = play(20).config.changed(validation_samples=3000)
+side, most, merges = map(int, sys.argv[3:])
+weights = tuple(torch.linspace(0.05, 1, merges).tolist())
+play(20)
 before = psutil.Process().memory_info().rss
-engine = play(3000)
+engine = play(most)
 peak = 1024 * int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) - before
-print(peak / required_bytes(1, engine.config, engine.network, engine.tasks), engine.network.widest * 3000 * 4 / peak)
+in_one_layer = 4 * merges * most * engine.network.widest
+print(peak / required_bytes(1, engine.config, engine.network, engine.tasks), in_one_layer / peak)
 """
 
 PEAK_OF_AUGMENTATION = """
@@ -243,19 +246,30 @@ def test_a_market_that_does_not_fit_is_refused_before_it_is_made(
     assert peak_memory() - before < 2**26
 
 
+NARROW = "resnet20(widen=1, depth=10)"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory of a process from /proc")
 @pytest.mark.parametrize(
-    "architecture",
-    ["cnn", *(pytest.param(text, marks=pytest.mark.slow) for text in ("vit", "resnet20(widen=1, depth=10)", NORMED))],
-    ids=["cnn", "vit", "resnet20", "normed"],
+    ("architecture", "side", "validation", "merges"),
+    [
+        ("cnn", 28, 1500, 3),
+        pytest.param("vit", 28, 1500, 3, marks=pytest.mark.slow),
+        pytest.param(NARROW, 28, 1500, 3, marks=pytest.mark.slow),
+        pytest.param(NORMED, 28, 1500, 3, marks=pytest.mark.slow),
+        pytest.param(NARROW, 8, 10_000, 20, marks=pytest.mark.slow),
+    ],
 )
-def test_the_estimate_bounds_the_memory_of_networks_made_of_modules(architecture: str) -> None:
+def test_the_estimate_bounds_the_memory_of_networks_made_of_modules(
+    architecture: str, side: int, validation: int, merges: int
+) -> None:
+    sizes = map(str, (side, validation, merges))
     disclosure = "none" if architecture == NORMED else "bounds"
-    command = [sys.executable, "-c", PEAK_OF_MODULES, architecture, disclosure]
+    command = [sys.executable, "-c", PEAK_OF_MODULES, architecture, disclosure, *sizes]
     printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
     used, one_layer = (float(part) for part in printed.split())
     assert used <= 1
-    assert one_layer > 1  # so the samples of the validation split were never in a layer all at once
+    assert one_layer > 3  # so the samples of the validation split were never in a layer all at once, in all merges
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory of a process from /proc")
