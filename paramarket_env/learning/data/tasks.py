@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 
@@ -37,7 +37,7 @@ class Tasks:
     """The T tasks of the N agents of a market."""
 
     names: tuple[str, ...]
-    """The textual forms of the tasks' datasets."""
+    """The textual forms of the tasks' datasets. They say where the files are only to tell two tasks apart."""
     parts: tuple[Dataset, ...]
     """The dataset of each task."""
     dataset: Dataset
@@ -152,7 +152,7 @@ def load_tasks(sources: Sequence[DatasetSource], device: torch.device) -> Tasks:
     Raises ``ValueError`` if the samples of two tasks have different shapes, and the errors of :func:`load_dataset`.
     """
     distinct = list(dict.fromkeys(sources))
-    names = tuple(_name(source, number) for number, source in enumerate(distinct))
+    names = _names(distinct)
     parts = [load_dataset(source) for source in distinct]
     for name, part in zip(names, parts, strict=True):
         first = parts[0].features
@@ -174,6 +174,17 @@ def _joined(parts: Sequence[Dataset]) -> Dataset:
     changed = any(rule is not None for rule in rules)
     augmentation = Joined(rules, tuple(len(part.labels) for part in parts)) if changed else None
     return Dataset(inputs, labels, max(part.classes for part in parts), official_test=0, augmentation=augmentation)
+
+
+def _names(sources: Sequence[DatasetSource]) -> tuple[str, ...]:
+    """The textual forms of the sources, without the folders of their files if they still differ."""
+    names = tuple(_name(source, number) for number, source in enumerate(sources))
+    short = tuple(_name(_anywhere(source), number) for number, source in enumerate(sources))
+    return short if len(set(short)) == len(names) else names
+
+
+def _anywhere(source: DatasetSource) -> DatasetSource:
+    return replace(source, data_dir=None) if is_dataclass(source) and hasattr(source, "data_dir") else source
 
 
 def _name(source: DatasetSource, number: int) -> str:

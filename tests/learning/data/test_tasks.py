@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import combinations, product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor
 
 from paramarket_env.config import DataConfig
-from paramarket_env.learning.data.datasets import DATASETS, Dataset, DatasetSource, load_dataset
+from paramarket_env.learning.data.datasets import DATASETS, Dataset, DatasetSource, FashionMNIST, load_dataset
 from paramarket_env.learning.data.endowments import IID, Partition, partition
 from paramarket_env.learning.data.tasks import Tasks, load_tasks
+from tests.datafiles import MNIST_FILES, draw_images, write_family
 from tests.helpers import CPU
 
 SEEDS = torch.arange(3)
@@ -39,6 +41,14 @@ def test_agents_with_the_same_dataset_have_the_same_task() -> None:
     assert (tasks.number, tasks.differ) == (2, True)
     assert tasks.classes.tolist() == [10, 2, 10]
     assert tasks.chance.tolist() == [math.log(10), math.log(2), math.log(10)]
+
+
+def test_a_name_has_the_folder_only_where_tasks_differ_in_nothing_else(tmp_path: Path) -> None:
+    one, other = (FashionMNIST(data_dir=str(tmp_path / name)) for name in "ab")
+    for name in "ab":
+        write_family(tmp_path / name, MNIST_FILES, arrays=draw_images(sides=(28, 28)))
+    assert tasks_of(one, DATASETS.check("digits-enlarged")).names[0] == "fashion-mnist"
+    assert tasks_of(one, other).names == tuple(DATASETS.text(source) for source in (one, other))
 
 
 def test_one_task_is_its_dataset() -> None:
