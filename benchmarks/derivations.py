@@ -18,6 +18,7 @@ import tyro
 from torch import Tensor, nn
 
 from paramarket_env.learning.networks.derive import check, derive
+from paramarket_env.learning.networks.network import units_of
 
 IMAGE, SEQUENCE = (3, 224, 224), (16, 8)
 
@@ -80,7 +81,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "nn.TransformerEncoder": (transformer, SEQUENCE),
     "nn.LSTM": (lambda: Sequence(nn.LSTM(64, 64, batch_first=True), 64), SEQUENCE),
 }
-"""How each network is made, and the shape of a sample."""
+"""The function that makes each network, and the shape of a sample."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,7 @@ def row(name: str) -> list[str]:
         check(module, features, derived)
     except ValueError as error:
         return [name, size, "", "", "", "", str(error).partition(";")[0]]
-    segments = [segment for axes in derived.axes.values() for axis in axes for segment in axis]
-    units = {segment.permutation: segment.units for segment in segments if segment.permutation is not None}
+    units = units_of(derived.axes.values())
     return [name, size, str(len(units)), f"{sum(units.values()):,}", str(len(derived.blocks)), seconds, "passes"]
 
 

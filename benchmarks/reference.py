@@ -181,7 +181,7 @@ def try_grid(buyer: nn.Module, seller: nn.Module, weights: Sequence[float], vali
 
 @dataclass(frozen=True)
 class Matching:
-    """How the units of two modules are matched."""
+    """The rule that matches the units of two modules."""
 
     align: Callable[[nn.Module, nn.Module, list[Tensor] | None], list[Tensor]]
     """The seller's units in the buyer's order, from the two modules and the last match."""

@@ -125,8 +125,8 @@ class NetworkConfig:
     common_start: bool = False
     """Whether all agents begin with the same parameters. Otherwise each draws its own."""
     pretraining_passes: Annotated[int, Field(ge=0, le=PASSES_MAX)] = 0
-    """Number of passes in which the common start is trained before the episode, with the settings of the first agent
-    and samples of its task."""
+    """Number of whole passes in which the common start is trained before the episode, with the optimizer and the batch
+    size of the first agent, and samples of its task."""
     pretraining_share: Annotated[float, Field(gt=0, le=1)] = 0.2
     """The share of the first task's training samples on which the common start is trained. Agents may hold them too."""
 

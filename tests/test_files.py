@@ -79,7 +79,7 @@ WRITERS: dict[str, Writer] = {
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """What a reader finds: the files that stand alone, and those that a manifest names. Others were not finished."""
+    """Read the files that stand alone, and those that a manifest names. Others were not finished."""
     files = [file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".")]
     found = {str(file.relative_to(folder)): file.read_bytes() for file in files if file.suffix not in MEMBERS}
     for manifest in folder.rglob("*.json"):

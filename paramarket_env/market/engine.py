@@ -96,6 +96,7 @@ class Engine:
         self._split_sizes = config.data.split_sizes(self.tasks.number)
         self.tasks.require_minibatches(self._split_sizes, config.data.endowment, config.training.largest_batch)
         self._trainings = self._distinct_trainings()
+        self._networks_at_once = networks_at_once(config, self.network, self.tasks)
         self.one = self._fresh(as_seeds([0], 1, self.device))
         """The state of one market, which gives the shapes."""
 
@@ -199,7 +200,7 @@ class Engine:
     def _pretrained(self, parameters: Tensor, seeds: Tensor) -> Tensor:
         """The networks ``[m, P]``, trained as the first agent trains on a share of its task's samples."""
         settings, training = self.config.network, replace(self.config.trainings[0], local_steps=None)
-        samples = self.tasks.of_first(self._split_sizes, seeds, settings.pretraining_share)
+        samples = self.tasks.share_of_first(self._split_sizes, seeds, settings.pretraining_share)
         sizes, state = torch.full_like(seeds, samples.shape[1]), training.optimizer.fresh(parameters)
         for number in range(settings.pretraining_passes):
             keys = stream(seeds, "pretraining", number)
@@ -327,10 +328,6 @@ class Engine:
         )
         for name, tensor in optimizer.items():
             state.optimizer[name][market, agent] = tensor
-
-    @property
-    def _networks_at_once(self) -> int:
-        return networks_at_once(self.config, self.network, self.tasks)
 
     @property
     def _partitions_at_once(self) -> int:

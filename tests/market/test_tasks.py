@@ -275,7 +275,7 @@ def test_a_pretrained_start_was_trained_on_a_share_of_the_first_task(changes: di
     config = tiny_market(**changes, **pretrained, optimizer=SGD(lr=0.2))
     engine, plain = new_engine(config, (0, 1)), new_engine(config.changed(pretraining_passes=0), (0, 1))
     seed, sizes = torch.tensor([1]), config.data.split_sizes(engine.tasks.number)
-    samples = engine.tasks.of_first(sizes, seed, 0.25)
+    samples = engine.tasks.share_of_first(sizes, seed, 0.25)
     everybodys, _, _ = splits(engine.tasks.parts[0], sizes[0], seed)
     assert samples.shape[1] == round(everybodys.shape[1] / 4)
     module = plain.network.module(plain.state.parameters[1, 0])

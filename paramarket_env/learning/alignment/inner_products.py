@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import accumulate
 
 import torch
@@ -22,10 +22,10 @@ class Place:
     start: int
     segment: Segment
 
-    @property
-    def shared(self) -> bool:
-        """Whether a permutation acts on another axis of the tensor, too."""
-        return len(_moving(self.spec)) > 1
+    @cached_property
+    def others(self) -> list[int]:
+        """The other axes of the tensor on which a permutation acts."""
+        return [number for number in _moving(self.spec) if number != self.axis]
 
 
 @lru_cache(maxsize=16)
@@ -102,13 +102,13 @@ class InnerProducts:
     def _add(self, total: Tensor, name: str, pairs: Tensor | None, current: dict[str, Tensor] | None) -> Tensor:
         """``total`` plus the products of the tensors with several permuted axes, or without ``current`` the others."""
         for place in self.places[name]:
-            if place.shared != (current is not None):
+            if bool(place.others) != (current is not None):
                 continue
             both = self._tensors[place.spec.name]
             both = (both if pairs is None else both[:, pairs]).narrow(place.axis + 2, place.start, place.segment.size)
             buyer, seller = both
-            for other in _moving(place.spec):
-                if other != place.axis and current is not None:
+            if current is not None:
+                for other in place.others:
                     seller = _reorder(seller, other + 1, place.spec.axes[other], current)
             buyer, seller = (_by_unit(tensor, place) for tensor in (buyer, seller))
             total = total + buyer @ seller.mT

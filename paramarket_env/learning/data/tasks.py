@@ -89,7 +89,7 @@ class Tasks:
         parts = [partition(part, size, endowment, members, seeds, fewest) for part, size, members in each]
         return self._combined([_moved(part, start) for part, start in zip(parts, starts, strict=False)])
 
-    def of_first(self, sizes: Sequence[SplitSizes], seeds: Tensor, share: float) -> Tensor:
+    def share_of_first(self, sizes: Sequence[SplitSizes], seeds: Tensor, share: float) -> Tensor:
         """Take this share of the first task's training samples, one sample at least: int64 ``[M, n]``."""
         train, _, _ = splits(self.parts[0], sizes[0], seeds)
         return train[:, : max(1, round(share * train.shape[1]))]

@@ -22,7 +22,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from paramarket_env.learning.networks.batch_norm import buffers_of_batch_norms
 from paramarket_env.learning.networks.labels import Labels
-from paramarket_env.learning.networks.network import Axis, Blocks
+from paramarket_env.learning.networks.network import Axis, Blocks, units_of
 from paramarket_env.learning.networks.operations import RULES, Call, pointwise
 from paramarket_env.learning.networks.units import Units, fixed, solve
 from paramarket_env.validation import require
@@ -129,8 +129,7 @@ def _permuted(values: Mapping[str, Tensor], derived: Derived, generator: torch.G
 
 def _random_orders(derived: Derived, generator: torch.Generator) -> dict[str, Tensor]:
     """A random order of the units of each permutation that keeps the blocks together."""
-    segments = [segment for axes in derived.axes.values() for axis in axes for segment in axis]
-    sizes = {segment.permutation: segment.units for segment in segments if segment.permutation is not None}
+    sizes = units_of(derived.axes.values())
     orders = {name: _shuffled(size, generator) for name, size in sizes.items()}
     for blocks in derived.blocks:
         order = _shuffled(blocks.count, generator)

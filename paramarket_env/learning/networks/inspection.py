@@ -1,4 +1,4 @@
-"""What a module computes with and holds: the examination of a module that is to be a market's network."""
+"""The examination of a module that is to be a market's network: its parameters, and what its operations return."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from paramarket_env.validation import Count, configuration
 FEWEST_COLUMNS = 16
 """The smallest minibatch whose samples are the columns of the products.
 
-On a CPU, products with fewer columns take up to four times as long as those with the samples as rows.
+On a CPU, products with fewer columns take longer than those with the samples as rows.
 """
 
 

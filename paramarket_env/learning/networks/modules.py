@@ -38,8 +38,8 @@ from paramarket_env.validation import require
 LOOP_ELEMENTS = 2**16
 """On a CPU, networks are called in turn if their widest layer holds at least so many elements of a batch.
 
-With fewer elements, the calls themselves take most of the time: eight small networks batched by ``vmap`` are up to
-three times as fast as in turn. With more, batched convolutions and normalisations are up to 2.5 times slower, those of
+With fewer elements, the calls themselves take most of the time: eight small networks batched by ``vmap`` are about
+twice as fast as in turn. With more, batched convolutions and normalisations are up to three times slower, those of
 small CNNs from this size on (``python -m benchmarks.batching``). On a GPU networks are always batched, since small
 kernels should leave it idle. That has not been measured yet.
 """

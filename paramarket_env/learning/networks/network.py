@@ -8,7 +8,7 @@ of the architecture.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Annotated, Protocol, runtime_checkable
@@ -182,10 +182,15 @@ def stem_units(network: Network) -> int:
 
 def permutation_sizes(network: Network) -> dict[str, int]:
     """The number of units of each permutation of hidden units, by name."""
+    return units_of(spec.axes for spec in network.parameters)
+
+
+def units_of(tensors: Iterable[tuple[Axis, ...]]) -> dict[str, int]:
+    """The number of units of each permutation, by name, from the axes of each tensor."""
     return {
         segment.permutation: segment.units
-        for spec in network.parameters
-        for axis in spec.axes
+        for axes in tensors
+        for axis in axes
         for segment in axis
         if segment.permutation is not None
     }

@@ -150,11 +150,10 @@ def test_a_market_alone_equals_the_same_market_as_one_of_several(changes: dict[s
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 5])
-def test_results_do_not_depend_on_the_number_of_networks_at_once(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    together = new_engine(market(), (0, 1, 2))
+def test_results_do_not_depend_on_the_number_of_networks_at_once(at_once: int) -> None:
+    together, parts = new_engine(market(), (0, 1, 2)), new_engine(market(), (0, 1, 2))
+    parts._networks_at_once = at_once
     together.step(orders(together, train=(0, 1)))
-    monkeypatch.setattr(Engine, "_networks_at_once", at_once)
-    parts = new_engine(market(), (0, 1, 2))
     parts.step(orders(parts, train=(0, 1)))
     torch.testing.assert_close(parts.state.parameters, together.state.parameters)
 
