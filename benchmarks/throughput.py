@@ -293,7 +293,7 @@ def draw(digits: Series, scaling: dict[str, Series], title: str) -> Figure:
         _draw_costs(axes, series, [row.name for row in series.rows])
         axes.set_xlabel(f"{what} ({SCALED_MARKETS} markets)")
     panels[0].set_ylabel("ms per agent-step")
-    panels[0].legend(loc="center right")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
     figure.suptitle(title)
     return figure
 
