@@ -15,7 +15,6 @@ from paramarket_env.learning.alignment import weight_matching
 from paramarket_env.market import broker
 from paramarket_env.market.broker import Broker
 from paramarket_env.market.engine import Engine
-from paramarket_env.market.exchange import Exchange
 
 Phases = tuple[tuple[str, Any, str], ...]
 """A phase, and a function that belongs to it: the object that holds the function, and its name. Time in a function of
@@ -27,9 +26,8 @@ PHASES: Phases = (
     ("try", Broker, "_quote"),
     ("evaluate", broker, "group"),
     ("evaluate", broker, "own_losses"),
-    ("clear", Exchange, "clear"),
-    ("clear", Engine, "_merge"),
-    ("clear", Exchange, "settle"),
+    ("clear", Engine, "_trade"),
+    ("clear", Engine, "_no_trade"),
 )
 """The phases of a step. ``try`` is the time of quoting without aligning and evaluating."""
 

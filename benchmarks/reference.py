@@ -287,6 +287,6 @@ def coming_passes(engine: Engine, market: int, agents: Sequence[int]) -> dict[in
     state, orders = engine.state, {}
     for agent in agents:
         key = stream(state.seeds[market], "shuffle", agent, state.passes[market, agent]).view(1)
-        sizes = state.partition.sizes[market, agent].view(1)
-        orders[agent] = shuffled(state.partition.endowments[market, agent].view(1, -1), sizes, key)[0]
+        size = int(state.partition.sizes[market, agent])
+        orders[agent] = shuffled(state.partition.endowments[market, agent].view(1, -1), size, key)[0]
     return orders

@@ -86,8 +86,9 @@ def stream(seeds: Tensor, name: str, *counters: Tensor | int) -> Tensor:
     """
     key = _mix(seeds + _name_bits(name))
     for counter in counters:
-        step = torch.as_tensor(counter, dtype=torch.int64, device=key.device) + 1
-        key = _mix((key ^ _MIX_2) + step * _GOLDEN)
+        # The product of Python's integers is taken modulo 2**64, as that of int64 is.
+        step = (counter + 1) * _GOLDEN
+        key = _mix((key ^ _MIX_2) + (step if isinstance(step, Tensor) else _signed(step % 2**64)))
     return key
 
 

@@ -102,6 +102,7 @@ LAYERS: dict[str, dict[str, set[str]]] = {
     },
     "paramarket_env.market": {
         "__init__": set(),
+        "host": set(),
         "orders": set(),
         "state": set(),
         "snapshot": {"state"},
@@ -109,7 +110,7 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "broker": {"state"},
         "exchange": {"broker", "orders", "state"},
         "view": {"broker", "exchange", "state"},
-        "engine": {"broker", "capacity", "exchange", "orders", "snapshot", "state", "view"},
+        "engine": {"broker", "capacity", "exchange", "host", "orders", "snapshot", "state", "view"},
         "saved": {"engine", "state"},
     },
     "paramarket_env.interface": {

@@ -245,6 +245,6 @@ def test_training_touches_no_global_generator() -> None:
     parameters, optimizer = initial_parameters(network, torch.arange(2)), SGD()
     with global_generators_untouched():
         keys = torch.arange(2)
-        order = shuffled(endowments, sizes, keys)
+        order = shuffled(endowments, 10, keys)
         state = optimizer.fresh(parameters)
-        train(network, Training(optimizer, 4, 1, None), dataset, parameters, state, order, sizes, keys)
+        train(network, Training(optimizer, 4, 1, None), dataset, parameters, state, order, sizes.numpy(), keys)

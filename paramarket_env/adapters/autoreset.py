@@ -91,8 +91,8 @@ class AutoresetBatch:
         markets = advance.ended.nonzero().squeeze(1)
         if len(markets) == 0:
             return advance, None
-        columns = self.market_batch.infos(advance.record)
-        infos = {name: column[markets].cpu().numpy() for name, column in columns.items()}
+        columns, rows = self.market_batch.infos(advance.record), markets.cpu().numpy()
+        infos = {name: column[rows] for name, column in columns.items()}
         ending = Ending(markets, self.observation[markets], self.mask[markets], infos)
         self.reset_done(markets)
         return advance, ending

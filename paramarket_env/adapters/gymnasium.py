@@ -270,10 +270,9 @@ class ParaMarketVectorEnv(_GymFace, VectorEnv[np.ndarray, np.ndarray, np.ndarray
         for renderer in self._renderers:
             renderer.close()
 
-    def _infos(self, columns: dict[str, Tensor]) -> dict[str, Any]:
+    def _infos(self, columns: dict[str, np.ndarray]) -> dict[str, Any]:
         """Select the learner's infos, ``[M]`` each, from those of all agents, and add its mask."""
-        # Copy the columns, as the engine overwrites its state.
-        infos: dict[str, Any] = {name: column[:, self._seat].cpu().numpy().copy() for name, column in columns.items()}
+        infos: dict[str, Any] = {name: column[:, self._seat].copy() for name, column in columns.items()}
         return infos | self._masks(self._autoreset.mask)
 
     def _masks(self, masks: Tensor) -> dict[str, Any]:
@@ -294,10 +293,8 @@ class ParaMarketVectorEnv(_GymFace, VectorEnv[np.ndarray, np.ndarray, np.ndarray
         columns = self.market_batch.infos(advance.record)
         if ending is None:
             return _with_flags(self._infos(columns), everywhere)
-        began = advance.ended.unsqueeze(1)
-        blank = self.market_batch.infos()
-        columns = {name: torch.where(began, blank[name], column) for name, column in columns.items()}
-        ended = advance.ended.cpu().numpy()
+        blank, ended = self.market_batch.infos(), advance.ended.cpu().numpy()
+        columns = {name: np.where(ended[:, None], blank[name], column) for name, column in columns.items()}
         return _with_flags(self._infos(columns), everywhere) | _with_flags(self._final(ending, ended), ended)
 
     def _final(self, ending: Ending, ended: np.ndarray) -> dict[str, Any]:

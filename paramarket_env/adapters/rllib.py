@@ -112,6 +112,6 @@ class ParaMarketRLlibEnv(Face, MultiAgentEnv):  # type: ignore[misc]  # RLlib ne
     def _infos(self, agents: list[str], record: StepRecord) -> dict[str, dict[str, Any]]:
         if not agents:
             return {}
-        columns = {name: column.flatten().tolist() for name, column in self.market_batch.infos(record).items()}
+        columns = {name: column.ravel().tolist() for name, column in self.market_batch.infos(record).items()}
         rows = {agent: row for row, agent in enumerate(self.possible_agents)}
         return {agent: {name: column[rows[agent]] for name, column in columns.items()} for agent in agents}

@@ -144,12 +144,12 @@ class ParaMarketVecEnv(Face, VecEnv):
     def _fill_failed(self, infos: list[dict[str, Any]], advance: Advance, seen: np.ndarray) -> None:
         """Fill the infos of rows whose network failed while the market continues. This is rare and need not be fast."""
         columns = self.market_batch.infos(advance.record)
-        failed = self._learners_of(advance.record.terminated & ~advance.ended.unsqueeze(1))
-        for row in failed.nonzero().flatten().tolist():
+        failed = self._learners_of(advance.record.terminated & ~advance.ended.unsqueeze(1)).nonzero().flatten()
+        for row, place in zip(failed.tolist(), self._opponents.learners[failed].tolist(), strict=True):
             infos[row] = {
                 "terminal_observation": seen[row].copy(),
                 "TimeLimit.truncated": False,
-                **{name: self._learners_of(column)[row].item() for name, column in columns.items()},
+                **{name: column.item(place) for name, column in columns.items()},
             }
 
     def action_masks(self) -> np.ndarray:

@@ -39,15 +39,18 @@ def receipts(sellers: Tensor, amounts: Tensor) -> Tensor:
     return torch.zeros_like(amounts).scatter_add_(1, sellers.clamp_min(0), paid)
 
 
+def covered(balances: Tensor, sellers: Tensor, payments: Tensor) -> Tensor:
+    """Whether each payment of :func:`settle` is within [0, the payer's balance before the step]: bool ``[M, N]``."""
+    return (sellers < 0) | ((payments >= 0) & (payments <= balances))
+
+
 def settle(balances: Tensor, sellers: Tensor, payments: Tensor, fee: float = 0.0) -> Settlement:
     """Make all payments at once: agent i of a market pays ``payments[i]`` to ``sellers[i]``, all int64 ``[M, N]``.
 
-    The broker keeps the share ``fee`` within [0, 1) of each payment, rounded down to whole ticks. If a payment is
-    negative or larger than the payer's balance before the step, raises ``ValueError`` and makes no payment.
+    The broker keeps the share ``fee`` within [0, 1) of each payment, rounded down to whole ticks. All payments must be
+    :func:`covered`, which the caller checks before it begins to trade.
     """
     paid = torch.where(sellers >= 0, payments, 0)
-    if bool(((paid < 0) | (paid > balances)).any()):
-        raise ValueError("a payment must be within [0, the payer's balance before the step]")
     kept = share_of(paid, fee)
     received = receipts(sellers, paid - kept)
     return Settlement(balances - paid + received, received, kept.sum(1))

@@ -7,6 +7,7 @@ one purchase for each offer and bid if the mechanism takes bids, and one for eac
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -155,7 +156,7 @@ class RoundActions:
 
     def decode(self, actions: Tensor) -> Orders:
         """See :meth:`Actions.decode`."""
-        inside = ((actions >= 0) & (actions < torch.tensor(self.nvec, device=actions.device))).all(dim=-1)
+        inside = ((actions >= 0) & (actions < _tensor(self.nvec, actions.device))).all(dim=-1)
         _refuse(actions, inside, f"integers >= 0 and below {list(self.nvec)}")
         return Orders(actions[..., 0] == 1, *self.choices.offer_and_bid(actions[..., 1] - 1), actions[..., 2:] - 1)
 
@@ -177,6 +178,11 @@ class RoundActions:
     def legal_purchases(self, mask: Tensor) -> Tensor:
         """See :meth:`Actions.legal_purchases`."""
         return mask[..., 3 : 3 + self.choices.purchases].view(*mask.shape[:-1], self.choices.offers, self.choices.bids)
+
+
+@lru_cache(maxsize=16)
+def _tensor(values: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(values, device=device)
 
 
 def build_actions(mode: ActionMode, choices: Choices) -> Actions:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -115,7 +116,7 @@ class MarketBatch:
     def _mask_in(self, view: MarketView) -> Tensor:
         return torch.where(self.alive.unsqueeze(2), self.actions.mask(view.legal_purchases), self._hold)
 
-    def infos(self, record: StepRecord | None = None) -> dict[str, Tensor]:
+    def infos(self, record: StepRecord | None = None) -> dict[str, np.ndarray]:
         """The infos of all agents after a step, or after a reset if ``record`` is None; see ``info_columns``."""
         return info_columns(self.engine.state, record)
 

@@ -59,14 +59,21 @@ INFOS = (
 """All entries of an info except ``action_mask``, whose form depends on the client."""
 
 
-def info_columns(state: MarketState, record: StepRecord | None) -> dict[str, Tensor]:
-    """The infos of all agents by name, ``[M, N]`` each: bool, int64 or float64.
+def info_columns(state: MarketState, record: StepRecord | None) -> dict[str, np.ndarray]:
+    """The infos of all agents by name, ``[M, N]`` each: new arrays of bool, int64 or float64.
 
     The names and dtypes are the same after a reset, when there is no record. Some clients require this, because they
     fix the layout of an info when they first receive one.
     """
     happened = record or blank_record(state.balance)
-    return {column.name: column.read(state, happened).to(column.dtype) for column in INFOS}
+    arrays: dict[str, np.ndarray] = {}
+    # A float64 does not hold every int64, so there is one copy from the device for each of the two.
+    for is_float in (True, False):
+        columns = [column for column in INFOS if column.dtype.is_floating_point == is_float]
+        stacked = torch.stack([column.read(state, happened) for column in columns]).cpu().numpy()
+        arrays |= {column.name: array for column, array in zip(columns, stacked, strict=True)}
+    flags = {column.name: arrays[column.name] != 0 for column in INFOS if column.dtype == torch.bool}
+    return {column.name: (arrays | flags)[column.name] for column in INFOS}
 
 
 def info_table() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -59,9 +60,8 @@ class ObservationLayout:
 
     def pack(self, values: dict[str, Tensor]) -> Tensor:
         """Concatenate the fields' values, ``[..., size]``, to vectors, float32 ``[..., D]``, clipped to the bounds."""
-        vector = torch.cat([values[field.name].to(torch.float32) for field in self.fields], dim=-1)
-        low, high = (torch.from_numpy(bound).to(vector.device) for bound in (self.low, self.high))
-        return vector.clamp(low, high)
+        vector = torch.cat([values[field.name] for field in self.fields], dim=-1).to(torch.float32)
+        return vector.clamp(*_bounds(self, vector.device))
 
     def unpack(self, observation: Vector) -> dict[str, Vector]:
         """Split vectors, ``[..., D]``, into views of the fields by name, ``[..., size]`` each."""
@@ -71,6 +71,12 @@ class ObservationLayout:
         """The fields as a Markdown table."""
         rows = [(f"`{f.name}`", f.size, f"{f.low:g}", f"{f.high:g}", f.unit, f.meaning) for f in self.fields]
         return markdown_table(("field", "size", "low", "high", "unit", "meaning"), rows)
+
+
+@lru_cache(maxsize=16)
+def _bounds(layout: ObservationLayout, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The lowest and the highest values of an observation, float32 ``[D]``."""
+    return torch.from_numpy(layout.low).to(device), torch.from_numpy(layout.high).to(device)
 
 
 class Observer:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, ClassVar, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -115,12 +116,12 @@ def fresh_state(optimizers: Sequence[Optimizer], parameters: Tensor) -> Optimize
     return state
 
 
-def shuffled(endowments: Tensor, sizes: Tensor, keys: Tensor) -> Tensor:
-    """Each row's samples in a random order, then -1: int64 ``[R, T]``, where T is the largest of the ``sizes`` ``[R]``.
+def shuffled(endowments: Tensor, largest: int, keys: Tensor) -> Tensor:
+    """Each row's samples in a random order, then -1: int64 ``[R, largest]``; no row has more samples than ``largest``.
 
     Each row's order depends only on its key in ``keys`` ``[R]``.
     """
-    endowments = endowments[:, : int(sizes.max())]
+    endowments = endowments[:, :largest]
     order = bits(keys, endowments.shape[1]).masked_fill_(endowments < 0, torch.iinfo(torch.int64).max)
     return endowments.gather(1, order.argsort(dim=1, stable=True))
 
@@ -132,28 +133,28 @@ def train(
     parameters: Tensor,
     state: OptimizerState,
     samples: Tensor,
-    sizes: Tensor,
+    sizes: np.ndarray,
     keys: Tensor,
 ) -> None:
     """Train R networks in place for one pass, each over its own samples, for at most ``local_steps`` minibatches.
 
     ``parameters`` is ``[R, P]``, and ``state`` holds the optimizer's state of the same rows. ``samples``, int64
-    ``[R, T]``, are in the order of the pass, then -1; ``sizes``, int64 ``[R]``, are their numbers. Rows must be sorted
-    by size, largest first: the networks that still have minibatches are then a prefix, and only they take part in a
-    step. The last minibatch can be short; its loss is the mean over the samples that it has. Batch normalisation sees
-    a full minibatch also then: samples from the beginning of the pass fill it up. Samples are augmented if the dataset
-    says so, by random numbers that follow from the key of each network's pass in ``keys``, int64 ``[R]``.
+    ``[R, T]``, are in the order of the pass, then -1; ``sizes``, int64 ``[R]``, are their numbers, on the host. Rows
+    must be sorted by size, largest first: the networks that still have minibatches are then a prefix, and only they
+    take part in a step. The last minibatch can be short; its loss is the mean over the samples that it has. Batch
+    normalisation sees a full minibatch also then: samples from the beginning of the pass fill it up. Samples are
+    augmented if the dataset says so, by random numbers that follow from the key of each network's pass in ``keys``,
+    int64 ``[R]``.
     """
     batch_size = training.batch_size
     samples = samples[:, : batch_size * (training.local_steps or samples.shape[1])]
     if has_statistics(network):
         samples = F.pad(samples, (0, -samples.shape[1] % batch_size), value=-1)
-    starts = torch.arange(0, samples.shape[1], batch_size, device=samples.device)
-    taking_part = (sizes > starts.unsqueeze(1)).sum(1).tolist()
-    index = _filled(samples, sizes) if has_statistics(network) else samples.clamp_min(0)
+    index = _filled(samples) if has_statistics(network) else samples.clamp_min(0)
     labels = dataset.labels[index]
-    weights = _weights(samples, sizes, batch_size)
-    for number, (rows, start) in enumerate(zip(taking_part, starts.tolist(), strict=True)):
+    weights = _weights(samples, batch_size)
+    for number, start in enumerate(range(0, samples.shape[1], batch_size)):
+        rows = int((sizes > start).sum())
         if rows == 0:
             break
         columns = slice(start, start + batch_size)
@@ -165,17 +166,17 @@ def train(
         training.optimizer.step(parameters[:rows], gradients, {name: tensor[:rows] for name, tensor in state.items()})
 
 
-def _filled(samples: Tensor, sizes: Tensor) -> Tensor:
-    """The samples ``[R, T]`` of passes with these ``sizes`` ``[R]``, which begin again where there is no sample."""
-    place = torch.arange(samples.shape[1], device=samples.device)
-    return samples.gather(1, place % sizes.unsqueeze(1))
+def _filled(samples: Tensor) -> Tensor:
+    """The samples ``[R, T]`` of passes, which begin again where there is no sample."""
+    place, sizes = torch.arange(samples.shape[1], device=samples.device), (samples >= 0).sum(1, keepdim=True)
+    return samples.gather(1, place % sizes)
 
 
-def _weights(samples: Tensor, sizes: Tensor, batch: int) -> Tensor:
+def _weights(samples: Tensor, batch: int) -> Tensor:
     """The weight of each sample's loss in the mean of its minibatch, float32 ``[R, T]``; 0 where there is no sample."""
-    place = torch.arange(samples.shape[1], device=samples.device)
-    in_batch = (sizes.unsqueeze(1) - place // batch * batch).clamp(1, batch)
-    return (samples >= 0).to(torch.float32) / in_batch
+    present, place = samples >= 0, torch.arange(samples.shape[1], device=samples.device)
+    in_batch = (present.sum(1, keepdim=True) - place // batch * batch).clamp(1, batch)
+    return present.to(torch.float32) / in_batch
 
 
 def cross_entropy_gradient(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from paramarket_env.autograd import no_grad
 from paramarket_env.config import MarketConfig
 from paramarket_env.economics.clearing import REFUSALS
 from paramarket_env.economics.kappa import draw_kappas
+from paramarket_env.economics.ledger import covered
 from paramarket_env.economics.rewards import Outcome, step_reward
 from paramarket_env.learning.data.endowments import Partition
 from paramarket_env.learning.data.tasks import load_tasks
@@ -25,7 +27,8 @@ from paramarket_env.learning.training import Training, fresh_state, shuffled, tr
 from paramarket_env.market.broker import Broker
 from paramarket_env.market.capacity import networks_at_once, require_room
 from paramarket_env.market.exchange import Exchange
-from paramarket_env.market.orders import Orders, StepRecord
+from paramarket_env.market.host import chunks, places, to_host
+from paramarket_env.market.orders import PURCHASE, Orders, StepRecord, blank_record
 from paramarket_env.market.snapshot import snapshot
 from paramarket_env.market.state import MarketState, tree_map, write_rows
 from paramarket_env.market.view import MarketView
@@ -99,6 +102,8 @@ class Engine:
         self._networks_at_once = networks_at_once(config, self.network, self.tasks)
         self.one = self._fresh(as_seeds([0], 1, self.device))
         """The state of one market, which gives the shapes."""
+        blank = blank_record(torch.zeros(self.num_markets, config.agents, device=self.device))
+        self._no_purchases = {name: getattr(blank, name) for name in PURCHASE}
 
     # --- the current state -----------------------------------------------------------------------------------------
 
@@ -201,10 +206,11 @@ class Engine:
         """The networks ``[m, P]``, trained as the first agent trains on a share of its task's samples."""
         settings, training = self.config.network, replace(self.config.trainings[0], local_steps=None)
         samples = self.tasks.share_of_first(self._split_sizes, seeds, settings.pretraining_share)
-        sizes, state = torch.full_like(seeds, samples.shape[1]), training.optimizer.fresh(parameters)
+        sizes, state = np.full(len(seeds), samples.shape[1]), training.optimizer.fresh(parameters)
         for number in range(settings.pretraining_passes):
             keys = stream(seeds, "pretraining", number)
-            train(self.network, training, self.dataset, parameters, state, shuffled(samples, sizes, keys), sizes, keys)
+            order = shuffled(samples, samples.shape[1], keys)
+            train(self.network, training, self.dataset, parameters, state, order, sizes, keys)
         return parameters
 
     def _estimate_statistics(self, parameters: Tensor, partition: Partition, changed: Tensor) -> None:
@@ -237,88 +243,107 @@ class Engine:
     def step(self, orders: Orders) -> StepRecord:
         """Clear, merge, train, post asks, evaluate and quote. Updates the state in place.
 
-        Illegal orders are refused and counted. Orders of terminated agents are ignored.
+        Illegal orders are refused and counted. Orders of terminated agents are ignored. Raises ``ValueError``, before
+        anything changes, if the mechanism demands a payment that the buyer cannot make.
         """
-        state = self.state
-        alive, market_open, gains = state.alive.clone(), self.market_open, self.broker.gains(state)
-        trades = self.exchange.clear(state, orders, gains, market_open)
-        bought = trades.seller >= 0
-        quoted = self._of_purchase(gains, orders.offer, bought)
-        weight = self._of_purchase(state.quotes.weight.flatten(2), orders.offer, bought)
-        self._merge(orders.offer, bought)
-        received = self.exchange.settle(state, trades, market_open)
-        trained = orders.train & alive
-        self._train(trained)
-        asked = (orders.ask >= 0) & alive.unsqueeze(2)
+        state, economy = self.state, self.config.economy
+        alive, market_open = state.alive.clone(), self.market_open
+        trained, asked = orders.train & alive, (orders.ask >= 0) & alive.unsqueeze(2)
+        # What the host must know is copied from the device at once, as each copy waits for the device.
+        wants, trains, sizes = to_host((orders.offer >= 0) & alive, trained, state.partition.sizes)
+        purchases = self._trade(orders, market_open) if wants.any() else self._no_trade(market_open)
+        bought = purchases["seller"] >= 0
+        self._train(trained, np.where(trains, sizes, 0))
         state.ask = torch.where(asked, orders.ask, state.ask)
         state.cycle += 1
         gain, terminated = self._evaluate(bought | trained)
-        economy = self.config.economy
-        outcome = Outcome(state.kappa, gain, economy.in_reward(received - trades.price), trained)
+        income = economy.in_reward(purchases["received"] - purchases["paid"])
+        reward = step_reward(Outcome(state.kappa, gain, income, trained), economy.reward_terms)
         return StepRecord(
             trained=trained,
             asked=asked.any(2),
-            offer=torch.where(bought, orders.offer, -1),
-            seller=trades.seller,
-            bid=torch.where(bought, self.exchange.bids(orders), 0),
-            weight=weight,
-            quoted=quoted,
-            paid=trades.price,
-            received=received,
-            refusal=trades.refusal,
+            **purchases,
             gain=gain,
-            reward=torch.where(alive, step_reward(outcome, economy.reward_terms), 0.0),
+            reward=torch.where(alive, reward, 0.0),
             terminated=terminated,
             truncated=state.cycle >= self.config.max_cycles,
         )
 
+    def _no_trade(self, market_open: Tensor) -> dict[str, Tensor]:
+        """The record's columns on purchases in a step in which nobody orders one."""
+        self.exchange.settle_nothing(self.state, market_open)
+        return self._no_purchases
+
+    def _trade(self, orders: Orders, market_open: Tensor) -> dict[str, Tensor]:
+        """Clear the orders, deliver what is bought and pay for it. Returns the record's columns on purchases."""
+        state, gains = self.state, self.broker.gains(self.state)
+        trades = self.exchange.clear(state, orders, gains, market_open)
+        bought = trades.seller >= 0
+        buys, pays = to_host(bought, covered(state.balance, trades.seller, trades.price))
+        if not pays.all():
+            raise ValueError(f"the mechanism {self.exchange.mechanism!r} demands more than the balance before the step")
+        purchases = {
+            "offer": torch.where(bought, orders.offer, -1),
+            "seller": trades.seller,
+            "bid": torch.where(bought, self.exchange.bids(orders), 0),
+            "weight": self._of_purchase(state.quotes.weight.flatten(2), orders.offer, bought),
+            "quoted": self._of_purchase(gains, orders.offer, bought),
+            "paid": trades.price,
+            "refusal": trades.refusal,
+        }
+        if buys.any():
+            self._merge(orders.offer, bought, int(buys.sum()))
+        return purchases | {"received": self.exchange.settle(state, trades, market_open)}
+
     @staticmethod
     def _of_purchase(values: Tensor, offer: Tensor, bought: Tensor) -> Tensor:
         """The entry of ``values`` (``[M, N, offers]``) for each agent's purchase, ``[M, N]``; 0 without a purchase."""
-        return torch.where(bought, values.gather(2, offer.clamp_min(0).unsqueeze(2)).squeeze(2), 0.0)
+        return torch.where(bought, values.gather(2, offer.clamp_min(0).unsqueeze(2)).squeeze(2), 0)
 
-    def _merge(self, offer: Tensor, bought: Tensor) -> None:
-        """Give each buyer the network that it was quoted, and a fresh optimizer."""
+    def _merge(self, offer: Tensor, bought: Tensor, number: int) -> None:
+        """Give each of the ``number`` buyers the network that it was quoted, and a fresh optimizer."""
         state = self.state
-        market, buyer = bought.nonzero().unbind(1)
-        if len(market) == 0:
-            return
+        market, buyer = places(bought, number)
         # All merges use the networks from before the step, so write them to a copy.
         merged = state.parameters.clone()
-        for part in torch.arange(len(market), device=self.device).split(self._networks_at_once):
-            where = (market[part], buyer[part])
+        for some in chunks(number, self._networks_at_once):
+            where = (market[some], buyer[some])
             merged[where] = self.broker.deliver(state, *where, offer[where])
         state.parameters = merged
         for tensor in state.optimizer.values():
             tensor[market, buyer] = 0
 
-    def _distinct_trainings(self) -> list[tuple[Training, Tensor]]:
-        """The training settings that differ, each with the agents that have it: bool ``[N]``."""
+    def _distinct_trainings(self) -> list[tuple[Training, Tensor, np.ndarray]]:
+        """The training settings that differ, each with the agents that have it: bool ``[N]``, here and on the host."""
         each = self.config.trainings
         distinct = [training for number, training in enumerate(each) if each.index(training) == number]
-        members = [[training == other for other in each] for training in distinct]
-        return list(zip(distinct, torch.tensor(members, device=self.device), strict=True))
+        members = [np.array([training == other for other in each]) for training in distinct]
+        return [
+            (training, torch.from_numpy(who).to(self.device), who)
+            for training, who in zip(distinct, members, strict=True)
+        ]
 
-    def _train(self, trained: Tensor) -> None:
-        for training, members in self._trainings:
-            for _ in range(training.passes):
-                self._train_pass(training, trained & members)
+    def _train(self, trained: Tensor, sizes: np.ndarray) -> None:
+        """Train the agents in ``trained``, bool ``[M, N]``, which have these ``sizes`` on the host; 0: no training."""
+        for training, members, on_host in self._trainings:
+            if (sizes * on_host).any():
+                for _ in range(training.passes):
+                    self._train_pass(training, trained & members, sizes * on_host)
 
-    def _train_pass(self, training: Training, trained: Tensor) -> None:
+    def _train_pass(self, training: Training, trained: Tensor, sizes: np.ndarray) -> None:
         state = self.state
-        market, agent = trained.nonzero().unbind(1)
         # train() requires the largest endowments first.
-        by_size = state.partition.sizes[market, agent].argsort(descending=True, stable=True)
-        for part in by_size.split(self._networks_at_once) if len(by_size) else ():
-            self._train_chunk(training, market[part], agent[part])
+        largest_first = np.sort(sizes[sizes > 0])[::-1]
+        market, agent = places(torch.where(trained, state.partition.sizes, 0), len(largest_first))
+        for some in chunks(len(largest_first), self._networks_at_once):
+            self._train_chunk(training, market[some], agent[some], largest_first[some])
         state.passes += trained
 
-    def _train_chunk(self, training: Training, market: Tensor, agent: Tensor) -> None:
+    def _train_chunk(self, training: Training, market: Tensor, agent: Tensor, sizes: np.ndarray) -> None:
         """Train a chunk of networks, which stays in the processor's cache, for one pass."""
         state = self.state
-        sizes = state.partition.sizes[market, agent]
         keys = stream(state.seeds[market], "shuffle", agent, state.passes[market, agent])
-        samples = shuffled(state.partition.endowments[market, agent], sizes, keys)
+        samples = shuffled(state.partition.endowments[market, agent], sizes[0], keys)
         parameters = state.parameters[market, agent]
         kept = training.optimizer.fresh(parameters[:0])
         optimizer = {name: state.optimizer[name][market, agent] for name in kept}

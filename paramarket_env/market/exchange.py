@@ -26,6 +26,7 @@ class Exchange:
         """The number of bids that a buyer can make for an offer: 1 where the mechanism takes no bids."""
         self._prices = torch.tensor([*config.economy.ask_levels, WITHHELD], device=device)
         self._agents = torch.arange(config.agents, device=device)
+        self._causes = torch.arange(len(REFUSALS), device=device)
         self._slot_at_seller = broker.slot_at_seller if self.mechanism.personal else torch.zeros_like(broker.sellers)
 
     def asks(self, state: MarketState) -> Tensor:
@@ -54,7 +55,7 @@ class Exchange:
         return self._prices[orders.bid] if self.mechanism.bids else torch.zeros_like(orders.bid)
 
     def clear(self, state: MarketState, orders: Orders, gains: Tensor, market_open: Tensor) -> Trades:
-        """Clear the orders of living agents, given the quoted ``gains``; count the refusals in the state."""
+        """The trades that the orders of living agents lead to, given the quoted ``gains``. The state stays the same."""
         offer = torch.where(state.alive, orders.offer, -1)
         place = offer.clamp_min(0).unsqueeze(2)
         draws = bits(stream(state.seeds, "priority", state.cycle), self.config.agents)
@@ -68,10 +69,7 @@ class Exchange:
             priority=draws.argsort(dim=1),
             market_open=market_open,
         )
-        trades = clear(self.mechanism, book)
-        causes = torch.arange(len(REFUSALS), device=draws.device)
-        state.refusals += trades.refusal.unsqueeze(2) == causes
-        return trades
+        return clear(self.mechanism, book)
 
     def _by_seller(self, chosen: Tensor) -> Tensor:
         """The other agents that chose each agent, bool ``[M, N, N-1]``; ``chosen`` int64 ``[M, N]``, or -1."""
@@ -79,15 +77,18 @@ class Exchange:
         return by_buyer.gather(2, self.broker.sellers.expand(len(chosen), -1, -1))
 
     def settle(self, state: MarketState, trades: Trades, market_open: Tensor) -> Tensor:
-        """Pay for the trades and record the sales. Returns the receipts of each agent in ticks, int64 ``[M, N]``."""
-        others, bought = self.broker.sellers, trades.seller >= 0
+        """Pay for the trades and record them and the refusals.
+
+        Returns the receipts of each agent in ticks, int64 ``[M, N]``. All payments must be covered.
+        """
+        bought = trades.seller >= 0
+        state.refusals += trades.refusal.unsqueeze(2) == self._causes
         done = settle(state.balance, trades.seller, trades.price, self.config.economy.broker_fee)
         state.balance, state.fees = done.balances, state.fees + done.fees
         state.sales = self._by_seller(trades.seller)
-        could_buy = (self.asks(state) != WITHHELD) & state.alive[:, others] & market_open[:, None, None]
         # A buyer that was outbid would have paid the ask, so it did not decline.
         outbid = torch.where(trades.refusal == REFUSALS.index("outbid"), trades.wanted, -1)
-        state.declined = could_buy & ~state.sales & ~self._by_seller(outbid)
+        state.declined = self._could_buy(state, market_open) & ~state.sales & ~self._by_seller(outbid)
         sold = state.sales.sum(2)
         average = receipts(trades.seller, trades.price) // sold.clamp_min(1)
         state.last_price = torch.where(sold > 0, average, state.last_price)
@@ -96,3 +97,14 @@ class Exchange:
         state.bought += bought
         state.since_purchase = torch.where(bought, 0, state.since_purchase + 1)
         return done.received
+
+    def settle_nothing(self, state: MarketState, market_open: Tensor) -> None:
+        """Record a step in which nobody orders a purchase: the same as :meth:`settle` without trades."""
+        state.sales = torch.zeros_like(state.sales)
+        state.declined = self._could_buy(state, market_open)
+        state.since_purchase = state.since_purchase + 1
+
+    def _could_buy(self, state: MarketState, market_open: Tensor) -> Tensor:
+        """The other agents that could have bought at each agent's ask, bool ``[M, N, N-1]``."""
+        alive = state.alive[:, self.broker.sellers]
+        return (self.asks(state) != WITHHELD) & alive & market_open[:, None, None]

@@ -80,6 +80,10 @@ COLUMNS: dict[str, Column] = {
 """The columns of a step's record, by name."""
 
 
+PURCHASE = ("offer", "seller", "bid", "weight", "quoted", "paid", "received", "refusal")
+"""The columns of a step's record that tell of purchases and sales."""
+
+
 def blank_record(like: Tensor) -> StepRecord:
     """The record of a step in which nothing happened. ``like``, ``[M, N]``, gives the shape and the device."""
     columns = {name: torch.full_like(like, column.nothing, dtype=column.dtype) for name, column in COLUMNS.items()}

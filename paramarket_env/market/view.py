@@ -30,8 +30,12 @@ class MarketView:
     def market_open(self) -> Tensor:
         """bool ``[M]``: purchases clear in the next step."""
         broker, cycle = self.config.broker, self.state.cycle
-        since = cycle - broker.opens_at
-        return (cycle < self.config.max_cycles) & (since >= 0) & (since % broker.trade_every == 0)
+        opens = cycle < self.config.max_cycles
+        if broker.opens_at > 0:
+            opens &= cycle >= broker.opens_at
+        if broker.trade_every > 1:
+            opens &= (cycle - broker.opens_at) % broker.trade_every == 0
+        return opens
 
     @cached_property
     def asks(self) -> Tensor:

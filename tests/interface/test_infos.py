@@ -54,8 +54,10 @@ def test_infos_have_these_keys_and_the_dtypes_of_their_table() -> None:
     record = batch.engine.step(random_orders(batch.engine, np.random.default_rng(0)))
     for infos in (batch.infos(), batch.infos(record)):
         assert list(infos) == KEYS
-        assert {name: column.dtype for name, column in infos.items()} == {entry.name: entry.dtype for entry in INFOS}
-        assert {column.dtype for column in infos.values()} == {torch.bool, torch.int64, torch.float64}
+        assert {name: torch.from_numpy(column).dtype for name, column in infos.items()} == {
+            e.name: e.dtype for e in INFOS
+        }
+        assert {str(column.dtype) for column in infos.values()} == {"bool", "int64", "float64"}
 
 
 def test_the_table_of_infos_lists_every_entry_with_its_dtype_unit_and_meaning() -> None:
@@ -75,7 +77,7 @@ def test_refusals_are_counted_by_cause() -> None:
     assert {name: infos[name][0].tolist() for name in REFUSED if bool(infos[name].any())} == {
         "refused_unaffordable": [1, 0, 0]
     }
-    assert torch.equal(infos["refused"], sum((infos[name] for name in REFUSED), torch.zeros(2, 3, dtype=torch.int64)))
+    assert np.array_equal(infos["refused"], sum(infos[name] for name in REFUSED))
 
 
 def test_trades_are_listed_market_by_market_and_buyer_by_buyer() -> None:

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from paramarket_env.economics.clearing import MECHANISMS, REFUSALS, WITHHELD
+from paramarket_env.economics.clearing import MECHANISMS, REFUSALS, WITHHELD, Book
+from paramarket_env.economics.mechanisms import Posted
 from paramarket_env.economics.rewards import Rivalry, TrainCost
 from paramarket_env.learning.networks.network import split
 from paramarket_env.learning.training import SGD, Adam
@@ -77,6 +79,21 @@ def test_money_received_in_a_step_cannot_be_spent_in_it() -> None:
     record = engine.step(orders(engine, buy={0: 0, 1: 0}))
     assert record.refusal.tolist() == [[-1, CAUSE["unaffordable"], -1]]
     assert engine.state.balance.tolist() == [[0, 15, 10]]
+
+
+class Extortion(Posted):
+    """A faulty plug-in, which demands a tick more than the buyer has."""
+
+    def price(self, book: Book, standing: Tensor) -> Tensor:
+        return book.balance + 1
+
+
+def test_a_payment_that_is_not_covered_is_an_error_before_anything_changes() -> None:
+    engine = new_engine(priced_market())
+    engine.exchange.mechanism, before = Extortion(), frozen(engine.state)
+    with pytest.raises(ValueError, match=r"Extortion.* demands more than the balance"):
+        engine.step(orders(engine, train=[1], buy={0: 0}, ask={2: 1}))
+    assert frozen(engine.state) == before
 
 
 MECHANISM_OF = {"underbid": "double-auction", "outbid": "second-price"}

@@ -154,7 +154,7 @@ class _Recorder:
         """Record the state at the start or after a step."""
         state, infos = batch.engine.state, batch.infos(record)
         test_loss, test_accuracy = batch.engine.test_metrics()
-        columns: dict[str, Tensor] = {
+        columns: dict[str, Tensor | np.ndarray] = {
             "validation_loss": infos["loss"],
             "test_loss": test_loss,
             "test_accuracy": test_accuracy,
@@ -168,7 +168,7 @@ class _Recorder:
             **{name: infos[name] for name in ("trained", "paid", "received")},
             "reward": torch.zeros_like(state.loss) if record is None else record.reward + self.outside,
         }
-        self.steps.append({name: column.cpu().numpy().copy() for name, column in columns.items()})
+        self.steps.append({name: torch.as_tensor(column).numpy(force=True).copy() for name, column in columns.items()})
         if record is not None:
             self._add_trades(record)
 

@@ -101,7 +101,7 @@ def plain_pass(engine: Engine, index: int, agent: int, source: Images, start: in
     optimizer = torch.optim.SGD(module.parameters(), lr=0.2)
     key = stream(state.seeds[index], "shuffle", agent, state.passes[index, agent])
     endowment, size = state.partition.endowments[index, agent], state.partition.sizes[index, agent]
-    order = shuffled(endowment[None], size[None], key[None])[0] - start
+    order = shuffled(endowment[None], int(size), key[None])[0] - start
     dataset = load_dataset(source)
     for number, batch in enumerate(order.split(engine.config.training.batch_size)):
         inputs, keys = dataset.inputs[batch], bits(stream(key, "augmentation", number), len(batch))

@@ -1,0 +1,33 @@
+"""The few things that the host must know about tensors on a device: each costs a wait for the device.
+
+On a GPU, the host decides what to compute while the device computes. Every value that it reads makes it wait, so a step
+reads all that it needs in few copies. Index lists stay on the device: the host knows only their lengths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def to_host(*columns: Tensor) -> np.ndarray:
+    """The columns, integers or bools of one shape, as int64 ``[columns, *shape]`` in one copy from the device."""
+    stacked: np.ndarray = torch.stack(columns).cpu().numpy()
+    return stacked
+
+
+def places(values: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """Row and column of the ``number`` largest values of a matrix, int64 each; the first come first among equals.
+
+    For a mask with ``number`` true entries this is ``nonzero``, without the wait for the device.
+    """
+    flat = values.flatten().argsort(descending=True, stable=True)[:number]
+    return flat // values.shape[1], flat % values.shape[1]
+
+
+def chunks(number: int, size: int) -> Iterator[slice]:
+    """Slices of at most ``size`` that cover ``number`` entries."""
+    return (slice(start, start + size) for start in range(0, number, size))
