@@ -96,11 +96,11 @@ def interpolate(buyers: Tensor, aligned: Tensor, weights: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def _line(grid: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor, list[int], list[int]]:
+def _line(grid: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The merge weights, and the points of the line between two networks where they lie when seen from either end.
 
-    Returns the weights, float32 ``[W]``; the distinct points, float32; and two lists of W indices into the points, for
-    the weights as seen from the first end and as seen from the second.
+    Returns the weights, float32 ``[W]``; the distinct points, float32; and twice the indices of the weights' points,
+    int64 ``[W]``, for the weights as seen from the first end and as seen from the second.
     """
     points, back = list(grid), []
     for weight in grid:
@@ -108,4 +108,5 @@ def _line(grid: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor
         back += same or [len(points)]
         points += [] if same else [1 - weight]
     weights, line = (torch.tensor(values, dtype=torch.float32, device=device) for values in (grid, points))
-    return weights, line, list(range(len(grid))), back
+    there, back_again = torch.arange(len(grid), device=device), torch.tensor(back, device=device)
+    return weights, line, there, back_again
