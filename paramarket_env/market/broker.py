@@ -15,11 +15,12 @@ from paramarket_env.learning.data.tasks import Tasks
 from paramarket_env.learning.evaluation import groups_at_once
 from paramarket_env.learning.heads import common_mask
 from paramarket_env.learning.memory import chunk_elements
-from paramarket_env.learning.networks.network import Network, parameter_count
+from paramarket_env.learning.networks.network import Network, parameter_count, unit_dtype
 from paramarket_env.learning.parameter_sets import parameter_sets
 from paramarket_env.learning.statistics import own_samples, with_own_statistics
 from paramarket_env.learning.trials import LOSS_MAX, Groups, Pairs, group, own_losses
-from paramarket_env.market.state import MarketState, Quotes
+from paramarket_env.market.meetings import Meetings, draw, everybody
+from paramarket_env.market.state import MarketState, Quotes, tree_map
 
 RESOLUTION = 1e-6
 """Nats. Losses are computed in float32, so a smaller difference is rounding error."""
@@ -31,8 +32,8 @@ class Broker:
     Each agent is evaluated on its own task's validation data, and so are the merges that it is quoted. Where tasks
     differ, the heads are neither for sale nor aligned, since heads of different tasks have nothing in common.
 
-    An offer to a buyer is a number from 0 to (N - 1) * K - 1, which is seller slot * K + parameter set. The slots of a
-    buyer are the other agents in order.
+    An offer to a buyer is a number from 0 to k * K - 1, which is the seller's slot * K + parameter set. The slots of a
+    buyer are its k partners in order.
     """
 
     def __init__(
@@ -52,28 +53,35 @@ class Broker:
         """bool ``[P]``: the parameters that mean the same to all agents; see :func:`common_mask`."""
         self._all_common = bool(self.common.all())
         self.merge_weights = torch.tensor(config.merger.weights, dtype=torch.float32, device=device)
-        self.device = device
-        slots = torch.arange(agents - 1, device=device)
-        self.sellers = slots + (slots >= torch.arange(agents, device=device).unsqueeze(1))
-        """int64 ``[N, N-1]``: the agent in each slot of each buyer."""
-        buyers = torch.arange(agents, device=device).unsqueeze(1)
-        self.slot_at_seller = buyers - (buyers > self.sellers).long()
-        """int64 ``[N, N-1]``: the slot of agent i among the others of agent ``sellers[i, s]``, at ``[i, s]``."""
+        self.agents, self.device = agents, device
+
+    def meetings(self, seeds: Tensor, cycle: Tensor) -> Meetings:
+        """The partners in these cycles of the markets with these seeds, int64 ``[M]`` each."""
+        if self.config.partners is None:
+            return everybody(len(seeds), self.agents, self.device)
+        return draw(seeds, cycle, self.agents, self.config.partners)
+
+    def meet(self, state: MarketState) -> None:
+        """Let the agents meet their partners of the coming step. New partners void all quotes."""
+        if self.config.partners is not None:
+            state.meetings = self.meetings(state.seeds, state.cycle)
+            state.quotes = self.no_quotes(len(state.seeds))
+            state.changed = torch.ones_like(state.changed)
 
     def no_quotes(self, num_markets: int) -> Quotes:
         """The quotes of markets in which no merge has been tried yet."""
-        shape = (num_markets, *self.sellers.shape, len(self.goods.names))
+        shape = (num_markets, self.agents, self.config.partners or self.agents - 1, len(self.goods.names))
         return Quotes(
             loss=torch.full(shape, torch.inf, dtype=torch.float64, device=self.device),
             weight=torch.zeros(shape, dtype=torch.float32, device=self.device),
-            permutations=identity(self.network, self.device).expand(*shape[:3], -1).clone(),
+            permutations=identity(self.network, self.device).to(unit_dtype(self.network)).repeat(*shape[:3], 1),
             lines=torch.zeros(*shape, len(LINE) if self.measures_lines else 0, dtype=torch.float64, device=self.device),
         )
 
-    def seller_of(self, offers: Tensor) -> Tensor:
+    def seller_of(self, state: MarketState, offers: Tensor) -> Tensor:
         """The seller of each agent's offer, int64 ``[M, N]``; -1 where the offer, int64 ``[M, N]``, is -1."""
         slot = offers.clamp_min(0) // len(self.goods.names)
-        seller = self.sellers.expand(len(offers), -1, -1).gather(2, slot.unsqueeze(-1)).squeeze(-1)
+        seller = state.meetings.partners.gather(2, slot.unsqueeze(-1)).squeeze(-1)
         return torch.where(offers >= 0, seller, -1)
 
     def evaluate_and_quote(self, state: MarketState, changed: Tensor, market_open: Tensor) -> Tensor:
@@ -81,7 +89,7 @@ class Broker:
 
         Returns the validation loss of every agent, float64 ``[M, N]``. It is not finite if the network is not finite.
         The broker tries merges only in open markets (``market_open``, bool ``[M]``), and there only for couples in
-        which a network has changed since the last try. Terminated agents are not quoted.
+        which a network has changed since the last try, or that meet anew. Terminated agents are not quoted.
         """
         state.changed |= changed
         pending = state.changed & market_open.unsqueeze(1)
@@ -98,7 +106,7 @@ class Broker:
             own = loss[markets].masked_fill(~state.alive[markets], torch.nan)
             self._quote(state, markets, groups, own, pending[markets])
         alive = state.alive & loss.isfinite()
-        both_alive = alive.unsqueeze(2) & alive[:, self.sellers]
+        both_alive = alive.unsqueeze(2) & state.meetings.of_partners(alive)
         state.quotes.loss.masked_fill_(~both_alive.unsqueeze(-1), torch.inf)
         state.changed &= ~market_open.unsqueeze(1)
         return loss
@@ -110,23 +118,27 @@ class Broker:
         is the loss of each network; it is not finite if the agent is terminated.
         """
         alive = own.isfinite()
-        both_alive = alive.unsqueeze(2) & alive.unsqueeze(1)
-        either_pending = pending.unsqueeze(2) | pending.unsqueeze(1)
-        couples = (both_alive & either_pending).triu(1).nonzero()
+        meetings = tree_map(lambda tensor: tensor[markets], state.meetings)
+        both_alive = alive.unsqueeze(2) & meetings.of_partners(alive)
+        either_pending = pending.unsqueeze(2) | meetings.of_partners(pending)
+        once = meetings.partners > torch.arange(self.agents, device=self.device).unsqueeze(1)
+        couples = (both_alive & either_pending & once).nonzero()
         chunk = max(1, 2 * chunk_elements(alive.device) // parameter_count(self.network))
         for part in couples.split(chunk) if len(couples) else ():
             self._quote_couples(state, markets, groups, own, part)
 
     def _quote_couples(self, state: MarketState, markets: Tensor, groups: Groups, own: Tensor, couples: Tensor) -> None:
-        """Align each couple, int64 ``[C, 3]`` (market, first, second), and try merges in both directions."""
-        row, first, second = couples.unbind(1)
-        # The first agent has no slot among its own sellers and precedes the second, so the second's slot is one lower.
-        order = state.quotes.permutations[markets[row], first, second - 1]
+        """Align each couple, int64 ``[C, 3]`` (market, first, the second's slot), and try merges in both directions."""
+        row, first, slot = couples.unbind(1)
+        partners, mirror = state.meetings.partners, state.meetings.mirror
+        second, slots = partners[markets[row], first, slot], partners.shape[2]
+        order = state.quotes.permutations[markets[row], first, slot].long()
         buyers, sellers = (self._common(state.parameters[markets[row], agent]) for agent in (first, second))
         order = self.config.aligner(self.network, buyers, sellers, order)
         # The inverse permutation aligns the first network to the second.
         both_orders = torch.cat([order, inverse(self.network, order)])
-        buyer, seller, slot = (torch.cat(both) for both in ((first, second), (second, first), (second - 1, first)))
+        back = mirror[markets[row], first * slots + slot] % slots
+        buyer, seller, slot = (torch.cat(both) for both in ((first, second), (second, first), (slot, back)))
         row = row.repeat(2)
         samples = own_samples(self.network, state.partition, markets[row], buyer)
         pairs = Pairs(row * self.tasks.number + self.tasks.of_agent[buyer], buyer, seller, both_orders, samples)
@@ -135,7 +147,7 @@ class Broker:
         place = (markets[row], buyer, slot)
         state.quotes.loss[place] = best.values
         state.quotes.weight[place] = self.merge_weights[best.indices]
-        state.quotes.permutations[place] = both_orders
+        state.quotes.permutations[place] = both_orders.to(state.quotes.permutations.dtype)
         if self.measures_lines:
             gains = own[row, buyer][:, None, None] - loss
             validation = state.partition.validation[markets].flatten(0, 1)
@@ -158,14 +170,13 @@ class Broker:
         theirs = permute(self.network, groups.parameters[pairs.group, pairs.seller], pairs.permutations)
         return measure_lines(gradient[which], theirs - mine[which], self.goods.masks, gains, self.merge_weights)
 
-    def to_sellers(self, values: Tensor) -> Tensor:
+    def to_sellers(self, state: MarketState, values: Tensor) -> Tensor:
         """Reorder values of offers, ``[M, N, offers, ...]``, from buyers to sellers.
 
         In ``values`` the rows are buyers, and the offers are ordered by seller and parameter set. In the result, of the
         same shape, the rows are sellers, and the offers are ordered by buyer and parameter set.
         """
-        by_slot: Tensor = values.unflatten(2, (-1, len(self.goods.names)))
-        return by_slot[:, self.sellers, self.slot_at_seller].flatten(2, 3)
+        return state.meetings.mirrored(values.unflatten(2, (-1, len(self.goods.names)))).flatten(2, 3)
 
     def bounds(self, state: MarketState) -> Tensor:
         """The lower and the upper bound on each buyer's quoted gains, in nats: float64 ``[M, N, offers, 2]``.
@@ -198,8 +209,8 @@ class Broker:
     def deliver(self, state: MarketState, market: Tensor, buyer: Tensor, offer: Tensor) -> Tensor:
         """The quoted networks, float32 ``[Q, P]``, of Q purchases (``market``, ``buyer``, ``offer``: int64 ``[Q]``)."""
         slot, good = offer // len(self.goods.names), offer % len(self.goods.names)
-        sellers = state.parameters[market, self.sellers[buyer, slot]]
-        aligned = permute(self.network, sellers, state.quotes.permutations[market, buyer, slot])
+        sellers = state.parameters[market, state.meetings.partners[market, buyer, slot]]
+        aligned = permute(self.network, sellers, state.quotes.permutations[market, buyer, slot].long())
         weight = state.quotes.weight[market, buyer, slot, good]
         merged = self.config.merger.merge(state.parameters[market, buyer], aligned, weight, self.goods.masks[good])
         return with_own_statistics(self.network, self.dataset, state.partition, merged, market, buyer)

@@ -90,7 +90,7 @@ class Engine:
         self.broker = Broker(
             config.broker, self.network, self.tasks, config.agents, self.device, measures_lines=bounded
         )
-        self.offers = (config.agents - 1) * len(self.broker.goods.names)
+        self.offers = config.num_partners * len(self.broker.goods.names)
         self.exchange = Exchange(config, self.broker, self.device)
         # Refuse an impossible endowment now and not in a later episode.
         self._split_sizes = config.data.split_sizes(self.tasks.number)
@@ -147,7 +147,7 @@ class Engine:
         parameters = self._start(seeds)
         self._estimate_statistics(parameters, partition, torch.ones(shape, dtype=torch.bool, device=self.device))
         shares = uniform(stream(seeds[:, None], "value", agents), 1).squeeze(-1)
-        others = config.agents - 1
+        partners = config.num_partners
 
         def zeros(*extra: int, dtype: torch.dtype = torch.int64) -> Tensor:
             return torch.zeros(*shape, *extra, dtype=dtype, device=self.device)
@@ -169,11 +169,12 @@ class Engine:
             bought=zeros(),
             sold=zeros(),
             earned=zeros(),
-            sales=zeros(others, dtype=torch.bool),
-            declined=zeros(others, dtype=torch.bool),
+            sales=zeros(partners, dtype=torch.bool),
+            declined=zeros(partners, dtype=torch.bool),
             last_price=zeros(),
             since_purchase=zeros(),
             refusals=zeros(len(REFUSALS)),
+            meetings=self.broker.meetings(seeds, torch.zeros_like(seeds)),
             quotes=self.broker.no_quotes(len(seeds)),
             changed=~zeros(dtype=torch.bool),
         )
@@ -235,7 +236,7 @@ class Engine:
 
     @no_grad
     def step(self, orders: Orders) -> StepRecord:
-        """Clear, merge, train, post asks, evaluate and quote. Updates the state in place.
+        """Clear, merge, train, post asks, meet, evaluate and quote. Updates the state in place.
 
         Illegal orders are refused and counted. Orders of terminated agents are ignored.
         """
@@ -252,6 +253,7 @@ class Engine:
         asked = (orders.ask >= 0) & alive.unsqueeze(2)
         state.ask = torch.where(asked, orders.ask, state.ask)
         state.cycle += 1
+        self.broker.meet(state)
         gain, terminated = self._evaluate(bought | trained)
         economy = self.config.economy
         outcome = Outcome(state.kappa, gain, economy.in_reward(received - trades.price), trained)
