@@ -67,7 +67,7 @@ class Claimed(Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
-    def __new__(cls, held: Tensor) -> Claimed:
+    def __new__(cls: type[Claimed], held: Tensor) -> Claimed:
         """Wrap a tensor."""
         claimed: Claimed = Tensor._make_wrapper_subclass(
             cls,
@@ -81,7 +81,7 @@ class Claimed(Tensor):
         return claimed
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         """Refuse to compute outside of :func:`claimed_cuda`."""
         raise RuntimeError(f"{func} on a tensor that claims to be on a GPU, outside of claimed_cuda()")
 
@@ -215,7 +215,7 @@ def _patches() -> Iterator[Any]:
         return to(self, *map(indexed, args), **{name: indexed(value) for name, value in named.items()})
 
     def new_tensor(data: Any, *args: Any, device: Any = None, **named: Any) -> Tensor:
-        made = tensor(data, *args, device="cpu" if _on_cuda(device) else device, **named)
+        made: Tensor = tensor(data, *args, **{"device": "cpu" if _on_cuda(device) else device, **named})
         return new_to(made, CUDA) if _on_cuda(device) else made
 
     def new_tolist(self: Tensor) -> Any:
@@ -228,14 +228,13 @@ def _patches() -> Iterator[Any]:
         (torch, "tensor", new_tensor),
     ):
         yield patch.object(owner, name, new)
+    properties = SimpleNamespace(total_memory=MEMORY, name="claimed", multi_processor_count=1)
     answers: dict[str, Callable[..., Any]] = {
         "_lazy_init": lambda *_: None,
         "is_available": lambda: True,
         "device_count": lambda: 1,
         "current_device": lambda: 0,
-        "get_device_properties": lambda *_: SimpleNamespace(
-            total_memory=MEMORY, name="claimed", multi_processor_count=1
-        ),
+        "get_device_properties": lambda *_: properties,
         "get_device_name": lambda *_: "claimed",
         "mem_get_info": lambda *_: (MEMORY, MEMORY),
         "synchronize": lambda *_: None,

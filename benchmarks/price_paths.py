@@ -33,7 +33,9 @@ class PricePath:
             self.sales += [(len(self.asks) - 1, float(record.paid[0, buyer])) for buyer in bought]
         ask = int(engine.asks[0, seller, 0])
         self.asks.append(ask if ask >= 0 else math.nan)
-        values = engine.broker.to_sellers(engine.values)[0, seller].unflatten(0, (batch.config.agents - 1, -1))
+        values = engine.broker.to_sellers(engine.state, engine.values)[0, seller].unflatten(
+            0, (batch.config.agents - 1, -1)
+        )
         self.values.append((values.amax(1).clamp_min(0) / engine.config.economy.tick).tolist())
 
 

@@ -42,7 +42,7 @@ ActionMode = Literal["verb", "round"]
 Disclosure = Literal["none", "transactions", "bounds", "full"]
 
 AGENTS_MAX = 10_000
-"""The largest number of agents. Quotes and observations grow with its square."""
+"""The largest number of agents. Where everybody meets everybody, quotes and observations grow with its square."""
 
 CYCLES_MAX = 1_000_000
 """The largest number of cycles. A float32 observation tells so many cycles apart."""
@@ -174,6 +174,9 @@ class BrokerConfig:
     """First cycle in which purchases clear."""
     trade_every: Count = 1
     """Number of cycles from one opening of the market to the next."""
+    partners: Count | None = None
+    """k, the number of other agents that an agent meets in a step, drawn anew for each step. It trades only with these.
+    None: everybody meets everybody."""
     smoothness: Curvature | None = None
     """beta of the lower bounds on gains (``disclosure="bounds"``). None: the largest curvature of the merges tried."""
     convexity: Curvature | None = None
@@ -277,6 +280,22 @@ class MarketConfig:
         require(money <= INT64_MAX, "economy.budget", self.economy.budget, allowed)
         bounded, line = self.economy.disclosure == "bounds", isinstance(self.broker.merger, Linear)
         require(not bounded or line, "economy.disclosure", "bounds", "another one unless broker.merger is linear")
+        self._require_partners(self.broker.partners)
+
+    def _require_partners(self, partners: int | None) -> None:
+        if partners is None:
+            return
+        allowed = f"None, or below agents={self.agents}, since no agent meets itself"
+        require(partners < self.agents, "broker.partners", partners, allowed)
+        allowed = f"an even number with agents={self.agents}, since each meeting is one of two agents"
+        require(partners * self.agents % 2 == 0, "broker.partners", partners, allowed)
+        allowed = "None, since economy.mechanism has an ask for each other agent, so that everybody must meet everybody"
+        require(not self.economy.mechanism.personal, "broker.partners", partners, allowed)
+
+    @property
+    def num_partners(self) -> int:
+        """The number of other agents that an agent meets in a step: ``broker.partners``, or N - 1 if that is None."""
+        return self.broker.partners or self.agents - 1
 
     @property
     def datasets(self) -> tuple[DatasetSource, ...]:

@@ -28,7 +28,7 @@ class Choices:
     """The numbers of offers, bids, asks and ask levels that an agent can choose from."""
 
     offers: int
-    """The number of offers to a buyer: (N - 1) * K."""
+    """The number of offers to a buyer: k * K."""
     bids: int
     """The number of bids for each offer; 1 if the mechanism takes no bids."""
     ask_slots: int

@@ -69,10 +69,14 @@ class MarketBatch:
     def offers(self, agent: str) -> list[tuple[str, str]]:
         """The offers of an agent in the order in which actions number them: (seller, parameter set).
 
+        If partners change in every step, the sellers are named by their slots: ``partner_0``, ``partner_1``, ...
+
         Raises ``ValueError`` for an unknown agent.
         """
         require(agent in self.agent_names, "agent", agent, f"one of {self.agent_names}")
-        sellers = [other for other in self.agent_names if other != agent]
+        others = [other for other in self.agent_names if other != agent]
+        partners = self.config.broker.partners
+        sellers = others if partners is None else [f"partner_{slot}" for slot in range(partners)]
         return [(seller, good) for seller in sellers for good in self.set_names]
 
     @property

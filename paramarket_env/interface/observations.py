@@ -102,12 +102,12 @@ class Observer:
 
 
 def _own_fields(engine: Engine) -> Readings:
-    config, slots, others = engine.config, engine.exchange.ask_slots, engine.config.agents - 1
-    sellers = engine.broker.sellers
+    config, slots, partners = engine.config, engine.exchange.ask_slots, engine.config.num_partners
+    each, last = _each_partner(config), _each_partner(config, "of the last step")
     cycles, price, in_reward = config.max_cycles, _highest_price(config), config.economy.in_reward
-    money, receipts = in_reward(max(sum(config.budgets), 1)), others * cycles * price
+    money, receipts = in_reward(max(sum(config.budgets), 1)), partners * cycles * price
     recipient = " for each other agent" if engine.exchange.mechanism.personal else ""
-    declined = "each other agent could have bought at the ask of the last step, but did not"
+    declined = f"{last} could have bought at the ask of the last step, but did not"
 
     def same_for_all(values: Tensor) -> Tensor:
         return values[:, None, None].expand(-1, config.agents, 1)
@@ -125,8 +125,8 @@ def _own_fields(engine: Engine) -> Readings:
         Field("market_open", 1, 0, 1, "flag", "purchases clear in this step"): (
             lambda view: same_for_all(view.market_open)
         ),
-        Field("alive", others, 0, 1, "flag", "each other agent takes part; 0 once its network has failed"): (
-            lambda view: view.state.alive[:, sellers]
+        Field("alive", partners, 0, 1, "flag", f"{each} takes part; 0 once its network has failed"): (
+            lambda view: view.state.meetings.of_partners(view.state.alive)
         ),
         Field("loss", 1, 0, NATS_HIGH, "nats", "own validation loss"): (lambda view: view.state.loss.unsqueeze(2)),
         Field("last_gain", 1, -NATS_HIGH, NATS_HIGH, "nats", "fall of the own validation loss in the last step"): (
@@ -143,11 +143,13 @@ def _own_fields(engine: Engine) -> Readings:
         Field("since_purchase", 1, 0, 1, "share", "cycles since the last own purchase, or since the start"): (
             lambda view: view.state.since_purchase.unsqueeze(2).float() / cycles
         ),
-        Field("sold", 1, 0, others * cycles, "sales", "own sales so far"): (lambda view: view.state.sold.unsqueeze(2)),
-        Field("sold_now", others, 0, 1, "flag", "each other agent bought own parameters in the last step"): (
+        Field("sold", 1, 0, partners * cycles, "sales", "own sales so far"): (
+            lambda view: view.state.sold.unsqueeze(2)
+        ),
+        Field("sold_now", partners, 0, 1, "flag", f"{last} bought own parameters in the last step"): (
             lambda view: view.state.sales
         ),
-        Field("declined", others, 0, 1, "flag", declined): (lambda view: view.state.declined),
+        Field("declined", partners, 0, 1, "flag", declined): (lambda view: view.state.declined),
         Field("earned", 1, 0, receipts, "reward", "own receipts so far"): (
             lambda view: in_reward(view.state.earned.unsqueeze(2))
         ),
@@ -174,29 +176,36 @@ def _offer_fields(engine: Engine) -> Readings:
 
 
 def _disclosed_fields(engine: Engine) -> Readings:
-    config, others, offers, sellers = engine.config, engine.config.agents - 1, engine.offers, engine.broker.sellers
-    each, nats, in_reward = "each other agent's", NATS_HIGH, config.economy.in_reward
+    config, partners, offers = engine.config, engine.config.num_partners, engine.offers
+    each, nats, in_reward = _each_partner(config), NATS_HIGH, config.economy.in_reward
     transactions: Readings = {
-        Field(
-            "trade_price", others, 0, _highest_price(config), "reward", "price at which each other agent last sold"
-        ): lambda view: in_reward(view.state.last_price[:, sellers]),
-        Field("trades_now", others, 0, others, "sales", "sales of each other agent in the last step"): (
-            lambda view: view.state.sales.sum(2)[:, sellers]
+        Field("trade_price", partners, 0, _highest_price(config), "reward", f"price at which {each} last sold"): (
+            lambda view: in_reward(view.state.meetings.of_partners(view.state.last_price))
+        ),
+        Field("trades_now", partners, 0, partners, "sales", f"sales of {each} in the last step"): (
+            lambda view: view.state.meetings.of_partners(view.state.sales.sum(2))
+        ),
+    }
+    # A partner that changes in every step is known by its record.
+    record: Readings = {
+        Field("trades", partners, 0, partners * config.max_cycles, "sales", f"sales of {each} so far"): (
+            lambda view: view.state.meetings.of_partners(view.state.sold)
         ),
     }
     bounds: Readings = {
-        Field("gain_low", offers, -nats, nats, "nats", f"{each} gain from each own parameter set is at least this"): (
+        Field("gain_low", offers, -nats, nats, "nats", f"{each}'s gain from each own parameter set is at least this"): (
             lambda view: view.buyer_bounds[..., 0]
         ),
-        Field("gain_high", offers, -nats, nats, "nats", f"{each} gain from each own parameter set is at most this"): (
+        Field("gain_high", offers, -nats, nats, "nats", f"{each}'s gain from each own parameter set is at most this"): (
             lambda view: view.buyer_bounds[..., 1]
         ),
     }
     values: Readings = {
-        Field("buyer_value", offers, 0, KAPPA_MAX * nats, "reward", f"{each} value of each own parameter set"): (
-            lambda view: view.broker.to_sellers(view.values)
+        Field("buyer_value", offers, 0, KAPPA_MAX * nats, "reward", f"{each}'s value of each own parameter set"): (
+            lambda view: view.broker.to_sellers(view.state, view.values)
         ),
     }
+    transactions |= {} if config.broker.partners is None else record
     disclosed: dict[Disclosure, Readings] = {
         "none": {},
         "transactions": transactions,
@@ -204,6 +213,11 @@ def _disclosed_fields(engine: Engine) -> Readings:
         "full": transactions | values,
     }
     return disclosed[config.economy.disclosure]
+
+
+def _each_partner(config: MarketConfig, of: str = "of this step") -> str:
+    """The words for the agents in the slots: all others, or the partners of a step."""
+    return "each other agent" if config.broker.partners is None else f"each partner {of}"
 
 
 def _highest_price(config: MarketConfig) -> float:

@@ -45,6 +45,8 @@ class Seat:
     """B, the number of markets in which the policy plays the seat. Each market is a row of its observations."""
     num_agents: int
     """N, the number of agents in a market."""
+    num_partners: int
+    """k, the number of other agents that an agent meets in a step: N - 1, or fewer, drawn anew for each step."""
 
     layout: ObservationLayout
     actions: Actions
@@ -61,6 +63,11 @@ class Seat:
     """The cost of a training pass, in units of reward."""
     rivalry: float
     """The reward lost for each nat of the other agents' average gain."""
+
+    @property
+    def meets_everybody(self) -> bool:
+        """Whether the partners are all other agents, so that each slot is always of the same agent."""
+        return self.num_partners == self.num_agents - 1
 
     @property
     def device(self) -> torch.device:
@@ -90,6 +97,7 @@ def seat_of(batch: MarketBatch, num_markets: int) -> Seat:
     return Seat(
         num_markets=num_markets,
         num_agents=batch.config.agents,
+        num_partners=batch.config.num_partners,
         layout=batch.layout,
         actions=batch.actions,
         max_cycles=batch.config.max_cycles,

@@ -5,6 +5,7 @@ It aligns networks, tries merges before a purchase, and quotes the gain.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,10 +16,12 @@ from paramarket_env.learning.data.tasks import Tasks
 from paramarket_env.learning.evaluation import groups_at_once
 from paramarket_env.learning.heads import common_mask
 from paramarket_env.learning.memory import chunk_elements
-from paramarket_env.learning.networks.network import Network, parameter_count
+from paramarket_env.learning.networks.network import Network, parameter_count, unit_dtype
 from paramarket_env.learning.parameter_sets import parameter_sets
 from paramarket_env.learning.statistics import own_samples, with_own_statistics
 from paramarket_env.learning.trials import LOSS_MAX, Groups, Pairs, group, own_losses
+from paramarket_env.market.host import chunks, largest, to_host
+from paramarket_env.market.meetings import Meetings, draw, everybody
 from paramarket_env.market.state import MarketState, Quotes
 
 RESOLUTION = 1e-6
@@ -31,8 +34,8 @@ class Broker:
     Each agent is evaluated on its own task's validation data, and so are the merges that it is quoted. Where tasks
     differ, the heads are neither for sale nor aligned, since heads of different tasks have nothing in common.
 
-    An offer to a buyer is a number from 0 to (N - 1) * K - 1, which is seller slot * K + parameter set. The slots of a
-    buyer are the other agents in order.
+    An offer to a buyer is a number from 0 to k * K - 1, which is the seller's slot * K + parameter set. The slots of a
+    buyer are its k partners in order.
     """
 
     def __init__(
@@ -50,30 +53,37 @@ class Broker:
         self.goods = parameter_sets(config.parameter_sets, network, device, head_for_sale=not tasks.differ)
         self.common = common_mask(network, device, tasks_differ=tasks.differ)
         """bool ``[P]``: the parameters that mean the same to all agents; see :func:`common_mask`."""
-        self._all_common = bool(self.common.all())
         self.merge_weights = torch.tensor(config.merger.weights, dtype=torch.float32, device=device)
-        self.device = device
-        slots = torch.arange(agents - 1, device=device)
-        self.sellers = slots + (slots >= torch.arange(agents, device=device).unsqueeze(1))
-        """int64 ``[N, N-1]``: the agent in each slot of each buyer."""
-        buyers = torch.arange(agents, device=device).unsqueeze(1)
-        self.slot_at_seller = buyers - (buyers > self.sellers).long()
-        """int64 ``[N, N-1]``: the slot of agent i among the others of agent ``sellers[i, s]``, at ``[i, s]``."""
+        self.agents, self.device = agents, device
+        self._agents = torch.arange(agents, device=device).unsqueeze(1)
+
+    def meetings(self, seeds: Tensor, cycle: Tensor) -> Meetings:
+        """The partners in these cycles of the markets with these seeds, int64 ``[M]`` each."""
+        if self.config.partners is None:
+            return everybody(len(seeds), self.agents, self.device)
+        return draw(seeds, cycle, self.agents, self.config.partners)
+
+    def meet(self, state: MarketState) -> None:
+        """Let the agents meet their partners of the coming step. New partners void all quotes."""
+        if self.config.partners is not None:
+            state.meetings = self.meetings(state.seeds, state.cycle)
+            state.quotes = self.no_quotes(len(state.seeds))
+            state.changed = torch.ones_like(state.changed)
 
     def no_quotes(self, num_markets: int) -> Quotes:
         """The quotes of markets in which no merge has been tried yet."""
-        shape = (num_markets, *self.sellers.shape, len(self.goods.names))
+        shape = (num_markets, self.agents, self.config.partners or self.agents - 1, len(self.goods.names))
         return Quotes(
             loss=torch.full(shape, torch.inf, dtype=torch.float64, device=self.device),
             weight=torch.zeros(shape, dtype=torch.float32, device=self.device),
-            permutations=identity(self.network, self.device).expand(*shape[:3], -1).clone(),
+            permutations=identity(self.network, self.device).to(unit_dtype(self.network)).repeat(*shape[:3], 1),
             lines=torch.zeros(*shape, len(LINE) if self.measures_lines else 0, dtype=torch.float64, device=self.device),
         )
 
-    def seller_of(self, offers: Tensor) -> Tensor:
+    def seller_of(self, state: MarketState, offers: Tensor) -> Tensor:
         """The seller of each agent's offer, int64 ``[M, N]``; -1 where the offer, int64 ``[M, N]``, is -1."""
         slot = offers.clamp_min(0) // len(self.goods.names)
-        seller = self.sellers.expand(len(offers), -1, -1).gather(2, slot.unsqueeze(-1)).squeeze(-1)
+        seller = state.meetings.partners.gather(2, slot.unsqueeze(-1)).squeeze(-1)
         return torch.where(offers >= 0, seller, -1)
 
     def evaluate_and_quote(self, state: MarketState, changed: Tensor, market_open: Tensor) -> Tensor:
@@ -81,91 +91,131 @@ class Broker:
 
         Returns the validation loss of every agent, float64 ``[M, N]``. It is not finite if the network is not finite.
         The broker tries merges only in open markets (``market_open``, bool ``[M]``), and there only for couples in
-        which a network has changed since the last try. Terminated agents are not quoted.
+        which a network has changed since the last try, or that meet anew. Terminated agents are not quoted.
         """
         state.changed |= changed
         pending = state.changed & market_open.unsqueeze(1)
+        affected, couples = (changed | pending).any(1), self._couples(state, pending)
+        on_host, counts = to_host(affected, couples.sum((1, 2)))
         loss = state.loss.clone()
-        tasks, validation = self.tasks, state.partition.validation
-        chunk = max(1, groups_at_once(self.network, self.dataset, state.parameters, validation[:, 0]) // tasks.number)
-        affected = (changed | pending).any(1).nonzero().squeeze(1)
-        for markets in affected.split(chunk) if len(affected) else ():
-            on_each = tasks.on_each(state.parameters[markets], validation[markets])
-            groups = group(self.network, self.dataset, *on_each)
-            own_groups = groups.alone(*tasks.own_groups(len(markets))) if tasks.differ else groups
-            fresh = own_losses(self.network, own_groups).view(len(markets), -1)
-            loss[markets] = torch.where(changed[markets], fresh, loss[markets])
-            own = loss[markets].masked_fill(~state.alive[markets], torch.nan)
-            self._quote(state, markets, groups, own, pending[markets])
+        if not on_host.any():
+            return loss
+        markets, couples = largest(affected, int(on_host.sum())), largest(couples, int(counts.sum()))
+        ends = [0, *np.cumsum(counts[on_host != 0]).tolist()]
+        validation, tasks = state.partition.validation, self.tasks.number
+        size = max(1, groups_at_once(self.network, self.dataset, state.parameters, validation[:, 0]) // tasks)
+        for some in chunks(len(markets), size):
+            groups = self._evaluate(state, markets[some], changed, loss)
+            of_these = couples[ends[some.start] : ends[min(some.stop, len(markets))]]
+            if len(of_these):
+                self._quote(state, groups, loss, markets[some], of_these)
         alive = state.alive & loss.isfinite()
-        both_alive = alive.unsqueeze(2) & alive[:, self.sellers]
+        both_alive = alive.unsqueeze(2) & state.meetings.of_partners(alive)
         state.quotes.loss.masked_fill_(~both_alive.unsqueeze(-1), torch.inf)
         state.changed &= ~market_open.unsqueeze(1)
         return loss
 
-    def _quote(self, state: MarketState, markets: Tensor, groups: Groups, own: Tensor, pending: Tensor) -> None:
-        """Quote the couples of living agents in which at least one is ``pending`` (bool ``[m, N]``).
+    def _couples(self, state: MarketState, pending: Tensor) -> Tensor:
+        """The couples of living agents of which at least one is ``pending``: bool ``[M, N, k]``, each couple once."""
+        meetings, alive = state.meetings, state.alive
+        both_alive = alive.unsqueeze(2) & meetings.of_partners(alive)
+        either_pending = pending.unsqueeze(2) | meetings.of_partners(pending)
+        return both_alive & either_pending & (meetings.partners > self._agents)
 
-        ``groups`` holds m * T groups, the networks of each market on the data of each task. ``own`` float64 ``[m, N]``
-        is the loss of each network; it is not finite if the agent is terminated.
+    def _evaluate(self, state: MarketState, markets: Tensor, changed: Tensor, loss: Tensor) -> Groups:
+        """The m * T groups of the networks of some ``markets`` ``[m]`` on the data of each task.
+
+        Writes the losses of the networks in ``changed`` (bool ``[M, N]``) to ``loss`` (float64 ``[M, N]``).
         """
-        alive = own.isfinite()
-        both_alive = alive.unsqueeze(2) & alive.unsqueeze(1)
-        either_pending = pending.unsqueeze(2) | pending.unsqueeze(1)
-        couples = (both_alive & either_pending).triu(1).nonzero()
-        chunk = max(1, 2 * chunk_elements(alive.device) // parameter_count(self.network))
-        for part in couples.split(chunk) if len(couples) else ():
-            self._quote_couples(state, markets, groups, own, part)
+        tasks, validation = self.tasks, state.partition.validation[markets]
+        groups = group(self.network, self.dataset, *tasks.on_each(state.parameters[markets], validation))
+        own_groups = groups.alone(*tasks.own_groups(len(markets))) if tasks.differ else groups
+        fresh = own_losses(self.network, own_groups).view(len(markets), -1)
+        loss[markets] = torch.where(changed[markets], fresh, loss[markets])
+        return groups
 
-    def _quote_couples(self, state: MarketState, markets: Tensor, groups: Groups, own: Tensor, couples: Tensor) -> None:
-        """Align each couple, int64 ``[C, 3]`` (market, first, second), and try merges in both directions."""
-        row, first, second = couples.unbind(1)
-        # The first agent has no slot among its own sellers and precedes the second, so the second's slot is one lower.
-        order = state.quotes.permutations[markets[row], first, second - 1]
-        buyers, sellers = (self._common(state.parameters[markets[row], agent]) for agent in (first, second))
+    def _quote(self, state: MarketState, groups: Groups, loss: Tensor, markets: Tensor, couples: Tensor) -> None:
+        """Quote couples of some ``markets`` ``[m]``. They are numbers of slots of all markets, int64 ``[C]``.
+
+        ``groups`` holds the m * T groups of the markets' networks. ``loss``, float64 ``[M, N]``, is not finite for a
+        network that has failed.
+        """
+        row = torch.zeros_like(state.seeds).index_copy_(0, markets, torch.arange(len(markets), device=self.device))
+        gradients = self._gradients(state, markets) if self.measures_lines else None
+        size = max(1, 2 * chunk_elements(self.device) // parameter_count(self.network))
+        for some in couples.split(size):
+            self._quote_couples(state, groups, loss, row, some, gradients)
+
+    def _quote_couples(
+        self,
+        state: MarketState,
+        groups: Groups,
+        loss: Tensor,
+        row: Tensor,
+        couples: Tensor,
+        gradients: Tensor | None,
+    ) -> None:
+        """Align each couple, and try merges in both directions; see :meth:`_quote`.
+
+        ``row``, int64 ``[M]``, is the place of each market among those of the groups. ``gradients`` are those of the
+        groups' networks ``[m * N, P]`` if lines are measured.
+        """
+        agents, slots = state.meetings.partners.shape[1:]
+        market, place = couples // (agents * slots), couples % (agents * slots)
+        back = state.meetings.mirror[market, place]
+        first, second = place // slots, back // slots
+        order = state.quotes.permutations[market, first, place % slots].long()
+        buyers, sellers = (self._comparable(state, loss, market, agent) for agent in (first, second))
         order = self.config.aligner(self.network, buyers, sellers, order)
         # The inverse permutation aligns the first network to the second.
         both_orders = torch.cat([order, inverse(self.network, order)])
-        buyer, seller, slot = (torch.cat(both) for both in ((first, second), (second, first), (second - 1, first)))
-        row = row.repeat(2)
-        samples = own_samples(self.network, state.partition, markets[row], buyer)
-        pairs = Pairs(row * self.tasks.number + self.tasks.of_agent[buyer], buyer, seller, both_orders, samples)
-        loss = self.config.merger.losses(self.network, groups, pairs, self.goods)
-        best = loss.masked_fill(~(loss <= LOSS_MAX), torch.inf).min(dim=-1)
-        place = (markets[row], buyer, slot)
-        state.quotes.loss[place] = best.values
-        state.quotes.weight[place] = self.merge_weights[best.indices]
-        state.quotes.permutations[place] = both_orders
-        if self.measures_lines:
-            gains = own[row, buyer][:, None, None] - loss
-            validation = state.partition.validation[markets].flatten(0, 1)
-            state.quotes.lines[place] = self._measure(groups, pairs, validation, gains)
+        buyer, seller, slot = (
+            torch.cat(both) for both in ((first, second), (second, first), (place % slots, back % slots))
+        )
+        market = market.repeat(2)
+        group_of = row[market] * self.tasks.number + self.tasks.of_agent[buyer]
+        samples = own_samples(self.network, state.partition, market, buyer)
+        pairs = Pairs(group_of, buyer, seller, both_orders, samples)
+        losses = self.config.merger.losses(self.network, groups, pairs, self.goods)
+        best = losses.masked_fill(~(losses <= LOSS_MAX), torch.inf).min(dim=-1)
+        entry = (market, buyer, slot)
+        state.quotes.loss[entry] = best.values
+        state.quotes.weight[entry] = self.merge_weights[best.indices]
+        state.quotes.permutations[entry] = both_orders.to(state.quotes.permutations.dtype)
+        if gradients is not None:
+            gains = loss[market, buyer][:, None, None] - losses
+            of_buyers = gradients[row[market] * agents + buyer]
+            state.quotes.lines[entry] = self._measure(groups, pairs, of_buyers, gains)
 
-    def _common(self, networks: Tensor) -> Tensor:
-        """The networks ``[Q, P]`` for an aligner, which compares parameters; 0 where they have nothing in common."""
-        return networks if self._all_common else networks.masked_fill(~self.common, 0.0)
+    def _comparable(self, state: MarketState, loss: Tensor, market: Tensor, agent: Tensor) -> Tensor:
+        """The networks ``[Q, P]`` for an aligner, which compares parameters.
 
-    def _measure(self, groups: Groups, pairs: Pairs, validation: Tensor, gains: Tensor) -> Tensor:
+        A network that has failed is 0, since its parameters can be NaN, and so is what agents do not have in common.
+        """
+        sound = loss[market, agent].isfinite().unsqueeze(1)
+        return torch.where(sound & self.common, state.parameters[market, agent], 0.0)
+
+    def _gradients(self, state: MarketState, markets: Tensor) -> Tensor:
+        """The gradients ``[m * N, P]`` of all networks of these markets, each on its task's validation data."""
+        samples = state.partition.validation[markets][:, self.tasks.of_agent].flatten(0, 1)
+        return loss_gradients(self.network, self.dataset, state.parameters[markets].flatten(0, 1), samples)
+
+    def _measure(self, groups: Groups, pairs: Pairs, gradients: Tensor, gains: Tensor) -> Tensor:
         """The lines between pairs, float64 ``[Q, K, 4]``.
 
-        ``validation`` is int64 ``[m * T, V]``, ``gains`` float64 ``[Q, K, W]``.
+        ``gradients``, float32 ``[Q, P]``, are the buyers', and ``gains`` are float64 ``[Q, K, W]``.
         """
-        agents = groups.parameters.shape[1]
-        # A buyer has the same gradient for all its sellers.
-        buyers, which = (pairs.group * agents + pairs.buyer).unique(return_inverse=True)
-        mine = groups.parameters.flatten(0, 1)[buyers]
-        gradient = loss_gradients(self.network, self.dataset, mine, validation[buyers // agents])
-        theirs = permute(self.network, groups.parameters[pairs.group, pairs.seller], pairs.permutations)
-        return measure_lines(gradient[which], theirs - mine[which], self.goods.masks, gains, self.merge_weights)
+        mine, theirs = (groups.parameters[pairs.group, agent] for agent in (pairs.buyer, pairs.seller))
+        difference = permute(self.network, theirs, pairs.permutations) - mine
+        return measure_lines(gradients, difference, self.goods.masks, gains, self.merge_weights)
 
-    def to_sellers(self, values: Tensor) -> Tensor:
+    def to_sellers(self, state: MarketState, values: Tensor) -> Tensor:
         """Reorder values of offers, ``[M, N, offers, ...]``, from buyers to sellers.
 
         In ``values`` the rows are buyers, and the offers are ordered by seller and parameter set. In the result, of the
         same shape, the rows are sellers, and the offers are ordered by buyer and parameter set.
         """
-        by_slot: Tensor = values.unflatten(2, (-1, len(self.goods.names)))
-        return by_slot[:, self.sellers, self.slot_at_seller].flatten(2, 3)
+        return state.meetings.mirrored(values.unflatten(2, (-1, len(self.goods.names)))).flatten(2, 3)
 
     def bounds(self, state: MarketState) -> Tensor:
         """The lower and the upper bound on each buyer's quoted gains, in nats: float64 ``[M, N, offers, 2]``.
@@ -198,8 +248,8 @@ class Broker:
     def deliver(self, state: MarketState, market: Tensor, buyer: Tensor, offer: Tensor) -> Tensor:
         """The quoted networks, float32 ``[Q, P]``, of Q purchases (``market``, ``buyer``, ``offer``: int64 ``[Q]``)."""
         slot, good = offer // len(self.goods.names), offer % len(self.goods.names)
-        sellers = state.parameters[market, self.sellers[buyer, slot]]
-        aligned = permute(self.network, sellers, state.quotes.permutations[market, buyer, slot])
+        sellers = state.parameters[market, state.meetings.partners[market, buyer, slot]]
+        aligned = permute(self.network, sellers, state.quotes.permutations[market, buyer, slot].long())
         weight = state.quotes.weight[market, buyer, slot, good]
         merged = self.config.merger.merge(state.parameters[market, buyer], aligned, weight, self.goods.masks[good])
         return with_own_statistics(self.network, self.dataset, state.partition, merged, market, buyer)

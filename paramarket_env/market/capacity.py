@@ -18,6 +18,7 @@ from paramarket_env.learning.networks.network import (
     parameter_count,
     permutation_sizes,
     stem_units,
+    unit_dtype,
 )
 from paramarket_env.learning.parameter_sets import layers_of_sets
 from paramarket_env.learning.statistics import SAMPLES
@@ -41,7 +42,7 @@ def _goods(config: MarketConfig, network: Network, tasks: Tasks) -> int:
 
 def state_bytes(config: MarketConfig, network: Network, tasks: Tasks) -> int:
     """The size of the state of one market in bytes."""
-    agents, couples = config.agents, config.agents * (config.agents - 1)
+    agents, slots = config.agents, config.agents * config.num_partners
     train, validation, test = _samples(config, tasks)
     parameters = parameter_count(network)
     # On the device "meta", tensors have no memory. Torch counts their bytes in an int64, which bounds their size.
@@ -49,12 +50,13 @@ def state_bytes(config: MarketConfig, network: Network, tasks: Tasks) -> int:
     optimizer = sum(tensor.nbytes for tensor in fresh_state(config.training.optimizers, networks).values())
     line = 8 * len(LINE) if config.economy.disclosure == "bounds" else 0
     quotes = _goods(config, network, tasks) * (12 + line)
-    quotes += 8 * sum(permutation_sizes(network).values())
-    asks = couples if config.economy.mechanism.personal else agents
+    quotes += unit_dtype(network).itemsize * sum(permutation_sizes(network).values())
+    asks = slots if config.economy.mechanism.personal else agents
     columns = 8 * (11 + len(REFUSALS)) + 2  # eleven numbers and two flags of each agent, and the refusals by cause
     samples = 8 * (agents * train + validation + test)
     own = 4 * agents * parameters + optimizer + samples + agents * columns + 8 * asks
-    return own + couples * (quotes + 2) + 3 * 8  # two flags of each couple, and three numbers of the market
+    meetings = 2 * 8 + 2  # two numbers and two flags of each slot
+    return own + slots * (quotes + meetings) + 3 * 8  # three numbers of the market
 
 
 def market_bytes(config: MarketConfig, network: Network, tasks: Tasks) -> int:
@@ -64,7 +66,7 @@ def market_bytes(config: MarketConfig, network: Network, tasks: Tasks) -> int:
     computed for all markets at once.
     """
     agents = config.agents
-    offers = agents * (agents - 1) * _goods(config, network, tasks)
+    offers = agents * config.num_partners * _goods(config, network, tasks)
     bids = len(config.economy.ask_levels) if config.economy.mechanism.bids else 1
     asks = (agents - 1 if config.economy.mechanism.personal else 1) * (len(config.economy.ask_levels) + 1)
     return 2 * state_bytes(config, network, tasks) + offers * (80 + 4 * bids) + 4 * agents * asks

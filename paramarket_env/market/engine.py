@@ -27,7 +27,7 @@ from paramarket_env.learning.training import Training, fresh_state, shuffled, tr
 from paramarket_env.market.broker import Broker
 from paramarket_env.market.capacity import networks_at_once, require_room
 from paramarket_env.market.exchange import Exchange
-from paramarket_env.market.host import chunks, places, to_host
+from paramarket_env.market.host import chunks, largest, to_host
 from paramarket_env.market.orders import PURCHASE, Orders, StepRecord, blank_record
 from paramarket_env.market.snapshot import snapshot
 from paramarket_env.market.state import MarketState, tree_map, write_rows
@@ -93,7 +93,7 @@ class Engine:
         self.broker = Broker(
             config.broker, self.network, self.tasks, config.agents, self.device, measures_lines=bounded
         )
-        self.offers = (config.agents - 1) * len(self.broker.goods.names)
+        self.offers = config.num_partners * len(self.broker.goods.names)
         self.exchange = Exchange(config, self.broker, self.device)
         # Refuse an impossible endowment now and not in a later episode.
         self._split_sizes = config.data.split_sizes(self.tasks.number)
@@ -152,7 +152,7 @@ class Engine:
         parameters = self._start(seeds)
         self._estimate_statistics(parameters, partition, torch.ones(shape, dtype=torch.bool, device=self.device))
         shares = uniform(stream(seeds[:, None], "value", agents), 1).squeeze(-1)
-        others = config.agents - 1
+        partners = config.num_partners
 
         def zeros(*extra: int, dtype: torch.dtype = torch.int64) -> Tensor:
             return torch.zeros(*shape, *extra, dtype=dtype, device=self.device)
@@ -174,11 +174,12 @@ class Engine:
             bought=zeros(),
             sold=zeros(),
             earned=zeros(),
-            sales=zeros(others, dtype=torch.bool),
-            declined=zeros(others, dtype=torch.bool),
+            sales=zeros(partners, dtype=torch.bool),
+            declined=zeros(partners, dtype=torch.bool),
             last_price=zeros(),
             since_purchase=zeros(),
             refusals=zeros(len(REFUSALS)),
+            meetings=self.broker.meetings(seeds, torch.zeros_like(seeds)),
             quotes=self.broker.no_quotes(len(seeds)),
             changed=~zeros(dtype=torch.bool),
         )
@@ -241,7 +242,7 @@ class Engine:
 
     @no_grad
     def step(self, orders: Orders) -> StepRecord:
-        """Clear, merge, train, post asks, evaluate and quote. Updates the state in place.
+        """Clear, merge, train, post asks, meet, evaluate and quote. Updates the state in place.
 
         Illegal orders are refused and counted. Orders of terminated agents are ignored. Raises ``ValueError``, before
         anything changes, if the mechanism demands a payment that the buyer cannot make.
@@ -256,6 +257,7 @@ class Engine:
         self._train(trained, np.where(trains, sizes, 0))
         state.ask = torch.where(asked, orders.ask, state.ask)
         state.cycle += 1
+        self.broker.meet(state)
         gain, terminated = self._evaluate(bought | trained)
         income = economy.in_reward(purchases["received"] - purchases["paid"])
         reward = step_reward(Outcome(state.kappa, gain, income, trained), economy.reward_terms)
@@ -303,7 +305,7 @@ class Engine:
     def _merge(self, offer: Tensor, bought: Tensor, number: int) -> None:
         """Give each of the ``number`` buyers the network that it was quoted, and a fresh optimizer."""
         state = self.state
-        market, buyer = places(bought, number)
+        market, buyer = self._market_and_agent(largest(bought, number))
         # All merges use the networks from before the step, so write them to a copy.
         merged = state.parameters.clone()
         for some in chunks(number, self._networks_at_once):
@@ -312,6 +314,10 @@ class Engine:
         state.parameters = merged
         for tensor in state.optimizer.values():
             tensor[market, buyer] = 0
+
+    def _market_and_agent(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """The market and the agent of networks that are numbered from market to market."""
+        return numbers // self.config.agents, numbers % self.config.agents
 
     def _distinct_trainings(self) -> list[tuple[Training, Tensor, np.ndarray]]:
         """The training settings that differ, each with the agents that have it: bool ``[N]``, here and on the host."""
@@ -334,7 +340,8 @@ class Engine:
         state = self.state
         # train() requires the largest endowments first.
         largest_first = np.sort(sizes[sizes > 0])[::-1]
-        market, agent = places(torch.where(trained, state.partition.sizes, 0), len(largest_first))
+        order = largest(torch.where(trained, state.partition.sizes, 0), len(largest_first))
+        market, agent = self._market_and_agent(order)
         for some in chunks(len(largest_first), self._networks_at_once):
             self._train_chunk(training, market[some], agent[some], largest_first[some])
         state.passes += trained

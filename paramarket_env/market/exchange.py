@@ -9,6 +9,7 @@ from paramarket_env.config import MarketConfig
 from paramarket_env.economics.clearing import REFUSALS, WITHHELD, Book, Trades, clear
 from paramarket_env.economics.ledger import receipts, settle
 from paramarket_env.market.broker import Broker
+from paramarket_env.market.meetings import Meetings
 from paramarket_env.market.orders import Orders
 from paramarket_env.market.state import MarketState
 from paramarket_env.seeding import bits, stream
@@ -25,17 +26,15 @@ class Exchange:
         self.bid_levels = len(config.economy.ask_levels) if self.mechanism.bids else 1
         """The number of bids that a buyer can make for an offer: 1 where the mechanism takes no bids."""
         self._prices = torch.tensor([*config.economy.ask_levels, WITHHELD], device=device)
-        self._agents = torch.arange(config.agents, device=device)
         self._causes = torch.arange(len(REFUSALS), device=device)
-        self._slot_at_seller = broker.slot_at_seller if self.mechanism.personal else torch.zeros_like(broker.sellers)
 
     def asks(self, state: MarketState) -> Tensor:
         """Posted prices in ticks, int64 ``[M, N, S]``; ``WITHHELD`` where the seller withholds."""
         return self._prices[state.ask]
 
-    def offer_prices(self, asks: Tensor) -> Tensor:
+    def offer_prices(self, meetings: Meetings, asks: Tensor) -> Tensor:
         """The seller's ask for each offer in ticks, int64 ``[M, N, offers]``, from ``asks``, int64 ``[M, N, S]``."""
-        prices = asks[:, self.broker.sellers, self._slot_at_seller]
+        prices = meetings.mirrored(asks) if self.mechanism.personal else meetings.of_partners(asks.squeeze(2))
         return prices.repeat_interleave(len(self.broker.goods.masks), dim=2)
 
     def legal_purchases(self, offer_prices: Tensor, balance: Tensor, quoted: Tensor) -> Tensor:
@@ -60,10 +59,10 @@ class Exchange:
         place = offer.clamp_min(0).unsqueeze(2)
         draws = bits(stream(state.seeds, "priority", state.cycle), self.config.agents)
         book = Book(
-            wanted=self.broker.seller_of(offer),
+            wanted=self.broker.seller_of(state, offer),
             good=offer % len(self.broker.goods.names),
             bid=self.bids(orders),
-            ask=self.offer_prices(self.asks(state)).gather(2, place).squeeze(2),
+            ask=self.offer_prices(state.meetings, self.asks(state)).gather(2, place).squeeze(2),
             quoted=gains.gather(2, place).squeeze(2).isfinite(),
             balance=state.balance,
             priority=draws.argsort(dim=1),
@@ -71,24 +70,24 @@ class Exchange:
         )
         return clear(self.mechanism, book)
 
-    def _by_seller(self, chosen: Tensor) -> Tensor:
-        """The other agents that chose each agent, bool ``[M, N, N-1]``; ``chosen`` int64 ``[M, N]``, or -1."""
-        by_buyer = chosen.unsqueeze(1) == self._agents.unsqueeze(1)  # [M, seller, buyer]
-        return by_buyer.gather(2, self.broker.sellers.expand(len(chosen), -1, -1))
+    @staticmethod
+    def _by_seller(meetings: Meetings, chosen: Tensor) -> Tensor:
+        """The partners that chose each agent, bool ``[M, N, k]``; ``chosen``, int64 ``[M, N]``, is a partner or -1."""
+        return meetings.mirrored(meetings.partners == chosen.unsqueeze(2))
 
     def settle(self, state: MarketState, trades: Trades, market_open: Tensor) -> Tensor:
         """Pay for the trades and record them and the refusals.
 
         Returns the receipts of each agent in ticks, int64 ``[M, N]``. All payments must be covered.
         """
-        bought = trades.seller >= 0
+        meetings, bought = state.meetings, trades.seller >= 0
         state.refusals += trades.refusal.unsqueeze(2) == self._causes
         done = settle(state.balance, trades.seller, trades.price, self.config.economy.broker_fee)
         state.balance, state.fees = done.balances, state.fees + done.fees
-        state.sales = self._by_seller(trades.seller)
+        state.sales = self._by_seller(meetings, trades.seller)
         # A buyer that was outbid would have paid the ask, so it did not decline.
         outbid = torch.where(trades.refusal == REFUSALS.index("outbid"), trades.wanted, -1)
-        state.declined = self._could_buy(state, market_open) & ~state.sales & ~self._by_seller(outbid)
+        state.declined = self._could_buy(state, market_open) & ~state.sales & ~self._by_seller(meetings, outbid)
         sold = state.sales.sum(2)
         average = receipts(trades.seller, trades.price) // sold.clamp_min(1)
         state.last_price = torch.where(sold > 0, average, state.last_price)
@@ -105,6 +104,6 @@ class Exchange:
         state.since_purchase = state.since_purchase + 1
 
     def _could_buy(self, state: MarketState, market_open: Tensor) -> Tensor:
-        """The other agents that could have bought at each agent's ask, bool ``[M, N, N-1]``."""
-        alive = state.alive[:, self.broker.sellers]
+        """The partners that could have bought at each agent's ask, bool ``[M, N, k]``."""
+        alive = state.meetings.of_partners(state.alive)
         return (self.asks(state) != WITHHELD) & alive & market_open[:, None, None]

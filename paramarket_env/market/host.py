@@ -19,13 +19,12 @@ def to_host(*columns: Tensor) -> np.ndarray:
     return stacked
 
 
-def places(values: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """Row and column of the ``number`` largest values of a matrix, int64 each; the first come first among equals.
+def largest(values: Tensor, number: int) -> Tensor:
+    """The places of the ``number`` largest values in the flattened tensor, int64; among equals the first come first.
 
     For a mask with ``number`` true entries this is ``nonzero``, without the wait for the device.
     """
-    flat = values.flatten().argsort(descending=True, stable=True)[:number]
-    return flat // values.shape[1], flat % values.shape[1]
+    return values.flatten().argsort(descending=True, stable=True)[:number]
 
 
 def chunks(number: int, size: int) -> Iterator[slice]:

@@ -17,10 +17,11 @@ from torch import Tensor
 from paramarket_env.files import expanded, staged
 from paramarket_env.learning.data.endowments import Partition
 from paramarket_env.market.engine import Engine
+from paramarket_env.market.meetings import Meetings
 from paramarket_env.market.state import MarketState, Quotes, tree_map
 from paramarket_env.validation import require
 
-VERSION = 2
+VERSION = 3
 """The version of saved markets. A change of ``MarketState`` raises it."""
 
 
@@ -87,6 +88,7 @@ def _read(path: Path, device: torch.device) -> dict[str, Any]:
     return dict(content)
 
 
-def _state(*, partition: dict[str, Any], quotes: dict[str, Any], **parts: Any) -> MarketState:
+def _state(*, partition: dict[str, Any], meetings: dict[str, Any], quotes: dict[str, Any], **parts: Any) -> MarketState:
     """The state with these parts; raises ``TypeError`` if a part is missing or unknown."""
-    return MarketState(partition=Partition(**partition), quotes=Quotes(**quotes), **parts)
+    nested: dict[str, Any] = {"partition": Partition(**partition), "meetings": Meetings(**meetings)}
+    return MarketState(**nested, quotes=Quotes(**quotes), **parts)

@@ -13,28 +13,29 @@ from torch import Tensor
 
 from paramarket_env.learning.data.endowments import Partition
 from paramarket_env.learning.training import OptimizerState
+from paramarket_env.market.meetings import Meetings
 
 Tree = TypeVar("Tree")
 
 
 @dataclass
 class Quotes:
-    """The broker's quotes, indexed by buyer, seller slot (the other agents in order) and parameter set."""
+    """The broker's quotes, indexed by buyer, slot of the seller among the buyer's partners, and parameter set."""
 
     loss: Tensor
-    """float64 ``[M, N, N-1, K]``: validation loss of the merged network; inf where there is no quote."""
+    """float64 ``[M, N, k, K]``: validation loss of the merged network; inf where there is no quote."""
     weight: Tensor
-    """float32 ``[M, N, N-1, K]``: the merge weight of the quoted network."""
+    """float32 ``[M, N, k, K]``: the merge weight of the quoted network."""
     permutations: Tensor
-    """int64 ``[M, N, N-1, H]``: the seller's hidden units in the buyer's order."""
+    """int16 or int32 (see ``unit_dtype``) ``[M, N, k, H]``: the seller's hidden units in the buyer's order."""
     lines: Tensor
-    """float64 ``[M, N, N-1, K, 4]``: the line between buyer and seller, as ``learning.bounds.LINE`` lists it;
-    ``[M, N, N-1, K, 0]`` if no bounds are disclosed."""
+    """float64 ``[M, N, k, K, 4]``: the line between buyer and seller, as ``learning.bounds.LINE`` lists it;
+    ``[M, N, k, K, 0]`` if no bounds are disclosed."""
 
 
 @dataclass
 class MarketState:
-    """M markets of N agents. Shapes are ``[M, N]`` unless stated."""
+    """M markets of N agents with k partners each. Shapes are ``[M, N]`` unless stated."""
 
     seeds: Tensor
     """int64 ``[M]``: the seed of each market's episode."""
@@ -68,18 +69,20 @@ class MarketState:
     earned: Tensor
     """int64: ticks received in the episode."""
     sales: Tensor
-    """bool ``[M, N, N-1]``: which of the other agents bought from the agent in the last step."""
+    """bool ``[M, N, k]``: which partners of the last step bought from the agent."""
     declined: Tensor
-    """bool ``[M, N, N-1]``: which of the others could have bought in the last step, at the posted ask, but did not."""
+    """bool ``[M, N, k]``: which partners of the last step could have bought, at the posted ask, but did not."""
     last_price: Tensor
     """int64: ticks, the average price of the agent's last sales in one step; 0 before the first sale."""
     since_purchase: Tensor
     """int64: steps since the agent's last purchase, or since the start of the episode."""
     refusals: Tensor
     """int64 ``[M, N, causes]``: refused purchases in the episode, by cause."""
+    meetings: Meetings
+    """The partners of each agent in the next step."""
     quotes: Quotes
     changed: Tensor
-    """bool: the network has changed since it was last quoted."""
+    """bool: the network or its partners have changed since it was last quoted."""
 
 
 def tree_map(function: Callable[..., Tensor], *trees: Tree) -> Tree:

@@ -45,7 +45,7 @@ class MarketView:
     @cached_property
     def offer_prices(self) -> Tensor:
         """The seller's ask for each offer in ticks, int64 ``[M, N, offers]``, or ``WITHHELD``."""
-        return self.exchange.offer_prices(self.asks)
+        return self.exchange.offer_prices(self.state.meetings, self.asks)
 
     @cached_property
     def gains(self) -> Tensor:
@@ -77,4 +77,4 @@ class MarketView:
         The rows are sellers, and the offers are ordered by buyer and parameter set. 0 where there is no quote.
         """
         bounds = torch.where(self.quoted.unsqueeze(-1), self.broker.bounds(self.state), 0.0)
-        return self.broker.to_sellers(bounds)
+        return self.broker.to_sellers(self.state, bounds)

@@ -197,7 +197,7 @@ def test_every_quoted_gain_is_within_the_bounds_that_are_disclosed(rule: str, al
 
 def line_in_a_loop(engine: Engine, buyer: int, slot: int, good: int) -> tuple[float, float, list[float]]:
     """Derivative, squared length and curvature at each weight of an offer in the first market, with plain modules."""
-    state, seller = engine.state, int(engine.broker.sellers[buyer, slot])
+    state, seller = engine.state, int(engine.state.meetings.partners[0, buyer, slot])
     validation, mine = state.partition.validation[0, 0], state.parameters[0, buyer]
     theirs = permute(engine.network, state.parameters[0, seller][None], state.quotes.permutations[0, buyer, slot][None])
     step = (theirs[0] - mine) * engine.broker.goods.masks[good]

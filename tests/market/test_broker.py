@@ -147,12 +147,12 @@ def test_networks_that_are_alike_are_quoted_no_gain_at_all() -> None:
 
 
 def test_offers_are_numbered_seller_by_seller_and_set_by_set() -> None:
-    engine = new_engine(tiny_market(agents=3, parameter_sets="layers"))
+    engine = new_engine(tiny_market(agents=3, parameter_sets="layers"), seeds=(0, 1))
     assert engine.broker.goods.names == ("layer1", "layer2")
-    assert engine.broker.sellers.tolist() == [[1, 2], [0, 2], [0, 1]]
+    assert engine.state.meetings.partners.tolist() == [[[1, 2], [0, 2], [0, 1]]] * 2
     assert engine.offers == 4
     offers = torch.tensor([[2, 1, -1], [0, 3, 3]])
-    assert engine.broker.seller_of(offers).tolist() == [[2, 0, -1], [1, 2, 1]]
+    assert engine.broker.seller_of(engine.state, offers).tolist() == [[2, 0, -1], [1, 2, 1]]
 
 
 # --- when quotes are made -------------------------------------------------------------------------------------------
@@ -284,6 +284,8 @@ def test_of_a_grid_that_is_finite_in_part_the_best_finite_weight_is_quoted() -> 
 def test_a_terminated_agent_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = new_engine(tiny_market(agents=3))
     engine.state.parameters[0, 1] = torch.nan
+    engine.step(orders(engine, train=(0, 1, 2)))
+    assert engine.state.alive.tolist() == [[True, False, True]]
     calls = counted(monkeypatch)
     engine.step(orders(engine, train=(0, 1, 2)))
     assert calls == [couples_of((0, 2))]

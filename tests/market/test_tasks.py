@@ -122,7 +122,7 @@ def test_a_market_equals_a_loop_over_agents_with_their_own_modules_heads_and_dat
         for buyer in range(3):
             for slot, seller in enumerate(other for other in range(3) if other != buyer):
                 # A match from the one that the broker holds finds nothing better.
-                start = engine.state.quotes.permutations[0, buyer, slot]
+                start = engine.state.quotes.permutations[0, buyer, slot].long()
                 tried = agents[buyer].quote(agents[seller], start, weights, GOODS[rule])
                 found = engine.state.quotes.loss[0, buyer, slot].tolist()
                 assert found == pytest.approx([min(losses) for losses in tried], rel=1e-4)
@@ -230,10 +230,10 @@ def test_a_sellers_information_about_its_buyers_is_of_the_buyers_task(disclosure
     batch.engine.step(orders(batch.engine, train=(0, 1, 2)))
     view = batch.engine.view
     if disclosure == "full":
-        assert view.broker.to_sellers(view.values)[0, 0, 0] == view.values[0, 1, 0]
+        assert view.broker.to_sellers(view.state, view.values)[0, 0, 0] == view.values[0, 1, 0]
     else:
         low, high = view.buyer_bounds.unbind(-1)
-        gains = view.broker.to_sellers(view.gains)
+        gains = view.broker.to_sellers(view.state, view.gains)
         assert ((low <= gains + 1e-4) & (gains <= high + 1e-4)).all()
 
 

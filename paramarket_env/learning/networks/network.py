@@ -185,6 +185,12 @@ def permutation_sizes(network: Network) -> dict[str, int]:
     return units_of(spec.axes for spec in network.parameters)
 
 
+def unit_dtype(network: Network) -> torch.dtype:
+    """The smallest integer type that numbers the units of every permutation: int16 or int32."""
+    largest = max(permutation_sizes(network).values(), default=0)
+    return torch.int16 if largest <= 2**15 else torch.int32
+
+
 def units_of(tensors: Iterable[tuple[Axis, ...]]) -> dict[str, int]:
     """The number of units of each permutation, by name, from the axes of each tensor."""
     return {

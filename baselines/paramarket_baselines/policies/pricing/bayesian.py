@@ -14,6 +14,7 @@ from paramarket_baselines.policies.pricing.rule import (
     Fields,
     Memory,
     PricingRule,
+    about_the_next,
     by_ask,
     posted_levels,
     rival_cost,
@@ -38,7 +39,7 @@ class OptimalPrice(PricingRule):
 
     @abstractmethod
     def survival(self, seat: Seat, memory: Memory, fields: Fields) -> Tensor:
-        """The probability that each buyer's value is at least each price, float64 ``[B, N-1, L]``."""
+        """The probability that each buyer's value is at least each price, float64 ``[B, k, L]``."""
 
     def cost(self, seat: Seat, fields: Fields) -> Tensor | float:
         """The cost of a sale to the seller in units of reward, a number or ``[B, 1]``."""
@@ -66,16 +67,16 @@ class Bayesian(OptimalPrice):
     """The probability that a buyer buys if its value is at least the price. Otherwise it trains or buys elsewhere."""
 
     def memory(self, seat: Seat, keys: Tensor) -> Memory:
-        """See :meth:`PricingRule.memory`: the ``belief``, float64 ``[b, N-1, L+1]``."""
-        return {"belief": uniform_belief((len(keys), seat.num_agents - 1), len(seat.prices), seat.device)}
+        """See :meth:`PricingRule.memory`: the ``belief``, float64 ``[b, k, L+1]``."""
+        return {"belief": uniform_belief((len(keys), seat.num_partners), len(seat.prices), seat.device)}
 
     def learn(self, seat: Seat, memory: Memory, before: Fields, now: Fields) -> Memory:
         """See :meth:`PricingRule.learn`: each outcome is a censored observation of a value."""
         learned = update_belief(memory["belief"], *self.outcomes(seat, before, now), self.attention)
-        return {"belief": drift(learned, self.spread, self.jump)}
+        return {"belief": drift(about_the_next(seat, learned), self.spread, self.jump)}
 
     def outcomes(self, seat: Seat, before: Fields, now: Fields) -> tuple[Tensor, Tensor, Tensor]:
-        """Levels, sales and refusals of the last step for each buyer, ``[B, N-1, O]`` each."""
+        """Levels, sales and refusals of the last step for each buyer, ``[B, k, O]`` each."""
         sold, refused = now["sold_now"].unsqueeze(2), now["declined"].unsqueeze(2)
         return _levels_for_buyers(seat, before).unsqueeze(2), sold, refused
 
@@ -100,7 +101,8 @@ class History(Bayesian):
     """The Bayesian seller that also learns from the other sellers' sales and refusals, which are public.
 
     The market does not disclose the buyers of other sellers, so each of their sales counts as a share of a sale to each
-    buyer. The seat's own purchases carry no information about the buyers.
+    buyer. The seat's own purchases carry no information about the buyers. If partners change, the seller meets the
+    others only after their sales, and takes the asks that it sees then for those of the last step.
     """
 
     def require_playable(self, seat: Seat) -> None:
@@ -111,13 +113,11 @@ class History(Bayesian):
 
     def outcomes(self, seat: Seat, before: Fields, now: Fields) -> tuple[Tensor, Tensor, Tensor]:
         """See :meth:`Bayesian.outcomes`: the seller's own outcome, and one for each other seller."""
-        asked, stood = _asks_of_others(seat, before)
-        third_parties = _third_parties(before)
-        share = sales_to_third_parties(now) / third_parties.clamp_min(1)
-        others = asked, share, (1 - share) * stood * (third_parties > 0)
         level, sold, refused = (
             torch.cat([mine, theirs.unsqueeze(1).expand(-1, mine.shape[1], -1)], dim=2)
-            for mine, theirs in zip(super().outcomes(seat, before, now), others, strict=True)
+            for mine, theirs in zip(
+                super().outcomes(seat, before, now), _outcomes_of_others(seat, before, now), strict=True
+            )
         )
         return level, sold, refused
 
@@ -143,8 +143,8 @@ class Bounds(OptimalPrice):
         _require_disclosure("bounds", seat, "gain_low", "bounds")
 
     def memory(self, seat: Seat, keys: Tensor) -> Memory:
-        """See :meth:`PricingRule.memory`: the ``belief``, float64 ``[b, N-1, grid]``."""
-        return {"belief": uniform_belief((len(keys), seat.num_agents - 1), self.grid - 1, seat.device)}
+        """See :meth:`PricingRule.memory`: the ``belief``, float64 ``[b, k, grid]``."""
+        return {"belief": uniform_belief((len(keys), seat.num_partners), self.grid - 1, seat.device)}
 
     def learn(self, seat: Seat, memory: Memory, before: Fields, now: Fields) -> Memory:
         """See :meth:`PricingRule.learn`: an outcome makes those kappas more probable under which it was likely."""
@@ -153,7 +153,8 @@ class Bounds(OptimalPrice):
         sold, declined = (now[name].unsqueeze(2) > 0 for name in ("sold_now", "declined"))
         likelihood = torch.where(sold, taken.clamp_min(1e-3), torch.where(declined, 1 - taken, 1.0))
         likely = memory["belief"] * likelihood
-        return {"belief": drift(likely / likely.sum(2, keepdim=True), spread=0.0, jump=self.jump)}
+        learned = about_the_next(seat, likely / likely.sum(2, keepdim=True))
+        return {"belief": drift(learned, spread=0.0, jump=self.jump)}
 
     def survival(self, seat: Seat, memory: Memory, fields: Fields) -> Tensor:
         """See :meth:`OptimalPrice.survival`."""
@@ -164,9 +165,9 @@ class Bounds(OptimalPrice):
         return torch.linspace(*seat.kappa_range, self.grid, dtype=torch.float64, device=seat.device)
 
     def _survival(self, seat: Seat, fields: Fields, prices: Tensor) -> Tensor:
-        """The probability that a value is at least each price, given the kappa of each bin: ``[B, N-1, grid, L]``.
+        """The probability that a value is at least each price, given the kappa of each bin: ``[B, k, grid, L]``.
 
-        ``prices`` is ``[L]``, or ``[B, N-1, 1, 1]`` for one price per buyer; the result's last axis is then 1.
+        ``prices`` is ``[L]``, or ``[B, k, 1, 1]`` for one price per buyer; the result's last axis is then 1.
         """
         low, high = (_best_over_goods(fields[name], seat).unsqueeze(2) for name in ("gain_low", "gain_high"))
         kappas = self.kappas(seat)
@@ -190,8 +191,21 @@ class Omniscient(OptimalPrice):
 # --- helpers: computations on observations, and requirements on the market -------------------------------------------
 
 
+def _outcomes_of_others(seat: Seat, before: Fields, now: Fields) -> tuple[Tensor, Tensor, Tensor]:
+    """The level of each other seller in the last step, and its sales and refusals per buyer: ``[B, k]`` each."""
+    if seat.meets_everybody:
+        asked, stood = _asks_of_others(seat, before)
+        sales, buyers = sales_to_third_parties(now), _third_parties(before)
+    else:
+        asked, stood = _asks_of_others(seat, now)
+        stood, sales = stood * before["market_open"], now["trades_now"]
+        buyers = torch.full_like(sales, seat.num_partners)
+    share = sales / buyers.clamp_min(1)
+    return asked, share, (1 - share) * stood * (buyers > 0)
+
+
 def sales_to_third_parties(fields: Fields) -> Tensor:
-    """The sales of each other agent to agents other than this one in the last step, ``[B, N-1]``.
+    """The sales of each other agent to agents other than this one in the last step, ``[B, k]``.
 
     If several agents sold, this one does not see from which it bought, so its purchase counts in equal shares for each.
     """
@@ -201,25 +215,25 @@ def sales_to_third_parties(fields: Fields) -> Tensor:
 
 
 def _third_parties(fields: Fields) -> Tensor:
-    """The number of living agents besides this one that can buy of each other agent, ``[B, N-1]``."""
+    """The number of living agents besides this one that can buy of each other agent, ``[B, k]``."""
     alive = fields["alive"]
     return alive.sum(1, keepdim=True) - alive
 
 
 def _levels_for_buyers(seat: Seat, fields: Fields) -> Tensor:
-    """The level of the current ask for each buyer, int64 ``[B, N-1]``."""
-    return posted_levels(seat, fields).expand(-1, seat.num_agents - 1)
+    """The level of the current ask for each buyer, int64 ``[B, k]``."""
+    return posted_levels(seat, fields).expand(-1, seat.num_partners)
 
 
 def _asks_of_others(seat: Seat, fields: Fields) -> tuple[Tensor, Tensor]:
-    """The level of each other seller, one for all its goods, and whether it sells now: int64 ``[B, N-1]`` each."""
-    price, legal = (fields[name].unflatten(1, (seat.num_agents - 1, -1)) for name in ("offer_price", "offer_legal"))
+    """The level of each other seller, one for all its goods, and whether it sells now: int64 ``[B, k]`` each."""
+    price, legal = (fields[name].unflatten(1, (seat.num_partners, -1)) for name in ("offer_price", "offer_legal"))
     return (price[..., :1] - seat.prices).abs().argmin(dim=2), (legal > 0).any(2).long()
 
 
 def _best_over_goods(figures: Tensor, seat: Seat) -> Tensor:
-    """The maximum over the seller's parameter sets for each buyer, at least 0: float64 ``[B, N-1]``."""
-    best: Tensor = figures.unflatten(1, (seat.num_agents - 1, -1)).amax(2).clamp_min(0).double()
+    """The maximum over the seller's parameter sets for each buyer, at least 0: float64 ``[B, k]``."""
+    best: Tensor = figures.unflatten(1, (seat.num_partners, -1)).amax(2).clamp_min(0).double()
     return best
 
 

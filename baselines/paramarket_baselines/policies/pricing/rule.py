@@ -24,8 +24,8 @@ VERB_POSTING_PERIOD = 8
 class PricingRule(ABC):
     """A rule for the asks of a seller. The rule is a frozen configuration; what it learns is in a memory outside of it.
 
-    A rule plays B markets at once. A seller has S asks, one for all buyers or one for each of the N - 1 buyers, and
-    chooses among L prices. A *level* is the index of a price; level L withholds.
+    A rule plays B markets at once. A seller meets k buyers in a step. It has S asks, one for all buyers or one for
+    each, and chooses among L prices. A *level* is the index of a price; level L withholds.
     """
 
     def require_playable(self, seat: Seat) -> None:  # noqa: B027  # most rules play every market
@@ -112,8 +112,17 @@ def posted_levels(seat: Seat, fields: Fields) -> Tensor:
 
 
 def by_ask(seat: Seat, figures: Tensor) -> Tensor:
-    """Figures of each buyer, ``[B, N-1, ...]``, summed over the buyers of each ask: ``[B, S, ...]``."""
+    """Figures of each buyer, ``[B, k, ...]``, summed over the buyers of each ask: ``[B, S, ...]``."""
     return figures if seat.actions.choices.ask_slots > 1 else figures.sum(1, keepdim=True)
+
+
+def about_the_next(seat: Seat, learned: Tensor) -> Tensor:
+    """The knowledge about the next buyers, ``[B, k, ...]``, from that about the last ones.
+
+    If partners change, the next buyers are others. The best guess about each of them is then the mean over the last
+    ones: the predictive recursion for the distribution of all buyers (Newton 2002).
+    """
+    return learned if seat.meets_everybody else learned.mean(1, keepdim=True).expand_as(learned)
 
 
 def rival_cost(seat: Seat, fields: Fields) -> Tensor:

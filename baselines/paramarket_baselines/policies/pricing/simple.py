@@ -13,6 +13,7 @@ from paramarket_baselines.policies.pricing.rule import (
     Fields,
     Memory,
     PricingRule,
+    about_the_next,
     by_ask,
     cycle_of,
     posted_levels,
@@ -86,8 +87,8 @@ class Thompson(PricingRule):
     """
 
     def memory(self, seat: Seat, keys: Tensor) -> Memory:
-        """See :meth:`PricingRule.memory`: ``taken`` and ``left``, ``[b, N-1, L]``, count each buyer's answers."""
-        shape = len(keys), seat.num_agents - 1, len(seat.prices)
+        """See :meth:`PricingRule.memory`: ``taken`` and ``left``, ``[b, k, L]``, count each buyer's answers."""
+        shape = len(keys), seat.num_partners, len(seat.prices)
         counts = torch.zeros(shape, dtype=torch.float64, device=seat.device)
         return {"keys": keys, "taken": counts, "left": counts}
 
@@ -98,7 +99,7 @@ class Thompson(PricingRule):
         sold, declined = (now[name].unsqueeze(2) for name in ("sold_now", "declined"))
         taken = memory["taken"] + sold * (levels <= posted)
         left = memory["left"] + declined * (levels >= posted)
-        return memory | {"taken": taken, "left": left}
+        return memory | {"taken": about_the_next(seat, taken), "left": about_the_next(seat, left)}
 
     def price(self, seat: Seat, memory: Memory, fields: Fields) -> Tensor:
         """See :meth:`PricingRule.price`."""
