@@ -56,6 +56,7 @@ LAYERS: dict[str, dict[str, set[str]]] = {
     "paramarket_env.learning": {
         "__init__": set(),
         "memory": set(),
+        "kernels": set(),
         "networks": {"memory"},
         "data": {"memory"},
         "alignment": {"networks"},
@@ -67,6 +68,11 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "bounds": {"memory", "networks", "data", "training"},
         "trials": {"memory", "networks", "data", "alignment", "evaluation", "statistics"},
         "merging": {"networks", "parameter_sets", "trials"},
+    },
+    "paramarket_env.learning.kernels": {
+        "__init__": set(),
+        "build": set(),
+        "selection": {"build"},
     },
     "paramarket_env.learning.networks": {
         "__init__": set(),
