@@ -339,7 +339,7 @@ class Engine:
     def _train_pass(self, training: Training, trained: Tensor, sizes: np.ndarray) -> None:
         state = self.state
         # train() requires the largest endowments first.
-        largest_first = np.sort(sizes[sizes > 0])[::-1]
+        largest_first = -np.sort(-sizes[sizes > 0])
         order = largest(torch.where(trained, state.partition.sizes, 0), len(largest_first))
         market, agent = self._market_and_agent(order)
         for some in chunks(len(largest_first), self._networks_at_once):

@@ -1,0 +1,49 @@
+"""The choice of a back end by name."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from paramarket_env.learning.kernels import build, selection
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def test_an_unknown_name_is_refused_with_those_that_exist() -> None:
+    message = "PARAMARKET_KERNELS='fast' is not allowed: it must be one of auto, torch, compiled, triton"
+    with selection.forced("fast"), pytest.raises(ValueError, match=message):
+        selection.backend(CPU)
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [("compiled", r"a working C\+\+ compiler \(g\+\+, clang\+\+ or c\+\+\)"), ("triton", "the package triton")],
+)
+def test_a_back_end_that_is_missing_is_an_error_only_if_it_was_asked_for(
+    name: str, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "library", lambda: None)
+    monkeypatch.setattr(selection, "_missing_package", lambda: "the package triton")
+    with selection.forced(name), pytest.raises(ValueError, match=f"'{name}' is not available: {missing} is missing"):
+        selection.backend(CPU)
+    with selection.forced("auto"):
+        assert selection.backend(CPU) == selection.backend(CUDA) == "torch"
+
+
+def test_auto_takes_the_back_end_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "library", object)
+    monkeypatch.setattr(selection, "_missing_package", lambda: None)
+    with selection.forced("auto"):
+        assert (selection.backend(CPU), selection.backend(CUDA)) == ("compiled", "triton")
+
+
+def test_forcing_ends_with_its_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(selection.VARIABLE, raising=False)
+    with selection.forced("torch"):
+        with selection.forced("auto"):
+            assert os.environ[selection.VARIABLE] == "auto"
+        assert selection.backend(CPU) == "torch"
+    assert selection.VARIABLE not in os.environ
