@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,8 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 MEMORY = 80 * 2**30
 """Bytes of the claimed GPU."""
+
+COMPILER = os.environ.get("CXX", "c++")
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -188,7 +191,7 @@ def _guard() -> ctypes.CDLL:
     """The guard of the claimed device. Raises ``RuntimeError`` without a C++ compiler."""
     source, folder = Path(__file__).with_name("claimed_cuda_guard.cpp"), tempfile.mkdtemp()
     library = Path(folder) / "guard.so"
-    compiler = [os.environ.get("CXX", "c++"), "-shared", "-fPIC", "-std=c++17"]
+    compiler = [COMPILER, "-shared", "-fPIC", "-std=c++17"]
     includes = [f"-I{path}" for path in cpp_extension.include_paths()]
     libraries = [f"-L{path}" for path in cpp_extension.library_paths()]
     command = [*compiler, *includes, str(source), *libraries, "-lc10", "-o", str(library)]
@@ -197,6 +200,11 @@ def _guard() -> ctypes.CDLL:
     except (OSError, subprocess.CalledProcessError) as error:
         raise RuntimeError(f"tensors that claim to be on a GPU need a C++ compiler: {error}") from error
     return ctypes.CDLL(str(library))
+
+
+def compiler_is_missing() -> bool:
+    """Whether there is no C++ compiler, without which nothing can claim to be on a GPU."""
+    return shutil.which(COMPILER) is None
 
 
 def _on_cuda(device: Any) -> bool:
@@ -218,6 +226,11 @@ def _patches() -> Iterator[Any]:
         made: Tensor = tensor(data, *args, **{"device": "cpu" if _on_cuda(device) else device, **named})
         return new_to(made, CUDA) if _on_cuda(device) else made
 
+    def new_as_tensor(data: Any, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
+        if isinstance(data, Tensor):
+            return new_to(data, dtype=dtype or data.dtype, device=device or data.device)
+        return new_tensor(data, dtype=dtype, device=device)
+
     def new_tolist(self: Tensor) -> Any:
         return tolist(new_to(self, CPU))
 
@@ -226,6 +239,7 @@ def _patches() -> Iterator[Any]:
         (Tensor, "cuda", lambda self: new_to(self, CUDA)),
         (Tensor, "tolist", new_tolist),
         (torch, "tensor", new_tensor),
+        (torch, "as_tensor", new_as_tensor),
     ):
         yield patch.object(owner, name, new)
     properties = SimpleNamespace(total_memory=MEMORY, name="claimed", multi_processor_count=1)
