@@ -152,10 +152,11 @@ def test_what_was_handed_out_never_changes(
     against = {} if opponents is None or name != "sb3_vec_env" else {"opponents": opponents}
     player = Player(new(name, action_mode=mode, **settings, **against, **market), name)
     kept: list[tuple[np.ndarray, bytes]] = []
-    for step in range(14 if name != "env" else 40):
-        if step == 5:
+    steps, breaks, trains = (40, 7, 12) if name == "env" else (14, 5, 4)  # in which agents act one after another
+    for step in range(steps):
+        if step == breaks:
             spoil(player.env.market_batch.engine, 0, 0)
-        player.trains = step in range(5, 9)  # the broken network is evaluated as soon as it has trained
+        player.trains = step in range(breaks, breaks + trains)  # a broken network is evaluated once it has trained
         kept += [(array, array.tobytes()) for array in arrays(player.step())]
     assert len(kept) > 30
     assert all(array.tobytes() == before for array, before in kept)
