@@ -287,10 +287,11 @@ class MarketConfig:
             return
         allowed = f"None, or below agents={self.agents}, since no agent meets itself"
         require(partners < self.agents, "broker.partners", partners, allowed)
-        allowed = f"an even number with agents={self.agents}, since each meeting is one of two agents"
+        allowed = f"an even number with agents={self.agents}, since each meeting is of two agents"
         require(partners * self.agents % 2 == 0, "broker.partners", partners, allowed)
-        allowed = "None, since economy.mechanism has an ask for each other agent, so that everybody must meet everybody"
-        require(not self.economy.mechanism.personal, "broker.partners", partners, allowed)
+        mechanism = self.economy.mechanism
+        allowed = f"None, since economy.mechanism={shown(mechanism)} has an ask for each other agent, met or not"
+        require(not mechanism.personal, "broker.partners", partners, allowed)
 
     @property
     def num_partners(self) -> int:

@@ -19,7 +19,7 @@ from paramarket_env.learning.data.datasets import (
     DigitsParity,
     FashionMNIST,
 )
-from paramarket_env.learning.data.endowments import IID, Complementary, Dirichlet
+from paramarket_env.learning.data.endowments import IID, Complementary, Dirichlet, FewClasses
 from paramarket_env.learning.data.images import CIFAR10, TinyImageNet
 from paramarket_env.learning.merging import Linear
 from paramarket_env.learning.networks.convolutional import ResNet20
@@ -150,6 +150,24 @@ def crowd() -> MarketConfig:
     between seven sellers drives prices down.
     """
     return digits_priced().changed(agents=8, endowment=Dirichlet(concentration=0.3))
+
+
+@SCENARIOS.register
+def crowd_64() -> MarketConfig:
+    """64 firms, each of which meets four others in a step: whom to buy from, and at which price, among strangers?
+
+    All firms fine-tune one network that was pretrained on 50 samples. Each has 40 samples of seven classes of its own,
+    and forgets the other three. The firms that it meets change in every step.
+    """
+    start = NetworkConfig(common_start=True, pretraining_passes=30, pretraining_share=0.05)
+    market = digits_priced().changed(network=start, agents=64, partners=4, endowment=FewClasses(classes=7, samples=40))
+    return market.changed(max_cycles=20, optimizer=SGD(lr=0.1), batch_size=8, validation_samples=200)
+
+
+@SCENARIOS.register
+def crowd_256() -> MarketConfig:
+    """256 firms, each of which meets four others in a step: ``crowd-64`` at four times its size."""
+    return crowd_64().changed(agents=256)
 
 
 @SCENARIOS.register

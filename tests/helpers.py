@@ -39,6 +39,8 @@ TINY: dict[str, Any] = {
     "merger": Linear(weights=(0.2, 0.5, 0.8)),
 }
 PRICED: dict[str, Any] = {"agents": 3, "ask_levels": (0, 10, 25, 60), "initial_ask": 1, "budget": 60}
+CROWD: dict[str, Any] = {"agents": 6, "partners": 2, "endowment": "few-classes(classes=4, samples=20)"}
+"""Changes that give agents two partners in each step."""
 
 
 def tiny_market(**changes: Any) -> MarketConfig:

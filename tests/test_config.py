@@ -132,6 +132,20 @@ def test_a_loss_cannot_be_more_convex_than_it_is_smooth() -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"agents": 4, "partners": 4}, "partners=4 .* must be None, or below agents=4, since no agent meets itself"),
+        ({"agents": 5, "partners": 3}, "partners=3 .* must be an even number with agents=5, since each meeting is of"),
+        ({"agents": 4, "partners": 2, "mechanism": "personal"}, "partners=2 .* must be None, since economy.mechanism="),
+        ({"agents": 4, "partners": 0}, "partners=0 .* must be "),
+    ],
+)
+def test_partners_that_cannot_be_drawn_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"broker.{message}"):
+        tiny_market(**changes)
+
+
+@pytest.mark.parametrize(
     ("field", "value"),
     [
         ("initial_ask", 1),  # withheld

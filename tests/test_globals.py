@@ -20,13 +20,14 @@ from paramarket_env.interface.policy import POLICIES
 from paramarket_env.learning.data.datasets import load_dataset
 from paramarket_env.learning.networks.modules import from_module
 from paramarket_env.plugins import parameters
-from tests.helpers import digest, episode_digest, priced_market
+from tests.helpers import CROWD, digest, episode_digest, priced_market
 
 ROOT = Path(__file__).parents[1]
 MARKETS: dict[str, dict[str, Any]] = {
     "sgd": {"disclosure": "bounds", "parameter_sets": "layers"},
     "adam": {"optimizer": "adam", "action_mode": "round", "mechanism": "second-price", "endowment": "dirichlet:0.05"},
     "momentum": {"optimizer": "sgd(lr=0.2, momentum=0.5)", "mechanism": "personal", "endowment": "iid"},
+    "crowd": {**CROWD, "disclosure": "full"},
 }
 
 

@@ -22,7 +22,7 @@ from paramarket_baselines.policies.pricing.rule import PRICING
 from paramarket_env import paramarket_v0
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.policy import POLICIES
-from tests.helpers import digest, priced_market, spoil
+from tests.helpers import CROWD, digest, priced_market, spoil
 
 MODES = ("verb", "round")
 SEEDED = ("vector_env", "sb3_vec_env", "torchrl_env", "rllib_env")
@@ -145,16 +145,18 @@ COPIES = [(name, {}) for name in FACES] + [(name, {"copy": False}) for name in (
 @pytest.mark.parametrize("opponents", [None, "patient"])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("name", "settings"), COPIES, ids=str)
+@pytest.mark.parametrize("market", [{}, CROWD], ids=["everybody", "crowd"])
 def test_what_was_handed_out_never_changes(
-    name: str, settings: dict[str, Any], mode: str, opponents: str | None
+    name: str, settings: dict[str, Any], mode: str, opponents: str | None, market: dict[str, Any]
 ) -> None:
     against = {} if opponents is None or name != "sb3_vec_env" else {"opponents": opponents}
-    player = Player(new(name, action_mode=mode, **settings, **against), name)
+    player = Player(new(name, action_mode=mode, **settings, **against, **market), name)
     kept: list[tuple[np.ndarray, bytes]] = []
-    for step in range(14 if name != "env" else 40):
-        if step == 5:
+    steps, breaks, trains = (40, 7, 12) if name == "env" else (14, 5, 4)  # in which agents act one after another
+    for step in range(steps):
+        if step == breaks:
             spoil(player.env.market_batch.engine, 0, 0)
-        player.trains = step in range(5, 9)  # the broken network is evaluated as soon as it has trained
+        player.trains = step in range(breaks, breaks + trains)  # a broken network is evaluated once it has trained
         kept += [(array, array.tobytes()) for array in arrays(player.step())]
     assert len(kept) > 30
     assert all(array.tobytes() == before for array, before in kept)
@@ -194,6 +196,12 @@ def test_the_layout_and_the_offers_have_the_same_names_everywhere(name: str) -> 
     assert len(offers) == 4
     with pytest.raises(ValueError, match="agent='nobody' is not allowed: it must be one of"):
         env.offers("nobody")
+
+
+@pytest.mark.parametrize("name", FACES)
+def test_in_a_crowd_the_sellers_are_slots(name: str) -> None:
+    env, prefix = new(name, **CROWD), "market_1/" if name == "rllib_env" else ""
+    assert env.offers(f"{prefix}trader_1") == [(f"{prefix}partner_0", "full"), (f"{prefix}partner_1", "full")]
 
 
 def test_they_have_these_names_in_wrappers_too() -> None:

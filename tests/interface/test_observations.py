@@ -28,7 +28,7 @@ from paramarket_env.market.exchange import Exchange
 from paramarket_env.market.orders import no_orders
 from paramarket_env.market.snapshot import snapshot
 from paramarket_env.market.view import MarketView
-from tests.helpers import CPU, orders, play, priced_market, random_orders, spoil, tiny_market
+from tests.helpers import CPU, CROWD, orders, play, priced_market, random_orders, spoil, tiny_market
 
 MODES = ("verb", "round")
 OWN = ["time_left", "market_open", "alive", "loss", "last_gain", "balance", "ask", "selling", "kappa", "since_purchase"]
@@ -184,6 +184,8 @@ SPACES: list[dict[str, Any]] = [
     {"budget": (0, 9, 300), "broker_fee": 0.3, "kappa_distribution": "uniform", "kappa_high": 100.0},
     {"optimizer": SGD(lr=50.0), "disclosure": "bounds"},
     {"optimizer": SGD(lr=50.0), "disclosure": "full"},
+    {**CROWD, "disclosure": "bounds"},
+    {**CROWD, "disclosure": "full", "mechanism": "second-price", "parameter_sets": "layers"},
     # Who buys the whole of another becomes its like: there is no way between them.
     {"agents": 2, "merger": Linear(weights=(1.0,)), "disclosure": "bounds", "ask_levels": (0,), "initial_ask": 0},
 ]

@@ -13,7 +13,7 @@ from paramarket_env.learning import memory
 from paramarket_env.learning.networks.mlp import MLP
 from paramarket_env.market.capacity import required_bytes, state_bytes
 from paramarket_env.market.engine import Engine
-from tests.helpers import leaves, new_engine, peak_memory, tiny_market
+from tests.helpers import CROWD, leaves, new_engine, peak_memory, tiny_market
 
 ROOT = Path(__file__).parents[2]
 NORMED = f"file:{ROOT / 'tests' / 'market' / 'normed.py'}"
@@ -186,6 +186,7 @@ def test_a_thousand_further_steps_of_many_markets_take_no_more_memory() -> None:
         {"agents": 3, "optimizer": "adam", "parameter_sets": "layers", "mechanism": "personal"},
         {"disclosure": "bounds", "optimizer": "sgd(momentum=0.5)", "protocol": "authors", "aligner": "none"},
         {"train_samples": None, "test_samples": None, "endowment": "iid", "architecture": "mlp(hidden=())"},
+        {**CROWD, "disclosure": "bounds", "parameter_sets": "prefixes"},
         {"agents": 3, "dataset": ("digits", "digits-parity", "digits"), "parameter_sets": "layers", "endowment": "iid"},
         {
             "dataset": ("digits-half", "digits"),

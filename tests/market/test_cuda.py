@@ -16,7 +16,7 @@ from paramarket_env.market.engine import Engine
 from paramarket_env.market.orders import no_orders
 from paramarket_env.market.snapshot import snapshot
 from paramarket_env.market.state import tree_map
-from tests.helpers import Images, leaves, priced_market, random_orders, tiny_market
+from tests.helpers import CROWD, Images, leaves, priced_market, random_orders, tiny_market
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -40,8 +40,12 @@ CONFIGS = pytest.mark.parametrize(
             "parameter_sets": "trunk",
             "endowment": "iid",
         },
+        {**CROWD, "disclosure": "full"},
     ],
-    ids=["sgd", "adam", "dirichlet", "personal", "double-auction", "second-price", "augmented", "augmented tasks"],
+    ids=[
+        *("sgd", "adam", "dirichlet", "personal", "double-auction", "second-price", "augmented", "augmented tasks"),
+        "crowd",
+    ],
 )
 
 

@@ -18,7 +18,7 @@ from paramarket_env.market.engine import Engine
 from paramarket_env.market.orders import Orders
 from paramarket_env.market.snapshot import fork
 from paramarket_env.market.state import tree_map
-from tests.helpers import frozen, new_engine, orders, priced_market, random_orders
+from tests.helpers import CROWD, frozen, new_engine, orders, priced_market, random_orders
 
 SEEDS = [11, 3, 7, 5, 2, 13, 1]
 PLACE = 3
@@ -26,6 +26,7 @@ ENDOWMENTS: list[dict[str, Any]] = [
     {"endowment": Complementary(scarcity=0.25)},
     {"endowment": Dirichlet(concentration=0.5), "batch_size": 4},
     {"endowment": "iid"},
+    CROWD,
 ]
 
 
@@ -101,9 +102,9 @@ def test_the_minibatches_are_the_same_alone_and_as_one_of_seven(
     assert not set(first_alone) & set(second_alone)
 
 
-@pytest.mark.parametrize("optimizer", [{}, {"optimizer": Adam(lr=0.01)}])
-def test_a_partial_reset_leaves_the_other_markets_to_the_bit(optimizer: dict[str, Any]) -> None:
-    engine, rng = new_engine(priced_market(**optimizer), [0, 1, 2, 3]), np.random.default_rng(4)
+@pytest.mark.parametrize("changes", [{}, {"optimizer": Adam(lr=0.01)}, CROWD])
+def test_a_partial_reset_leaves_the_other_markets_to_the_bit(changes: dict[str, Any]) -> None:
+    engine, rng = new_engine(priced_market(**changes), [0, 1, 2, 3]), np.random.default_rng(4)
     for _ in range(3):
         engine.step(random_orders(engine, rng))
     others = torch.tensor([0, 2])
@@ -114,11 +115,12 @@ def test_a_partial_reset_leaves_the_other_markets_to_the_bit(optimizer: dict[str
     assert engine.state.cycle.tolist() == [3, 0, 3, 0]
 
 
-def test_a_partial_reset_begins_the_same_episode_as_a_whole_one() -> None:
-    engine, rng = new_engine(priced_market(), [0, 1]), np.random.default_rng(4)
+@pytest.mark.parametrize("changes", [{}, CROWD])
+def test_a_partial_reset_begins_the_same_episode_as_a_whole_one(changes: dict[str, Any]) -> None:
+    engine, rng = new_engine(priced_market(**changes), [0, 1]), np.random.default_rng(4)
     engine.step(random_orders(engine, rng))
     engine.reset(torch.tensor([8]), torch.tensor([1]))
-    fresh = new_engine(priced_market(), [5, 8])
+    fresh = new_engine(engine.config, [5, 8])
     reset, whole = (frozen(fork(state, torch.tensor([1]))) for state in (engine.state, fresh.state))
     assert {name for name in whole if reset[name] != whole[name]} <= {"loss", "quotes.loss"}
     torch.testing.assert_close(engine.state.loss[1], fresh.state.loss[1], rtol=1e-6, atol=0)

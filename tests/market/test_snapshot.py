@@ -19,10 +19,10 @@ from paramarket_env.market.engine import Engine
 from paramarket_env.market.saved import load, restore, save
 from paramarket_env.market.snapshot import fork, snapshot
 from paramarket_env.market.state import MarketState, tree_map, write_rows
-from tests.helpers import digest, frozen, leaves, new_engine, priced_market, random_actions, random_orders
+from tests.helpers import CROWD, digest, frozen, leaves, new_engine, priced_market, random_actions, random_orders
 
 MOMENTUM = SGD(lr=0.2, momentum=0.9)
-OPTIMIZERS: list[dict[str, Any]] = [{"optimizer": Adam(lr=0.01)}, {"optimizer": MOMENTUM}]
+MARKETS: list[dict[str, Any]] = [{"optimizer": Adam(lr=0.01)}, {"optimizer": MOMENTUM}, CROWD]
 
 
 def midway(seeds: tuple[int, ...] = (4, 5), **changes: Any) -> Engine:
@@ -42,9 +42,9 @@ def go_on(engine: Engine, state: MarketState) -> dict[str, bytes]:
     return frozen(engine.state)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_market_goes_on_from_a_copy_to_the_bit_as_it_would_itself(optimizer: dict[str, Any]) -> None:
-    engine = midway(**optimizer)
+@pytest.mark.parametrize("changes", MARKETS)
+def test_a_market_goes_on_from_a_copy_to_the_bit_as_it_would_itself(changes: dict[str, Any]) -> None:
+    engine = midway(**changes)
     copy = snapshot(engine.state)
     first = go_on(engine, engine.state)
     assert go_on(engine, snapshot(copy)) == first
@@ -62,9 +62,9 @@ def test_a_copy_shares_no_memory_and_stays_as_it_is() -> None:
     assert frozen(copy) == before
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_file_brings_a_market_back_to_the_bit(optimizer: dict[str, Any], tmp_path: Path) -> None:
-    engine = midway(**optimizer)
+@pytest.mark.parametrize("changes", MARKETS)
+def test_a_file_brings_a_market_back_to_the_bit(changes: dict[str, Any], tmp_path: Path) -> None:
+    engine = midway(**changes)
     save(engine, tmp_path / "market.pt")
     before = frozen(engine.state)
     after = go_on(engine, engine.state)

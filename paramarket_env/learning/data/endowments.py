@@ -19,7 +19,7 @@ from paramarket_env.learning.data.datasets import Dataset
 from paramarket_env.learning.memory import chunk_elements
 from paramarket_env.plugins import Registry
 from paramarket_env.seeding import permutation, stream, uniform
-from paramarket_env.validation import configuration, require, shown
+from paramarket_env.validation import Count, configuration, require, shown
 
 SplitProtocol = Literal["clean", "authors"]
 
@@ -173,6 +173,32 @@ class Dirichlet:
         place = (_rank_in_class(labels, pool.classes) + 0.5) / _class_counts(labels, pool.classes).gather(-1, labels)
         ends = ends.gather(1, labels.unsqueeze(-1).expand(-1, -1, pool.agents))
         return (place.unsqueeze(-1) > ends[..., :-1]).sum(-1)
+
+
+@ENDOWMENTS.register
+@configuration
+class FewClasses:
+    """Each agent draws a few classes and some of their samples (McMahan et al. 2017), independently of the others.
+
+    Agents can hold the same sample, so any number of agents can hold equally many.
+    """
+
+    classes: Count = 3
+    """The number of classes of an agent."""
+    samples: Count = 40
+    """The number of samples of an agent; fewer if its classes have fewer."""
+
+    def __call__(self, pool: Pool) -> Tensor:
+        """See :meth:`Endowment.__call__`; raises ``ValueError`` for more classes or samples than there are."""
+        samples = pool.labels.shape[1]
+        require(self.classes <= pool.classes, "few-classes.classes", self.classes, f"at most {pool.classes}")
+        require(self.samples <= samples, "few-classes.samples", self.samples, f"at most {samples}")
+        seeds, agents = pool.seeds.unsqueeze(1), torch.arange(pool.agents, device=pool.labels.device)
+        own = permutation(stream(seeds, "few classes", agents), pool.classes) < self.classes
+        of_class = own.gather(2, pool.labels.unsqueeze(1).expand(-1, pool.agents, -1))
+        place = permutation(stream(seeds, "samples", agents), samples).masked_fill(~of_class, samples)
+        last = place.kthvalue(self.samples, dim=2, keepdim=True).values
+        return of_class & (place <= last)
 
 
 def _levelled(owner: Tensor, agents: int, fewest: int) -> Tensor:

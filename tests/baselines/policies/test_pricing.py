@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from paramarket_baselines.evaluation.play import Arm, play
+from paramarket_baselines.policies.decisions import RULES
 from paramarket_baselines.policies.pricing import (
     PRICING,
     VERB_POSTING_PERIOD,
@@ -34,7 +35,8 @@ from paramarket_env.economics.rewards import Rivalry, TrainCost
 from paramarket_env.interface.policy import Seat
 from paramarket_env.seeding import stream
 from tests.baselines.policies.test_decisions import seat, see
-from tests.helpers import CPU, priced_market
+from tests.baselines.policies.test_failed_agents import plays
+from tests.helpers import CPU, CROWD, priced_market
 
 LEVELS = (0, 10, 25, 60)  # ticks of 0.001; three agents, so two possible buyers
 CONFIG = priced_market(action_mode="round")
@@ -139,6 +141,17 @@ def test_every_rule_that_a_market_suits_plays_it(mechanism: str, disclosure: str
     assert played >= 6
 
 
+@pytest.mark.parametrize("mechanism", [name for name in MECHANISMS if not MECHANISMS.parse(name).personal])
+@pytest.mark.parametrize("disclosure", ["none", "transactions", "bounds", "full"])
+def test_every_rule_that_a_crowd_suits_plays_it(mechanism: str, disclosure: str) -> None:
+    config = market(**CROWD, mechanism=mechanism, disclosure=disclosure, max_cycles=2, reward_terms=(Rivalry(0.2),))
+    policies = [*RULES, *(f"patient:1+{name}" for name in PRICING)]
+    played = [policy for policy in policies if plays(policy, seat(config))]
+    for policy in played:
+        play(config, Arm(policy, (policy,)), [0], "cpu")
+    assert len(played) >= len(RULES) + 6
+
+
 @pytest.mark.parametrize("name", ["dear", "fixed:", "fixed:x", "fixed:-1", "bayesian:2", "bayesian(k=1)", ""])
 def test_names_that_are_no_pricing_rules_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"choose from bayesian, bounds|must be"):
@@ -209,6 +222,18 @@ def test_sales_raise_the_price_and_refusals_lower_it() -> None:
     assert level == 3
 
 
+def test_where_partners_change_all_buyers_have_the_mean_of_the_learned_beliefs() -> None:
+    chair = seat(market(**CROWD))
+    rule = seller(Bayesian(), chair)
+    rule.ask(standing(chair, 3, time_left=[1]))
+    rule.ask(standing(chair, 1, sold_now=[1, 0], declined=[0, 1]))
+    prior, level = uniform_belief((1, 2), 4, CPU), torch.full((1, 2, 1), 3)
+    sold, declined = torch.tensor([[[1], [0]]]), torch.tensor([[[0], [1]]])
+    learned = update_belief(prior, level, sold, declined, rule.rule.attention).mean(1, keepdim=True)
+    expected = drift(learned, rule.rule.spread, rule.rule.jump).expand(-1, 2, -1)
+    torch.testing.assert_close(rule.memory["belief"], expected)
+
+
 def test_with_personal_prices_each_buyer_is_priced_by_its_own_record() -> None:
     chair = seat(market(mechanism="personal"))
     rule = seller(Bayesian(), chair)
@@ -270,6 +295,29 @@ def test_history_learns_from_what_others_sold_at_their_asks() -> None:
     learned = update_belief(uniform_belief((1, 2), 4, CPU), level, sold, refused, rule.rule.attention)
     torch.testing.assert_close(rule.memory["belief"], drift(learned, rule.rule.spread, rule.rule.jump))
     assert not torch.allclose(rule.memory["belief"], lonely.memory["belief"])
+
+
+def test_where_partners_change_history_takes_the_asks_and_sales_of_those_met_now() -> None:
+    chair = seat(market(**CROWD))
+    rule = seller(History(), chair)
+    before = standing(chair, 3, time_left=[1], offer_price=[0.025, 0.06], offer_legal=[1, 1])
+    now = standing(chair, 3, trades_now=[1, 0], since_purchase=[0], offer_price=[0.01, 0.06], offer_legal=[1, 0])
+    rule.ask(before)
+    rule.ask(now)
+    # One of the first one's two partners bought at level 1. The second one does not sell.
+    level = torch.tensor([3, 1, 3]).expand(1, 2, 3)
+    sold, refused = torch.tensor([0, 0.5, 0]).expand(1, 2, 3), torch.tensor([0, 0.5, 0]).expand(1, 2, 3)
+    learned = update_belief(uniform_belief((1, 2), 4, CPU), level, sold, refused, rule.rule.attention)
+    torch.testing.assert_close(rule.memory["belief"], drift(learned, rule.rule.spread, rule.rule.jump))
+
+
+def test_where_partners_change_a_bandit_counts_for_all_buyers_together() -> None:
+    chair = seat(market(**CROWD))
+    rule = seller(Thompson(), chair)
+    rule.ask(standing(chair, 1, time_left=[1]))
+    rule.ask(standing(chair, 1, sold_now=[1, 0], declined=[0, 1]))
+    assert rule.memory["taken"].tolist() == [[[0.5, 0.5, 0, 0]] * 2]
+    assert rule.memory["left"].tolist() == [[[0, 0.5, 0.5, 0.5]] * 2]
 
 
 def test_ones_own_purchases_are_no_history() -> None:

@@ -13,6 +13,7 @@ from paramarket_env.learning.data.datasets import Dataset
 from paramarket_env.learning.data.endowments import (
     Complementary,
     Dirichlet,
+    FewClasses,
     Partition,
     Pool,
     _levelled,
@@ -20,7 +21,8 @@ from paramarket_env.learning.data.endowments import (
     require_minibatches,
 )
 
-ENDOWMENTS = pytest.mark.parametrize("endowment", ["complementary", "dirichlet", "iid"])
+DIVIDING = ["complementary", "dirichlet", "iid"]
+ENDOWMENTS = pytest.mark.parametrize("endowment", [*DIVIDING, "few-classes"])
 CONFIG = DataConfig(train_samples=None, validation_samples=60, test_samples=50, endowment=Complementary(scarcity=0.3))
 
 
@@ -72,12 +74,12 @@ def test_no_sample_is_in_two_splits(endowment: str, dataset: Dataset) -> None:
         assert set.union(*splits) <= set(range(400))
 
 
-@ENDOWMENTS
+@pytest.mark.parametrize("endowment", DIVIDING)
 def test_all_samples_that_are_left_are_distributed(endowment: str) -> None:
     assert all(len(training(split(endowment=endowment), market)) == 400 - 60 - 50 for market in range(3))
 
 
-@ENDOWMENTS
+@pytest.mark.parametrize("endowment", DIVIDING)
 def test_no_more_training_samples_are_distributed_than_requested(endowment: str) -> None:
     assert all(len(training(split(endowment=endowment, train_samples=90), market)) == 90 for market in range(3))
 
@@ -183,6 +185,32 @@ def test_dirichlet_shares_have_the_moments_of_the_distribution(concentration: fl
     assert shares.mean().item() == pytest.approx(0.5, abs=0.03)
     assert shares.var().item() == pytest.approx(1 / (4 * (2 * concentration + 1)), rel=0.12)
     assert abs(torch.corrcoef(shares)[0, 1].item()) < 0.15  # classes are divided independently
+
+
+@pytest.mark.parametrize(("classes", "samples"), [(1, 5), (3, 20), (10, 290)])
+@pytest.mark.parametrize("agents", [2, 40])
+def test_an_agent_with_few_classes_has_so_many_samples_of_them(classes: int, samples: int, agents: int) -> None:
+    one = split(agents=agents, endowment=FewClasses(classes=classes, samples=samples))
+    assert bool((one.sizes == samples).all())
+    chosen = [set(DATASET.labels[held(one, market, agent)].tolist()) for market in range(3) for agent in range(agents)]
+    assert max(map(len, chosen)) == classes
+    assert set.union(*chosen) == set(range(10)) or agents == 2
+    assert agents == 2 or classes == 10 or len(set(map(frozenset, chosen))) > 9
+
+
+def test_few_classes_with_fewer_samples_are_held_as_a_whole() -> None:
+    one = split(endowment=FewClasses(classes=1, samples=200))
+    labels = DATASET.labels[held(one, 0, 0)]
+    left = [sample for sample in range(400) if sample not in {*one.validation[0, 0].tolist(), *one.test[0, 0].tolist()}]
+    assert len(labels) == int((DATASET.labels[left] == labels[0]).sum()) < 200
+
+
+@pytest.mark.parametrize(("field", "value"), [("classes", 11), ("samples", 291)])
+def test_more_classes_or_samples_than_there_are_are_refused(field: str, value: int) -> None:
+    with pytest.raises(
+        ValueError, match=rf"few-classes.{field}={value} is not allowed: it must be at most {value - 1}"
+    ):
+        split(endowment=FewClasses(**{field: value}))
 
 
 @ENDOWMENTS
@@ -358,5 +386,7 @@ def test_complementary_endowments_allow_as_many_agents_as_classes() -> None:
 
 
 def test_an_unknown_endowment_is_refused_with_those_that_exist() -> None:
-    with pytest.raises(ValueError, match=r"unknown endowment 'feudal': choose from complementary, dirichlet, iid"):
+    with pytest.raises(
+        ValueError, match=r"unknown endowment 'feudal': choose from complementary, dirichlet, few-classes, iid"
+    ):
         split(endowment="feudal")
