@@ -9,7 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from paramarket_env.learning.data.datasets import Dataset
+from paramarket_env.learning.kernels import compiled
+from paramarket_env.learning.kernels.selection import serving
 from paramarket_env.learning.memory import chunk_elements
+from paramarket_env.learning.networks.mlp import MLPNetwork
 from paramarket_env.learning.networks.network import Network, stem_units
 
 
@@ -18,6 +21,8 @@ def stems(network: Network, dataset: Dataset, parameters: Tensor, samples: Tenso
 
     ``parameters`` is ``[R, G, P]``, and ``samples`` is int64 ``[R, n]``.
     """
+    if type(network) is MLPNetwork and serving(parameters) == "compiled":
+        return compiled.stems(network.widths, parameters, dataset.inputs, samples.contiguous())
     return network.stem(parameters, dataset.take(samples))
 
 
@@ -32,6 +37,8 @@ def losses(network: Network, parameters: Tensor, stem: Tensor, labels: Tensor) -
 
     ``labels`` is int64 ``[R, n]``.
     """
+    if type(network) is MLPNetwork and serving(parameters) == "compiled":
+        return compiled.losses(network.widths, parameters, stem, labels)
     parts = _logits(network, parameters, stem, labels)
     return torch.cat([sample_losses(*part).mean(-1, dtype=torch.float64) for part in parts])
 

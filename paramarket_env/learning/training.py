@@ -13,6 +13,9 @@ from pydantic import Field
 from torch import Tensor
 
 from paramarket_env.learning.data.datasets import Dataset
+from paramarket_env.learning.kernels import compiled
+from paramarket_env.learning.kernels.selection import serving
+from paramarket_env.learning.networks.mlp import MLPNetwork
 from paramarket_env.learning.networks.network import Gradients, Network, has_statistics
 from paramarket_env.plugins import Registry
 from paramarket_env.seeding import bits
@@ -146,6 +149,15 @@ def train(
     """
     batch_size = training.batch_size
     samples = samples[:, : batch_size * (training.local_steps or samples.shape[1])]
+    formula = _formula(training.optimizer)
+    unserved = {
+        f"the optimizer {training.optimizer!r}": formula is None,
+        "augmented samples": dataset.augmentation is not None,
+    }
+    if type(network) is MLPNetwork and serving(parameters, unserved) == "compiled" and formula:
+        data = (dataset.inputs, dataset.labels, samples.contiguous(), sizes)
+        compiled.train(network.widths, parameters, *data, batch_size, formula, state)
+        return
     if has_statistics(network):
         samples = F.pad(samples, (0, -samples.shape[1] % batch_size), value=-1)
     starts = torch.arange(0, samples.shape[1], batch_size, device=samples.device)
@@ -163,6 +175,18 @@ def train(
         )
         gradients = network.gradients(parameters[:rows], inputs, logit_gradient)
         training.optimizer.step(parameters[:rows], gradients, {name: tensor[:rows] for name, tensor in state.items()})
+
+
+def _formula(optimizer: Optimizer) -> compiled.Optimizer | None:
+    """The optimizer as the compiled kernels know it; None if they do not."""
+    # A subclass may take other steps.
+    if type(optimizer) is SGD:
+        kind = compiled.Optimizer.MOMENTUM if optimizer.momentum else compiled.Optimizer.SGD
+        return compiled.Optimizer(kind, rate=optimizer.lr, momentum=optimizer.momentum)
+    if type(optimizer) is Adam:
+        betas = {"beta1": Adam.beta1, "beta2": Adam.beta2}
+        return compiled.Optimizer(compiled.Optimizer.ADAM, rate=optimizer.lr, epsilon=Adam.epsilon, **betas)
+    return None
 
 
 def _filled(samples: Tensor, sizes: Tensor) -> Tensor:

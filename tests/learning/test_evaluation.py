@@ -13,6 +13,7 @@ from benchmarks import reference
 from paramarket_env.learning import evaluation
 from paramarket_env.learning.data.datasets import Dataset
 from paramarket_env.learning.evaluation import losses_and_accuracies as evaluate
+from paramarket_env.learning.kernels.selection import VARIABLE
 from paramarket_env.learning.networks.mlp import MLPNetwork
 from paramarket_env.learning.networks.network import initial_parameters
 from paramarket_env.seeding import permutation, stream
@@ -50,6 +51,7 @@ def test_evaluation_equals_one_module_at_a_time() -> None:
 def test_evaluation_in_chunks_equals_evaluation_at_once(
     numbers: int, stems: int, bodies: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(VARIABLE, "torch")
     dataset, (parameters, samples) = make_dataset(), groups()
     losses, accuracies = evaluate(NETWORK, dataset, parameters, samples)
     seen: dict[str, list[int]] = {"stem": [], "body": []}

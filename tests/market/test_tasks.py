@@ -18,6 +18,7 @@ from paramarket_env.config import MarketConfig
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.learning.data.datasets import load_dataset
 from paramarket_env.learning.data.endowments import splits
+from paramarket_env.learning.kernels.selection import VARIABLE
 from paramarket_env.learning.networks.mlp import MLP
 from paramarket_env.learning.networks.modules import from_module
 from paramarket_env.learning.networks.network import Network, split
@@ -181,6 +182,7 @@ def test_test_metrics_are_of_the_own_task() -> None:
 
 
 def test_no_network_is_evaluated_on_the_task_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "torch")
     engine = new_engine(tasks_market(opens_at=9), (0, 1))
     evaluated, body = [], engine.network.body
 

@@ -18,7 +18,10 @@ from tempfile import TemporaryDirectory
 
 SOURCES = Path(__file__).parent / "cpp"
 COMPILERS = ("g++", "clang++", "c++")
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared", "-pthread")
+FLAGS = (
+    *("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-pthread"),
+    *("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
+)
 """NaN and infinity keep their meaning, since they show that a network has failed."""
 SECONDS = 300
 """The time that the compiler may take."""

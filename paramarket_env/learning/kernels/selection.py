@@ -1,18 +1,20 @@
 """The choice of the back end that trains networks, evaluates them, tries their merges and assigns their units.
 
 ``PARAMARKET_KERNELS`` names it. ``auto`` (the default) is ``compiled`` on a CPU and ``triton`` on a GPU, or ``torch``
-where these are missing. A back end hands over to ``torch`` what it does not serve, such as networks other than MLPs.
+where these are missing. What a back end does not serve, such as networks other than MLPs, goes by ``torch``.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 
 import torch
+from torch import Tensor
 
 from paramarket_env.learning.kernels import build
 from paramarket_env.validation import require
@@ -26,7 +28,8 @@ BACKENDS = ("auto", "torch", "compiled", "triton")
 def backend(device: torch.device) -> str:
     """The back end for tensors on ``device``: ``torch``, ``compiled`` or ``triton``.
 
-    Raises ``ValueError`` for an unknown name, and for a back end that was asked for by name and is missing.
+    ``compiled`` serves tensors on a CPU only. Raises ``ValueError`` for an unknown name, and for a back end that was
+    asked for by name and is missing.
     """
     name = os.environ.get(VARIABLE, "auto")
     require(name in BACKENDS, VARIABLE, name, f"one of {', '.join(BACKENDS)}")
@@ -35,7 +38,27 @@ def backend(device: torch.device) -> str:
         return "torch" if _missing(best) else best
     if _missing(name):
         raise ValueError(f"{VARIABLE}={name!r} is not available: {_missing(name)} is missing")
-    return name
+    return "torch" if name == "compiled" and device.type != "cpu" else name
+
+
+def serving(parameters: Tensor, unserved: Mapping[str, bool] | None = None) -> str:
+    """The back end for MLPs with these ``parameters``: :func:`backend`, or ``torch`` for what that does not serve.
+
+    ``unserved`` says of each thing that only torch serves whether it is there. The first one is logged once.
+    """
+    name = backend(parameters.device)
+    plain = parameters.dtype == torch.float32 and parameters.is_contiguous()
+    causes = {**(unserved or {}), "parameters that are not contiguous and float32": not plain}
+    found = next((cause for cause, there in causes.items() if there), None)
+    if name == "torch" or found is None:
+        return name
+    _log_torch(name, found)
+    return "torch"
+
+
+@cache
+def _log_torch(name: str, reason: str) -> None:
+    logging.getLogger(__name__).info("torch serves %s, which the back end %r does not", reason, name)
 
 
 @contextmanager
