@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -10,6 +12,7 @@ from torch import Tensor
 from paramarket_env.learning.networks.network import Blocks, Network, permutation_sizes
 
 
+@lru_cache(maxsize=16)
 def teams_of(network: Network) -> list[Blocks]:
     """The permutations that must be solved together: those of the same blocks. The others are alone."""
     teams = {name: blocks for blocks in network.blocks for name in blocks.permutations}
@@ -17,22 +20,27 @@ def teams_of(network: Network) -> list[Blocks]:
     return list(dict.fromkeys(each))
 
 
-def assign(team: Blocks, products: list[Tensor]) -> list[Tensor]:
+def assign(team: Blocks, products: list[Tensor], wanted: Tensor) -> list[Tensor]:
     """The permutations of a team with the largest sum of inner products, int64 ``[Q, units]`` each.
 
     ``products`` are those of each of the buyer's units with each of the seller's, ``[Q, units, units]`` for each of the
-    team's permutations.
+    team's permutations. Pairs that are not ``wanted``, bool ``[Q]``, get any permutations.
     """
-    return _assign_blocks(products, team.count) if team.count > 1 else [_assign(matrix) for matrix in products]
+    if team.count > 1:
+        return _assign_blocks(products, wanted, team.count)
+    return [assign_units(matrix, wanted) for matrix in products]
 
 
-def _assign(products: Tensor) -> Tensor:
-    """The permutation with the largest sum in each matrix of ``[Q, units, units]``: int64 ``[Q, units]``."""
+def assign_units(products: Tensor, wanted: Tensor) -> Tensor:
+    """The permutation with the largest sum in each matrix of float64 ``[Q, units, units]``: int64 ``[Q, units]``.
+
+    Matrices that are not ``wanted``, bool ``[Q]``, get any permutation. Products that are not finite do, too.
+    """
     solved = [linear_sum_assignment(matrix, maximize=True)[1] for matrix in products.cpu().numpy()]
     return torch.from_numpy(np.stack(solved)).to(products.device)
 
 
-def _assign_blocks(products: list[Tensor], count: int) -> list[Tensor]:
+def _assign_blocks(products: list[Tensor], wanted: Tensor, count: int) -> list[Tensor]:
     """The permutations with the largest sum that move ``count`` blocks as wholes, all in the same order.
 
     Each entry of ``products`` is ``[Q, units, units]``, and each permutation is int64 ``[Q, units]``. Every pair of
@@ -40,13 +48,14 @@ def _assign_blocks(products: list[Tensor], count: int) -> list[Tensor]:
     """
     within = []
     value = torch.zeros(len(products[0]), count, count, dtype=torch.float64, device=products[0].device)
+    each = wanted.repeat_interleave(count * count, output_size=count * count * len(wanted))
     for matrix in products:
         size = matrix.shape[1] // count
         pairs = matrix.unflatten(2, (count, size)).unflatten(1, (count, size)).transpose(2, 3)  # [Q, count, count, ...]
-        inner = _assign(pairs.flatten(0, 2)).view(-1, count, count, size)
+        inner = assign_units(pairs.flatten(0, 2), each).view(-1, count, count, size)
         value += pairs.gather(4, inner.unsqueeze(-1)).sum((3, 4))
         within.append(inner)
-    blocks = _assign(value).unsqueeze(-1)
+    blocks = assign_units(value, wanted).unsqueeze(-1)
     return [
         (blocks * inner.shape[3] + inner.take_along_dim(blocks.unsqueeze(-1), 2).squeeze(2)).flatten(1)
         for inner in within

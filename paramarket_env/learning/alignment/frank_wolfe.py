@@ -17,7 +17,7 @@ from torch import Tensor
 from paramarket_env.learning.alignment.aligner import ALIGNERS
 from paramarket_env.learning.alignment.assignment import assign, teams_of
 from paramarket_env.learning.alignment.inner_products import InnerProducts
-from paramarket_env.learning.alignment.weight_matching import ascend, beginning, better_of
+from paramarket_env.learning.alignment.weight_matching import ascend, beginning, better_of, worth
 from paramarket_env.learning.networks.network import Network, permutation_sizes
 from paramarket_env.validation import configuration
 
@@ -52,27 +52,29 @@ def relax(products: InnerProducts, iterations: int) -> Matrices:
     Along a step the inner product is a quadratic polynomial, since at most two permutations act on a tensor. Its
     maximum is the length of the step.
     """
-    sizes, pairs = permutation_sizes(products.network), torch.arange(len(products), device=products.device)
+    sizes = permutation_sizes(products.network)
     matrices = {
-        name: torch.full((len(pairs), size, size), 1 / size, dtype=torch.float64, device=products.device)
+        name: torch.full((len(products), size, size), 1 / size, dtype=torch.float64, device=products.device)
         for name, size in sizes.items()
     }
     value = products.of_matrices(matrices)
+    active = torch.ones(len(products), dtype=torch.bool, device=products.device)
     for _ in range(iterations):
+        pairs = worth(active)
+        if pairs is None:
+            break
         here = {name: matrix[pairs] for name, matrix in matrices.items()}
-        gradient = {name: products.of_units(name, pairs, here) for name in sizes}
-        vertex = _best(products.network, gradient)
+        gradient = {name: products.of_units_mixed(name, here, pairs) for name in sizes}
+        vertex = _best(products.network, gradient, active[pairs])
         towards = {name: _matrix(order) - here[name] for name, order in vertex.items()}
         slope = torch.stack([(gradient[name] * towards[name]).sum((1, 2)) for name in sizes]).sum(0)
         there = products.of_networks(torch.cat(list(vertex.values()), dim=1), pairs)
         bend = there - value[pairs] - slope
-        length = _length(slope, bend)
+        length = torch.where(active[pairs], _length(slope, bend), 0)
         for name in sizes:
             matrices[name][pairs] += length[:, None, None] * towards[name]
         value[pairs] += length * slope + length.square() * bend
-        pairs = pairs[slope > CONVERGED * value[pairs].abs()]
-        if len(pairs) == 0:
-            break
+        active[pairs] &= slope > CONVERGED * value[pairs].abs()
     return matrices
 
 
@@ -81,19 +83,24 @@ def _length(slope: Tensor, bend: Tensor) -> Tensor:
     return torch.where(bend < 0, (-slope / (2 * bend)).clamp(0, 1), 1.0)
 
 
-def _best(network: Network, products: Matrices) -> dict[str, Tensor]:
-    """The permutations with the largest sum of ``products``, int64 ``[Q, units]`` each, in the network's order."""
+def _best(network: Network, products: Matrices, wanted: Tensor) -> dict[str, Tensor]:
+    """The permutations with the largest sum of ``products``, int64 ``[Q, units]`` each, in the network's order.
+
+    Pairs that are not ``wanted``, bool ``[Q]``, get any permutations.
+    """
     best: dict[str, Tensor] = {}
     for team in teams_of(network):
         units = [products[name] for name in team.permutations]
-        best |= dict(zip(team.permutations, assign(team, units), strict=True))
+        best |= dict(zip(team.permutations, assign(team, units, wanted), strict=True))
     return {name: best[name] for name in products}
 
 
 def _matrix(order: Tensor) -> Tensor:
-    return torch.nn.functional.one_hot(order, order.shape[1]).double()
+    """The matrices of permutations ``[Q, units]``. ``one_hot`` would wait for the device."""
+    return (order.unsqueeze(-1) == torch.arange(order.shape[1], device=order.device)).double()
 
 
 def _round(network: Network, matrices: Matrices) -> Tensor:
     """The permutations nearest to the matrices, int64 ``[Q, H]``."""
-    return torch.cat(list(_best(network, matrices).values()), dim=1)
+    everyone = torch.ones_like(next(iter(matrices.values()))[:, 0, 0], dtype=torch.bool)
+    return torch.cat(list(_best(network, matrices, everyone).values()), dim=1)

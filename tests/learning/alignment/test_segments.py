@@ -13,7 +13,7 @@ from torch import Tensor
 from paramarket_env.learning.alignment.aligner import Aligner
 from paramarket_env.learning.alignment.assignment import assign, teams_of
 from paramarket_env.learning.alignment.frank_wolfe import FrankWolfe
-from paramarket_env.learning.alignment.inner_products import InnerProducts
+from paramarket_env.learning.alignment.inner_products import InnerProducts, places
 from paramarket_env.learning.alignment.permutations import by_name, identity, inverse, permute
 from paramarket_env.learning.alignment.weight_matching import WeightMatching, weight_matching
 from paramarket_env.learning.networks.network import Blocks, split
@@ -64,13 +64,13 @@ def test_the_products_of_units_sum_to_the_inner_product(name: str) -> None:
     """For a permutation that meets no tensor twice, they sum to the share of the tensors on which it acts."""
     network = NETWORKS[name]
     buyers, sellers, orders = draw(network, 3, 1), draw(network, 3, 2), draw_permutations(network, 3)
-    products, every = InnerProducts(network, buyers, sellers), torch.arange(3)
+    products = InnerProducts(network, buyers, sellers)
     tensors = split(network, buyers.double() * permute(network, sellers, orders).double())
     for unit, current in by_name(network, orders).items():
-        matrix = products.of_units(unit, every, by_name(network, orders))
+        matrix = products.of_units(unit, orders)
         found = matrix.gather(2, current.unsqueeze(-1)).sum((1, 2))
         expected = torch.zeros(3, dtype=torch.float64)
-        for place in products.places[unit]:
+        for place in places(network)[unit]:
             part = tensors[place.spec.name].narrow(place.axis + 1, place.start, place.segment.size)
             expected += part.flatten(1).sum(1)
         torch.testing.assert_close(found, expected)
@@ -80,12 +80,12 @@ def test_the_products_of_units_sum_to_the_inner_product(name: str) -> None:
 def test_permutations_as_matrices_give_the_same_products(name: str) -> None:
     network = NETWORKS[name]
     buyers, sellers, orders = draw(network, 3, 1), draw(network, 3, 2), draw_permutations(network, 3)
-    products, every, current = InnerProducts(network, buyers, sellers), torch.arange(3), by_name(network, orders)
+    products, current = InnerProducts(network, buyers, sellers), by_name(network, orders)
     matrices = {unit: torch.nn.functional.one_hot(order, order.shape[1]).double() for unit, order in current.items()}
     torch.testing.assert_close(products.of_matrices(matrices), products.of_networks(orders))
     for unit in current:
         torch.testing.assert_close(
-            products.of_units(unit, every, matrices), products.of_units(unit, every, current), rtol=0, atol=1e-12
+            products.of_units_mixed(unit, matrices), products.of_units(unit, orders), rtol=0, atol=1e-12
         )
 
 
@@ -99,7 +99,7 @@ def test_blocks_are_assigned_as_the_best_of_all_orders(count: int, sizes: list[i
     names = tuple(f"p{place}" for place in range(len(sizes)))
     shapes = [(1, count * size, count * size) for size in sizes]
     products = [torch.rand(shape, generator=generator, dtype=torch.float64) for shape in shapes]
-    found = assign(Blocks(count, names), products)
+    found = assign(Blocks(count, names), products, torch.ones(1, dtype=torch.bool))
     chosen = [matrix.gather(2, order.unsqueeze(-1)) for matrix, order in zip(products, found, strict=True)]
     value = sum(float(part.sum()) for part in chosen)
     assert value == pytest.approx(best_by_trying_all(count, sizes, products))

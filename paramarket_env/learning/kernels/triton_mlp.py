@@ -1,0 +1,96 @@
+"""What the Triton kernels for MLPs share: the layout of a flat vector, and layers in registers.
+
+Widths are padded to powers of two, since Triton's arrays have no other sizes, and to 16, since its products take no
+smaller ones. The padding holds zeros and stays 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
+import torch
+import triton
+import triton.language as tl
+
+LEAST = 16
+"""The smallest size of an axis of a product."""
+
+
+def padded(size: int) -> int:
+    """The size of an axis with its padding."""
+    power: int = triton.next_power_of_2(max(size, LEAST))
+    return power
+
+
+def padded_parameters(widths: Sequence[int]) -> int:
+    """The number of parameters of an MLP with these widths, with padding."""
+    return sum((padded(inputs) + 1) * padded(outputs) for inputs, outputs in pairwise(widths))
+
+
+def layout(widths: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """The arguments of a kernel that describe an MLP: its widths, with and without padding, and its layers' offsets."""
+    sizes = [(inputs + 1) * outputs for inputs, outputs in pairwise(widths)]
+    offsets = tuple(accumulate(sizes, initial=0))[:-1]
+    return {"WIDTHS": tuple(widths), "PADDED": tuple(padded(width) for width in widths), "OFFSETS": offsets}
+
+
+def precision() -> str:
+    """The precision of products: TF32 if torch allows it in its own products, otherwise float32."""
+    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
+
+
+@triton.jit
+def load_layers(
+    base: tl.tensor, WIDTHS: tl.constexpr, PADDED: tl.constexpr, OFFSETS: tl.constexpr, FIRST: tl.constexpr
+) -> tuple[tl.tensor, ...]:
+    """The weights ``[outputs, inputs]`` and the biases ``[outputs]`` of the layers from ``FIRST`` on."""
+    weights = ()
+    biases = ()
+    for layer in tl.static_range(FIRST, len(WIDTHS) - 1):
+        at, inside, bias_at, bias_inside = places(base, WIDTHS, PADDED, OFFSETS, layer)
+        weights = weights + (tl.load(at, mask=inside, other=0.0),)  # noqa: RUF005
+        biases = biases + (tl.load(bias_at, mask=bias_inside, other=0.0),)  # noqa: RUF005
+    return weights, biases
+
+
+@triton.jit
+def store_layers(
+    base: tl.tensor,
+    weights: tl.tensor,
+    biases: tl.tensor,
+    WIDTHS: tl.constexpr,
+    PADDED: tl.constexpr,
+    OFFSETS: tl.constexpr,
+) -> None:
+    """Store what :func:`load_layers` loads from the first layer on."""
+    for layer in tl.static_range(len(WIDTHS) - 1):
+        at, inside, bias_at, bias_inside = places(base, WIDTHS, PADDED, OFFSETS, layer)
+        tl.store(at, weights[layer], mask=inside)
+        tl.store(bias_at, biases[layer], mask=bias_inside)
+
+
+@triton.jit
+def places(
+    base: tl.tensor, WIDTHS: tl.constexpr, PADDED: tl.constexpr, OFFSETS: tl.constexpr, layer: tl.constexpr
+) -> tuple[tl.tensor, ...]:
+    """The addresses of a layer's weights and biases, and whether each is no padding."""
+    inputs: tl.constexpr = WIDTHS[layer]
+    outputs: tl.constexpr = WIDTHS[layer + 1]
+    row = tl.arange(0, PADDED[layer + 1])
+    column = tl.arange(0, PADDED[layer])
+    at = base + OFFSETS[layer]
+    inside = (row < outputs)[:, None] & (column < inputs)[None, :]
+    return at + row[:, None] * inputs + column[None, :], inside, at + outputs * inputs + row, row < outputs
+
+
+@triton.jit
+def affine(inputs: tl.tensor, weight: tl.tensor, bias: tl.tensor, PRECISION: tl.constexpr) -> tl.tensor:
+    """The outputs ``[samples, outputs]`` of a layer."""
+    return tl.dot(inputs, tl.trans(weight), input_precision=PRECISION) + bias[None, :]
+
+
+@triton.jit
+def relu(values: tl.tensor) -> tl.tensor:
+    """The positive part. Not-a-number stays what it is."""
+    return tl.where(values <= 0, 0.0, values)
