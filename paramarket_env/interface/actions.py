@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor
 
@@ -47,6 +48,8 @@ class Choices:
 
     def offer_and_bid(self, purchase: Tensor) -> tuple[Tensor, Tensor]:
         """The offer and the bid of a purchase; -1 and 0 where the purchase is -1."""
+        if self.bids == 1:
+            return purchase, torch.zeros_like(purchase)
         bought = purchase >= 0
         return torch.where(bought, purchase // self.bids, -1), torch.where(bought, purchase % self.bids, 0)
 
@@ -101,6 +104,7 @@ class VerbActions:
         self.first_ask = 2 + choices.purchases
         self.mask_size = self.first_ask + choices.ask_slots * choices.levels
         self.nvec: tuple[int, ...] = (self.mask_size,)
+        self._first_of_slot = tuple(range(self.first_ask, self.mask_size, choices.levels))
 
     def space(self) -> spaces.Discrete:
         """See :meth:`Actions.space`."""
@@ -112,10 +116,9 @@ class VerbActions:
         _refuse(actions, inside, f"an integer from 0 to {self.mask_size - 1}")
         buys = (actions >= 2) & (actions < self.first_ask)
         offer, bid = self.choices.offer_and_bid(torch.where(buys, actions - 2, -1))
-        ask = (actions - self.first_ask).unsqueeze(-1)
-        slots = torch.arange(self.choices.ask_slots, device=actions.device)
-        posts = (ask >= 0) & (ask // self.choices.levels == slots)
-        return Orders(actions == 1, offer, bid, torch.where(posts, ask % self.choices.levels, -1))
+        level = actions.unsqueeze(-1) - _tensor(self._first_of_slot, actions.device)
+        posts = (level >= 0) & (level < self.choices.levels)
+        return Orders(actions == 1, offer, bid, torch.where(posts, level, -1))
 
     def encode(self, orders: Orders) -> Tensor:
         """See :meth:`Actions.encode`. It keeps the purchase if there is one, then the first ask, then training."""
@@ -131,8 +134,7 @@ class VerbActions:
 
     def mask(self, legal: Tensor) -> Tensor:
         """See :meth:`Actions.mask`."""
-        before, after = (legal.new_ones(*legal.shape[:-2], size) for size in (2, self.mask_size - self.first_ask))
-        return torch.cat([before, legal.flatten(-2), after], dim=-1)
+        return F.pad(legal.flatten(-2), (2, self.mask_size - self.first_ask), value=True)
 
     def legal_purchases(self, mask: Tensor) -> Tensor:
         """See :meth:`Actions.legal_purchases`."""
@@ -171,9 +173,8 @@ class RoundActions:
 
     def mask(self, legal: Tensor) -> Tensor:
         """See :meth:`Actions.mask`. The masks of the parts are concatenated."""
-        before = legal.new_ones(*legal.shape[:-2], 3)  # the two values of train, and buying nothing
-        after = legal.new_ones(*legal.shape[:-2], sum(self.nvec[2:]))
-        return torch.cat([before, legal.flatten(-2), after], dim=-1)
+        # Before the purchases are the two values of train, and buying nothing.
+        return F.pad(legal.flatten(-2), (3, sum(self.nvec[2:])), value=True)
 
     def legal_purchases(self, mask: Tensor) -> Tensor:
         """See :meth:`Actions.legal_purchases`."""

@@ -39,7 +39,15 @@ class Field:
 Read = Callable[[MarketView], Tensor]
 """Reads the values of a field, ``[M, N, size]``, from a view of the markets."""
 
-Readings = dict[Field, Read]
+
+@dataclass(frozen=True)
+class Ticks:
+    """Reads the values of a field in ticks. The observation has them in units of reward."""
+
+    read: Read
+
+
+Readings = dict[Field, Read | Ticks]
 """The fields in order, each with the function that reads it. The layout has only the fields, so it can be pickled."""
 
 
@@ -60,8 +68,11 @@ class ObservationLayout:
 
     def pack(self, values: dict[str, Tensor]) -> Tensor:
         """Concatenate the fields' values, ``[..., size]``, to vectors, float32 ``[..., D]``, clipped to the bounds."""
-        vector = torch.cat([values[field.name] for field in self.fields], dim=-1).to(torch.float32)
-        return vector.clamp(*_bounds(self, vector.device))
+        return self.clip(torch.cat([values[field.name] for field in self.fields], dim=-1))
+
+    def clip(self, vector: Tensor) -> Tensor:
+        """Values of all fields ``[..., D]`` as observations, float32, clipped to the bounds."""
+        return vector.float().clamp_(*_bounds(self, vector.device))
 
     def unpack(self, observation: Vector) -> dict[str, Vector]:
         """Split vectors, ``[..., D]``, into views of the fields by name, ``[..., size]`` each."""
@@ -91,6 +102,11 @@ class Observer:
         self._engine = engine
         self.readings: Readings = _own_fields(engine) | _offer_fields(engine) | _disclosed_fields(engine)
         self.layout = ObservationLayout(tuple(self.readings))
+        tick = engine.config.economy.tick
+        scale = [tick if isinstance(read, Ticks) else 1.0 for read in self.readings.values()]
+        self._scale = torch.tensor(scale, dtype=torch.float64, device=engine.device).repeat_interleave(
+            torch.tensor([field.size for field in self.readings], device=engine.device)
+        )
 
     def __reduce__(self) -> tuple[type[Observer], tuple[Engine]]:
         """Pickle only the engine, as functions cannot be pickled. A copy builds its readings again."""
@@ -98,7 +114,8 @@ class Observer:
 
     def observe(self, view: MarketView) -> Tensor:
         """The observations of all agents in a view, float32 ``[M, N, D]``."""
-        return self.layout.pack({field.name: read(view) for field, read in self.readings.items()})
+        values = [(read.read if isinstance(read, Ticks) else read)(view) for read in self.readings.values()]
+        return self.layout.clip(torch.cat(values, dim=-1) * self._scale)
 
 
 def _own_fields(engine: Engine) -> Readings:
@@ -132,11 +149,9 @@ def _own_fields(engine: Engine) -> Readings:
         Field("last_gain", 1, -NATS_HIGH, NATS_HIGH, "nats", "fall of the own validation loss in the last step"): (
             lambda view: view.state.gain.unsqueeze(2)
         ),
-        Field("balance", 1, 0, money, "reward", "own balance"): (
-            lambda view: in_reward(view.state.balance.unsqueeze(2))
-        ),
+        Field("balance", 1, 0, money, "reward", "own balance"): (Ticks(lambda view: view.state.balance.unsqueeze(2))),
         Field("ask", slots, 0, price, "reward", f"own price{recipient}; 0 while withheld"): (
-            lambda view: in_reward(view.asks.clamp_min(0))
+            Ticks(lambda view: view.asks.clamp_min(0))
         ),
         Field("selling", slots, 0, 1, "flag", f"own parameters are for sale{recipient}"): (lambda view: view.asks >= 0),
         Field("kappa", 1, 0, KAPPA_MAX, "reward/nat", "own kappa"): (lambda view: view.state.kappa.unsqueeze(2)),
@@ -151,14 +166,14 @@ def _own_fields(engine: Engine) -> Readings:
         ),
         Field("declined", partners, 0, 1, "flag", declined): (lambda view: view.state.declined),
         Field("earned", 1, 0, receipts, "reward", "own receipts so far"): (
-            lambda view: in_reward(view.state.earned.unsqueeze(2))
+            Ticks(lambda view: view.state.earned.unsqueeze(2))
         ),
     }
     return own | (chance if engine.tasks.differ else {})
 
 
 def _offer_fields(engine: Engine) -> Readings:
-    offers, sealed, in_reward = engine.offers, engine.exchange.mechanism.sealed, engine.config.economy.in_reward
+    offers, sealed = engine.offers, engine.exchange.mechanism.sealed
     highest, price = _highest_price(engine.config), "the seller's ask; 0 while withheld"
     legal = "quoted, for sale, and some bid is affordable" if sealed else "quoted, for sale and affordable"
     gains: Readings = {
@@ -167,9 +182,7 @@ def _offer_fields(engine: Engine) -> Readings:
         ),
     }
     prices: Readings = {
-        Field("offer_price", offers, 0, highest, "reward", price): lambda view: in_reward(
-            view.offer_prices.clamp_min(0)
-        )
+        Field("offer_price", offers, 0, highest, "reward", price): Ticks(lambda view: view.offer_prices.clamp_min(0))
     }
     legality: Readings = {Field("offer_legal", offers, 0, 1, "flag", legal): lambda view: view.legal_purchases.any(3)}
     return gains | ({} if sealed else prices) | legality
@@ -177,10 +190,10 @@ def _offer_fields(engine: Engine) -> Readings:
 
 def _disclosed_fields(engine: Engine) -> Readings:
     config, partners, offers = engine.config, engine.config.num_partners, engine.offers
-    each, nats, in_reward = _each_partner(config), NATS_HIGH, config.economy.in_reward
+    each, nats = _each_partner(config), NATS_HIGH
     transactions: Readings = {
         Field("trade_price", partners, 0, _highest_price(config), "reward", f"price at which {each} last sold"): (
-            lambda view: in_reward(view.state.meetings.of_partners(view.state.last_price))
+            Ticks(lambda view: view.state.meetings.of_partners(view.state.last_price))
         ),
         Field("trades_now", partners, 0, partners, "sales", f"sales of {each} in the last step"): (
             lambda view: view.state.meetings.of_partners(view.state.sales.sum(2))

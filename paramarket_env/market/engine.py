@@ -102,8 +102,7 @@ class Engine:
         self._networks_at_once = networks_at_once(config, self.network, self.tasks)
         self.one = self._fresh(as_seeds([0], 1, self.device))
         """The state of one market, which gives the shapes."""
-        blank = blank_record(torch.zeros(self.num_markets, config.agents, device=self.device))
-        self._no_purchases = {name: getattr(blank, name) for name in PURCHASE}
+        self._blank = blank_record(torch.zeros(self.num_markets, config.agents, device=self.device))
 
     # --- the current state -----------------------------------------------------------------------------------------
 
@@ -247,25 +246,29 @@ class Engine:
         Illegal orders are refused and counted. Orders of terminated agents are ignored. Raises ``ValueError``, before
         anything changes, if the mechanism demands a payment that the buyer cannot make.
         """
-        state, economy = self.state, self.config.economy
+        state, partners = self.state, self.config.broker.partners
         alive, market_open = state.alive.clone(), self.market_open
         trained, asked = orders.train & alive, (orders.ask >= 0) & alive.unsqueeze(2)
         # What the host must know is copied from the device at once, as each copy waits for the device.
-        wants, trains, sizes = to_host((orders.offer >= 0) & alive, trained, state.partition.sizes)
+        wants, trains, sizes, waits = to_host(
+            (orders.offer >= 0) & alive, trained, state.partition.sizes, state.changed
+        )
         purchases = self._trade(orders, market_open) if wants.any() else self._no_trade(market_open)
-        bought = purchases["seller"] >= 0
         self._train(trained, np.where(trains, sizes, 0))
         state.ask = torch.where(asked, orders.ask, state.ask)
         state.cycle += 1
-        self.broker.meet(state)
-        gain, terminated = self._evaluate(bought | trained)
-        income = economy.in_reward(purchases["received"] - purchases["paid"])
-        reward = step_reward(Outcome(state.kappa, gain, income, trained), economy.reward_terms)
+        if wants.any() or trains.any() or waits.any() or partners is not None:
+            self.broker.meet(state)
+            terminated = self._evaluate((purchases["seller"] >= 0) | trained)
+        else:
+            state.gain, terminated = torch.zeros_like(state.gain), self._blank.terminated
+        income = self.config.economy.in_reward(purchases["received"] - purchases["paid"])
+        reward = step_reward(Outcome(state.kappa, state.gain, income, trained), self.config.economy.reward_terms)
         return StepRecord(
             trained=trained,
             asked=asked.any(2),
             **purchases,
-            gain=gain,
+            gain=state.gain,
             reward=torch.where(alive, reward, 0.0),
             terminated=terminated,
             truncated=state.cycle >= self.config.max_cycles,
@@ -274,7 +277,7 @@ class Engine:
     def _no_trade(self, market_open: Tensor) -> dict[str, Tensor]:
         """The record's columns on purchases in a step in which nobody orders one."""
         self.exchange.settle_nothing(self.state, market_open)
-        return self._no_purchases
+        return {name: getattr(self._blank, name) for name in PURCHASE}
 
     def _trade(self, orders: Orders, market_open: Tensor) -> dict[str, Tensor]:
         """Clear the orders, deliver what is bought and pay for it. Returns the record's columns on purchases."""
@@ -366,12 +369,11 @@ class Engine:
         largest = max(len(self.dataset.labels), self.config.agents * parameter_count(self.network))
         return max(1, chunk_elements(self.device) // largest)
 
-    def _evaluate(self, changed: Tensor) -> tuple[Tensor, Tensor]:
-        """Evaluate the changed networks and update the quotes.
+    def _evaluate(self, changed: Tensor) -> Tensor:
+        """Evaluate the changed networks, and update the quotes, losses and gains.
 
-        Returns each agent's gain, float64 ``[M, N]``, and the terminated agents, bool ``[M, N]``. A network that is not
-        finite gets the loss of a uniform guess in its task, or its last loss if that was higher. So the reward stays
-        finite.
+        Returns the terminated agents, bool ``[M, N]``. A network that is not finite gets the loss of a uniform guess in
+        its task, or its last loss if that was higher. So the reward stays finite.
         """
         state, before = self.state, self.state.loss
         loss = self.broker.evaluate_and_quote(state, changed, self.market_open)
@@ -380,7 +382,7 @@ class Engine:
         state.alive &= ~terminated
         state.ask = torch.where(state.alive.unsqueeze(2), state.ask, len(self.config.economy.ask_levels))
         state.gain = before - state.loss
-        return state.gain, terminated
+        return terminated
 
     # --- access from outside the market ----------------------------------------------------------------------------
 
@@ -406,5 +408,5 @@ class Engine:
         self.state.parameters = torch.where(alive.unsqueeze(2), parameters, self.state.parameters)
         self._estimate_statistics(self.state.parameters, self.state.partition, alive)
         self.state.optimizer = fresh_state(self.config.training.optimizers, self.state.parameters)
-        gain, _ = self._evaluate(alive)
-        return gain
+        self._evaluate(alive)
+        return self.state.gain

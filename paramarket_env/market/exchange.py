@@ -35,7 +35,7 @@ class Exchange:
     def offer_prices(self, meetings: Meetings, asks: Tensor) -> Tensor:
         """The seller's ask for each offer in ticks, int64 ``[M, N, offers]``, from ``asks``, int64 ``[M, N, S]``."""
         prices = meetings.mirrored(asks) if self.mechanism.personal else meetings.of_partners(asks.squeeze(2))
-        return prices.repeat_interleave(len(self.broker.goods.masks), dim=2)
+        return prices.unsqueeze(3).expand(*prices.shape, len(self.broker.goods.names)).flatten(2)
 
     def legal_purchases(self, offer_prices: Tensor, balance: Tensor, quoted: Tensor) -> Tensor:
         """bool ``[M, N, offers, bids]``: the purchases that would clear, as far as the buyer can know.
@@ -45,7 +45,7 @@ class Exchange:
         asks, balance = offer_prices.unsqueeze(3), balance[:, :, None, None]
         bids = self._prices[: self.bid_levels]
         refused = (asks == WITHHELD) | self.mechanism.unaffordable(bids, asks, balance)
-        if not self.mechanism.sealed:
+        if self.mechanism.bids and not self.mechanism.sealed:
             refused = refused | self.mechanism.underbid(bids, asks)
         return ~refused & quoted.unsqueeze(3)
 
@@ -105,5 +105,5 @@ class Exchange:
 
     def _could_buy(self, state: MarketState, market_open: Tensor) -> Tensor:
         """The partners that could have bought at each agent's ask, bool ``[M, N, k]``."""
-        alive = state.meetings.of_partners(state.alive)
-        return (self.asks(state) != WITHHELD) & alive & market_open[:, None, None]
+        selling = state.ask != len(self.config.economy.ask_levels)
+        return selling & state.meetings.of_partners(state.alive) & market_open.view(-1, 1, 1)

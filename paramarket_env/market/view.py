@@ -50,7 +50,7 @@ class MarketView:
     @cached_property
     def gains(self) -> Tensor:
         """Quoted gains in nats, float64 ``[M, N, offers]``; -inf where there is no quote or the market is closed."""
-        return self.broker.gains(self.state).masked_fill(~self.market_open[:, None, None], -torch.inf)
+        return self.broker.gains(self.state).masked_fill(~self.market_open.view(-1, 1, 1), -torch.inf)
 
     @cached_property
     def quoted(self) -> Tensor:
