@@ -91,7 +91,7 @@ def step_flop(
     ``shared=False`` counts each buyer's tries separately, although two agents that trade whole networks can share them.
     """
     markets, agents = sizes.shape
-    each, pairs = flop(network, features), agents * (agents - 1)
+    each, pairs = flop(network, features), agents * config.num_partners
     aligned = 0 if isinstance(config.broker.aligner, NoAlignment) else align_flop(network)
     return {
         "train": trained_samples(config, sizes) * (each.forward + each.backward),

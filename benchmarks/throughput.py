@@ -53,6 +53,8 @@ class Throughput:
     """Numbers of markets of Fashion-MNIST."""
     agents: tuple[int, ...] = (2, 3, 5, 8)
     """Numbers of agents to compare."""
+    crowds: tuple[int, ...] = (16, 64, 256)
+    """Numbers of agents to compare in `crowd-64`, where each meets four others in a step."""
     parameter_sets: tuple[str, ...] = ("full", "layers", "prefixes")
     """Rules for parameter sets to compare."""
     widths: tuple[int, ...] = (16, 32, 64, 128, 256)
@@ -182,10 +184,12 @@ def as_json(series: Series) -> dict[str, Any]:
     return asdict(series) | {"rows": rows}
 
 
-def variants(options: Throughput, config: MarketConfig) -> dict[str, dict[str, MarketConfig]]:
+def variants(options: Throughput) -> dict[str, dict[str, MarketConfig]]:
     """The configurations to compare, by the quantity that grows and by label."""
+    config, crowd = always_open(scenario("digits")), always_open(scenario("crowd-64"))
     return {
         "agents": {str(count): replace(config, agents=count) for count in options.agents},
+        "agents, 4 partners": {str(count): replace(crowd, agents=count) for count in options.crowds},
         "parameter sets": {rule: config.changed(parameter_sets=rule) for rule in options.parameter_sets},
         "width": {str(width): config.changed(architecture=MLP(hidden=(width, width))) for width in options.widths},
     }
@@ -283,7 +287,7 @@ def _parts(amounts: dict[str, float], unit: str) -> str:
 
 def draw(digits: Series, scaling: dict[str, Series], title: str) -> Figure:
     """Milliseconds per agent-step as the number of markets, and each quantity of ``scaling``, grows."""
-    figure = new_figure(figsize=(12, 3.4), dpi=110, layout="constrained")
+    figure = new_figure(figsize=(14, 3.4), dpi=110, layout="constrained")
     panels = figure.subplots(1, 1 + len(scaling), sharey=True, squeeze=False)[0]
     reference, *engines = digits.rows
     panels[0].axhline(reference.milliseconds, color="tab:red", label="reference")
@@ -364,7 +368,7 @@ def measure_fashion(options: Throughput, device: torch.device, console: Console)
 def measure_scaling(options: Throughput, device: torch.device, console: Console) -> dict[str, Series]:
     """The measured variants of the engine, by the quantity that grows."""
     scaling = {}
-    for what, configs in variants(options, always_open(scenario("digits"))).items():
+    for what, configs in variants(options).items():
         if configs:
             contenders = [engine_contender(name, config, SCALED_MARKETS, device) for name, config in configs.items()]
             scaling[what] = measure(contenders, options.repeats, device, console)

@@ -24,7 +24,9 @@ fields with their sizes, bounds and units. `env.layout.unpack(observation)` retu
 ### Action Space
 
 An *offer* is a seller and one of its parameter sets. `env.offers(agent)` lists the offers of a buyer in order: seller
-by seller, and parameter set by parameter set. An *ask level* is the index of a price. One further level withholds.
+by seller, and parameter set by parameter set. The sellers are all other agents, or, with `partners=k`, the k agents
+that the buyer meets in the step (`partner_0`, `partner_1`, ...). An *ask level* is the index of a price. One further
+level withholds.
 
 In mode `verb` an agent gives one order per step, in this order of numbers:
 
@@ -53,7 +55,7 @@ All agents act simultaneously. A step has these phases:
 2. Each buyer receives the merged network that the broker quoted, made from the networks before the step. Its optimizer
    starts afresh.
 3. Each agent that trains makes one pass over its data.
-4. New asks are posted.
+4. New asks are posted. With `partners=k`, the agents meet new partners.
 5. The broker evaluates all networks and quotes all offers.
 
 ### Rewards

@@ -90,8 +90,10 @@ def test_markets_add_up_and_sellers_multiply() -> None:
     one = flop_of(scenario("digits"), 64, [[550, 550]], 400)
     two = flop_of(scenario("digits"), 64, [[550, 550]] * 2, 400)
     four = flop_of(replace(scenario("digits"), agents=4), 64, [[550] * 4], 400)
+    crowd = flop_of(replace(scenario("digits"), agents=4).changed(partners=2), 64, [[550] * 4], 400)
     assert two == {phase: 2 * flop for phase, flop in one.items()}
     assert four == {phase: {"train": 2, "evaluate": 2, "align": 6, "try": 6}[phase] * one[phase] for phase in one}
+    assert crowd == {phase: {"train": 2, "evaluate": 2, "align": 4, "try": 4}[phase] * one[phase] for phase in one}
 
 
 def test_a_good_is_tried_from_its_first_layer_on() -> None:
@@ -210,6 +212,7 @@ def test_a_small_run_prints_and_writes_what_it_measured(
         data_dir=str(tmp_path),
         num_markets=(1,),
         agents=(2,),
+        crowds=(6,),
         parameter_sets=(),
         widths=(),
         architectures=("mlp(hidden=(8,))", "cnn"),
@@ -225,7 +228,7 @@ def test_a_small_run_prints_and_writes_what_it_measured(
     assert out.with_suffix(".png").stat().st_size > 0
     assert "date" not in results
     assert results["versions"]["torch"]
-    assert list(results["scaling"]) == ["agents"]
+    assert list(results["scaling"]) == ["agents", "agents, 4 partners"]
     assert list(results["architectures"]) == ["mlp(hidden=(8,))", "cnn"]
     assert all(series["disagreement"] < 1e-5 for series in results["architectures"].values())
     digits = results["digits"]
