@@ -50,7 +50,7 @@ def _assign(products: tl.tensor, wanted: tl.tensor, out: tl.tensor, n: tl.tensor
         while (free == -1) & (steps < n):
             row_in_tree = tl.where(lanes == row, 1, row_in_tree)
             cost = tl.load(base + row * n + lanes, mask=real, other=0.0)
-            cost = tl.where(tl.abs(cost) < 1e300, -cost, 0.0)
+            cost = tl.where(tl.abs(cost) < 1e305, -cost, 0.0)
             through = reached + cost - tl.sum(tl.where(lanes == row, row_dual, 0.0), 0) - column_dual
             open_columns = real & (in_tree == 0)
             shorter = open_columns & (through < distance)
