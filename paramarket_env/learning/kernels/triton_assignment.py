@@ -37,7 +37,7 @@ def _assign(products: tl.tensor, wanted: tl.tensor, out: tl.tensor, n: tl.tensor
     column_dual = tl.zeros([N], tl.float64)
     column_of = tl.full([N], -1, tl.int32)
     row_of = tl.full([N], -1, tl.int32)
-    for first in range(0, rows):
+    for first in range(rows):
         # Grow a tree of shortest paths from the row ``first`` until it reaches a column that no row has.
         distance = tl.full([N], float("inf"), tl.float64)
         parent = tl.full([N], -1, tl.int32)

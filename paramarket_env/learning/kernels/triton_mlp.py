@@ -21,8 +21,8 @@ def load_layers(
     biases = ()
     for layer in tl.static_range(FIRST, len(WIDTHS) - 1):
         at, inside, bias_at, bias_inside = places(base, WIDTHS, PADDED, OFFSETS, layer)
-        weights = weights + (tl.load(at, mask=inside, other=0.0),)  # noqa: RUF005
-        biases = biases + (tl.load(bias_at, mask=bias_inside, other=0.0),)  # noqa: RUF005
+        weights = weights + (tl.load(at, mask=inside, other=0.0),)
+        biases = biases + (tl.load(bias_at, mask=bias_inside, other=0.0),)
     return weights, biases
 
 

@@ -1,4 +1,4 @@
-"""A whole training pass of many MLPs in Triton: one program for each network, which keeps its parameters in registers."""
+"""A whole training pass of many MLPs in Triton. Each program trains one network in its registers."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _train(
         entering = (tl.load(inputs + index[:, None] * WIDTHS[0] + feature[None, :], mask=inside, other=0.0),)
         for layer in tl.static_range(LAYERS - 1):
             hidden = relu(affine(entering[layer], weights[layer], biases[layer], PRECISION))
-            entering = entering + (hidden,)  # noqa: RUF005
+            entering = entering + (hidden,)
         logits = affine(entering[LAYERS - 1], weights[LAYERS - 1], biases[LAYERS - 1], PRECISION)
         label = tl.load(labels + index, mask=there, other=0)
         back = _logit_gradient(logits, label, there, tl.minimum(size - start, BATCH), WIDTHS[LAYERS], PADDED[LAYERS])
@@ -105,15 +105,24 @@ def _train(
         bias_gradients = ()
         for layer in tl.static_range(LAYERS - 1, -1, -1):
             product = tl.dot(tl.trans(back), entering[layer], input_precision=PRECISION)
-            weight_gradients = (product,) + weight_gradients  # noqa: RUF005
-            bias_gradients = (tl.sum(back, 0),) + bias_gradients  # noqa: RUF005
+            weight_gradients = (product,) + weight_gradients
+            bias_gradients = (tl.sum(back, 0),) + bias_gradients
             if layer > 0:
                 passed = tl.dot(back, weights[layer], input_precision=PRECISION)
                 back = tl.where(entering[layer] <= 0, 0.0, passed)
         taken += 1
         settings = (rate, momentum, epsilon)
         weights, weight_means, weight_squares = _step(
-            weights, weight_means, weight_squares, weight_gradients, taken[:, None], settings, LAYERS, KIND, BETAS, LOG_BETAS
+            weights,
+            weight_means,
+            weight_squares,
+            weight_gradients,
+            taken[:, None],
+            settings,
+            LAYERS,
+            KIND,
+            BETAS,
+            LOG_BETAS,
         )
         biases, bias_means, bias_squares = _step(
             biases, bias_means, bias_squares, bias_gradients, taken, settings, LAYERS, KIND, BETAS, LOG_BETAS
@@ -135,7 +144,7 @@ def _logit_gradient(
     CLASSES: tl.constexpr,
     PADDED_CLASSES: tl.constexpr,
 ) -> tl.tensor:
-    """The gradient of the mean cross-entropy of ``count`` samples, ``[samples, classes]``; 0 where there is no sample."""
+    """The gradient ``[samples, classes]`` of the mean loss of ``count`` samples; 0 where there is no sample."""
     classes = tl.arange(0, PADDED_CLASSES)[None, :]
     logits = tl.where(classes < CLASSES, logits, -float("inf"))
     exponentials = tl.exp(logits - tl.max(logits, 1)[:, None])
@@ -178,7 +187,7 @@ def _step(
             second_share = 1 - tl.exp(taken * tl.full([1], LOG_BETAS[1], tl.float64))
             scale = tl.sqrt(square / second_share.to(tl.float32)) + epsilon
             change = mean / scale * (rate / first_share).to(tl.float32)
-        new_values = new_values + (values[layer] - change,)  # noqa: RUF005
-        new_means = new_means + (mean,)  # noqa: RUF005
-        new_squares = new_squares + (square,)  # noqa: RUF005
+        new_values = new_values + (values[layer] - change,)
+        new_means = new_means + (mean,)
+        new_squares = new_squares + (square,)
     return new_values, new_means, new_squares

@@ -143,8 +143,8 @@ def _bodies(
             weight = _lerp(weight, other, share + at, inside)
             other_bias = tl.load(first + WIDTHS[layer + 1] * WIDTHS[layer] + units, mask=bias_inside, other=0.0)
             bias = _lerp(bias, other_bias, share + bias_at, bias_inside)
-        weights = weights + (weight,)  # noqa: RUF005
-        biases = biases + (bias,)  # noqa: RUF005
+        weights = weights + (weight,)
+        biases = biases + (bias,)
     return weights, biases
 
 
