@@ -60,15 +60,21 @@ void forward_relu(const Layer& layer, const float* parameters, const float* pane
     forward(layer, parameters, panel, [&](int64_t row, Vec left, Vec right) { put(out, row, relu(left), relu(right)); });
 }
 
-// A panel of the columns of a matrix, with the rows in this order; it ends with zeros.
+// Cuts the columns of a matrix, with its rows in this order, into panels; the last ends with zeros.
 template <class Change>
 void copy_columns(
-    const float* from, int64_t stride, const int64_t* order, int64_t rows, int64_t columns, float* panel, Change change) {
+    const float* from, int64_t stride, const int64_t* order, int64_t rows, int64_t columns, float* panels, Change change) {
     for (int64_t row = 0; row < rows; row++) {
         const float* source = from + (order ? order[row] : row) * stride;
-        alignas(32) float padded[PANEL] = {};
-        if (columns < PANEL) source = std::copy_n(source, columns, padded) - columns;
-        put(panel, row, change(load(source)), change(load(source + LANES)));
+        float* to = panels + row * PANEL;
+        int64_t full = columns / PANEL * PANEL, panel = rows * PANEL;
+        for (int64_t c = 0; c < full; c += PANEL, to += panel)
+            put(to, 0, change(load(source + c)), change(load(source + c + LANES)));
+        if (full < columns) {
+            alignas(32) float padded[PANEL] = {};
+            std::copy_n(source + full, columns - full, padded);
+            put(to, 0, change(load(padded)), change(load(padded + LANES)));
+        }
     }
 }
 
@@ -110,37 +116,34 @@ double sum_of_losses(const float* logits, int64_t classes, const int64_t* labels
 // The memory for two layers' outputs, with which a thread evaluates one panel after another.
 class Evaluator {
    public:
-    explicit Evaluator(const Shape& shape)
-        : shape_(shape), one_(shape.widest * PANEL), two_(shape.widest * PANEL), units(one_), others_(two_) {}
+    explicit Evaluator(const Shape& shape) : shape_(shape), one_(shape.widest * PANEL), two_(shape.widest * PANEL) {}
 
-   private:
-    const Shape& shape_;
-    Buffer<float> one_, two_;
-
-   public:
-    float* units;  // a panel of the units of a layer
-
-    // Runs the layers from `from` to before `to`, with ReLU, on the panel in `units`, and leaves the result there.
-    void advance(const float* parameters, int64_t from, int64_t to) {
+    // The panel of units behind the layers from `from` to before `to`, with ReLU.
+    const float* advance(const float* parameters, int64_t from, int64_t to, const float* units) {
         for (int64_t l = from; l < to; l++) {
-            forward_relu(shape_.layers[l], parameters, units, others_);
-            std::swap(units, others_);
+            float* out = other(units);
+            forward_relu(shape_.layers[l], parameters, units, out);
+            units = out;
         }
+        return units;
     }
 
-    // The sum of the losses if `units` holds those of layer `done`, after the nonlinearity unless they are the logits.
-    double loss(const float* parameters, int64_t done, const int64_t* labels, int64_t samples) {
+    // The sum of the losses, given a panel of units of layer `done`, after the nonlinearity unless they are logits.
+    double loss(const float* parameters, int64_t done, const float* units, const int64_t* labels, int64_t samples) {
         int64_t last = shape_.last();
         if (done < last) {
-            advance(parameters, done + 1, last);
-            forward_linear(shape_.layers[last], parameters, units, others_);
-            std::swap(units, others_);
+            units = advance(parameters, done + 1, last, units);
+            forward_linear(shape_.layers[last], parameters, units, other(units));
+            units = other(units);
         }
         return sum_of_losses(units, shape_.layers[last].outputs, labels, samples);
     }
 
    private:
-    float* others_;
+    const Shape& shape_;
+    Buffer<float> one_, two_;
+
+    float* other(const float* units) const { return units == one_ ? two_ : one_; }
 };
 
 // The samples in blocks of at most PANELS panels. The blocks, and so the sums of losses, do not depend on the threads.
@@ -151,12 +154,13 @@ struct Blocks {
         : samples(samples), panels((samples + PANEL - 1) / PANEL), count((panels + PANELS - 1) / PANELS) {}
 
     int64_t start(int64_t block) const { return std::min(samples, block * panels / count * PANEL); }
+    int64_t size(int64_t block) const { return start(block + 1) - start(block); }
 
-    // Calls part(first, size) for each panel of a block, which has samples first, ..., first + size - 1.
+    // Calls part(panel, first, size) for each panel of a block, which has samples first, ..., first + size - 1.
     template <class Part>
     void each_panel(int64_t block, Part part) const {
-        int64_t end = start(block + 1);
-        for (int64_t s = start(block); s < end; s += PANEL) part(s, std::min<int64_t>(PANEL, end - s));
+        int64_t begin = start(block), end = start(block + 1);
+        for (int64_t s = begin; s < end; s += PANEL) part((s - begin) / PANEL, s, std::min<int64_t>(PANEL, end - s));
     }
 };
 
@@ -230,25 +234,24 @@ class Trier {
           evaluator_(trials.shape),
           aligned_(trials.shape.flat),
           merged_(trials.shape.flat),
+          stems_(PANELS * trials.shape.layers[0].outputs * PANEL),
           mine_(PANELS * trials.shape.layers[branch].outputs * PANEL),
-          theirs_(PANELS * trials.shape.layers[branch].outputs * PANEL) {}
+          theirs_(PANELS * trials.shape.layers[branch].outputs * PANEL),
+          units_(trials.shape.layers[branch].outputs * PANEL) {}
 
     // The sums of the losses of all merges of a pair on a block of samples, `sums` [merges].
     void try_block(int64_t pair, int64_t block, double* sums) {
-        int64_t start = blocks_.start(block);
         align(pair);
-        blocks_.each_panel(block, [&](int64_t first, int64_t size) {
-            branch(pair, first, size, (first - start) / PANEL * panel_size());
-        });
+        branch(pair, block);
         const int64_t* labels = trials_.labels + trials_.group[pair] * trials_.samples;
         int64_t body = shape_.layers[branch_].bias + shape_.layers[branch_].outputs;
         for (int64_t w = 0; w < trials_.merges; w++) {
             const float* weights = trials_.weights + w * shape_.flat;
             lerp(network(pair, trials_.buyer) + body, aligned_ + body, weights + body, shape_.flat - body, merged_ + body);
             sums[w] = 0;
-            blocks_.each_panel(block, [&](int64_t first, int64_t size) {
-                merge_units(weights[shape_.layers[branch_].weight], (first - start) / PANEL * panel_size());
-                sums[w] += evaluator_.loss(merged_, branch_, labels + first, size);
+            blocks_.each_panel(block, [&](int64_t panel, int64_t first, int64_t size) {
+                merge_units(weights[shape_.layers[branch_].weight], panel);
+                sums[w] += evaluator_.loss(merged_, branch_, units_, labels + first, size);
             });
         }
     }
@@ -260,7 +263,8 @@ class Trier {
     Blocks blocks_;
     Evaluator evaluator_;
     Buffer<float> aligned_, merged_;
-    Buffer<float> mine_, theirs_;  // the panels of the branching layer's outputs
+    Buffer<float> stems_, mine_, theirs_;  // panels of the buyer's stem, and of the branching layer's outputs
+    Buffer<float> units_;                  // a panel of these outputs, merged
 
     int64_t panel_size() const { return shape_.layers[branch_].outputs * PANEL; }
 
@@ -292,30 +296,33 @@ class Trier {
         }
     }
 
-    // Writes the units of the branching layer of a merge, for the panel at this place, to the evaluator.
-    void merge_units(float weight, int64_t place) {
-        const float *mine = mine_ + place, *theirs = theirs_ + place;
-        if (branch_ < shape_.last())
-            lerp(mine, theirs, weight, panel_size(), evaluator_.units, relu);
-        else
-            lerp(mine, theirs, weight, panel_size(), evaluator_.units, unchanged);
-    }
-
-    // Writes the outputs of the branching layer, with the buyer's and the seller's parameters, for a panel of samples.
-    void branch(int64_t pair, int64_t start, int64_t samples, int64_t to) {
-        int64_t units = shape_.layers[0].outputs, stride = trials_.samples;
+    // Writes the outputs of the branching layer, with the buyer's and the seller's parameters, for a block of samples.
+    void branch(int64_t pair, int64_t block) {
+        int64_t units = shape_.layers[0].outputs, stride = trials_.samples, size = blocks_.size(block);
         const int64_t* order = shape_.last() > 0 ? trials_.permutations + pair * shape_.hidden : nullptr;
-        const float *mine = stem(pair, trials_.buyer) + start, *theirs = stem(pair, trials_.seller) + start;
+        const float* mine = stem(pair, trials_.buyer) + blocks_.start(block);
+        const float* theirs = stem(pair, trials_.seller) + blocks_.start(block);
         if (branch_ == 0) {
-            copy_columns(mine, stride, nullptr, units, samples, mine_ + to, unchanged);
-            copy_columns(theirs, stride, order, units, samples, theirs_ + to, unchanged);
+            copy_columns(mine, stride, nullptr, units, size, mine_, unchanged);
+            copy_columns(theirs, stride, order, units, size, theirs_, unchanged);
             return;
         }
         const float* buyer = network(pair, trials_.buyer);
-        copy_columns(mine, stride, nullptr, units, samples, evaluator_.units, relu);
-        evaluator_.advance(buyer, 1, branch_);
-        forward_linear(shape_.layers[branch_], buyer, evaluator_.units, mine_ + to);
-        forward_linear(shape_.layers[branch_], aligned_, evaluator_.units, theirs_ + to);
+        copy_columns(mine, stride, nullptr, units, size, stems_, relu);
+        blocks_.each_panel(block, [&](int64_t panel, int64_t, int64_t) {
+            const float* behind = evaluator_.advance(buyer, 1, branch_, stems_ + panel * units * PANEL);
+            forward_linear(shape_.layers[branch_], buyer, behind, mine_ + panel * panel_size());
+            forward_linear(shape_.layers[branch_], aligned_, behind, theirs_ + panel * panel_size());
+        });
+    }
+
+    // Writes a panel of the units of the branching layer of a merge.
+    void merge_units(float weight, int64_t panel) {
+        const float *mine = mine_ + panel * panel_size(), *theirs = theirs_ + panel * panel_size();
+        if (branch_ < shape_.last())
+            lerp(mine, theirs, weight, panel_size(), units_, relu);
+        else
+            lerp(mine, theirs, weight, panel_size(), units_, unchanged);
     }
 };
 
@@ -331,7 +338,7 @@ extern "C" void stems(const int64_t* widths, int64_t depth, int64_t groups, int6
         Buffer<float> panel(layer.inputs * PANEL);
         for (int64_t task = next(); task < groups * blocks.count; task = next()) {
             int64_t group = task / blocks.count;
-            blocks.each_panel(task % blocks.count, [&](int64_t first, int64_t size) {
+            blocks.each_panel(task % blocks.count, [&](int64_t, int64_t first, int64_t size) {
                 gather(inputs, layer.inputs, samples + group * columns + first, size, panel);
                 for (int64_t n = group * networks; n < (group + 1) * networks; n++) {
                     float* to = out + n * layer.outputs * columns + first;
@@ -353,16 +360,18 @@ extern "C" void losses(const int64_t* widths, int64_t depth, int64_t groups, int
     Buffer<double> parts(tasks);
     in_threads(threads, tasks, [&](auto next) {
         Evaluator evaluator(shape);
+        Buffer<float> panels(PANELS * units * PANEL);
         for (int64_t task = next(); task < tasks; task = next()) {
-            int64_t n = task / blocks.count;
-            const int64_t* own = labels + n / networks * samples;
-            blocks.each_panel(task % blocks.count, [&](int64_t first, int64_t size) {
-                const float* stem = stems + n * units * samples + first;
-                if (shape.last() > 0)
-                    copy_columns(stem, samples, nullptr, units, size, evaluator.units, relu);
-                else
-                    copy_columns(stem, samples, nullptr, units, size, evaluator.units, unchanged);
-                parts[task] += evaluator.loss(parameters + n * shape.flat, 0, own + first, size);
+            int64_t n = task / blocks.count, block = task % blocks.count;
+            const float* stem = stems + n * units * samples + blocks.start(block);
+            if (shape.last() > 0)
+                copy_columns(stem, samples, nullptr, units, blocks.size(block), panels, relu);
+            else
+                copy_columns(stem, samples, nullptr, units, blocks.size(block), panels, unchanged);
+            blocks.each_panel(block, [&](int64_t panel, int64_t first, int64_t size) {
+                const int64_t* own = labels + n / networks * samples + first;
+                parts[task] += evaluator.loss(
+                    parameters + n * shape.flat, 0, panels + panel * units * PANEL, own, size);
             });
         }
     });
