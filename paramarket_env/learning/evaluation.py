@@ -10,7 +10,8 @@ from torch import Tensor
 
 from paramarket_env.learning.data.datasets import Dataset
 from paramarket_env.learning.kernels import compiled
-from paramarket_env.learning.kernels.selection import serving
+from paramarket_env.learning.kernels.selection import kernels, serving
+from paramarket_env.learning.kernels.triton_shapes import fits_trials
 from paramarket_env.learning.memory import chunk_elements
 from paramarket_env.learning.networks.mlp import MLPNetwork
 from paramarket_env.learning.networks.network import Network, stem_units
@@ -26,6 +27,13 @@ def stems(network: Network, dataset: Dataset, parameters: Tensor, samples: Tenso
     return network.stem(parameters, dataset.take(samples))
 
 
+def serving_trials(network: Network, parameters: Tensor) -> str:
+    """The back end for the losses of networks behind their stems; see :func:`.selection.serving`."""
+    if type(network) is MLPNetwork:  # a subclass may compute something else
+        return serving(parameters, fits=fits_trials(network.widths))
+    return "torch"
+
+
 def sample_losses(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy in nats, ``[R, G, n]``, of ``logits`` ``[R, G, classes, n]`` and ``labels`` int64 ``[R, n]``."""
     labels = labels.unsqueeze(1).expand(-1, logits.shape[1], -1)
@@ -37,8 +45,10 @@ def losses(network: Network, parameters: Tensor, stem: Tensor, labels: Tensor) -
 
     ``labels`` is int64 ``[R, n]``.
     """
-    if type(network) is MLPNetwork and serving(parameters) == "compiled":
-        return compiled.losses(network.widths, parameters, stem, labels)
+    served = serving_trials(network, parameters)
+    if isinstance(network, MLPNetwork) and served != "torch":
+        means: Tensor = kernels(served).losses(network.widths, parameters, stem, labels)
+        return means
     parts = _logits(network, parameters, stem, labels)
     return torch.cat([sample_losses(*part).mean(-1, dtype=torch.float64) for part in parts])
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from paramarket_env.learning.data.datasets import Dataset
 from paramarket_env.learning.kernels import compiled
-from paramarket_env.learning.kernels.selection import serving
+from paramarket_env.learning.kernels.selection import kernels, serving
+from paramarket_env.learning.kernels.triton_shapes import fits_training
 from paramarket_env.learning.networks.mlp import MLPNetwork
 from paramarket_env.learning.networks.network import Gradients, Network, has_statistics
 from paramarket_env.plugins import Registry
@@ -156,10 +157,13 @@ def train(
         f"the optimizer {training.optimizer!r}": formula is None,
         "augmented samples": dataset.augmentation is not None,
     }
-    if type(network) is MLPNetwork and serving(parameters, unserved) == "compiled" and formula:
-        data = (dataset.inputs, dataset.labels, samples.contiguous(), torch.from_numpy(sizes))
-        compiled.train(network.widths, parameters, *data, batch_size, formula, state)
-        return
+    if type(network) is MLPNetwork:
+        fits = formula is not None and fits_training(network.widths, batch_size, len(formula.STATES[formula.kind]))
+        served = serving(parameters, unserved, fits=fits)
+        if served != "torch":
+            data = (dataset.inputs, dataset.labels, samples.contiguous(), (samples >= 0).sum(1))
+            kernels(served).train(network.widths, parameters, *data, batch_size, formula, state)
+            return
     if has_statistics(network):
         samples = F.pad(samples, (0, -samples.shape[1] % batch_size), value=-1)
     index = _filled(samples) if has_statistics(network) else samples.clamp_min(0)
@@ -179,7 +183,7 @@ def train(
 
 
 def _formula(optimizer: Optimizer) -> compiled.Optimizer | None:
-    """The optimizer as the compiled kernels know it; None if they do not."""
+    """The optimizer as the kernels know it; None if they do not."""
     # A subclass may take other steps.
     if type(optimizer) is SGD:
         kind = compiled.Optimizer.MOMENTUM if optimizer.momentum else compiled.Optimizer.SGD

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from paramarket_env.learning.alignment.permutations import permute, stem_order
 from paramarket_env.learning.data.datasets import Dataset
-from paramarket_env.learning.evaluation import losses, sample_losses, stems
-from paramarket_env.learning.kernels import compiled
-from paramarket_env.learning.kernels.selection import serving
+from paramarket_env.learning.evaluation import losses, sample_losses, serving_trials, stems
+from paramarket_env.learning.kernels.selection import kernels
 from paramarket_env.learning.memory import chunk_elements
 from paramarket_env.learning.networks.mlp import MLPNetwork
 from paramarket_env.learning.networks.network import Network
@@ -96,10 +95,12 @@ def try_merges(network: Network, groups: Groups, pairs: Pairs, weights: Tensor) 
     ``weights``, float32 ``[W, P]``, hold the merge weight of each merge for each parameter. The running statistics of
     merged networks are estimated on the buyer's samples.
     """
-    if type(network) is MLPNetwork and serving(groups.parameters) == "compiled":
+    served = serving_trials(network, groups.parameters)
+    if isinstance(network, MLPNetwork) and served != "torch":
         which = (pairs.group, pairs.buyer, pairs.seller, pairs.permutations)
         given = (groups.parameters, groups.stem, groups.labels, [tensor.contiguous() for tensor in which])
-        return compiled.try_merges(network.widths, *given, weights.contiguous())
+        losses_of_merges: Tensor = kernels(served).try_merges(network.widths, *given, weights.contiguous())
+        return losses_of_merges
     units, samples = groups.stem.shape[2:]
     room, merges = chunk_elements(weights.device) // units, len(weights)
     # Without a stem, all merges of a pair share their samples.

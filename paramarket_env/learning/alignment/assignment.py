@@ -9,6 +9,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from paramarket_env.learning.kernels import compiled
+from paramarket_env.learning.kernels.selection import backend, kernels
 from paramarket_env.learning.networks.network import Blocks, Network, permutation_sizes
 
 
@@ -34,8 +36,15 @@ def assign(team: Blocks, products: list[Tensor], wanted: Tensor) -> list[Tensor]
 def assign_units(products: Tensor, wanted: Tensor) -> Tensor:
     """The permutation with the largest sum in each matrix of float64 ``[Q, units, units]``: int64 ``[Q, units]``.
 
-    Matrices that are not ``wanted``, bool ``[Q]``, get any permutation. Products that are not finite do, too.
+    Matrices that are not ``wanted``, bool ``[Q]``, get any permutation. On a CPU, products that are not finite raise
+    ``ValueError``.
     """
+    served = backend(products.device)
+    if served == "triton":
+        on_device: Tensor = kernels(served).assign(products, wanted)
+        return on_device
+    if served == "compiled":
+        return compiled.assign(products.contiguous())
     solved = [linear_sum_assignment(matrix, maximize=True)[1] for matrix in products.cpu().numpy()]
     return torch.from_numpy(np.stack(solved)).to(products.device)
 

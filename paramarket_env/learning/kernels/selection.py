@@ -11,7 +11,9 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +25,8 @@ VARIABLE = "PARAMARKET_KERNELS"
 """The environment variable that names the back end."""
 
 BACKENDS = ("auto", "torch", "compiled", "triton")
+MODULES = {"compiled": "compiled", "triton": "triton_kernels"}
+"""The modules with the kernels. Their functions for MLPs have the same arguments."""
 
 
 def backend(device: torch.device) -> str:
@@ -41,14 +45,19 @@ def backend(device: torch.device) -> str:
     return "torch" if name == "compiled" and device.type != "cpu" else name
 
 
-def serving(parameters: Tensor, unserved: Mapping[str, bool] | None = None) -> str:
+def serving(parameters: Tensor, unserved: Mapping[str, bool] | None = None, *, fits: bool = True) -> str:
     """The back end for MLPs with these ``parameters``: :func:`backend`, or ``torch`` for what that does not serve.
 
-    ``unserved`` says of each thing that only torch serves whether it is there. The first one is logged once.
+    ``unserved`` says of each thing that only torch serves whether it is there. ``fits`` says whether the networks fit
+    into registers, as ``triton`` needs it. The first cause to go by torch is logged once.
     """
     name = backend(parameters.device)
     plain = parameters.dtype == torch.float32 and parameters.is_contiguous()
-    causes = {**(unserved or {}), "parameters that are not contiguous and float32": not plain}
+    causes = {
+        **(unserved or {}),
+        "parameters that are not contiguous and float32": not plain,
+        "networks or minibatches that are too large for registers": name == "triton" and not fits,
+    }
     found = next((cause for cause, there in causes.items() if there), None)
     if name == "torch" or found is None:
         return name
@@ -59,6 +68,11 @@ def serving(parameters: Tensor, unserved: Mapping[str, bool] | None = None) -> s
 @cache
 def _log_torch(name: str, reason: str) -> None:
     logging.getLogger(__name__).info("torch serves %s, which the back end %r does not", reason, name)
+
+
+def kernels(name: str) -> Any:
+    """The module with the kernels of ``compiled`` or ``triton``. Triton is imported only where it serves."""
+    return import_module(f"paramarket_env.learning.kernels.{MODULES[name]}")
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def _assign(products: tl.tensor, wanted: tl.tensor, out: tl.tensor, n: tl.tensor
     column_dual = tl.zeros([N], tl.float64)
     column_of = tl.full([N], -1, tl.int32)
     row_of = tl.full([N], -1, tl.int32)
-    for first in range(0, rows):
+    for first in range(rows):
         # Grow a tree of shortest paths from the row ``first`` until it reaches a column that no row has.
         distance = tl.full([N], float("inf"), tl.float64)
         parent = tl.full([N], -1, tl.int32)
@@ -50,7 +50,7 @@ def _assign(products: tl.tensor, wanted: tl.tensor, out: tl.tensor, n: tl.tensor
         while (free == -1) & (steps < n):
             row_in_tree = tl.where(lanes == row, 1, row_in_tree)
             cost = tl.load(base + row * n + lanes, mask=real, other=0.0)
-            cost = tl.where(tl.abs(cost) < 1e300, -cost, 0.0)
+            cost = tl.where(tl.abs(cost) < 1e305, -cost, 0.0)
             through = reached + cost - tl.sum(tl.where(lanes == row, row_dual, 0.0), 0) - column_dual
             open_columns = real & (in_tree == 0)
             shorter = open_columns & (through < distance)

@@ -1,38 +1,10 @@
-"""What the Triton kernels for MLPs share: the layout of a flat vector, and layers in registers.
-
-Widths are padded to powers of two, since Triton's arrays have no other sizes, and to 16, since its products take no
-smaller ones. The padding holds zeros and stays 0.
-"""
+"""Layers in registers, which the Triton kernels for MLPs share; see :mod:`.triton_shapes` for their padding."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from itertools import accumulate, pairwise
 
 import torch
 import triton
 import triton.language as tl
-
-LEAST = 16
-"""The smallest size of an axis of a product."""
-
-
-def padded(size: int) -> int:
-    """The size of an axis with its padding."""
-    power: int = triton.next_power_of_2(max(size, LEAST))
-    return power
-
-
-def padded_parameters(widths: Sequence[int]) -> int:
-    """The number of parameters of an MLP with these widths, with padding."""
-    return sum((padded(inputs) + 1) * padded(outputs) for inputs, outputs in pairwise(widths))
-
-
-def layout(widths: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """The arguments of a kernel that describe an MLP: its widths, with and without padding, and its layers' offsets."""
-    sizes = [(inputs + 1) * outputs for inputs, outputs in pairwise(widths)]
-    offsets = tuple(accumulate(sizes, initial=0))[:-1]
-    return {"WIDTHS": tuple(widths), "PADDED": tuple(padded(width) for width in widths), "OFFSETS": offsets}
 
 
 def precision() -> str:
@@ -49,8 +21,8 @@ def load_layers(
     biases = ()
     for layer in tl.static_range(FIRST, len(WIDTHS) - 1):
         at, inside, bias_at, bias_inside = places(base, WIDTHS, PADDED, OFFSETS, layer)
-        weights = weights + (tl.load(at, mask=inside, other=0.0),)  # noqa: RUF005
-        biases = biases + (tl.load(bias_at, mask=bias_inside, other=0.0),)  # noqa: RUF005
+        weights = weights + (tl.load(at, mask=inside, other=0.0),)
+        biases = biases + (tl.load(bias_at, mask=bias_inside, other=0.0),)
     return weights, biases
 
 

@@ -16,7 +16,7 @@ class Solver {
    public:
     explicit Solver(int64_t size)
         : n_(size), cost_(size * size), u_(size), v_(size), distance_(size), column_of_(size), row_of_(size),
-          free_(size), before_(size), open_(size), scanned_(size) {}
+          free_(size), before_(size), open_(size), scanned_(size), columns_(size) {}
 
     // Writes the permutation with the largest sum of products [n, n].
     void solve(const double* products, int64_t* permutation) {
@@ -31,14 +31,15 @@ class Solver {
    private:
     int64_t n_;
     Buffer<double> cost_, u_, v_, distance_;
-    Buffer<int64_t> column_of_, row_of_, free_, before_, open_, scanned_;
+    Buffer<int64_t> column_of_, row_of_, free_, before_, open_, scanned_, columns_;
     int64_t free_rows_ = 0;
 
     double reduced(int64_t row, int64_t column) const { return cost_[row * n_ + column] - v_[column]; }
 
-    double least_reduced(int64_t row) const {
+    // The least reduced cost of a row, except in one column.
+    double least_reduced(int64_t row, int64_t except = NONE) const {
         double least = INFINITE;
-        for (int64_t j = 0; j < n_; j++) least = std::min(least, reduced(row, j));
+        for (int64_t j = 0; j < n_; j++) least = std::min(least, j == except ? INFINITE : reduced(row, j));
         return least;
     }
 
@@ -47,20 +48,29 @@ class Solver {
         row_of_[column] = row;
     }
 
-    // Each column takes the row that costs least, if that is still free.
+    // Each column takes the row that costs least, if no other column has it. A row with one column lowers its price as
+    // far as the row's next best column allows.
     void reduce_columns() {
+        std::copy_n(cost_ + 0, n_, v_ + 0);
+        std::fill_n(row_of_ + 0, n_, 0);
+        for (int64_t i = 1; i < n_; i++)
+            for (int64_t j = 0; j < n_; j++)
+                if (cost_[i * n_ + j] < v_[j]) {
+                    v_[j] = cost_[i * n_ + j];
+                    row_of_[j] = i;
+                }
         std::fill_n(column_of_ + 0, n_, NONE);
+        std::fill_n(columns_ + 0, n_, 0);
         for (int64_t j = n_ - 1; j >= 0; j--) {
-            int64_t best = 0;
-            for (int64_t i = 1; i < n_; i++)
-                if (cost_[i * n_ + j] < cost_[best * n_ + j]) best = i;
-            v_[j] = cost_[best * n_ + j];
+            int64_t row = row_of_[j];
             row_of_[j] = NONE;
-            if (column_of_[best] == NONE) match(best, j);
+            if (columns_[row]++ == 0) match(row, j);
         }
         free_rows_ = 0;
-        for (int64_t i = 0; i < n_; i++)
-            if (column_of_[i] == NONE) free_[free_rows_++] = i;
+        for (int64_t i = 0; i < n_; i++) {
+            if (columns_[i] == 0) free_[free_rows_++] = i;
+            if (columns_[i] == 1 && n_ > 1) v_[column_of_[i]] -= least_reduced(i, column_of_[i]);
+        }
     }
 
     // Each free row takes the column that costs it least, and lowers that column's price as far as others allow. The

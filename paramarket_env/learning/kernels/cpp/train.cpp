@@ -35,7 +35,7 @@ struct Shape {
             padded = layer.bias + layer.width;
             flat += (layer.inputs + 1) * layer.outputs;
             units += layer.width;
-            padded_reversed += l > 0 ? rounded(layer.inputs) * layer.outputs : 0;
+            padded_reversed += l > 0 ? rounded(layer.inputs) * layer.width : 0;
             layers.push_back(layer);
         }
     }
@@ -101,7 +101,7 @@ void backward(
         for_rows(samples, [&](auto size, int64_t row) {
             constexpr int R = size, C = lanes;
             Vec sum[R][C] = {};
-            add_product(sum, gradients + row, reversed + column * layer.outputs, layer.outputs);
+            add_product(sum, gradients + row, reversed + column * layer.width, layer.outputs);
             for (int r = 0; r < R; r++)
                 for (int c = 0; c < C; c++) {
                     float* place = inputs + (row + r) * width + column + c * LANES;
@@ -111,15 +111,14 @@ void backward(
     });
 }
 
-// The weights in panels [outputs, PANEL] of inputs, from those in panels of outputs.
+// The weights in panels [width, PANEL] of inputs, from those in panels of outputs.
 void reverse(const Layer& layer, const float* parameters, float* reversed) {
     int64_t width = rounded(layer.inputs);
     for (int64_t o = 0; o < layer.outputs; o += PANEL)
         for (int64_t i = 0; i < layer.inputs; i += PANEL) {
             int64_t lanes = std::min<int64_t>(PANEL, width - i);
             transpose(parameters + layer.panel(o) + i * layer.lanes(o), layer.lanes(o),
-                std::min<int64_t>(PANEL, layer.inputs - i), std::min<int64_t>(PANEL, layer.outputs - o),
-                reversed + i * layer.outputs + o * lanes, lanes);
+                std::min<int64_t>(PANEL, layer.inputs - i), layer.lanes(o), reversed + i * layer.width + o * lanes, lanes);
         }
 }
 
@@ -156,33 +155,27 @@ void add_gradients(const Layer& layer, const float* const* inputs, const float* 
 
 // --- the loss ------------------------------------------------------------------------------------------------------
 
-float largest(Vec x) {
-    float most = x[0];
-    for (int lane = 1; lane < LANES; lane++) most = most < x[lane] ? x[lane] : most;
-    return most;
-}
-
-float total(Vec x) {
-    float sum = 0;
-    for (int lane = 0; lane < LANES; lane++) sum += x[lane];
-    return sum;
-}
-
-// Turns the logits of a sample into their gradient, softmax minus one-hot label, times the weight of the sample.
-void to_gradient(float* logits, int64_t classes, int64_t label, float weight) {
+// Turns the logits [samples, width] into their gradients: softmax minus one-hot label, times the weight of a sample.
+// Eight samples are transposed at a time; there is room for that behind the last sample.
+void to_gradients(
+    float* logits, int64_t classes, const int64_t* labels, int64_t samples, float weight, float* columns) {
     int64_t width = rounded(classes);
-    for (int64_t c = classes; c < width; c++) logits[c] = -INFINITY;
-    Vec most = load(logits);
-    for (int64_t c = LANES; c < width; c += LANES) most = larger(most, load(logits + c));
-    Vec shift = all(largest(most)), sum{};
-    for (int64_t c = 0; c < width; c += LANES) {
-        Vec power = exp_of_negative(load(logits + c) - shift);
-        store(logits + c, power);
-        sum += power;
+    for (int64_t s = 0; s < samples; s += LANES) {
+        float* rows = logits + s * width;
+        for (int64_t c = 0; c < width; c += LANES) transpose_block(rows + c, width, columns + c * LANES, LANES);
+        Vec most = load(columns), sum{};
+        for (int64_t c = 1; c < classes; c++) most = larger(most, load(columns + c * LANES));
+        for (int64_t c = 0; c < classes; c++) {
+            Vec power = exp_of_negative(load(columns + c * LANES) - most);
+            store(columns + c * LANES, power);
+            sum += power;
+        }
+        Vec scale = weight / sum;
+        for (int64_t c = 0; c < classes; c++) store(columns + c * LANES, load(columns + c * LANES) * scale);
+        for (int64_t k = 0; k < std::min<int64_t>(LANES, samples - s); k++) columns[labels[s + k] * LANES + k] -= weight;
+        for (int64_t c = classes; c < width; c++) store(columns + c * LANES, Vec{});
+        for (int64_t c = 0; c < width; c += LANES) transpose_block(columns + c * LANES, LANES, rows + c, width);
     }
-    float scale = weight / total(sum);
-    for (int64_t c = 0; c < width; c += LANES) store(logits + c, load(logits + c) * scale);
-    logits[label] -= weight;
 }
 
 // --- optimizers ----------------------------------------------------------------------------------------------------
@@ -242,6 +235,8 @@ class Trainer {
           gradient_(shape.padded),
           reversed_(shape.padded_reversed),
           units_(BLOCK * shape.units),
+          columns_(LANES * shape.layers.back().width),
+          labels_(BLOCK),
           rows_(shape.layers.size() + 1, std::vector<const float*>(BLOCK)) {
         float* units = units_;
         for (size_t l = 0; l < shape.layers.size(); l++) {
@@ -262,7 +257,8 @@ class Trainer {
     const Shape& shape_;
     const Data& data_;
     const Optimizer& optimizer_;
-    Buffer<float> gradient_, reversed_, units_;
+    Buffer<float> gradient_, reversed_, units_, columns_;
+    std::vector<int64_t> labels_;
     std::vector<float*> outputs_;                  // of each layer, [BLOCK, width]; then the gradients of these
     std::vector<std::vector<const float*>> rows_;  // the inputs of each layer, then the logits
 
@@ -280,11 +276,13 @@ class Trainer {
     void block(const int64_t* samples, int64_t size, float weight, bool first) {
         const std::vector<Layer>& layers = shape_.layers;
         size_t last = layers.size() - 1;
-        for (int64_t s = 0; s < size; s++) rows_[0][s] = data_.inputs + samples[s] * layers[0].inputs;
+        for (int64_t s = 0; s < size; s++) {
+            rows_[0][s] = data_.inputs + samples[s] * layers[0].inputs;
+            labels_[s] = data_.labels[samples[s]];
+        }
         for (size_t l = 0; l < last; l++) forward<false>(layers[l], parameters, rows_[l].data(), size, outputs_[l]);
         forward<true>(layers[last], parameters, rows_[last].data(), size, outputs_[last]);
-        for (int64_t s = 0; s < size; s++)
-            to_gradient(outputs_[last] + s * layers[last].width, layers[last].outputs, data_.labels[samples[s]], weight);
+        to_gradients(outputs_[last], layers[last].outputs, labels_.data(), size, weight, columns_);
         for (size_t l = last; l > 0; l--) {
             add_gradients(layers[l], rows_[l].data(), outputs_[l], size, first, gradient_);
             backward(layers[l], reversed_ + layers[l].reversed, rows_[l + 1].data(), size, outputs_[l - 1]);

@@ -8,8 +8,7 @@
 
 namespace {
 
-constexpr int64_t PANELS = 8;               // at a time, for which merged weights are computed once
-constexpr int64_t BLOCK = PANELS * PANEL;  // samples; it does not depend on the threads, nor do the sums of losses
+constexpr int64_t PANELS = 8;  // at most at a time, for which merged weights are computed once
 
 struct Layer {
     int64_t inputs, outputs;
@@ -61,28 +60,36 @@ void forward_relu(const Layer& layer, const float* parameters, const float* pane
     forward(layer, parameters, panel, [&](int64_t row, Vec left, Vec right) { put(out, row, relu(left), relu(right)); });
 }
 
-void relu_in_place(float* panel, int64_t rows) {
-    for (int64_t k = 0; k < rows * PANEL; k += LANES) store(panel + k, relu(load(panel + k)));
-}
-
-// A panel of the columns of a matrix, with the rows in this order; it ends with zeros.
-void copy_columns(const float* from, int64_t stride, const int64_t* order, int64_t rows, int64_t columns, float* panel) {
+// Cuts the columns of a matrix, with its rows in this order, into panels; the last ends with zeros.
+template <class Change>
+void copy_columns(
+    const float* from, int64_t stride, const int64_t* order, int64_t rows, int64_t columns, float* panels, Change change) {
     for (int64_t row = 0; row < rows; row++) {
         const float* source = from + (order ? order[row] : row) * stride;
-        std::copy_n(source, columns, panel + row * PANEL);
-        std::fill_n(panel + row * PANEL + columns, PANEL - columns, 0.0f);
+        float* to = panels + row * PANEL;
+        int64_t full = columns / PANEL * PANEL, panel = rows * PANEL;
+        for (int64_t c = 0; c < full; c += PANEL, to += panel)
+            put(to, 0, change(load(source + c)), change(load(source + c + LANES)));
+        if (full < columns) {
+            alignas(32) float padded[PANEL] = {};
+            std::copy_n(source + full, columns - full, padded);
+            put(to, 0, change(load(padded)), change(load(padded + LANES)));
+        }
     }
 }
+
+Vec unchanged(Vec x) { return x; }
 
 // A panel of samples of the dataset [samples, features]; it ends with copies of the last of the `count` samples.
 void gather(const float* inputs, int64_t features, const int64_t* samples, int64_t count, float* panel) {
-    alignas(32) float rows[PANEL * PANEL];
-    for (int64_t f = 0; f < features; f += PANEL) {
-        int64_t width = std::min<int64_t>(PANEL, features - f);
-        for (int64_t s = 0; s < PANEL; s++)
-            std::copy_n(inputs + samples[std::min(s, count - 1)] * features + f, width, rows + s * PANEL);
-        transpose(rows, PANEL, PANEL, width, panel + f * PANEL, PANEL);
-    }
+    const float* rows[PANEL];
+    for (int64_t s = 0; s < PANEL; s++) rows[s] = inputs + samples[std::min(s, count - 1)] * features;
+    int64_t full = features / LANES * LANES;
+    for (int64_t f = 0; f < full; f += LANES)
+        for (int64_t s = 0; s < PANEL; s += LANES)
+            transpose_rows([&](int i) { return rows[s + i] + f; }, panel + f * PANEL + s, PANEL);
+    for (int64_t f = full; f < features; f++)
+        for (int64_t s = 0; s < PANEL; s++) panel[f * PANEL + s] = rows[s][f];
 }
 
 void put_columns(float* row, Vec left, Vec right, int64_t count) {
@@ -107,33 +114,55 @@ double sum_of_losses(const float* logits, int64_t classes, const int64_t* labels
 }
 
 // The memory for two layers' outputs, with which a thread evaluates one panel after another.
-struct Evaluator {
-    const Shape& shape;
-    Buffer<float> input, output;
+class Evaluator {
+   public:
+    explicit Evaluator(const Shape& shape) : shape_(shape), one_(shape.widest * PANEL), two_(shape.widest * PANEL) {}
 
-    explicit Evaluator(const Shape& shape)
-        : shape(shape), input(shape.widest * PANEL), output(shape.widest * PANEL) {}
-
-    // Runs the layers from `from` to before `to`, with ReLU, on the panel in `input`, and leaves the result there.
-    void advance(const float* parameters, int64_t from, int64_t to) {
+    // The panel of units behind the layers from `from` to before `to`, with ReLU.
+    const float* advance(const float* parameters, int64_t from, int64_t to, const float* units) {
         for (int64_t l = from; l < to; l++) {
-            forward_relu(shape.layers[l], parameters, input, output);
-            std::copy_n(output + 0, shape.layers[l].outputs * PANEL, input + 0);
+            float* out = other(units);
+            forward_relu(shape_.layers[l], parameters, units, out);
+            units = out;
         }
+        return units;
     }
 
-    // The sum of the losses if `input` holds the outputs of layer `done`, before the nonlinearity.
-    double loss(const float* parameters, int64_t done, const int64_t* labels, int64_t samples) {
-        int64_t last = shape.last();
-        if (done == last) return sum_of_losses(input, shape.layers[last].outputs, labels, samples);
-        relu_in_place(input, shape.layers[done].outputs);
-        advance(parameters, done + 1, last);
-        forward_linear(shape.layers[last], parameters, input, output);
-        return sum_of_losses(output, shape.layers[last].outputs, labels, samples);
+    // The sum of the losses, given a panel of units of layer `done`, after the nonlinearity unless they are logits.
+    double loss(const float* parameters, int64_t done, const float* units, const int64_t* labels, int64_t samples) {
+        int64_t last = shape_.last();
+        if (done < last) {
+            units = advance(parameters, done + 1, last, units);
+            forward_linear(shape_.layers[last], parameters, units, other(units));
+            units = other(units);
+        }
+        return sum_of_losses(units, shape_.layers[last].outputs, labels, samples);
     }
+
+   private:
+    const Shape& shape_;
+    Buffer<float> one_, two_;
+
+    float* other(const float* units) const { return units == one_ ? two_ : one_; }
 };
 
-int64_t blocks_of(int64_t samples) { return (samples + BLOCK - 1) / BLOCK; }
+// The samples in blocks of at most PANELS panels. The blocks, and so the sums of losses, do not depend on the threads.
+struct Blocks {
+    int64_t samples, panels, count;
+
+    explicit Blocks(int64_t samples)
+        : samples(samples), panels((samples + PANEL - 1) / PANEL), count((panels + PANELS - 1) / PANELS) {}
+
+    int64_t start(int64_t block) const { return std::min(samples, block * panels / count * PANEL); }
+    int64_t size(int64_t block) const { return start(block + 1) - start(block); }
+
+    // Calls part(panel, first, size) for each panel of a block, which has samples first, ..., first + size - 1.
+    template <class Part>
+    void each_panel(int64_t block, Part part) const {
+        int64_t begin = start(block), end = start(block + 1);
+        for (int64_t s = begin; s < end; s += PANEL) part((s - begin) / PANEL, s, std::min<int64_t>(PANEL, end - s));
+    }
+};
 
 // The means [rows, columns] of sums of parts [rows, blocks, columns].
 void reduce(const double* parts, int64_t rows, int64_t blocks, int64_t columns, int64_t samples, double* means) {
@@ -175,14 +204,23 @@ int64_t branching_layer(const Trials& trials) {
     return shape.last();
 }
 
-inline Vec lerp(Vec a, Vec b, Vec weight) {  // as torch computes it, exact at both ends
-    return weight < 0.5f ? a + weight * (b - a) : b - (b - a) * (1.0f - weight);
+// Interpolates from a to b by the formula of torch.lerp, which is exact at both ends.
+void lerp(const float* a, const float* b, const float* weights, int64_t size, float* out) {
+    for (int64_t k = 0; k < size; k++) {
+        float difference = b[k] - a[k], weight = weights[k];
+        out[k] = weight < 0.5f ? a[k] + weight * difference : b[k] - difference * (1.0f - weight);
+    }
 }
 
-void lerp(const float* a, const float* b, const float* weights, int64_t size, float* out) {
-    int64_t k = 0;
-    for (; k + LANES <= size; k += LANES) store(out + k, lerp(load(a + k), load(b + k), load(weights + k)));
-    for (; k < size; k++) out[k] = lerp(all(a[k]), all(b[k]), all(weights[k]))[0];
+// The same with one weight, followed by `change`. The size is a multiple of LANES.
+template <class Change>
+void lerp(const float* a, const float* b, float weight, int64_t size, float* out, Change change) {
+    if (weight >= 0.5f) {
+        std::swap(a, b);
+        weight = 1.0f - weight;
+    }
+    for (int64_t k = 0; k < size; k += LANES)
+        store(out + k, change(load(a + k) + weight * (load(b + k) - load(a + k))));
 }
 
 // The memory in which a thread tries the merges of one pair after another.
@@ -192,31 +230,29 @@ class Trier {
         : trials_(trials),
           shape_(trials.shape),
           branch_(branch),
+          blocks_(trials.samples),
           evaluator_(trials.shape),
           aligned_(trials.shape.flat),
           merged_(trials.shape.flat),
+          stems_(PANELS * trials.shape.layers[0].outputs * PANEL),
           mine_(PANELS * trials.shape.layers[branch].outputs * PANEL),
-          theirs_(PANELS * trials.shape.layers[branch].outputs * PANEL) {}
+          theirs_(PANELS * trials.shape.layers[branch].outputs * PANEL),
+          units_(trials.shape.layers[branch].outputs * PANEL) {}
 
     // The sums of the losses of all merges of a pair on a block of samples, `sums` [merges].
     void try_block(int64_t pair, int64_t block, double* sums) {
-        int64_t start = block * BLOCK, samples = std::min(BLOCK, trials_.samples - start);
         align(pair);
-        for (int64_t s = 0; s < samples; s += PANEL)
-            branch(pair, start + s, std::min<int64_t>(PANEL, samples - s), s / PANEL * panel_size());
-        const int64_t* labels = trials_.labels + trials_.group[pair] * trials_.samples + start;
+        branch(pair, block);
+        const int64_t* labels = trials_.labels + trials_.group[pair] * trials_.samples;
         int64_t body = shape_.layers[branch_].bias + shape_.layers[branch_].outputs;
         for (int64_t w = 0; w < trials_.merges; w++) {
             const float* weights = trials_.weights + w * shape_.flat;
             lerp(network(pair, trials_.buyer) + body, aligned_ + body, weights + body, shape_.flat - body, merged_ + body);
-            Vec weight = all(weights[shape_.layers[branch_].weight]);
             sums[w] = 0;
-            for (int64_t s = 0; s < samples; s += PANEL) {
-                const float *mine = mine_ + s / PANEL * panel_size(), *theirs = theirs_ + s / PANEL * panel_size();
-                for (int64_t k = 0; k < panel_size(); k += LANES)
-                    store(evaluator_.input + k, lerp(load(mine + k), load(theirs + k), weight));
-                sums[w] += evaluator_.loss(merged_, branch_, labels + s, std::min<int64_t>(PANEL, samples - s));
-            }
+            blocks_.each_panel(block, [&](int64_t panel, int64_t first, int64_t size) {
+                merge_units(weights[shape_.layers[branch_].weight], panel);
+                sums[w] += evaluator_.loss(merged_, branch_, units_, labels + first, size);
+            });
         }
     }
 
@@ -224,9 +260,11 @@ class Trier {
     const Trials& trials_;
     const Shape& shape_;
     int64_t branch_;
+    Blocks blocks_;
     Evaluator evaluator_;
     Buffer<float> aligned_, merged_;
-    Buffer<float> mine_, theirs_;  // the panels of the branching layer's outputs
+    Buffer<float> stems_, mine_, theirs_;  // panels of the buyer's stem, and of the branching layer's outputs
+    Buffer<float> units_;                  // a panel of these outputs, merged
 
     int64_t panel_size() const { return shape_.layers[branch_].outputs * PANEL; }
 
@@ -258,22 +296,33 @@ class Trier {
         }
     }
 
-    // Writes the outputs of the branching layer, with the buyer's and the seller's parameters, for a panel of samples.
-    void branch(int64_t pair, int64_t start, int64_t samples, int64_t to) {
-        int64_t units = shape_.layers[0].outputs, stride = trials_.samples;
+    // Writes the outputs of the branching layer, with the buyer's and the seller's parameters, for a block of samples.
+    void branch(int64_t pair, int64_t block) {
+        int64_t units = shape_.layers[0].outputs, stride = trials_.samples, size = blocks_.size(block);
         const int64_t* order = shape_.last() > 0 ? trials_.permutations + pair * shape_.hidden : nullptr;
-        const float *mine = stem(pair, trials_.buyer) + start, *theirs = stem(pair, trials_.seller) + start;
+        const float* mine = stem(pair, trials_.buyer) + blocks_.start(block);
+        const float* theirs = stem(pair, trials_.seller) + blocks_.start(block);
         if (branch_ == 0) {
-            copy_columns(mine, stride, nullptr, units, samples, mine_ + to);
-            copy_columns(theirs, stride, order, units, samples, theirs_ + to);
+            copy_columns(mine, stride, nullptr, units, size, mine_, unchanged);
+            copy_columns(theirs, stride, order, units, size, theirs_, unchanged);
             return;
         }
         const float* buyer = network(pair, trials_.buyer);
-        copy_columns(mine, stride, nullptr, units, samples, evaluator_.input);
-        relu_in_place(evaluator_.input, units);
-        evaluator_.advance(buyer, 1, branch_);
-        forward_linear(shape_.layers[branch_], buyer, evaluator_.input, mine_ + to);
-        forward_linear(shape_.layers[branch_], aligned_, evaluator_.input, theirs_ + to);
+        copy_columns(mine, stride, nullptr, units, size, stems_, relu);
+        blocks_.each_panel(block, [&](int64_t panel, int64_t, int64_t) {
+            const float* behind = evaluator_.advance(buyer, 1, branch_, stems_ + panel * units * PANEL);
+            forward_linear(shape_.layers[branch_], buyer, behind, mine_ + panel * panel_size());
+            forward_linear(shape_.layers[branch_], aligned_, behind, theirs_ + panel * panel_size());
+        });
+    }
+
+    // Writes a panel of the units of the branching layer of a merge.
+    void merge_units(float weight, int64_t panel) {
+        const float *mine = mine_ + panel * panel_size(), *theirs = theirs_ + panel * panel_size();
+        if (branch_ < shape_.last())
+            lerp(mine, theirs, weight, panel_size(), units_, relu);
+        else
+            lerp(mine, theirs, weight, panel_size(), units_, unchanged);
     }
 };
 
@@ -283,22 +332,21 @@ class Trier {
 extern "C" void stems(const int64_t* widths, int64_t depth, int64_t groups, int64_t networks, const float* parameters,
     const float* inputs, const int64_t* samples, int64_t columns, float* out, int64_t threads) {
     Shape shape(widths, depth);
+    Blocks blocks(columns);
     const Layer& layer = shape.layers[0];
-    int64_t blocks = blocks_of(columns);
-    in_threads(threads, groups * blocks, [&](auto next) {
-        Buffer<float> panel(layer.inputs * PANEL), padded(layer.outputs * PANEL);
-        for (int64_t task = next(); task < groups * blocks; task = next()) {
-            int64_t group = task / blocks, start = task % blocks * BLOCK, end = std::min(columns, start + BLOCK);
-            for (int64_t s = start; s < end; s += PANEL) {
-                int64_t count = std::min<int64_t>(PANEL, end - s);
-                gather(inputs, layer.inputs, samples + group * columns + s, count, panel);
+    in_threads(threads, groups * blocks.count, [&](auto next) {
+        Buffer<float> panel(layer.inputs * PANEL);
+        for (int64_t task = next(); task < groups * blocks.count; task = next()) {
+            int64_t group = task / blocks.count;
+            blocks.each_panel(task % blocks.count, [&](int64_t, int64_t first, int64_t size) {
+                gather(inputs, layer.inputs, samples + group * columns + first, size, panel);
                 for (int64_t n = group * networks; n < (group + 1) * networks; n++) {
-                    float* to = out + n * layer.outputs * columns + s;
+                    float* to = out + n * layer.outputs * columns + first;
                     forward(layer, parameters + n * shape.flat, panel, [&](int64_t row, Vec left, Vec right) {
-                        put_columns(to + row * columns, left, right, count);
+                        put_columns(to + row * columns, left, right, size);
                     });
                 }
-            }
+            });
         }
     });
 }
@@ -307,21 +355,27 @@ extern "C" void stems(const int64_t* widths, int64_t depth, int64_t groups, int6
 extern "C" void losses(const int64_t* widths, int64_t depth, int64_t groups, int64_t networks, const float* parameters,
     const float* stems, const int64_t* labels, int64_t samples, double* out, int64_t threads) {
     Shape shape(widths, depth);
-    int64_t units = shape.layers[0].outputs, blocks = blocks_of(samples), count = groups * networks;
-    Buffer<double> parts(count * blocks);
-    in_threads(threads, count * blocks, [&](auto next) {
+    Blocks blocks(samples);
+    int64_t units = shape.layers[0].outputs, tasks = groups * networks * blocks.count;
+    Buffer<double> parts(tasks);
+    in_threads(threads, tasks, [&](auto next) {
         Evaluator evaluator(shape);
-        for (int64_t task = next(); task < count * blocks; task = next()) {
-            int64_t n = task / blocks, start = task % blocks * BLOCK, end = std::min(samples, start + BLOCK);
-            for (int64_t s = start; s < end; s += PANEL) {
-                int64_t size = std::min<int64_t>(PANEL, end - s);
-                copy_columns(stems + n * units * samples + s, samples, nullptr, units, size, evaluator.input);
+        Buffer<float> panels(PANELS * units * PANEL);
+        for (int64_t task = next(); task < tasks; task = next()) {
+            int64_t n = task / blocks.count, block = task % blocks.count;
+            const float* stem = stems + n * units * samples + blocks.start(block);
+            if (shape.last() > 0)
+                copy_columns(stem, samples, nullptr, units, blocks.size(block), panels, relu);
+            else
+                copy_columns(stem, samples, nullptr, units, blocks.size(block), panels, unchanged);
+            blocks.each_panel(block, [&](int64_t panel, int64_t first, int64_t size) {
+                const int64_t* own = labels + n / networks * samples + first;
                 parts[task] += evaluator.loss(
-                    parameters + n * shape.flat, 0, labels + n / networks * samples + s, size);
-            }
+                    parameters + n * shape.flat, 0, panels + panel * units * PANEL, own, size);
+            });
         }
     });
-    reduce(parts, count, blocks, 1, samples, out);
+    reduce(parts, groups * networks, blocks.count, 1, samples, out);
 }
 
 // The mean losses `out` [pairs, merges] of the merges of pairs of networks; see Trials.
@@ -331,7 +385,7 @@ extern "C" void try_merges(const int64_t* widths, int64_t depth, int64_t network
     int64_t threads) {
     Shape shape(widths, depth);
     Trials trials{shape, parameters, stems, labels, networks, samples, group, buyer, seller, permutations, weights, merges};
-    int64_t branch = branching_layer(trials), blocks = blocks_of(samples);
+    int64_t branch = branching_layer(trials), blocks = Blocks(samples).count;
     Buffer<double> parts(pairs * blocks * merges);
     in_threads(threads, pairs * blocks, [&](auto next) {
         Trier trier(trials, branch);

@@ -116,9 +116,11 @@ static inline int64_t rounded(int64_t count) { return (count + LANES - 1) / LANE
 #define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Ints{__VA_ARGS__})
 #endif
 
-static inline void transpose_block(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
+// Writes the transpose of eight rows of eight numbers; row(i) points to the i-th.
+template <class Row>
+static inline __attribute__((always_inline)) void transpose_rows(Row row, float* to, int64_t to_stride) {
     Vec a[8], b[8];
-    for (int i = 0; i < 8; i++) a[i] = load(from + i * from_stride);
+    for (int i = 0; i < 8; i++) a[i] = load(row(i));
     for (int i = 0; i < 8; i += 2) {
         b[i] = SHUFFLE(a[i], a[i + 1], 0, 8, 2, 10, 4, 12, 6, 14);
         b[i + 1] = SHUFFLE(a[i], a[i + 1], 1, 9, 3, 11, 5, 13, 7, 15);
@@ -132,6 +134,10 @@ static inline void transpose_block(const float* from, int64_t from_stride, float
         store(to + j * to_stride, SHUFFLE(a[j], a[j + 4], 0, 1, 2, 3, 8, 9, 10, 11));
         store(to + (j + 4) * to_stride, SHUFFLE(a[j], a[j + 4], 4, 5, 6, 7, 12, 13, 14, 15));
     }
+}
+
+static inline void transpose_block(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
+    transpose_rows([&](int i) { return from + i * from_stride; }, to, to_stride);
 }
 
 // Writes the transpose of a matrix [rows, columns]; the strides are those of the rows.
