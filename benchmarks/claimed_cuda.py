@@ -28,6 +28,9 @@ from torch.utils import cpp_extension
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from paramarket_env.learning.alignment import assignment
+from paramarket_env.learning.alignment.assignment import assign_units
+
 MEMORY = 80 * 2**30
 """Bytes of the claimed GPU."""
 
@@ -255,6 +258,16 @@ def _patches() -> Iterator[Any]:
     }
     for name, answer in answers.items():
         yield patch.object(torch.cuda, name, answer)
+    # A GPU solves assignments by a kernel, which cannot run on claimed tensors.
+    by_device = assignment.backend  # type: ignore[attr-defined]  # imported there
+    yield patch.object(assignment, "backend", lambda device: "triton" if _on_cuda(device) else by_device(device))
+    yield patch.object(assignment, "kernels", lambda _: SimpleNamespace(assign=_solved))
+
+
+def _solved(products: Tensor, wanted: Tensor) -> Tensor:
+    """What the assignment kernel of a GPU returns."""
+    with torch.utils._python_dispatch._disable_current_modes():
+        return Claimed(assign_units(products.held, wanted.held))  # type: ignore[attr-defined]
 
 
 @contextmanager
