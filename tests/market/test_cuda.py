@@ -20,6 +20,13 @@ from tests.helpers import CROWD, Images, leaves, priced_market, random_orders, t
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
+
+@pytest.fixture(autouse=True)
+def _full_precision() -> None:
+    """TF32 rounds products to 10 bits, which is too little for equality with the CPU."""
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
 CONFIGS = pytest.mark.parametrize(
     "changes",
     [

@@ -208,3 +208,14 @@ def test_a_market_equals_torchs() -> None:
         states.append(leaves(engine.state))
     for (name, ours), (_, theirs) in zip(*states, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize(("setting", "expected"), [("highest", "ieee"), ("high", "tf32")])
+def test_the_precision_in_a_market_follows_torchs(setting: str, expected: str) -> None:
+    from paramarket_env.learning.kernels.triton_mlp import precision
+
+    torch.set_float32_matmul_precision(setting)
+    try:
+        assert precision() == expected
+    finally:
+        torch.set_float32_matmul_precision("highest")
