@@ -14,7 +14,7 @@ from torch import Tensor
 
 from paramarket_env.learning.data.datasets import Dataset
 from paramarket_env.learning.kernels import compiled
-from paramarket_env.learning.kernels.selection import serving
+from paramarket_env.learning.kernels.selection import backend, serving
 from paramarket_env.learning.networks.mlp import MLPNetwork
 from paramarket_env.learning.networks.network import Gradients, Network, has_statistics
 from paramarket_env.plugins import Registry
@@ -123,7 +123,10 @@ def shuffled(endowments: Tensor, sizes: Tensor, keys: Tensor) -> Tensor:
 
     Each row's order depends only on its key in ``keys`` ``[R]``.
     """
-    endowments = endowments[:, : int(sizes.max())]
+    columns = int(sizes.max())
+    if backend(endowments.device) == "compiled":
+        return compiled.shuffled(endowments.contiguous(), columns, keys.contiguous())
+    endowments = endowments[:, :columns]
     order = bits(keys, endowments.shape[1]).masked_fill_(endowments < 0, torch.iinfo(torch.int64).max)
     return endowments.gather(1, order.argsort(dim=1, stable=True))
 
