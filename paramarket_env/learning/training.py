@@ -21,6 +21,9 @@ from paramarket_env.plugins import Registry
 from paramarket_env.seeding import bits
 from paramarket_env.validation import configuration, require
 
+LARGEST = 2**20
+"""Parameters of the largest network whose kernels are used in training: torch's large products are as fast on a CPU."""
+
 OptimizerState = dict[str, Tensor]
 """Tensors ``[R, ...]``, one row per network. A fresh optimizer's are all zeros."""
 
@@ -156,6 +159,7 @@ def train(
     unserved = {
         f"the optimizer {training.optimizer!r}": formula is None,
         "augmented samples": dataset.augmentation is not None,
+        f"networks of more than {LARGEST} parameters": parameters.shape[1] > LARGEST,
     }
     if type(network) is MLPNetwork and serving(parameters, unserved) == "compiled" and formula:
         data = (dataset.inputs, dataset.labels, samples.contiguous(), sizes)
