@@ -15,13 +15,16 @@ from torch import Tensor
 
 from paramarket_env.learning.data.datasets import Dataset
 from paramarket_env.learning.kernels import compiled
-from paramarket_env.learning.kernels.selection import kernels, serving
+from paramarket_env.learning.kernels.selection import backend, kernels, serving
 from paramarket_env.learning.kernels.triton_shapes import fits_training
 from paramarket_env.learning.networks.mlp import MLPNetwork
 from paramarket_env.learning.networks.network import Gradients, Network, has_statistics
 from paramarket_env.plugins import Registry
 from paramarket_env.seeding import bits
 from paramarket_env.validation import configuration, require
+
+LARGEST = 2**20
+"""Parameters of the largest network whose kernels are used in training: torch's large products are as fast on a CPU."""
 
 OptimizerState = dict[str, Tensor]
 """Tensors ``[R, ...]``, one row per network. A fresh optimizer's are all zeros."""
@@ -125,6 +128,8 @@ def shuffled(endowments: Tensor, largest: int, keys: Tensor) -> Tensor:
 
     Each row's order depends only on its key in ``keys`` ``[R]``.
     """
+    if backend(endowments.device) == "compiled":
+        return compiled.shuffled(endowments.contiguous(), largest, keys.contiguous())
     endowments = endowments[:, :largest]
     order = bits(keys, endowments.shape[1]).masked_fill_(endowments < 0, torch.iinfo(torch.int64).max)
     return endowments.gather(1, order.argsort(dim=1, stable=True))
@@ -156,6 +161,7 @@ def train(
     unserved = {
         f"the optimizer {training.optimizer!r}": formula is None,
         "augmented samples": dataset.augmentation is not None,
+        f"networks of more than {LARGEST} parameters": parameters.shape[1] > LARGEST,
     }
     if type(network) is MLPNetwork:
         fits = formula is not None and fits_training(network.widths, batch_size, len(formula.STATES[formula.kind]))

@@ -353,7 +353,7 @@ class Engine:
         """Train a chunk of networks, which stays in the processor's cache, for one pass."""
         state = self.state
         keys = stream(state.seeds[market], "shuffle", agent, state.passes[market, agent])
-        samples = shuffled(state.partition.endowments[market, agent], sizes[0], keys)
+        samples = shuffled(state.partition.endowments[market, agent], int(sizes[0]), keys)
         parameters = state.parameters[market, agent]
         kept = training.optimizer.fresh(parameters[:0])
         optimizer = {name: state.optimizer[name][market, agent] for name in kept}

@@ -59,14 +59,14 @@ def trained(backend: str, network: MLPNetwork, training: Training, scale: float 
     sizes, keys = torch.tensor([40, 33, 1], device=DEVICE), torch.arange(3, device=DEVICE)
     place = torch.arange(40, device=DEVICE)
     samples = ((7 * place + keys.unsqueeze(1)) % compiled.SAMPLES).masked_fill(place >= sizes.unsqueeze(1), -1)
-    order = shuffled(samples, sizes, keys)
+    order = shuffled(samples, int(sizes.max()), keys)
     parameters = scale * compiled.networks(network, 3).to(DEVICE)
     state = training.optimizer.fresh(parameters)
     data = compiled.dataset(network.widths[0], network.widths[-1])
     moved = Dataset(data.inputs.to(DEVICE), data.labels.to(DEVICE), data.classes, official_test=0)
     with forced(backend):
         for _ in range(2):
-            train(network, training, moved, parameters, state, order, sizes, keys)
+            train(network, training, moved, parameters, state, order, sizes.cpu().numpy(), keys)
     return parameters, state
 
 
