@@ -18,6 +18,7 @@ from rich.console import Console, RenderableType
 from rich.progress import track
 
 from benchmarks.contenders import Contender, Memory, always_open, engine_contender, peak_memory, reference_contender
+from benchmarks.loader import loading
 from benchmarks.phases import NAMES
 from benchmarks.roofline import Yardstick
 from paramarket_baselines.evaluation.display import new_console, table
@@ -115,6 +116,8 @@ class Series:
     """Bytes/s that a large copy reads and writes."""
     disagreement: float | None = None
     """The largest difference between the losses of the reference and of the engine's first market, in nats."""
+    loading: float | None = None
+    """Seconds that the authors' scripts spend in a step on loading data, besides what the reference computes."""
 
 
 def measure(contenders: Sequence[Contender], repeats: int, device: torch.device, console: Console) -> Series:
@@ -181,6 +184,10 @@ def as_json(series: Series) -> dict[str, Any]:
         }
         for row in series.rows
     ]
+    if series.loading is not None:
+        loop = first.seconds + series.loading
+        for row, measured_row in zip(rows, series.rows, strict=True):
+            row["times_authors_loop"] = loop * measured_row.num_markets / measured_row.seconds
     return asdict(series) | {"rows": rows}
 
 
@@ -271,10 +278,21 @@ def legend(series: Series) -> str:
             f"without shared tries, {_figure(unshared / 1e6)} MFLOP: {row.name} ÷ {_figure(unshared_ratio)}",
             f"- {_parts(mega, 'MB')} at a large copy's {_figure(bandwidth / 1e9)} GB/s: {moving} ms, "
             f"{reading} of it for the shuffled samples",
+            *_authors_loop(series),
             "MiB: peak memory of a separate process, less what it used before these markets; est.: the estimate",
             f"the losses of the reference and of the engine's first market differ by {series.disagreement:.1g} nats",
         )
     )
+
+
+def _authors_loop(series: Series) -> list[str]:
+    if series.loading is None:
+        return []
+    row, figures = series.rows[-1], as_json(series)["rows"][-1]
+    return [
+        f"the authors' scripts load data for another {series.loading:.1f} s of a step: with the reference's work they "
+        f"take {figures['times_authors_loop']:.0f} times as long as {row.name}"
+    ]
 
 
 def _parts(amounts: dict[str, float], unit: str) -> str:
@@ -362,7 +380,7 @@ def measure_fashion(options: Throughput, device: torch.device, console: Console)
         console.print(f"fashion is skipped: {error}")
         return None
     series = against_reference(config, options.fashion_markets, options.repeats, device, console)
-    return with_memory(series, config, device)
+    return replace(with_memory(series, config, device), loading=loading(config, options.repeats))
 
 
 def measure_scaling(options: Throughput, device: torch.device, console: Console) -> dict[str, Series]:
