@@ -99,24 +99,29 @@ class SecondPrice(Auction):
     copies: Count = 1
     """The number of copies of each good that are for sale in a step."""
 
-    def _rivals(self, book: Book, standing: Tensor) -> tuple[Tensor, Tensor]:
-        """Each order's rivals for the same good, bool ``[M, N, N]``, and how many go before it, int64 ``[M, N]``."""
+    def _ranked(self, book: Book, standing: Tensor) -> tuple[Tensor, Tensor]:
+        """Each standing order's place among the orders for the same good, and the highest losing bid for it.
 
-        def pair(column: Tensor) -> tuple[Tensor, Tensor]:
-            return column.unsqueeze(2), column.unsqueeze(1)
-
-        (mine, theirs), (my_turn, their_turn) = pair(book.bid), pair(book.priority)
-        (seller, their_seller), (good, their_good) = pair(book.wanted), pair(book.good)
-        rivals = (seller == their_seller) & (good == their_good) & standing.unsqueeze(1)
-        first = (theirs > mine) | ((theirs == mine) & (their_turn < my_turn))
-        return rivals, (rivals & first).sum(2)
+        Both are int64 ``[M, N]``. The place counts the orders that go before it. The bid is 0 if all orders win.
+        """
+        good = torch.where(standing, book.wanted * (book.good.max() + 1) + book.good, -1)
+        order = book.priority.argsort(dim=1)
+        for key, descending in ((book.bid, True), (good, False)):
+            order = order.gather(1, key.gather(1, order).argsort(dim=1, descending=descending, stable=True))
+        goods, bids = good.gather(1, order), book.bid.gather(1, order)
+        first = torch.searchsorted(goods, goods)
+        agents = goods.shape[1]
+        loser = first + min(self.copies, agents)
+        inside = loser.clamp_max(agents - 1)
+        loses = (inside == loser) & (goods.gather(1, inside) == goods)
+        place = torch.arange(agents, device=goods.device) - first
+        losing = torch.where(loses, bids.gather(1, inside), 0)
+        return torch.empty_like(order).scatter_(1, order, place), torch.empty_like(bids).scatter_(1, order, losing)
 
     def outbid(self, book: Book, standing: Tensor) -> Tensor:
         """See :meth:`Mechanism.outbid`."""
-        return self._rivals(book, standing)[1] >= self.copies
+        return self._ranked(book, standing)[0] >= self.copies
 
     def price(self, book: Book, standing: Tensor) -> Tensor:
         """See :meth:`Mechanism.price`."""
-        rivals, place = self._rivals(book, standing)
-        loses = rivals & (place >= self.copies).unsqueeze(1)
-        return torch.maximum(book.ask, torch.where(loses, book.bid.unsqueeze(1), 0).amax(2))
+        return torch.maximum(book.ask, self._ranked(book, standing)[1])

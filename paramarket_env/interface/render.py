@@ -29,6 +29,10 @@ DID = {"buy": "bought", "refused": "refused", "ask": "asked", "train": "trained"
 """The column of ``StepRecord`` that marks each verb, in order of importance. An agent without a mark holds."""
 
 
+CROWD = 20
+"""The number of agents from which on a picture does not name them, since their names would cover each other."""
+
+
 @dataclass(frozen=True)
 class Trade:
     """One purchase: its cycle, and the columns of ``trade_columns``."""
@@ -236,7 +240,8 @@ def _paint_losses(axes: Axes, history: History) -> None:
         bought = [trade.cycle for trade in history.trades if trade.buyer == row]
         axes.plot(bought, [losses[cycle] for cycle in bought], "o", color=colour, markersize=5)
     axes.set_title("validation loss (nats); dots: purchases", fontsize=11)
-    axes.legend(loc="upper right", fontsize=9)
+    if len(history.agents) < CROWD:
+        axes.legend(loc="upper right", fontsize=9)
     axes.grid(alpha=0.25)
 
 
@@ -244,7 +249,8 @@ def _paint_verbs(axes: Axes, history: History) -> None:
     for frame in history.frames[1:]:
         for row, verb in enumerate(frame.verbs):
             axes.barh(row, 1, left=frame.cycle - 1, height=0.8, color=VERBS[verb], edgecolor="white", linewidth=0.3)
-    axes.set_yticks(range(len(history.agents)), history.agents, fontsize=9)
+    named = history.agents if len(history.agents) < CROWD else []
+    axes.set_yticks(range(len(named)), named, fontsize=9)
     axes.set_xlim(0, max(len(history.frames) - 1, 1))
     axes.set_ylim(len(history.agents) - 0.5, -0.5)
     axes.set_title("actions", fontsize=11)
@@ -273,7 +279,7 @@ def _paint_trades(axes: Axes, history: History) -> None:
     for trade in history.trades:
         pairs.setdefault((trade.seller, trade.buyer), []).append(trade)
     most = max((len(trades) for trades in pairs.values()), default=1)
-    now = history.frames[-1].cycle if history.frames else 0
+    now, named = history.frames[-1].cycle if history.frames else 0, count < CROWD
     for (seller, buyer), trades in pairs.items():
         fresh = trades[-1].cycle == now
         arrow = FancyArrowPatch(
@@ -281,30 +287,24 @@ def _paint_trades(axes: Axes, history: History) -> None:
             tuple(places[buyer]),
             connectionstyle="arc3,rad=0.22",
             arrowstyle="-|>",
-            mutation_scale=16,
-            shrinkA=30,
-            shrinkB=30,
-            linewidth=1 + 4 * len(trades) / most,
+            mutation_scale=16 if named else 6,
+            shrinkA=30 if named else 4,
+            shrinkB=30 if named else 4,
+            linewidth=(1 + 4 * len(trades) / most) * (1 if named else 0.3),
             color=VERBS["buy"] if fresh else "#999999",
         )
         axes.add_patch(arrow)
-        along = places[buyer] - places[seller]
-        # Near the seller and next to the arrow, so that the labels of opposite arrows stay apart.
-        label = places[seller] + 0.4 * along + 0.19 * np.array([along[1], -along[0]])
-        box = {"fc": "white", "ec": "none", "alpha": 0.8, "pad": 1}
-        axes.text(label[0], label[1], f"{len(trades)}×", ha="center", va="center", fontsize=10, bbox=box)
+        if named:
+            along = places[buyer] - places[seller]
+            # Near the seller and next to the arrow, so that the labels of opposite arrows stay apart.
+            label = places[seller] + 0.4 * along + 0.19 * np.array([along[1], -along[0]])
+            box = {"fc": "white", "ec": "none", "alpha": 0.8, "pad": 1}
+            axes.text(label[0], label[1], f"{len(trades)}×", ha="center", va="center", fontsize=10, bbox=box)
     for row, colour in enumerate(_colours(history)):
-        axes.plot(*places[row], "o", markersize=38, color=colour)
-        axes.text(
-            places[row, 0],
-            places[row, 1],
-            str(row),
-            ha="center",
-            va="center",
-            color="white",
-            fontsize=13,
-            weight="bold",
-        )
+        axes.plot(*places[row], "o", markersize=38 if named else 5, color=colour)
+        if named:
+            text: dict[str, Any] = {"ha": "center", "va": "center", "color": "white", "fontsize": 13, "weight": "bold"}
+            axes.text(places[row, 0], places[row, 1], str(row), **text)
     axes.set_xlim(-1.6, 1.6)
     axes.set_ylim(-1.6, 1.6)
     axes.set_aspect("equal")

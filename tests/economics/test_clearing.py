@@ -285,6 +285,7 @@ def test_the_largest_bid_trades_with_an_ask_of_nothing(k: float) -> None:
         ([30, 20, 10], 5, 2, [10, 10, "outbid"]),  # the first bid that lost, for all
         ([10, 30, 20], 0, 2, ["outbid", 10, 10]),
         ([30, 20, 10], 5, 3, [5, 5, 5]),  # nobody lost
+        ([30, 20, 10], 5, INT64_MAX, [5, 5, 5]),
         ([20, 20, 20], 5, 1, [20, "outbid", "outbid"]),
         ([0, 0, 0], 0, 2, [0, 0, "outbid"]),
         ([INT64_MAX, INT64_MAX - 1, 0], 0, 1, [INT64_MAX - 1, "outbid", "outbid"]),

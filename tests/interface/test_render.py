@@ -260,6 +260,16 @@ def test_a_list_mode_returns_the_frames_since_the_last_call(mode: str) -> None:
     assert len(several.render()) == 1
 
 
+def test_a_picture_of_a_crowd_shows_every_agent_without_names() -> None:
+    config = tiny_market(agents=30, partners=2, endowment="few-classes(samples=20)", action_mode="round")
+    env = ParaMarketEnv(config, render_mode="rgb_array", device="cpu")
+    env.reset(seed=0)
+    env.step({agent: [1, 1, 0] for agent in env.agents})
+    assert len(env.history.trades) > 20
+    picture: Any = env.render()  # a warning that labels leave no room would be an error
+    assert picture.shape == (720, 1200, 3)
+
+
 def test_a_trade_is_shown_with_the_gain_that_was_quoted_for_it() -> None:
     env = ParaMarketEnv(tiny_market(action_mode="round"), render_mode="ansi", device="cpu")
     env.reset(seed=0)

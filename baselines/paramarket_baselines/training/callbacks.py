@@ -13,7 +13,9 @@ import pandas as pd
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
+from paramarket_baselines.evaluation.play import Arm, play
 from paramarket_baselines.evaluation.statistics import evaluate
+from paramarket_baselines.evaluation.welfare import returns
 from paramarket_baselines.policies.learned import save_policy
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.config import MarketConfig
@@ -175,11 +177,18 @@ class EvalCallback(BaseCallback):
         with TemporaryDirectory() as folder:
             save_policy(folder, self.model)
             name = f"learned:{folder}"
-            runs = evaluate(self._config, [name], self._populations or (name,), EVALUATION_SEEDS, self._device)
+            if not self._populations:
+                return self._score_of_all(name)
+            runs = evaluate(self._config, [name], self._populations, EVALUATION_SEEDS, self._device)
         score = float(runs["return"].mean())
         if np.isnan(score):
             raise ValueError(f"the policy cannot be evaluated: {runs.error.iloc[0]}")
         return score
+
+    def _score_of_all(self, name: str) -> float:
+        """The mean return of the agents if all have the policy: one episode for each seed, whatever their number."""
+        played = play(self._config, Arm(name, (name,)), EVALUATION_SEEDS, self._device, closing_trade=False)
+        return float(returns(played).mean())
 
     def publish(self) -> None:
         """Write the files that follow from the checkpoint: the table, and the policy if no other was better."""

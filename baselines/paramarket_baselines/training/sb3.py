@@ -120,6 +120,8 @@ TUNED: dict[str, dict[str, Any]] = {
     "costly-training-short": {"timesteps": 120_000},
     # One learner among eight would learn from an eighth of what is computed.
     "crowd-short": {"against": (), "num_markets": 12, "timesteps": 120_000},
+    "crowd-64": {"against": (), "num_markets": 2, "timesteps": 120_000},
+    "crowd-256": {"against": (), "num_markets": 1, "timesteps": 120_000},
 }
 """Settings by scenario that differ from a plan's defaults with one learner against ``TRAINING_OPPONENTS``."""
 

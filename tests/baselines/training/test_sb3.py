@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from paramarket_baselines.cli import main
+from paramarket_baselines.evaluation.statistics import evaluate
 from paramarket_baselines.policies.learned import ALGORITHMS, algorithm
 from paramarket_baselines.training import callbacks, sb3
 from paramarket_baselines.training.sb3 import SETTINGS, TRAINING_OPPONENTS, TRAINING_SEEDS, TUNED, Plan, learn, tuned
@@ -108,7 +109,15 @@ def test_every_algorithm_has_settings_and_every_tuned_scenario_exists() -> None:
 
 def test_one_agent_learns_against_rules_and_in_a_crowd_all_do() -> None:
     assert tuned("digits-short").against == TRAINING_OPPONENTS
-    assert tuned("crowd-short").against == ()
+    assert all(tuned(name).against == () for name in ("crowd-short", "crowd-64", "crowd-256"))
+
+
+def test_a_policy_that_all_share_scores_what_it_returns_in_every_seat(tmp_path: Path) -> None:
+    learn(SHORT, tmp_path, "cpu")
+    score = pd.read_csv(tmp_path / "evaluations.csv")["return"].iloc[-1]
+    name = f"learned:{tmp_path / 'checkpoint'}"
+    runs = evaluate(SHORT.config, [name], [name], callbacks.EVALUATION_SEEDS, "cpu")
+    assert score == pytest.approx(runs["return"].mean())
 
 
 def test_no_seed_of_training_or_evaluation_is_one_of_reports() -> None:
@@ -123,7 +132,7 @@ def test_no_seed_of_training_or_evaluation_is_one_of_reports() -> None:
 def scored(monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> None:
     """Evaluations give these scores, one after the other."""
     left = iter(scores)
-    monkeypatch.setattr(callbacks, "evaluate", lambda *_: pd.DataFrame({"return": [next(left)]}))
+    monkeypatch.setattr(callbacks.EvalCallback, "_score", lambda _: next(left))
 
 
 def test_the_best_policy_is_kept_and_the_checkpoint_is_the_last(
@@ -256,7 +265,7 @@ def test_a_new_training_leaves_no_policy_of_before(tmp_path: Path, monkeypatch: 
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(callbacks, "evaluate", interrupted)
+    monkeypatch.setattr(callbacks.EvalCallback, "_score", interrupted)
     before = contents(outside)
     with pytest.raises(KeyboardInterrupt):
         learn(SHORT, tmp_path, "cpu")
