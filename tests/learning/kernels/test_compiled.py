@@ -262,12 +262,12 @@ def test_a_seller_that_has_failed_spoils_only_the_merges_with_it() -> None:
 
 
 def test_results_do_not_depend_on_the_number_of_threads() -> None:
-    network, results = MLPNetwork((FEATURES,), CLASSES, (32, 10)), []
+    network, results = MLPNetwork((FEATURES,), CLASSES, (128, 64)), []  # enough work for several threads
     groups, pairs = market(network, 145), all_pairs(network)
     for threads in (1, 2, 5):
         torch.set_num_threads(threads)
         with forced("compiled"):
-            parameters, _ = trained("compiled", network, Training(SGD(), 16, 1, None), torch.tensor([90, 50, 50, 7]))
+            parameters, _ = trained("compiled", network, Training(SGD(), 16, 1, None), torch.tensor([140, 90, 50, 7]))
             tries = try_merges(network, groups, pairs, torch.full((3, parameter_count(network)), 0.5))
             own = group(network, dataset(), groups.parameters, torch.arange(145).expand(2, -1))
             results.append((parameters, tries, own.stem, own_losses(network, own)))
