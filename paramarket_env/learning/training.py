@@ -14,13 +14,16 @@ from torch import Tensor
 
 from paramarket_env.learning.data.datasets import Dataset
 from paramarket_env.learning.kernels import compiled
-from paramarket_env.learning.kernels.selection import kernels, serving
+from paramarket_env.learning.kernels.selection import backend, kernels, serving
 from paramarket_env.learning.kernels.triton_shapes import fits_training
 from paramarket_env.learning.networks.mlp import MLPNetwork
 from paramarket_env.learning.networks.network import Gradients, Network, has_statistics
 from paramarket_env.plugins import Registry
 from paramarket_env.seeding import bits
 from paramarket_env.validation import configuration, require
+
+LARGEST = 2**20
+"""Parameters of the largest network whose kernels are used in training: torch's large products are as fast on a CPU."""
 
 OptimizerState = dict[str, Tensor]
 """Tensors ``[R, ...]``, one row per network. A fresh optimizer's are all zeros."""
@@ -124,7 +127,10 @@ def shuffled(endowments: Tensor, sizes: Tensor, keys: Tensor) -> Tensor:
 
     Each row's order depends only on its key in ``keys`` ``[R]``.
     """
-    endowments = endowments[:, : int(sizes.max())]
+    columns = int(sizes.max())
+    if backend(endowments.device) == "compiled":
+        return compiled.shuffled(endowments.contiguous(), columns, keys.contiguous())
+    endowments = endowments[:, :columns]
     order = bits(keys, endowments.shape[1]).masked_fill_(endowments < 0, torch.iinfo(torch.int64).max)
     return endowments.gather(1, order.argsort(dim=1, stable=True))
 
@@ -154,6 +160,7 @@ def train(
     unserved = {
         f"the optimizer {training.optimizer!r}": formula is None,
         "augmented samples": dataset.augmentation is not None,
+        f"networks of more than {LARGEST} parameters": parameters.shape[1] > LARGEST,
     }
     if type(network) is MLPNetwork:
         fits = formula is not None and fits_training(network.widths, batch_size, len(formula.STATES[formula.kind]))

@@ -29,6 +29,13 @@ class Optimizer(ctypes.Structure):
     )
 
 
+def shuffled(samples: Tensor, columns: int, keys: Tensor) -> Tensor:
+    """The first ``columns`` of each row in random order; see :func:`paramarket_env.learning.training.shuffled`."""
+    out = samples.new_empty(len(samples), columns)
+    _call("shuffle", samples, samples.shape[1], len(samples), columns, keys, out)
+    return out
+
+
 def train(
     widths: Sequence[int],
     parameters: Tensor,

@@ -42,6 +42,21 @@ def networks(network: MLPNetwork, *shape: int) -> Tensor:
     return 2 * initial_parameters(network, keys).view(*shape, -1)
 
 
+# --- the order of samples ---------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=5), st.integers(0, 2**32))
+def test_a_shuffle_equals_torchs(sizes: list[int], seed: int) -> None:
+    columns = torch.arange(max(sizes) + 3)
+    samples = columns.masked_fill(columns >= torch.tensor(sizes).unsqueeze(1), -1)
+    keys = stream(torch.tensor(seed), "shuffle", torch.arange(len(sizes)))
+    orders = []
+    for name in ("compiled", "torch"):
+        with forced(name):
+            orders.append(shuffled(samples, torch.tensor(sizes), keys))
+    assert torch.equal(*orders)
+
+
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
