@@ -61,9 +61,9 @@ def weight_matching(network: Network, buyers: Tensor, sellers: Tensor, start: Te
     which is the same for all pairs. The match of a pair therefore does not depend on the other pairs.
     """
     if is_compiled(network, buyers):
-        unchanged = identity(network, buyers.device).repeat(len(buyers), 1)
-        networks = (buyers, sellers.contiguous(), unchanged if start is None else start.contiguous())
-        return compiled.match(network.widths, *networks, _all_visits(len(network.widths) - 2), TOLERANCE)
+        begin = identity(network, buyers.device).repeat(len(buyers), 1) if start is None else start.contiguous()
+        visits = _all_visits(len(network.widths) - 2)
+        return compiled.match(network.widths, buyers, sellers.contiguous(), begin, visits, TOLERANCE)
     products = InnerProducts(network, buyers, sellers)
     return ascend(products, beginning(products, start))
 
