@@ -137,7 +137,7 @@ def test_processes_may_build_at_once(cache: Path) -> None:
 
 
 def _row(number: int) -> list[int]:
-    products = torch.randn(3, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(number))
+    products = torch.randn(300, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(number))
     torch.set_num_threads(2)
     rows: list[int] = compiled.assign(products).flatten().tolist()
     return rows

@@ -231,6 +231,24 @@ def test_losses_of_networks_that_have_failed_equal_torchs(tensor: str, value: fl
     assert found[0][0][:, [0, 2]].isfinite().all()
 
 
+@pytest.mark.parametrize("hidden", [(), (9,)])
+def test_losses_of_large_logits_and_of_one_that_is_nan_equal_torchs(hidden: tuple[int, ...]) -> None:
+    network = MLPNetwork((FEATURES,), CLASSES, hidden)
+    groups = market(network, 40)
+    stem, labels = groups.stem.double().mul(1e3).float(), torch.zeros_like(groups.labels)
+    parameters = groups.parameters.clone()
+    split(network, parameters)[f"layer{len(hidden) + 1}.bias"][:, 1, 3] = torch.nan
+    if not hidden:
+        stem[:, 1, 3] = torch.nan
+    found = []
+    for name in ("compiled", "torch"):
+        with forced(name):
+            found.append(losses(network, parameters, stem, labels))
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6, equal_nan=True)
+    assert found[0].isnan().tolist() == [[False, True, False]] * 2
+    assert (found[0][:, 0] > 100).all()
+
+
 def test_a_seller_that_has_failed_spoils_only_the_merges_with_it() -> None:
     network = MLPNetwork((FEATURES,), CLASSES, (9, 17))
     groups, pairs = market(network, 40), all_pairs(network)
@@ -244,12 +262,12 @@ def test_a_seller_that_has_failed_spoils_only_the_merges_with_it() -> None:
 
 
 def test_results_do_not_depend_on_the_number_of_threads() -> None:
-    network, results = MLPNetwork((FEATURES,), CLASSES, (32, 10)), []
+    network, results = MLPNetwork((FEATURES,), CLASSES, (128, 64)), []  # enough work for several threads
     groups, pairs = market(network, 145), all_pairs(network)
     for threads in (1, 2, 5):
         torch.set_num_threads(threads)
         with forced("compiled"):
-            parameters, _ = trained("compiled", network, Training(SGD(), 16, 1, None), torch.tensor([90, 50, 50, 7]))
+            parameters, _ = trained("compiled", network, Training(SGD(), 16, 1, None), torch.tensor([140, 90, 50, 7]))
             tries = try_merges(network, groups, pairs, torch.full((3, parameter_count(network)), 0.5))
             own = group(network, dataset(), groups.parameters, torch.arange(145).expand(2, -1))
             results.append((parameters, tries, own.stem, own_losses(network, own)))

@@ -163,7 +163,7 @@ class Solver {
 extern "C" int64_t assign(const double* products, int64_t matrices, int64_t n, int64_t* permutations, int64_t threads) {
     for (int64_t k = 0; k < matrices * n * n; k++)
         if (!std::isfinite(products[k])) return 0;
-    in_threads(threads, matrices, [&](auto next) {
+    in_threads(threads, matrices, matrices * n * n * n * 4, [&](auto next) {
         Solver solver(n);
         for (int64_t q = next(); q < matrices; q = next()) solver.solve(products + q * n * n, permutations + q * n);
     });

@@ -49,7 +49,7 @@ class Sorter {
 // `stride` numbers apart; entries below 0 are no samples.
 extern "C" void shuffle(const int64_t* samples, int64_t stride, int64_t rows, int64_t columns, const int64_t* keys,
     int64_t* out, int64_t threads) {
-    in_threads(threads, rows, [&](auto next) {
+    in_threads(threads, rows, rows * columns * 128, [&](auto next) {
         Buffer<Drawn> numbers(columns);
         Sorter sorter(columns);
         for (int64_t r = next(); r < rows; r = next()) {

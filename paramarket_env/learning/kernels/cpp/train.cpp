@@ -301,7 +301,9 @@ extern "C" void train(const int64_t* widths, int64_t depth, int64_t networks, fl
     const Optimizer* optimizer, float* one, float* two, double* steps, int64_t threads) {
     Shape shape(widths, depth);
     Data data{inputs, labels, batch_size};
-    in_threads(threads, networks, [&](auto next) {
+    int64_t operations = 0;
+    for (int64_t r = 0; r < networks; r++) operations += 3 * shape.flat * std::min(sizes[r], columns);
+    in_threads(threads, networks, operations, [&](auto next) {
         Trainer trainer(shape, data, *optimizer);
         std::vector<std::pair<float*, float*>> tensors = {{parameters, trainer.parameters}};
         if (one) tensors.push_back({one, trainer.one});

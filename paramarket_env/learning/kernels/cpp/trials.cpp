@@ -29,6 +29,7 @@ struct Shape {
         }
     }
     int64_t last() const { return layers.size() - 1; }
+    int64_t body() const { return flat - layers[0].bias; }  // the parameters behind the stem, about
 };
 
 // The outputs [outputs, PANEL] of a layer, before the nonlinearity, for a panel of its inputs.
@@ -334,7 +335,7 @@ extern "C" void stems(const int64_t* widths, int64_t depth, int64_t groups, int6
     Shape shape(widths, depth);
     Blocks blocks(columns);
     const Layer& layer = shape.layers[0];
-    in_threads(threads, groups * blocks.count, [&](auto next) {
+    in_threads(threads, groups * blocks.count, groups * networks * columns * layer.bias, [&](auto next) {
         Buffer<float> panel(layer.inputs * PANEL);
         for (int64_t task = next(); task < groups * blocks.count; task = next()) {
             int64_t group = task / blocks.count;
@@ -358,7 +359,7 @@ extern "C" void losses(const int64_t* widths, int64_t depth, int64_t groups, int
     Blocks blocks(samples);
     int64_t units = shape.layers[0].outputs, tasks = groups * networks * blocks.count;
     Buffer<double> parts(tasks);
-    in_threads(threads, tasks, [&](auto next) {
+    in_threads(threads, tasks, groups * networks * samples * shape.body(), [&](auto next) {
         Evaluator evaluator(shape);
         Buffer<float> panels(PANELS * units * PANEL);
         for (int64_t task = next(); task < tasks; task = next()) {
@@ -387,7 +388,7 @@ extern "C" void try_merges(const int64_t* widths, int64_t depth, int64_t network
     Trials trials{shape, parameters, stems, labels, networks, samples, group, buyer, seller, permutations, weights, merges};
     int64_t branch = branching_layer(trials), blocks = Blocks(samples).count;
     Buffer<double> parts(pairs * blocks * merges);
-    in_threads(threads, pairs * blocks, [&](auto next) {
+    in_threads(threads, pairs * blocks, pairs * merges * samples * shape.body(), [&](auto next) {
         Trier trier(trials, branch);
         for (int64_t task = next(); task < pairs * blocks; task = next())
             trier.try_block(task / blocks, task % blocks, parts + task * merges);

@@ -26,15 +26,19 @@ class Buffer {
     T* data_;
 };
 
-// Calls work(next) in several threads. They share the tasks 0, ..., count - 1: next() is one of them, or `count` if none
+// The multiply-adds for which it pays to start a thread: some 25 microseconds.
+constexpr int64_t LEAST_WORK = 1 << 20;
+
+// Calls work(next) in several threads, as many as `operations` multiply-adds are worth, `threads` at most. They share the tasks 0, ..., count - 1: next() is one of them, or `count` if none
 // is left. Threads live as long as a call, so that a process can fork between two calls.
 template <class Work>
-void in_threads(int64_t threads, int64_t count, Work work) {
+void in_threads(int64_t threads, int64_t count, int64_t operations, Work work) {
+    threads = std::min({threads, count, 1 + operations / LEAST_WORK});
     std::atomic<int64_t> taken(0);
     auto next = [&] { return std::min(taken++, count); };
     std::vector<std::thread> others;
     try {
-        for (int64_t thread = 1; thread < std::min(threads, count); thread++) others.emplace_back([&] { work(next); });
+        for (int64_t thread = 1; thread < threads; thread++) others.emplace_back([&] { work(next); });
     } catch (const std::system_error&) {  // the system has no more threads: those that there are do all tasks
     }
     work(next);
