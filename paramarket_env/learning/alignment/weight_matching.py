@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ from paramarket_env.learning.alignment.aligner import ALIGNERS
 from paramarket_env.learning.alignment.assignment import assign, teams_of
 from paramarket_env.learning.alignment.inner_products import ALL, InnerProducts, Some, places
 from paramarket_env.learning.alignment.permutations import columns_of, identity
+from paramarket_env.learning.kernels import compiled
+from paramarket_env.learning.kernels.selection import serving
+from paramarket_env.learning.networks.mlp import MLPNetwork
 from paramarket_env.learning.networks.network import Blocks, Network
 from paramarket_env.seeding import permutation, stream
 from paramarket_env.validation import configuration
@@ -45,6 +49,10 @@ planted permutations needed at most 16 sweeps with two steps (of 8,000 pairs) an
 """
 
 
+WIDEST = 256
+"""The largest width of a layer behind which the compiled kernels match networks."""
+
+
 def weight_matching(network: Network, buyers: Tensor, sellers: Tensor, start: Tensor | None = None) -> Tensor:
     """The permutations ``[Q, H]`` that bring the units of sellers ``[Q, P]`` into the order of their buyers ``[Q, P]``.
 
@@ -52,8 +60,19 @@ def weight_matching(network: Network, buyers: Tensor, sellers: Tensor, start: Te
     same pair, one or two sweeps suffice. Each sweep visits the permutations in a random order from a fixed stream,
     which is the same for all pairs. The match of a pair therefore does not depend on the other pairs.
     """
+    if is_compiled(network, buyers):
+        begin = identity(network, buyers.device).repeat(len(buyers), 1) if start is None else start.contiguous()
+        visits = _all_visits(len(network.widths) - 2)
+        return compiled.match(network.widths, buyers, sellers.contiguous(), begin, visits, TOLERANCE)
     products = InnerProducts(network, buyers, sellers)
     return ascend(products, beginning(products, start))
+
+
+def is_compiled(network: Network, buyers: Tensor) -> TypeGuard[MLPNetwork]:
+    """Whether the compiled kernels match these networks. Torch's products are faster for wide ones."""
+    if type(network) is not MLPNetwork or len(network.widths) == 2 or max(network.widths[1:]) > WIDEST:
+        return False
+    return serving(buyers) == "compiled"
 
 
 def beginning(products: InnerProducts, start: Tensor | None) -> Tensor:
@@ -79,7 +98,7 @@ def ascend(products: InnerProducts, start: Tensor) -> Tensor:
     result, steps = start.clone(), _steps(products.network)
     # A step must be taken again only if a permutation that acts on the same tensors has changed since.
     stale = torch.ones(len(steps), len(start), dtype=torch.bool, device=start.device)
-    for sweep in range(FEW_SWEEPS if len(steps) <= 2 else MANY_SWEEPS):
+    for sweep in range(_most_sweeps(len(steps))):
         if waits(stale) and not bool(stale.any()):
             break
         for position in _visits(sweep, len(steps)):
@@ -155,6 +174,16 @@ def _improve(products: InnerProducts, step: _Step, result: Tensor, stale: Tensor
     stale[step.position, pairs] = False
     for other in step.neighbours:
         stale[other, pairs] |= improves
+
+
+def _most_sweeps(steps: int) -> int:
+    return FEW_SWEEPS if steps <= 2 else MANY_SWEEPS
+
+
+@cache
+def _all_visits(steps: int) -> Tensor:
+    """The order in which each sweep takes the steps, int64 ``[sweeps, steps]`` on the CPU."""
+    return torch.tensor([_visits(sweep, steps) for sweep in range(_most_sweeps(steps))], device="cpu")
 
 
 @cache

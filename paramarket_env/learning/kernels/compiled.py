@@ -115,6 +115,21 @@ def assign(products: Tensor) -> Tensor:
     return out
 
 
+def match(
+    widths: Sequence[int], buyers: Tensor, sellers: Tensor, start: Tensor, visits: Tensor, tolerance: float
+) -> Tensor:
+    """The permutations, int64 ``[Q, H]``, of buyers and sellers ``[Q, P]``; see :func:`.weight_matching.ascend`.
+
+    Each sweep visits the permutations in the order of its row in ``visits``, int64 ``[sweeps, permutations]``. Raises
+    ``ValueError`` if a product of units is not finite.
+    """
+    out = torch.empty_like(start)
+    networks = (len(buyers), buyers, sellers, start)
+    if not _call("match", *_shape(widths), *networks, visits, len(visits), ctypes.c_double(tolerance), out):
+        raise ValueError("products of units are not finite")
+    return out
+
+
 def _shape(widths: Sequence[int]) -> tuple[Any, int]:
     return (ctypes.c_int64 * len(widths))(*widths), len(widths) - 1
 

@@ -18,7 +18,8 @@ def assign(products: Tensor, wanted: Tensor) -> Tensor:
         size = products.shape[1]
         padded = triton.next_power_of_2(size)
         warps = max(1, min(padded // 128, 16))
-        _assign[(len(out),)](products.contiguous(), wanted, out, size, N=padded, num_warps=warps)
+        with torch.cuda.device_of(products):  # Triton launches on the current device
+            _assign[(len(out),)](products.contiguous(), wanted, out, size, N=padded, num_warps=warps)
     return out
 
 

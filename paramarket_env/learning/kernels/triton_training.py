@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import log
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -31,20 +32,21 @@ def train(
     """
     kept = [state[name] for name in Optimizer.STATES[optimizer.kind]]
     first, second, *_ = [*kept, parameters, parameters]  # what an optimizer does not keep is neither read nor written
-    _train[(len(parameters),)](
-        *(parameters, first, second, state.get("steps", parameters)),
-        *(inputs, labels, samples, sizes.clamp(max=samples.shape[1])),
-        *(parameters.shape[1], samples.shape[1]),
-        *(optimizer.rate, optimizer.momentum, optimizer.epsilon),
-        **layout(widths),
-        KIND=optimizer.kind,
-        BETAS=(optimizer.beta1, optimizer.beta2),
-        LOG_BETAS=tuple(log(beta) if beta else 0.0 for beta in (optimizer.beta1, optimizer.beta2)),
-        BATCH=batch_size,
-        PADDED_BATCH=padded(batch_size),
-        PRECISION=precision(),
-        num_warps=8,
-    )
+    with torch.cuda.device_of(parameters):  # Triton launches on the current device
+        _train[(len(parameters),)](
+            *(parameters, first, second, state.get("steps", parameters)),
+            *(inputs, labels, samples, sizes.clamp(max=samples.shape[1])),
+            *(parameters.shape[1], samples.shape[1]),
+            *(optimizer.rate, optimizer.momentum, optimizer.epsilon),
+            **layout(widths),
+            KIND=optimizer.kind,
+            BETAS=(optimizer.beta1, optimizer.beta2),
+            LOG_BETAS=tuple(log(beta) if beta else 0.0 for beta in (optimizer.beta1, optimizer.beta2)),
+            BATCH=batch_size,
+            PADDED_BATCH=padded(batch_size),
+            PRECISION=precision(),
+            num_warps=8,
+        )
 
 
 SGD, MOMENTUM, ADAM = (tl.constexpr(kind) for kind in (Optimizer.SGD, Optimizer.MOMENTUM, Optimizer.ADAM))

@@ -45,19 +45,20 @@ def _launch(
 ) -> Tensor:
     out = torch.empty(len(pairs[0]), len(weights), dtype=torch.float64, device=stem.device)
     if out.numel():
-        _losses[out.shape](
-            *(tensor.contiguous() for tensor in (parameters, stem, labels, *pairs, weights)),
-            out,
-            parameters.shape[1],
-            parameters.shape[2],
-            pairs[3].shape[1],
-            stem.shape[3],
-            **layout(widths),
-            MERGED=merged,
-            BLOCK=BLOCK,
-            PRECISION=precision(),
-            num_warps=4,
-        )
+        with torch.cuda.device_of(out):  # Triton launches on the current device
+            _losses[out.shape](
+                *(tensor.contiguous() for tensor in (parameters, stem, labels, *pairs, weights)),
+                out,
+                parameters.shape[1],
+                parameters.shape[2],
+                pairs[3].shape[1],
+                stem.shape[3],
+                **layout(widths),
+                MERGED=merged,
+                BLOCK=BLOCK,
+                PRECISION=precision(),
+                num_warps=4,
+            )
     return out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import combinations, permutations
 
 import pytest
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from benchmarks import reference
 from paramarket_env.learning.alignment.permutations import identity, inverse, permute
 from paramarket_env.learning.alignment.weight_matching import weight_matching
+from paramarket_env.learning.kernels import build
+from paramarket_env.learning.kernels.selection import forced
 from paramarket_env.learning.networks.mlp import MLPNetwork
 from paramarket_env.learning.networks.network import initial_parameters, permutation_sizes
 from paramarket_env.seeding import permutation, stream
@@ -22,6 +25,14 @@ CPU = torch.device("cpu")
 HIDDEN = pytest.mark.parametrize("hidden", [(), (1,), (9,), (8, 6), (6, 6, 6), (12, 12, 12, 6), (8,) * 8])
 DEPTHS = pytest.mark.parametrize("hidden", [(9,), (8, 6), (8, 8, 8)])
 DETERMINISTIC = settings(derandomize=True, deadline=None, database=None, max_examples=40)
+
+
+@pytest.fixture(scope="module", autouse=True, params=["torch", "compiled"])
+def _backend(request: pytest.FixtureRequest) -> Iterator[None]:
+    if request.param == "compiled" and build.library() is None:
+        pytest.skip("the C++ kernels cannot be built here")
+    with forced(request.param):
+        yield
 
 
 def make_network(hidden: tuple[int, ...]) -> MLPNetwork:
@@ -224,3 +235,38 @@ def test_networks_of_any_scale_with_twin_units_are_matched(scale: float) -> None
     found = weight_matching(network, buyers, sellers)
     untouched = likeness(network, buyers, sellers, identity(network, CPU).repeat(40, 1))
     assert (likeness(network, buyers, sellers, found) >= untouched - 1e-9 * untouched.abs()).all()
+
+
+@pytest.mark.skipif(build.library() is None, reason="the C++ kernels cannot be built here")
+@pytest.mark.parametrize("hidden", [(1,), (33, 7), (20, 40, 9), (300,)])
+def test_compiled_matches_equal_torchs(hidden: tuple[int, ...]) -> None:
+    network = make_network(hidden)
+    buyers, sellers = draw(network, 5, seed=1), draw(network, 5, seed=2)
+    found = []
+    for backend in ("torch", "compiled"):
+        with forced(backend):
+            cold = weight_matching(network, buyers, sellers)
+            found += [cold, weight_matching(network, buyers, 0.7 * sellers + 0.3 * buyers, cold)]
+    assert torch.equal(found[0], found[2])
+    assert torch.equal(found[1], found[3])
+
+
+@pytest.mark.skipif(build.library() is None, reason="the C++ kernels cannot be built here")
+def test_compiled_matches_do_not_depend_on_the_number_of_threads() -> None:
+    network = make_network((20, 9))
+    buyers, sellers = draw(network, 9, seed=1), draw(network, 9, seed=2)
+    found = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        with forced("compiled"):
+            found.append(weight_matching(network, buyers, sellers))
+    torch.set_num_threads(1)
+    assert torch.equal(*found)
+
+
+def test_networks_that_are_not_finite_are_refused() -> None:
+    network = make_network((8, 6))
+    buyers, sellers = draw(network, 3, seed=1), draw(network, 3, seed=2)
+    sellers[1, 5] = torch.nan
+    with pytest.raises(ValueError, match=r"not finite|invalid numeric entries"):
+        weight_matching(network, buyers, sellers)

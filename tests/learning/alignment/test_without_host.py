@@ -13,6 +13,7 @@ import paramarket_env.config  # noqa: F401  # registers aligners
 from paramarket_env.learning.alignment import weight_matching
 from paramarket_env.learning.alignment.aligner import ALIGNERS
 from paramarket_env.learning.alignment.permutations import identity
+from paramarket_env.learning.kernels import selection
 from paramarket_env.learning.networks.mlp import MLPNetwork
 from tests.learning.alignment.described import Described, attention, draw, recurrent, residual_blocks
 
@@ -44,6 +45,7 @@ def pairs(network: Described, count: int) -> tuple[Tensor, Tensor, Tensor]:
 def test_an_alignment_of_fixed_shape_equals_that_with_early_ends(
     aligner: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(selection.VARIABLE, "torch")
     network = NETWORKS[name]
     arguments = pairs(network, 6)
     align = ALIGNERS.check(aligner)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -47,3 +48,18 @@ def test_forcing_ends_with_its_context(monkeypatch: pytest.MonkeyPatch) -> None:
             assert os.environ[selection.VARIABLE] == "auto"
         assert selection.backend(CPU) == "torch"
     assert selection.VARIABLE not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("version", "missing"),
+    [
+        ("3.9.0", None),
+        ("3.10.1+git7", None),
+        ("4.0.0", None),
+        ("3.2.0", "triton 3.9 or newer, which torch 2.13 installs,"),
+    ],
+)
+def test_an_old_triton_counts_as_missing(version: str, missing: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "find_spec", lambda name: name)
+    monkeypatch.setattr(selection, "import_module", lambda name: SimpleNamespace(__version__=version))
+    assert selection._missing_package.__wrapped__() == missing
