@@ -24,7 +24,7 @@ from paramarket_baselines.evaluation.results import machine, provenance
 from paramarket_env import config  # noqa: F401  # registers the architectures
 from paramarket_env.learning.networks.modules import ModuleNetwork
 from paramarket_env.learning.networks.network import ARCHITECTURES, initial_parameters
-from paramarket_env.market.engine import resolve_device
+from paramarket_env.market.devices import resolve_device
 from paramarket_env.seeding import stream
 from paramarket_env.validation import require
 

@@ -17,7 +17,8 @@ from paramarket_baselines.evaluation.display import new_console, table
 from paramarket_baselines.evaluation.results import machine, provenance
 from paramarket_env.config import MarketConfig
 from paramarket_env.economics.clearing import MECHANISMS
-from paramarket_env.market.engine import Engine, resolve_device
+from paramarket_env.market.devices import resolve_device
+from paramarket_env.market.engine import Engine
 from paramarket_env.market.exchange import Exchange
 from paramarket_env.market.orders import Orders
 from paramarket_env.scenarios import scenario

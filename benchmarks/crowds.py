@@ -19,7 +19,7 @@ from paramarket_baselines.evaluation.report import Measure, per_seed, summarise,
 from paramarket_baselines.evaluation.results import machine, provenance
 from paramarket_baselines.evaluation.welfare import welfare
 from paramarket_env.config import MarketConfig
-from paramarket_env.market.engine import resolve_device
+from paramarket_env.market.devices import resolve_device
 from paramarket_env.scenarios import scenario
 from paramarket_env.validation import require
 

@@ -30,7 +30,7 @@ from paramarket_baselines.evaluation.display import markdown, new_console
 from paramarket_baselines.evaluation.results import Provenance, machine, plain, provenance, read_json, write_json
 from paramarket_env.files import write_file
 from paramarket_env.learning.kernels.selection import forced
-from paramarket_env.market.engine import resolve_device
+from paramarket_env.market.devices import resolve_device
 from paramarket_env.scenarios import scenario
 
 ROOT = Path(__file__).parents[1]

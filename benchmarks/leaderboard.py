@@ -38,7 +38,7 @@ from paramarket_baselines.policies.learned import MANIFEST
 from paramarket_baselines.training.sb3 import TRAINING_OPPONENTS, learn, tuned
 from paramarket_env.config import MarketConfig
 from paramarket_env.files import expanded, write_file
-from paramarket_env.market.engine import resolve_device
+from paramarket_env.market.devices import resolve_device
 from paramarket_env.scenarios import SCENARIOS, scenario
 from paramarket_env.validation import lookup
 

@@ -15,7 +15,7 @@ from paramarket_baselines.evaluation.display import new_console
 from paramarket_baselines.evaluation.play import Arm, play
 from paramarket_baselines.evaluation.report import LEGEND, per_seed, summarise, summary_table
 from paramarket_baselines.evaluation.results import machine, provenance
-from paramarket_env.market.engine import resolve_device
+from paramarket_env.market.devices import resolve_device
 from paramarket_env.scenarios import scenario
 
 

@@ -23,7 +23,8 @@ from paramarket_baselines.evaluation.results import machine, provenance, write_j
 from paramarket_env import paramarket_v0
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.config import ActionMode
-from paramarket_env.market.engine import Engine, resolve_device
+from paramarket_env.market.devices import resolve_device
+from paramarket_env.market.engine import Engine
 
 PHASES: Phases = (
     ("the engine's steps", Engine, "step"),

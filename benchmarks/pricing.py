@@ -27,7 +27,7 @@ from paramarket_baselines.evaluation.results import Provenance, machine, provena
 from paramarket_baselines.evaluation.welfare import WELFARE, WELFARE_LEGEND, returns, welfare
 from paramarket_env.config import Disclosure, MarketConfig
 from paramarket_env.economics.clearing import MECHANISMS
-from paramarket_env.market.engine import resolve_device
+from paramarket_env.market.devices import resolve_device
 from paramarket_env.scenarios import scenario
 from paramarket_env.validation import require
 

@@ -27,7 +27,7 @@ from paramarket_env.config import MarketConfig
 from paramarket_env.interface.pictures import new_figure
 from paramarket_env.learning.data.datasets import FashionMNIST, load_dataset
 from paramarket_env.learning.networks.mlp import MLP
-from paramarket_env.market.engine import resolve_device
+from paramarket_env.market.devices import resolve_device
 from paramarket_env.scenarios import scenario
 from paramarket_env.validation import require
 

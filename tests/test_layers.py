@@ -116,6 +116,7 @@ LAYERS: dict[str, dict[str, set[str]]] = {
     "paramarket_env.market": {
         "__init__": set(),
         "host": set(),
+        "devices": set(),
         "orders": set(),
         "meetings": set(),
         "state": {"meetings"},
@@ -124,7 +125,7 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "broker": {"host", "meetings", "state"},
         "exchange": {"broker", "meetings", "orders", "state"},
         "view": {"broker", "exchange", "state"},
-        "engine": {"broker", "capacity", "exchange", "host", "orders", "snapshot", "state", "view"},
+        "engine": {"broker", "capacity", "devices", "exchange", "host", "orders", "snapshot", "state", "view"},
         "saved": {"engine", "meetings", "state"},
     },
     "paramarket_env.interface": {

@@ -43,7 +43,8 @@ from paramarket_env.config import MarketConfig
 from paramarket_env.files import claimed, expanded
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.policy import POLICIES, seat_of
-from paramarket_env.market.engine import Engine, resolve_device
+from paramarket_env.market.devices import resolve_device
+from paramarket_env.market.engine import Engine
 from paramarket_env.market.orders import StepRecord
 from paramarket_env.scenarios import scenario
 from paramarket_env.seeding import as_seeds

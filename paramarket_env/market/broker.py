@@ -49,7 +49,7 @@ class Broker:
         measures_lines: bool,
     ) -> None:
         self.config, self.network, self.measures_lines = config, network, measures_lines
-        self.tasks, self.dataset = tasks, tasks.dataset
+        self.tasks = tasks
         self.goods = parameter_sets(config.parameter_sets, network, device, head_for_sale=not tasks.differ)
         self.common = common_mask(network, device, tasks_differ=tasks.differ)
         """bool ``[P]``: the parameters that mean the same to all agents; see :func:`common_mask`."""
@@ -103,7 +103,7 @@ class Broker:
         markets, couples = largest(affected, int(on_host.sum())), largest(couples, int(counts.sum()))
         ends = [0, *np.cumsum(counts[on_host != 0]).tolist()]
         validation, tasks = state.partition.validation, self.tasks.number
-        size = max(1, groups_at_once(self.network, self.dataset, state.parameters, validation[:, 0]) // tasks)
+        size = max(1, groups_at_once(self.network, self.tasks.dataset, state.parameters, validation[:, 0]) // tasks)
         for some in chunks(len(markets), size):
             groups = self._evaluate(state, markets[some], changed, loss)
             of_these = couples[ends[some.start] : ends[min(some.stop, len(markets))]]
@@ -128,7 +128,7 @@ class Broker:
         Writes the losses of the networks in ``changed`` (bool ``[M, N]``) to ``loss`` (float64 ``[M, N]``).
         """
         tasks, validation = self.tasks, state.partition.validation[markets]
-        groups = group(self.network, self.dataset, *tasks.on_each(state.parameters[markets], validation))
+        groups = group(self.network, self.tasks.dataset, *tasks.on_each(state.parameters[markets], validation))
         own_groups = groups.alone(*tasks.own_groups(len(markets))) if tasks.differ else groups
         fresh = own_losses(self.network, own_groups).view(len(markets), -1)
         loss[markets] = torch.where(changed[markets], fresh, loss[markets])
@@ -198,7 +198,7 @@ class Broker:
     def _gradients(self, state: MarketState, markets: Tensor) -> Tensor:
         """The gradients ``[m * N, P]`` of all networks of these markets, each on its task's validation data."""
         samples = state.partition.validation[markets][:, self.tasks.of_agent].flatten(0, 1)
-        return loss_gradients(self.network, self.dataset, state.parameters[markets].flatten(0, 1), samples)
+        return loss_gradients(self.network, self.tasks.dataset, state.parameters[markets].flatten(0, 1), samples)
 
     def _measure(self, groups: Groups, pairs: Pairs, gradients: Tensor, gains: Tensor) -> Tensor:
         """The lines between pairs, float64 ``[Q, K, 4]``.
@@ -252,4 +252,4 @@ class Broker:
         aligned = permute(self.network, sellers, state.quotes.permutations[market, buyer, slot].long())
         weight = state.quotes.weight[market, buyer, slot, good]
         merged = self.config.merger.merge(state.parameters[market, buyer], aligned, weight, self.goods.masks[good])
-        return with_own_statistics(self.network, self.dataset, state.partition, merged, market, buyer)
+        return with_own_statistics(self.network, self.tasks.dataset, state.partition, merged, market, buyer)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import torch
@@ -16,6 +14,7 @@ from paramarket_env.economics.clearing import REFUSALS
 from paramarket_env.economics.kappa import draw_kappas
 from paramarket_env.economics.ledger import covered
 from paramarket_env.economics.rewards import Outcome, step_reward
+from paramarket_env.learning.data.datasets import Dataset
 from paramarket_env.learning.data.endowments import Partition
 from paramarket_env.learning.data.tasks import load_tasks
 from paramarket_env.learning.evaluation import losses_and_accuracies
@@ -26,6 +25,7 @@ from paramarket_env.learning.statistics import with_own_statistics
 from paramarket_env.learning.training import Training, fresh_state, shuffled, train
 from paramarket_env.market.broker import Broker
 from paramarket_env.market.capacity import networks_at_once, require_room
+from paramarket_env.market.devices import device_for
 from paramarket_env.market.exchange import Exchange
 from paramarket_env.market.host import chunks, largest, to_host
 from paramarket_env.market.orders import PURCHASE, Orders, StepRecord, blank_record
@@ -33,29 +33,7 @@ from paramarket_env.market.snapshot import snapshot
 from paramarket_env.market.state import MarketState, tree_map, write_rows
 from paramarket_env.market.view import MarketView
 from paramarket_env.seeding import as_seeds, stream, uniform
-from paramarket_env.validation import integer, require, shown
-
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    """The device with this name. ``auto`` is the GPU if there is one, and otherwise the CPU, which is logged once."""
-    require(isinstance(device, str | torch.device), "device", device, "'auto', 'cpu' or 'cuda'")
-    if device == "auto":
-        return torch.device("cuda") if torch.cuda.is_available() else _fallback()
-    try:
-        resolved = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device={shown(device)} is not allowed: it must be 'auto', 'cpu' or 'cuda'") from error
-    require(resolved.type in ("cpu", "cuda"), "device", str(device), "'auto', 'cpu' or 'cuda'")
-    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device={str(device)!r} is not available: torch sees {torch.cuda.device_count()} GPUs")
-    return resolved
-
-
-@cache
-def _fallback() -> torch.device:
-    # This is no warning, since each of many processes would give it.
-    logging.getLogger(__name__).info("no GPU was found: device='auto' uses the CPU")
-    return torch.device("cpu")
+from paramarket_env.validation import integer, require
 
 
 def _require_fit(config: MarketConfig, network: Network) -> None:
@@ -81,9 +59,8 @@ class Engine:
     def __init__(self, config: MarketConfig, num_markets: int = 1, device: str | torch.device = "auto") -> None:
         require(isinstance(config, MarketConfig), "config", config, "a MarketConfig")
         self.config, self.num_markets = config, integer("num_markets", num_markets, 1)
-        self.device = resolve_device(device)
+        self.device = device_for(config, self.num_markets, device)
         self.tasks = load_tasks(config.datasets, self.device)
-        self.dataset = self.tasks.dataset
         self.network = config.network.architecture(self.dataset.features, self.dataset.classes)
         require_biases(self.network, self.dataset.classes, self.tasks.classes)
         _require_fit(config, self.network)
@@ -103,6 +80,11 @@ class Engine:
         self.one = self._fresh(as_seeds([0], 1, self.device))
         """The state of one market, which gives the shapes."""
         self._blank = blank_record(torch.zeros(self.num_markets, config.agents, device=self.device))
+
+    @property
+    def dataset(self) -> Dataset:
+        """The samples of all tasks."""
+        return self.tasks.dataset
 
     # --- the current state -----------------------------------------------------------------------------------------
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import pytest
 import torch
 
-from paramarket_env.market import engine
-from paramarket_env.market.engine import Engine, resolve_device
-from tests.helpers import tiny_market
+from paramarket_env.market import devices
+from paramarket_env.market.devices import resolve_device
+from paramarket_env.market.engine import Engine
+from paramarket_env.scenarios import scenario
+from tests.helpers import CPU, orders, tiny_market
 
 
 @pytest.mark.parametrize("name", ["cpu", "auto"])
@@ -20,7 +23,7 @@ def test_the_cpu_is_always_a_device(name: str) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_auto_is_the_cpu_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
-    engine._fallback.cache_clear()
+    devices._fallback.cache_clear()
     caplog.set_level("INFO")
     assert resolve_device("auto") == resolve_device("auto") == torch.device("cpu")
     expected = [("INFO", "no GPU was found: device='auto' uses the CPU")]
@@ -38,6 +41,30 @@ def test_a_device_that_does_not_exist_is_refused_with_what_is_possible() -> None
         Engine(tiny_market(), device="gpu")
 
 
+@pytest.mark.parametrize(("name", "num_markets", "device"), [("digits", 1, "cpu"), ("digits", 64, "cuda")])
+def test_auto_takes_a_gpu_only_if_there_is_enough_to_compute(
+    monkeypatch: pytest.MonkeyPatch, name: str, num_markets: int, device: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert devices.device_for(scenario(name), num_markets, "auto").type == device
+    assert devices.device_for(scenario(name), num_markets, "cuda").type == "cuda"
+    assert devices.device_for(scenario(name), num_markets, "cpu") == CPU
+
+
+def test_engines_share_their_samples_and_a_pickled_engine_does_not_hold_them() -> None:
+    one, two = Engine(scenario("digits"), device="cpu"), Engine(scenario("digits", agents=3), device="cpu")
+    assert one.dataset is two.dataset
+    one.reset(torch.tensor([0]))
+    pickled = pickle.dumps(one)
+    again = pickle.loads(pickled)
+    assert again.dataset is one.dataset
+    assert len(pickled) < one.dataset.inputs.nbytes
+    for engine in (one, again):
+        engine.step(orders(engine, train=[0, 1]))
+    assert torch.equal(again.state.loss, one.state.loss)
+
+
 @pytest.mark.parametrize("num_markets", [0, -1, 2.5, None])
 def test_an_engine_needs_a_market(num_markets: Any) -> None:
     with pytest.raises(ValueError, match=f"num_markets={num_markets} .*>= 1"):
@@ -48,7 +75,7 @@ def test_an_engine_needs_a_market(num_markets: Any) -> None:
     ("changes", "message"),
     [
         ({"dataset": "numbers"}, r"dataset 'numbers'.*digits"),
-        ({"endowment": "fair"}, r"endowment 'fair'.*complementary, dirichlet, iid"),
+        ({"endowment": "fair"}, r"endowment 'fair'.*complementary, dirichlet, few-classes, iid"),
         ({"mechanism": "barter"}, r"mechanism 'barter'.*double-auction, personal, posted, second-price"),
         ({"optimizer": "lion"}, r"optimizer 'lion'.*adam, sgd"),
         ({"architecture": "transformer"}, r"network 'transformer'.*mlp"),

@@ -34,9 +34,9 @@ from paramarket_env.validation import configuration, integer, require, shown
 DEFAULT_DATA_DIR = Path.home() / ".cache" / "paramarket"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
-    """Labelled samples with normalised inputs."""
+    """Labelled samples with normalised inputs. A dataset equals only itself."""
 
     inputs: Tensor
     """float32 ``[n, *features]``. Images are ``[n, channels, height, width]``."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, is_dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate
 
 import torch
@@ -34,8 +34,10 @@ from paramarket_env.validation import require
 
 @dataclass(frozen=True)
 class Tasks:
-    """The T tasks of the N agents of a market."""
+    """The T tasks of the N agents of a market. A pickled copy reads the datasets again instead of holding them."""
 
+    sources: tuple[DatasetSource, ...]
+    """The dataset of each agent."""
     names: tuple[str, ...]
     """The textual forms of the tasks' datasets. They say where the files are only to tell two tasks apart."""
     parts: tuple[Dataset, ...]
@@ -44,6 +46,10 @@ class Tasks:
     """The samples of all tasks in their order. It has as many classes as the task with most of them."""
     of_agent: Tensor
     """int64 ``[N]``: the task of each agent."""
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        """Pickle the sources and the device."""
+        return load_tasks, (self.sources, self.of_agent.device)
 
     @property
     def number(self) -> int:
@@ -158,12 +164,17 @@ def load_tasks(sources: Sequence[DatasetSource], device: torch.device) -> Tasks:
         first = parts[0].features
         allowed = f"{first}, as that of {names[0]}: the agents' networks have one trunk"
         require(part.features == first, f"shape of a sample of {name}", part.features, allowed)
-    dataset = _joined(parts).to(device)
-    lengths = [len(part.labels) for part in parts]
-    cut = zip(parts, dataset.inputs.split(lengths), dataset.labels.split(lengths), strict=True)
-    on_device = tuple(replace(part, inputs=inputs, labels=labels) for part, inputs, labels in cut)
+    on_device, dataset = _on_device(tuple(parts), device)
     of_agent = torch.tensor([distinct.index(source) for source in sources], device=device)
-    return Tasks(names, on_device, dataset, of_agent)
+    return Tasks(tuple(sources), names, on_device, dataset, of_agent)
+
+
+@lru_cache(maxsize=4)
+def _on_device(parts: tuple[Dataset, ...], device: torch.device) -> tuple[tuple[Dataset, ...], Dataset]:
+    """The datasets, and all their samples in one, on the device. All environments of a process share them."""
+    dataset, lengths = _joined(parts).to(device), [len(part.labels) for part in parts]
+    cut = zip(parts, dataset.inputs.split(lengths), dataset.labels.split(lengths), strict=True)
+    return tuple(replace(part, inputs=inputs, labels=labels) for part, inputs, labels in cut), dataset
 
 
 def _joined(parts: Sequence[Dataset]) -> Dataset:

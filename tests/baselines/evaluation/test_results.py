@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from paramarket_baselines.evaluation.estimates import Estimate
 from paramarket_baselines.evaluation.results import machine, plain, provenance, write_json, write_results
-from paramarket_env.market.engine import resolve_device
+from paramarket_env.market.devices import resolve_device
 from tests.helpers import priced_market
 
 
