@@ -136,6 +136,13 @@ def test_processes_may_build_at_once(cache: Path) -> None:
     assert_works()
 
 
+@pytest.fixture
+def _threads() -> Iterator[None]:
+    """Whatever number of threads a test sets, the next one begins with one."""
+    yield
+    torch.set_num_threads(1)
+
+
 def _row(number: int) -> list[int]:
     products = torch.randn(300, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(number))
     torch.set_num_threads(2)
@@ -145,17 +152,17 @@ def _row(number: int) -> list[int]:
 
 @NEEDS_COMPILER
 @pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.usefixtures("_threads")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_workers_compute_as_their_parent_does(method: str) -> None:
     expected = [_row(number) for number in range(4)]
     with get_context(method).Pool(2) as pool:
         assert pool.map(_row, range(4)) == expected
-    torch.set_num_threads(1)
 
 
 @NEEDS_COMPILER
+@pytest.mark.usefixtures("_threads")
 def test_many_threads_may_call_at_once() -> None:
     expected = [_row(number) for number in range(64)]
     with ThreadPoolExecutor(32) as pool:
         assert list(pool.map(_row, range(64))) == expected
-    torch.set_num_threads(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -40,6 +41,13 @@ def dataset(features: int = FEATURES, classes: int = CLASSES) -> Dataset:
 def networks(network: MLPNetwork, *shape: int) -> Tensor:
     keys = stream(torch.tensor(1), "network", torch.arange(max(1, int(torch.tensor(shape).prod()))))
     return 2 * initial_parameters(network, keys).view(*shape, -1)
+
+
+@pytest.fixture
+def _threads() -> Iterator[None]:
+    """Whatever number of threads a test sets, the next one begins with one."""
+    yield
+    torch.set_num_threads(1)
 
 
 # --- the order of samples ---------------------------------------------------------------------------------------------
@@ -261,6 +269,7 @@ def test_a_seller_that_has_failed_spoils_only_the_merges_with_it() -> None:
     assert torch.equal(after[~with_it], before[~with_it])
 
 
+@pytest.mark.usefixtures("_threads")
 def test_results_do_not_depend_on_the_number_of_threads() -> None:
     network, results = MLPNetwork((FEATURES,), CLASSES, (128, 64)), []  # enough work for several threads
     groups, pairs = market(network, 145), all_pairs(network)
@@ -271,7 +280,6 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
             tries = try_merges(network, groups, pairs, torch.full((3, parameter_count(network)), 0.5))
             own = group(network, dataset(), groups.parameters, torch.arange(145).expand(2, -1))
             results.append((parameters, tries, own.stem, own_losses(network, own)))
-    torch.set_num_threads(1)
     for other in results[1:]:
         assert all(torch.equal(one, two) for one, two in zip(results[0], other, strict=True))
 
