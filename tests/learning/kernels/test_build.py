@@ -136,13 +136,6 @@ def test_processes_may_build_at_once(cache: Path) -> None:
     assert_works()
 
 
-@pytest.fixture
-def _threads() -> Iterator[None]:
-    """Whatever number of threads a test sets, the next one begins with one."""
-    yield
-    torch.set_num_threads(1)
-
-
 def _row(number: int) -> list[int]:
     products = torch.randn(300, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(number))
     torch.set_num_threads(2)

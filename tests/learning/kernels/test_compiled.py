@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -41,13 +40,6 @@ def dataset(features: int = FEATURES, classes: int = CLASSES) -> Dataset:
 def networks(network: MLPNetwork, *shape: int) -> Tensor:
     keys = stream(torch.tensor(1), "network", torch.arange(max(1, int(torch.tensor(shape).prod()))))
     return 2 * initial_parameters(network, keys).view(*shape, -1)
-
-
-@pytest.fixture
-def _threads() -> Iterator[None]:
-    """Whatever number of threads a test sets, the next one begins with one."""
-    yield
-    torch.set_num_threads(1)
 
 
 # --- the order of samples ---------------------------------------------------------------------------------------------
