@@ -187,8 +187,10 @@ class Matcher {
 extern "C" int64_t match(const int64_t* widths, int64_t depth, int64_t pairs, const float* buyers, const float* sellers,
     const int64_t* starts, const int64_t* visits, int64_t sweeps, double tolerance, int64_t* permutations,
     int64_t threads) {
+    int64_t operations = 0;  // some sweeps, each with the products and the assignments of all layers
+    for (int64_t l = 0; l < depth; l++) operations += 16 * widths[l] * widths[l + 1] * widths[l + 1];
     std::atomic<int64_t> finite(1);
-    in_threads(threads, pairs, [&](auto next) {
+    in_threads(threads, pairs, pairs * operations, [&](auto next) {
         Matcher matcher(widths, depth, tolerance);
         int64_t flat = matcher.flat(), units = matcher.units();
         for (int64_t q = next(); q < pairs; q = next())
