@@ -310,6 +310,12 @@ def test_products_of_any_size_are_solved(scale: float) -> None:
     assert torch.equal(compiled.assign(products), scipys(products))
 
 
+def test_products_whose_sums_overflow_end() -> None:
+    random = torch.randn(20, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    products = random.clamp(-2, 2) * 8e307
+    assert (compiled.assign(products).sort(1).values == torch.arange(12)).all()
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_products_that_are_not_finite_are_refused(value: float) -> None:
     products = torch.ones(2, 3, 3, dtype=torch.float64, device=CPU)

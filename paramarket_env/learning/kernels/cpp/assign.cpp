@@ -117,6 +117,7 @@ class Solver {
         for (int64_t k = 0; k < n_; k++) {
             open_[k] = k;
             distance_[k] = INFINITE;
+            before_[k] = start;  // so that every path has an end, even if sums of costs overflow
         }
         int64_t row = start, left = n_, scanned = 0, end = NONE;
         double reached = 0;
