@@ -48,7 +48,7 @@ def test_an_engine_needs_a_market(num_markets: Any) -> None:
     ("changes", "message"),
     [
         ({"dataset": "numbers"}, r"dataset 'numbers'.*digits"),
-        ({"endowment": "fair"}, r"endowment 'fair'.*complementary, dirichlet, iid"),
+        ({"endowment": "fair"}, r"endowment 'fair'.*complementary, dirichlet, few-classes, iid"),
         ({"mechanism": "barter"}, r"mechanism 'barter'.*double-auction, personal, posted, second-price"),
         ({"optimizer": "lion"}, r"optimizer 'lion'.*adam, sgd"),
         ({"architecture": "transformer"}, r"network 'transformer'.*mlp"),
