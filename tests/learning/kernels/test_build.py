@@ -145,17 +145,17 @@ def _row(number: int) -> list[int]:
 
 @NEEDS_COMPILER
 @pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.usefixtures("_threads")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_workers_compute_as_their_parent_does(method: str) -> None:
     expected = [_row(number) for number in range(4)]
     with get_context(method).Pool(2) as pool:
         assert pool.map(_row, range(4)) == expected
-    torch.set_num_threads(1)
 
 
 @NEEDS_COMPILER
+@pytest.mark.usefixtures("_threads")
 def test_many_threads_may_call_at_once() -> None:
     expected = [_row(number) for number in range(64)]
     with ThreadPoolExecutor(32) as pool:
         assert list(pool.map(_row, range(64))) == expected
-    torch.set_num_threads(1)

@@ -261,6 +261,7 @@ def test_a_seller_that_has_failed_spoils_only_the_merges_with_it() -> None:
     assert torch.equal(after[~with_it], before[~with_it])
 
 
+@pytest.mark.usefixtures("_threads")
 def test_results_do_not_depend_on_the_number_of_threads() -> None:
     network, results = MLPNetwork((FEATURES,), CLASSES, (128, 64)), []  # enough work for several threads
     groups, pairs = market(network, 145), all_pairs(network)
@@ -271,7 +272,6 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
             tries = try_merges(network, groups, pairs, torch.full((3, parameter_count(network)), 0.5))
             own = group(network, dataset(), groups.parameters, torch.arange(145).expand(2, -1))
             results.append((parameters, tries, own.stem, own_losses(network, own)))
-    torch.set_num_threads(1)
     for other in results[1:]:
         assert all(torch.equal(one, two) for one, two in zip(results[0], other, strict=True))
 
