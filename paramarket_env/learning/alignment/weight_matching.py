@@ -45,12 +45,12 @@ FEW_SWEEPS, MANY_SWEEPS = 24, 64
 """The largest number of sweeps of an ascent with at most two steps, and of one with more, on every device.
 
 On a GPU all of them are made, since the host decides nothing. Pairs of untrained networks, of trained ones and with
-planted permutations needed at most 16 sweeps with two steps (of 8,000 pairs) and 30 with more (of 3,000 pairs).
+planted permutations needed at most 16 sweeps with two steps (of 7,000 pairs) and 30 with more (of 2,000 pairs).
 """
 
 
 WIDEST = 256
-"""The largest width of a layer behind which the compiled kernels match networks."""
+"""The widest layer with which the compiled kernels match networks. Torch is faster where layers are wider."""
 
 
 def weight_matching(network: Network, buyers: Tensor, sellers: Tensor, start: Tensor | None = None) -> Tensor:
@@ -69,7 +69,7 @@ def weight_matching(network: Network, buyers: Tensor, sellers: Tensor, start: Te
 
 
 def is_compiled(network: Network, buyers: Tensor) -> TypeGuard[MLPNetwork]:
-    """Whether the compiled kernels match these networks. Torch's products are faster for wide ones."""
+    """Whether the compiled kernels match these networks; see ``WIDEST``."""
     if type(network) is not MLPNetwork or len(network.widths) == 2 or max(network.widths[1:]) > WIDEST:
         return False
     return serving(buyers) == "compiled"
