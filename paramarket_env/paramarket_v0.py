@@ -115,7 +115,7 @@ that its `to_dict` returns.
 `render_mode`: `"ansi"`, `"rgb_array"` or `"human"`. The default is no rendering. `"ansi_list"` and `"rgb_array_list"`
 return the frames of all steps since the last call. The window of `"human"` stays closed once it has been closed.
 
-`device`: `"cpu"`, `"cuda"`, or `"auto"`, which takes the GPU if there is one.
+`device`: `"cpu"`, `"cuda"`, or `"auto"`, which takes the GPU if there is one and enough for it to compute.
 
 `mask_style`: `"tuple"` masks each part of a `MultiDiscrete` space by an array of its own, as in PettingZoo and
 Gymnasium; `"flat"` has one array, as in MaskablePPO and TorchRL; `"none"` gives no masks, for clients that refuse them.

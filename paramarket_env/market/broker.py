@@ -249,7 +249,7 @@ class Broker:
         """The quoted networks, float32 ``[Q, P]``, of Q purchases (``market``, ``buyer``, ``offer``: int64 ``[Q]``)."""
         slot, good = offer // len(self.goods.names), offer % len(self.goods.names)
         sellers = state.parameters[market, state.meetings.partners[market, buyer, slot]]
-        aligned = permute(self.network, sellers, state.quotes.permutations[market, buyer, slot].long())
+        aligned = permute(self.network, sellers, state.quotes.permutations[market, buyer, slot])
         weight = state.quotes.weight[market, buyer, slot, good]
         merged = self.config.merger.merge(state.parameters[market, buyer], aligned, weight, self.goods.masks[good])
         return with_own_statistics(self.network, self.tasks.dataset, state.partition, merged, market, buyer)

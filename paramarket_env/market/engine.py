@@ -79,7 +79,7 @@ class Engine:
         self._networks_at_once = networks_at_once(config, self.network, self.tasks)
         self.one = self._fresh(as_seeds([0], 1, self.device))
         """The state of one market, which gives the shapes."""
-        self._blank = blank_record(torch.zeros(self.num_markets, config.agents, device=self.device))
+        self._blank = blank_record(self.one.balance.new_zeros(self.num_markets, config.agents))
 
     @property
     def dataset(self) -> Dataset:

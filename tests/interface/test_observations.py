@@ -509,7 +509,8 @@ def test_labels_of_test_samples_reach_no_observation() -> None:
         if spoiled:
             labels = batch.engine.dataset.labels.clone()
             labels[batch.engine.state.partition.test[0]] = 0
-            batch.engine.dataset = batch.engine.broker.dataset = replace(batch.engine.dataset, labels=labels)
+            spoiled_tasks = replace(batch.engine.tasks, dataset=replace(batch.engine.dataset, labels=labels))
+            batch.engine.tasks = batch.engine.broker.tasks = spoiled_tasks
         rng = np.random.default_rng(0)
         for _ in range(4):
             batch.engine.step(random_orders(batch.engine, rng))

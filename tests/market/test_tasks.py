@@ -284,7 +284,7 @@ def test_a_pretrained_start_was_trained_on_a_share_of_the_first_task(changes: di
     optimizer = torch.optim.SGD(module.parameters(), lr=0.2)
     data = Samples(engine.dataset.inputs, engine.dataset.labels)
     for number in range(3):
-        order = shuffled(samples, torch.tensor([samples.shape[1]]), stream(seed, "pretraining", number))
+        order = shuffled(samples, samples.shape[1], stream(seed, "pretraining", number))
         train_plain(module, optimizer, data, order[0], config.training.largest_batch, None)
     found, start = engine.state.parameters[1], plain.state.parameters[1]
     torch.testing.assert_close(found[0], nn.utils.parameters_to_vector(module.parameters()).detach(), rtol=0, atol=1e-5)

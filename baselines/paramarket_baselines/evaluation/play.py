@@ -137,6 +137,11 @@ def _lowest_ask(asks: Tensor) -> Tensor:
     return lowest.where((asks != WITHHELD).any(2), WITHHELD)
 
 
+def _array(column: Tensor | np.ndarray) -> np.ndarray:
+    """A copy of the column."""
+    return np.array(column.cpu().numpy() if isinstance(column, Tensor) else column)
+
+
 class _Recorder:
     """Collects tensors in each step and makes tables of them at the end."""
 
@@ -168,7 +173,7 @@ class _Recorder:
             **{name: infos[name] for name in ("trained", "paid", "received")},
             "reward": torch.zeros_like(state.loss) if record is None else record.reward + self.outside,
         }
-        self.steps.append({name: torch.as_tensor(column).numpy(force=True).copy() for name, column in columns.items()})
+        self.steps.append({name: _array(column) for name, column in columns.items()})
         if record is not None:
             self._add_trades(record)
 

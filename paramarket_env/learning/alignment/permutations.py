@@ -74,8 +74,8 @@ def axis_order(axis: Axis, orders: dict[str, Tensor], device: torch.device) -> T
 
 
 def permute(network: Network, parameters: Tensor, permutations: Tensor) -> Tensor:
-    """The networks ``[Q, P]`` with their hidden units in the order of ``permutations`` ``[Q, H]``."""
-    orders, parts = by_name(network, permutations), []
+    """The networks ``[Q, P]`` with their hidden units in the order of ``permutations`` ``[Q, H]``, any integers."""
+    orders, parts = by_name(network, permutations.long()), []
     for spec, tensor in zip(network.parameters, split(network, parameters).values(), strict=True):
         moved = tensor
         for number in moving_axes(spec):

@@ -60,6 +60,7 @@ def weight_matching(network: Network, buyers: Tensor, sellers: Tensor, start: Te
     same pair, one or two sweeps suffice. Each sweep visits the permutations in a random order from a fixed stream,
     which is the same for all pairs. The match of a pair therefore does not depend on the other pairs.
     """
+    start = None if start is None else start.long()
     if is_compiled(network, buyers):
         begin = identity(network, buyers.device).repeat(len(buyers), 1) if start is None else start.contiguous()
         visits = _all_visits(len(network.widths) - 2)

@@ -144,5 +144,8 @@ def _call(name: str, *arguments: Any) -> int:
 
 def _converted(argument: Any) -> Any:
     if isinstance(argument, Tensor):
+        # The kernels read the memory as it lies, so another layout or type would be read as something else.
+        fits = argument.is_contiguous() and argument.dtype in (torch.float32, torch.float64, torch.int64)
+        assert fits, f"a kernel takes no {argument.dtype} with strides {argument.stride()}"
         return ctypes.c_void_p(argument.data_ptr())
     return ctypes.c_int64(argument) if isinstance(argument, int) else argument

@@ -270,3 +270,14 @@ def test_networks_that_are_not_finite_are_refused() -> None:
     sellers[1, 5] = torch.nan
     with pytest.raises(ValueError, match=r"not finite|invalid numeric entries"):
         weight_matching(network, buyers, sellers)
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int32, torch.int64])
+@pytest.mark.parametrize("backend", ["torch", "auto"])
+def test_an_ascent_begins_at_permutations_of_any_integer_type(backend: str, dtype: torch.dtype) -> None:
+    network = MLPNetwork((6,), 3, (5, 4))
+    buyers, sellers = initial_parameters(network, stream(torch.tensor([[1], [2]]), "network", torch.arange(7)))
+    with forced(backend):
+        start = weight_matching(network, buyers, sellers)
+        assert torch.equal(weight_matching(network, buyers, sellers, start.to(dtype)), start)
+        assert torch.equal(permute(network, sellers, start.to(dtype)), permute(network, sellers, start))

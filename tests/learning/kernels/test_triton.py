@@ -27,7 +27,9 @@ def run(*arguments: str, interpreted: bool) -> str:
 
 
 @needs_triton
-@pytest.mark.parametrize("subject", ["train", "tries", "assign", "market"])
+@pytest.mark.parametrize(
+    "subject", ["assign", *(pytest.param(subject, marks=pytest.mark.slow) for subject in ("train", "tries", "market"))]
+)
 def test_kernels_equal_torchs_in_the_interpreter(subject: str) -> None:
     out = run("-m", "pytest", "-q", "-n0", "-k", subject, str(FOLDER / "triton_cases.py"), interpreted=True)
     assert " passed" in out
