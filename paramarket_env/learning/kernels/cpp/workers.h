@@ -26,11 +26,12 @@ class Buffer {
     T* data_;
 };
 
-// The multiply-adds for which it pays to start a thread: some 25 microseconds.
-constexpr int64_t LEAST_WORK = 1 << 20;
+// The multiply-adds for which it pays to start a thread: some 100 microseconds, three times what a thread costs.
+constexpr int64_t LEAST_WORK = 1 << 22;
 
-// Calls work(next) in several threads, as many as `operations` multiply-adds are worth, `threads` at most. They share the tasks 0, ..., count - 1: next() is one of them, or `count` if none
-// is left. Threads live as long as a call, so that a process can fork between two calls.
+// Calls work(next) in several threads, as many as `operations` multiply-adds are worth, `threads` at most. They share
+// the tasks 0, ..., count - 1: next() is one of them, or `count` if none is left. Threads live as long as a call, so
+// that a process can fork between two calls.
 template <class Work>
 void in_threads(int64_t threads, int64_t count, int64_t operations, Work work) {
     threads = std::min({threads, count, 1 + operations / LEAST_WORK});
