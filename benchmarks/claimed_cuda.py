@@ -194,7 +194,7 @@ def _guard() -> ctypes.CDLL:
     """The guard of the claimed device. Raises ``RuntimeError`` without a C++ compiler."""
     source, folder = Path(__file__).with_name("claimed_cuda_guard.cpp"), tempfile.mkdtemp()
     library = Path(folder) / "guard.so"
-    compiler = [COMPILER, "-shared", "-fPIC", "-std=c++17"]
+    compiler = [COMPILER, "-shared", "-fPIC", "-std=c++20"]
     includes = [f"-I{path}" for path in cpp_extension.include_paths()]
     libraries = [f"-L{path}" for path in cpp_extension.library_paths()]
     command = [*compiler, *includes, str(source), *libraries, "-lc10", "-o", str(library)]

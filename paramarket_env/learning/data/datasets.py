@@ -308,7 +308,8 @@ def load_dataset(source: DatasetSource) -> Dataset:
         _check(dataset)
     except ValueError as error:
         raise ValueError(f"the samples of dataset={shown(source)} cannot be used: {error}") from error
-    return dataset
+    # Kernels read the samples as they lie in memory. Those of EMNIST are transposed.
+    return replace(dataset, inputs=dataset.inputs.contiguous(), labels=dataset.labels.contiguous())
 
 
 def _check(dataset: Dataset) -> None:

@@ -24,8 +24,9 @@ from paramarket_env.validation import require
 VARIABLE = "PARAMARKET_KERNELS"
 """The environment variable that names the back end."""
 
-TRITON = (3, 9)
-"""The oldest version of Triton for which the kernels have been compiled."""
+TRITON = (3, 7)
+"""The oldest version of Triton in whose interpreter the kernels equal torch."""
+
 BACKENDS = ("auto", "torch", "compiled", "triton")
 MODULES = {"compiled": "compiled", "triton": "triton_kernels"}
 """The modules with the kernels. Their functions for MLPs have the same arguments."""
@@ -104,4 +105,4 @@ def _missing_package() -> str | None:
         return "the package triton"
     version: str = import_module("triton").__version__
     served = tuple(map(int, version.split(".")[:2])) >= TRITON
-    return None if served else f"triton {TRITON[0]}.{TRITON[1]} or newer, which torch 2.13 installs,"
+    return None if served else f"triton {TRITON[0]}.{TRITON[1]} or newer, which new versions of torch install,"
