@@ -11,6 +11,7 @@ from torch import Tensor
 
 from paramarket_env.economics.clearing import REFUSALS
 from paramarket_env.interface.tables import markdown_table
+from paramarket_env.market.host import to_host
 from paramarket_env.market.orders import COLUMNS, StepRecord, blank_record
 from paramarket_env.market.state import MarketState
 
@@ -70,7 +71,7 @@ def info_columns(state: MarketState, record: StepRecord | None) -> dict[str, np.
     # A float64 does not hold every int64, so there is one copy from the device for each of the two.
     for is_float in (True, False):
         columns = [column for column in INFOS if column.dtype.is_floating_point == is_float]
-        stacked = torch.stack([column.read(state, happened) for column in columns]).cpu().numpy()
+        stacked = to_host(*(column.read(state, happened) for column in columns))
         arrays |= {column.name: array for column, array in zip(columns, stacked, strict=True)}
     flags = {column.name: arrays[column.name] != 0 for column in INFOS if column.dtype == torch.bool}
     return {column.name: (arrays | flags)[column.name] for column in INFOS}

@@ -127,7 +127,7 @@ def _own_fields(engine: Engine) -> Readings:
     declined = f"{last} could have bought at the ask of the last step, but did not"
 
     def same_for_all(values: Tensor) -> Tensor:
-        return values[:, None, None].expand(-1, config.agents, 1)
+        return values.view(-1, 1, 1).expand(-1, config.agents, 1)
 
     # A loss that is low among ten classes can be worse than a guess between two.
     chance: Readings = {

@@ -14,9 +14,12 @@ from torch import Tensor
 
 
 def to_host(*columns: Tensor) -> np.ndarray:
-    """The columns, integers or bools of one shape, as int64 ``[columns, *shape]`` in one copy from the device."""
-    stacked: np.ndarray = torch.stack(columns).cpu().numpy()
-    return stacked
+    """The columns of one shape as one array ``[columns, *shape]`` of their common type, in one copy from the device."""
+    if columns[0].is_cuda:
+        stacked: np.ndarray = torch.stack(columns).cpu().numpy()
+        return stacked
+    # NumPy stacks columns of different types in a fraction of the time.
+    return np.stack([column.numpy() for column in columns])
 
 
 def largest(values: Tensor, number: int) -> Tensor:
