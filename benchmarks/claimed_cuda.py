@@ -8,15 +8,13 @@ C++ compiler.
 from __future__ import annotations
 
 import ctypes
-import os
-import shutil
 import subprocess
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,16 +28,18 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from paramarket_env.learning.alignment import assignment
 from paramarket_env.learning.alignment.assignment import assign_units
+from paramarket_env.learning.kernels.build import compiler
 
 MEMORY = 80 * 2**30
 """Bytes of the claimed GPU."""
-
-COMPILER = os.environ.get("CXX", "c++")
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
 COPIES = {"aten::_to_copy", "aten::copy_"}
 """The operations that may read one device and write another."""
+
+INDEXING = ("aten::index.Tensor", "aten::index_put", "aten::_index_put")
+"""The beginnings of the names of operations that take a list of indices as their second argument."""
 
 WAITS = {
     "aten::_local_scalar_dense",
@@ -116,7 +116,7 @@ class Device(TorchDispatchMode):
         claims = [isinstance(value, Claimed) for value in given]
         target = torch.device(named["device"]).type if named.get("device") is not None else None
         if any(claims) and name not in COPIES:
-            self._require_one_device(name, given)
+            self._require_one_device(name, args, given)
         held = [value.held if isinstance(value, Claimed) else value for value in given]
         plain_args, plain_named = tree_unflatten(held, structure)
         if target == "cuda":
@@ -132,27 +132,26 @@ class Device(TorchDispatchMode):
             return args[0]
         return tree_map(_claim, result) if on_device else result
 
-    def _require_one_device(self, name: str, given: list[Any]) -> None:
-        indices = name.startswith(("aten::index.Tensor", "aten::index_put", "aten::_index_put"))
-        for value in given[1:] if indices and isinstance(given[0], Claimed) else given:
-            # A GPU takes numbers from the host, and copies lists of indices.
-            on_host = isinstance(value, Tensor) and not isinstance(value, Claimed) and value.dim() > 0
-            if on_host and not indices:
+    def _require_one_device(self, name: str, args: Any, given: list[Any]) -> None:
+        # A GPU copies lists of indices from the host. A tensor of the CPU takes no indices of a GPU.
+        indices = args[1] if name.startswith(INDEXING) and isinstance(args[0], Claimed) else ()
+        for value in given:
+            # A single number of the host becomes a part of the kernel's call.
+            if not isinstance(value, Tensor) or isinstance(value, Claimed) or value.dim() == 0:
+                continue
+            if not any(value is index for index in indices):
                 raise RuntimeError(
                     f"expected all tensors on one device, but found cpu and cuda:0: {name} at {_place()}"
                 )
-            if on_host:
-                self.copies[_place()] += 1
+            self.copies[_place()] += 1
 
     def _count(self, func: Any, name: str, given: list[Any], on_device: bool) -> None:
         from_device = isinstance(given[1 if name == "aten::copy_" else 0], Claimed) if given else False
-        masked = name.startswith(("aten::index.Tensor", "aten::index_put", "aten::_index_put")) and any(
+        masked = name.startswith(INDEXING) and any(
             isinstance(value, Claimed) and value.dtype == torch.bool for value in given[1:]
         )
         if name in COPIES and from_device != on_device:
             (self.waits if from_device else self.copies)[_place()] += 1
-        elif on_device and name in COPIES and not from_device:
-            self.copies[_place()] += 1
         elif any(isinstance(value, Claimed) for value in given) and (name in WAITS or masked):
             self.waits[_place()] += 1
         elif on_device and name not in NO_KERNELS and not _is_view(func):
@@ -189,25 +188,28 @@ def _place() -> str:
 # --- torch, as it is where there is a GPU -----------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1)
+@cache
 def _guard() -> ctypes.CDLL:
     """The guard of the claimed device. Raises ``RuntimeError`` without a C++ compiler."""
-    source, folder = Path(__file__).with_name("claimed_cuda_guard.cpp"), tempfile.mkdtemp()
-    library = Path(folder) / "guard.so"
-    compiler = [COMPILER, "-shared", "-fPIC", "-std=c++20"]
+    source = Path(__file__).with_name("claimed_cuda_guard.cpp")
     includes = [f"-I{path}" for path in cpp_extension.include_paths()]
     libraries = [f"-L{path}" for path in cpp_extension.library_paths()]
-    command = [*compiler, *includes, str(source), *libraries, "-lc10", "-o", str(library)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise RuntimeError(f"tensors that claim to be on a GPU need a C++ compiler: {error}") from error
-    return ctypes.CDLL(str(library))
+    with tempfile.TemporaryDirectory() as folder:
+        library = str(Path(folder) / "guard.so")
+        options = ["-shared", "-fPIC", "-std=c++20", *includes, str(source), *libraries, "-lc10", "-o", library]
+        try:
+            subprocess.run([compiler(), *options], check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise RuntimeError(f"tensors that claim to be on a GPU need a C++ compiler: {error}") from error
+        return ctypes.CDLL(library)
 
 
 def compiler_is_missing() -> bool:
     """Whether there is no C++ compiler, without which nothing can claim to be on a GPU."""
-    return shutil.which(COMPILER) is None
+    try:
+        return not compiler()
+    except FileNotFoundError:
+        return True
 
 
 def _on_cuda(device: Any) -> bool:
@@ -265,7 +267,7 @@ def _patches() -> Iterator[Any]:
 
 
 def _solved(products: Tensor, wanted: Tensor) -> Tensor:
-    """What the assignment kernel of a GPU returns."""
+    """Solve assignments as the kernel of a GPU does, without a wait of the host."""
     with torch.utils._python_dispatch._disable_current_modes():
         return Claimed(assign_units(products.held, wanted.held))  # type: ignore[attr-defined]
 

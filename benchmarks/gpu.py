@@ -36,7 +36,7 @@ from paramarket_env.scenarios import scenario
 ROOT = Path(__file__).parents[1]
 TESTS = ("tests/market/test_cuda.py", "tests/learning/kernels/triton_cases.py")
 TOO_LARGE = (ValueError, torch.cuda.OutOfMemoryError)
-"""What an engine raises if its markets do not fit into memory."""
+"""An engine raises these if its markets do not fit into memory."""
 
 
 @dataclass(frozen=True)

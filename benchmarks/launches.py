@@ -1,4 +1,4 @@
-"""What a step asks of a GPU, counted without one: ``python -m benchmarks.launches``.
+"""Count what a step asks of a GPU, without one: ``python -m benchmarks.launches``.
 
 The markets are played on tensors that claim to be on a GPU (:mod:`benchmarks.claimed_cuda`). The table counts, for one
 step of the engine, the kernels it launches, how often the host waits for the device, and the copies from the host.

@@ -1,4 +1,4 @@
-"""What the authors' scripts spend on loading data: images one by one, by torch's ``DataLoader``.
+"""The authors' scripts load images one by one, by torch's ``DataLoader``. This module measures the time that it takes.
 
 Their data are read as torchvision serves MNIST: each sample becomes a PIL image, then a tensor of shares, which is
 normalised. Every pass and every trial of a merge weight loads its samples anew.

@@ -93,6 +93,24 @@ def test_networks_data_and_partners_stay_on_the_device(device: Device, changes: 
     assert batch.observe().device.type == batch.engine.state.quotes.loss.device.type == "cuda"
 
 
+@pytest.mark.parametrize(
+    "mix",
+    [
+        lambda here, there: here + there,
+        lambda here, there: here[there],  # a table on the CPU takes no indices of a GPU
+        lambda here, there: there.index_put_((there,), here),
+        lambda here, there: torch.where(there > 0, there, here),
+    ],
+)
+def test_a_mix_of_devices_is_refused_as_on_a_gpu(device: Device, mix: Callable[..., Any]) -> None:
+    here = torch.arange(3)
+    there = here.to("cuda")
+    with pytest.raises(RuntimeError, match="expected all tensors on one device"):
+        mix(here, there)
+    assert there[here].tolist() == [0, 1, 2]  # a list of indices is copied to the GPU
+    assert (device.copies.total(), device.waits.total()) == (2, 1)
+
+
 # --- adapters ---------------------------------------------------------------------------------------------------------
 
 

@@ -137,7 +137,7 @@ def test_a_crowd_is_the_market_of_everybody_in_which_each_buys_from_its_partners
 
 
 def sales_by_agent(sellers: Tensor) -> Tensor:
-    """Whom each agent sold to, bool ``[M, N, N]``, from the seller of each buyer, ``[M, N]``."""
+    """The agents that each agent sold to, bool ``[M, N, N]``, from the seller of each buyer, ``[M, N]``."""
     return sellers.unsqueeze(1) == torch.arange(sellers.shape[1]).unsqueeze(1)
 
 

@@ -31,7 +31,7 @@ SECONDS = 300
 def library() -> ctypes.CDLL | None:
     """The kernels; None where they cannot be built or loaded. The reason is logged once."""
     try:
-        return _load(_compiler())
+        return _load(compiler())
     except (OSError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or error
         # This is no warning, since each of many processes would give it, and torch does the same work.
@@ -39,7 +39,8 @@ def library() -> ctypes.CDLL | None:
         return None
 
 
-def _compiler() -> str:
+def compiler() -> str:
+    """The path of a C++ compiler. Raises ``FileNotFoundError`` where there is none."""
     for name in COMPILERS:
         if path := shutil.which(name):
             return path

@@ -93,7 +93,7 @@ def forced(name: str) -> Iterator[None]:
 
 
 def _missing(name: str) -> str | None:
-    """What this machine lacks for the back end; None if it lacks nothing."""
+    """Name what this machine lacks for the back end; None if it lacks nothing."""
     if name == "compiled":
         return None if build.library() else "a working C++ compiler (g++, clang++ or c++)"
     return _missing_package() if name == "triton" else None

@@ -76,7 +76,7 @@ def test_a_broken_compiler_is_tried_once_and_its_message_is_logged(
 
 @NEEDS_COMPILER
 def test_the_library_is_built_once(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = fake_compiler(tmp_path, monkeypatch, f'exec {build._compiler()} "$@"')
+    calls = fake_compiler(tmp_path, monkeypatch, f'exec {build.compiler()} "$@"')
     assert_works()
     build.library.cache_clear()
     assert_works()
