@@ -104,7 +104,6 @@ class VerbActions:
         self.first_ask = 2 + choices.purchases
         self.mask_size = self.first_ask + choices.ask_slots * choices.levels
         self.nvec: tuple[int, ...] = (self.mask_size,)
-        self._first_of_slot = tuple(range(self.first_ask, self.mask_size, choices.levels))
 
     def space(self) -> spaces.Discrete:
         """See :meth:`Actions.space`."""
@@ -114,11 +113,8 @@ class VerbActions:
         """See :meth:`Actions.decode`."""
         inside = (actions >= 0) & (actions < self.mask_size)
         _refuse(actions, inside, f"an integer from 0 to {self.mask_size - 1}")
-        buys = (actions >= 2) & (actions < self.first_ask)
-        offer, bid = self.choices.offer_and_bid(torch.where(buys, actions - 2, -1))
-        level = actions.unsqueeze(-1) - _tensor(self._first_of_slot, actions.device)
-        posts = (level >= 0) & (level < self.choices.levels)
-        return Orders(actions == 1, offer, bid, torch.where(posts, level, -1))
+        orders = _orders_of_verbs(self.choices, actions.device)[actions]
+        return Orders(orders[..., 0] == 1, orders[..., 1], orders[..., 2], orders[..., 3:])
 
     def encode(self, orders: Orders) -> Tensor:
         """See :meth:`Actions.encode`. It keeps the purchase if there is one, then the first ask, then training."""
@@ -179,6 +175,17 @@ class RoundActions:
     def legal_purchases(self, mask: Tensor) -> Tensor:
         """See :meth:`Actions.legal_purchases`."""
         return mask[..., 3 : 3 + self.choices.purchases].view(*mask.shape[:-1], self.choices.offers, self.choices.bids)
+
+
+@lru_cache(maxsize=16)
+def _orders_of_verbs(choices: Choices, device: torch.device) -> Tensor:
+    """The orders of all actions in ``verb`` mode, int64 ``[A, 3 + S]``: training, offer, bid and asks."""
+    actions, first_ask = torch.arange(2 + choices.purchases + choices.ask_slots * choices.levels), 2 + choices.purchases
+    buys = (actions >= 2) & (actions < first_ask)
+    offer, bid = choices.offer_and_bid(torch.where(buys, actions - 2, -1))
+    level = (actions - first_ask).unsqueeze(1) - choices.levels * torch.arange(choices.ask_slots)
+    ask = torch.where((level >= 0) & (level < choices.levels), level, -1)
+    return torch.cat([torch.stack([(actions == 1).long(), offer, bid], dim=1), ask], dim=1).to(device)
 
 
 @lru_cache(maxsize=16)

@@ -23,6 +23,16 @@ HAPPENED = ("trained", "offer", "seller", "weight", "quoted", "paid", "received"
 
 
 @dataclass(frozen=True)
+class Moment:
+    """The markets after a step, and the record of the step."""
+
+    state: MarketState
+    record: StepRecord
+    refusals: tuple[Tensor, ...]
+    """The state's refusals for each cause, int64 ``[M, N]``. One call makes all of these views."""
+
+
+@dataclass(frozen=True)
 class InfoColumn:
     """One entry of every agent's info."""
 
@@ -31,28 +41,28 @@ class InfoColumn:
     """bool, int64 or float64."""
     unit: str
     meaning: str
-    read: Callable[[MarketState, StepRecord], Tensor]
-    """Reads the column, ``[M, N]``, from the state and the record of the step that led to it."""
+    read: Callable[[Moment], Tensor]
+    """Reads the column, ``[M, N]``."""
 
 
 def _happened(name: str) -> InfoColumn:
     column = COLUMNS[name]
     dtype = torch.float64 if column.dtype.is_floating_point else column.dtype
     return InfoColumn(
-        name, dtype, column.unit, f"in the last step: {column.meaning}", lambda _, record: getattr(record, name)
+        name, dtype, column.unit, f"in the last step: {column.meaning}", lambda moment: getattr(moment.record, name)
     )
 
 
 def _refused(name: str, code: int) -> InfoColumn:
     meaning = f"purchases refused so far with the cause {REFUSALS[code]}"
-    return InfoColumn(name, torch.int64, "purchases", meaning, lambda state, _: state.refusals[..., code])
+    return InfoColumn(name, torch.int64, "purchases", meaning, lambda moment: moment.refusals[code])
 
 
 INFOS = (
-    InfoColumn("loss", torch.float64, "nats", "own validation loss", lambda state, _: state.loss),
-    InfoColumn("balance", torch.int64, "ticks", "own balance", lambda state, _: state.balance),
+    InfoColumn("loss", torch.float64, "nats", "own validation loss", lambda moment: moment.state.loss),
+    InfoColumn("balance", torch.int64, "ticks", "own balance", lambda moment: moment.state.balance),
     InfoColumn(
-        "refused", torch.int64, "purchases", "purchases refused so far", lambda state, _: state.refusals.sum(-1)
+        "refused", torch.int64, "purchases", "purchases refused so far", lambda moment: moment.state.refusals.sum(-1)
     ),
     *(_refused(name, code) for code, name in enumerate(REFUSED)),
     *(_happened(name) for name in HAPPENED),
@@ -66,12 +76,12 @@ def info_columns(state: MarketState, record: StepRecord | None) -> dict[str, np.
     The names and dtypes are the same after a reset, when there is no record. Some clients require this, because they
     fix the layout of an info when they first receive one.
     """
-    happened = record or blank_record(state.balance)
+    moment = Moment(state, record or blank_record(state.balance), state.refusals.unbind(-1))
     arrays: dict[str, np.ndarray] = {}
     # A float64 does not hold every int64, so there is one copy from the device for each of the two.
     for is_float in (True, False):
         columns = [column for column in INFOS if column.dtype.is_floating_point == is_float]
-        stacked = to_host(*(column.read(state, happened) for column in columns))
+        stacked = to_host(*(column.read(moment) for column in columns))
         arrays |= {column.name: array for column, array in zip(columns, stacked, strict=True)}
     flags = {column.name: arrays[column.name] != 0 for column in INFOS if column.dtype == torch.bool}
     return {column.name: (arrays | flags)[column.name] for column in INFOS}

@@ -16,6 +16,7 @@ from paramarket_env.config import Disclosure, MarketConfig
 from paramarket_env.economics.kappa import KAPPA_MAX
 from paramarket_env.interface.tables import markdown_table
 from paramarket_env.market.engine import Engine
+from paramarket_env.market.host import joined
 from paramarket_env.market.view import MarketView
 
 Vector = TypeVar("Vector", Tensor, np.ndarray)
@@ -41,13 +42,14 @@ Read = Callable[[MarketView], Tensor]
 
 
 @dataclass(frozen=True)
-class Ticks:
-    """Reads the values of a field in ticks. The observation has them in units of reward."""
+class Scaled:
+    """Reads the values of a field in another unit. The observation has ``scale`` times these values."""
 
     read: Read
+    scale: float
 
 
-Readings = dict[Field, Read | Ticks]
+Readings = dict[Field, Read | Scaled]
 """The fields in order, each with the function that reads it. The layout has only the fields, so it can be pickled."""
 
 
@@ -102,8 +104,7 @@ class Observer:
         self._engine = engine
         self.readings: Readings = _own_fields(engine) | _offer_fields(engine) | _disclosed_fields(engine)
         self.layout = ObservationLayout(tuple(self.readings))
-        tick = engine.config.economy.tick
-        scale = [tick if isinstance(read, Ticks) else 1.0 for read in self.readings.values()]
+        scale = [read.scale if isinstance(read, Scaled) else 1.0 for read in self.readings.values()]
         self._scale = torch.tensor(scale, dtype=torch.float64, device=engine.device).repeat_interleave(
             torch.tensor([field.size for field in self.readings], device=engine.device)
         )
@@ -114,8 +115,8 @@ class Observer:
 
     def observe(self, view: MarketView) -> Tensor:
         """The observations of all agents in a view, float32 ``[M, N, D]``."""
-        values = [(read.read if isinstance(read, Ticks) else read)(view) for read in self.readings.values()]
-        return self.layout.clip(torch.cat(values, dim=-1) * self._scale)
+        values = [(read.read if isinstance(read, Scaled) else read)(view) for read in self.readings.values()]
+        return self.layout.clip(joined(values) * self._scale)
 
 
 def _own_fields(engine: Engine) -> Readings:
@@ -123,6 +124,7 @@ def _own_fields(engine: Engine) -> Readings:
     each, last = _each_partner(config), _each_partner(config, "of the last step")
     cycles, price, in_reward = config.max_cycles, _highest_price(config), config.economy.in_reward
     money, receipts = in_reward(max(sum(config.budgets), 1)), partners * cycles * price
+    tick, share = config.economy.tick, 1 / cycles
     recipient = " for each other agent" if engine.exchange.mechanism.personal else ""
     declined = f"{last} could have bought at the ask of the last step, but did not"
 
@@ -137,7 +139,7 @@ def _own_fields(engine: Engine) -> Readings:
     }
     own: Readings = {
         Field("time_left", 1, 0, 1, "share", "cycles left in the episode"): (
-            lambda view: same_for_all(1 - view.state.cycle.float() / cycles)
+            Scaled(lambda view: same_for_all(cycles - view.state.cycle), share)
         ),
         Field("market_open", 1, 0, 1, "flag", "purchases clear in this step"): (
             lambda view: same_for_all(view.market_open)
@@ -149,14 +151,16 @@ def _own_fields(engine: Engine) -> Readings:
         Field("last_gain", 1, -NATS_HIGH, NATS_HIGH, "nats", "fall of the own validation loss in the last step"): (
             lambda view: view.state.gain.unsqueeze(2)
         ),
-        Field("balance", 1, 0, money, "reward", "own balance"): (Ticks(lambda view: view.state.balance.unsqueeze(2))),
+        Field("balance", 1, 0, money, "reward", "own balance"): (
+            Scaled(lambda view: view.state.balance.unsqueeze(2), tick)
+        ),
         Field("ask", slots, 0, price, "reward", f"own price{recipient}; 0 while withheld"): (
-            Ticks(lambda view: view.asks.clamp_min(0))
+            Scaled(lambda view: view.asks.clamp_min(0), tick)
         ),
         Field("selling", slots, 0, 1, "flag", f"own parameters are for sale{recipient}"): (lambda view: view.asks >= 0),
         Field("kappa", 1, 0, KAPPA_MAX, "reward/nat", "own kappa"): (lambda view: view.state.kappa.unsqueeze(2)),
         Field("since_purchase", 1, 0, 1, "share", "cycles since the last own purchase, or since the start"): (
-            lambda view: view.state.since_purchase.unsqueeze(2).float() / cycles
+            Scaled(lambda view: view.state.since_purchase.unsqueeze(2), share)
         ),
         Field("sold", 1, 0, partners * cycles, "sales", "own sales so far"): (
             lambda view: view.state.sold.unsqueeze(2)
@@ -166,7 +170,7 @@ def _own_fields(engine: Engine) -> Readings:
         ),
         Field("declined", partners, 0, 1, "flag", declined): (lambda view: view.state.declined),
         Field("earned", 1, 0, receipts, "reward", "own receipts so far"): (
-            Ticks(lambda view: view.state.earned.unsqueeze(2))
+            Scaled(lambda view: view.state.earned.unsqueeze(2), tick)
         ),
     }
     return own | (chance if engine.tasks.differ else {})
@@ -182,7 +186,9 @@ def _offer_fields(engine: Engine) -> Readings:
         ),
     }
     prices: Readings = {
-        Field("offer_price", offers, 0, highest, "reward", price): Ticks(lambda view: view.offer_prices.clamp_min(0))
+        Field("offer_price", offers, 0, highest, "reward", price): Scaled(
+            lambda view: view.offer_prices.clamp_min(0), engine.config.economy.tick
+        )
     }
     legality: Readings = {Field("offer_legal", offers, 0, 1, "flag", legal): lambda view: view.legal_purchases.any(3)}
     return gains | ({} if sealed else prices) | legality
@@ -193,7 +199,7 @@ def _disclosed_fields(engine: Engine) -> Readings:
     each, nats = _each_partner(config), NATS_HIGH
     transactions: Readings = {
         Field("trade_price", partners, 0, _highest_price(config), "reward", f"price at which {each} last sold"): (
-            Ticks(lambda view: view.state.meetings.of_partners(view.state.last_price))
+            Scaled(lambda view: view.state.meetings.of_partners(view.state.last_price), config.economy.tick)
         ),
         Field("trades_now", partners, 0, partners, "sales", f"sales of {each} in the last step"): (
             lambda view: view.state.meetings.of_partners(view.state.sales.sum(2))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import hardshrink
 
 from paramarket_env.config import BrokerConfig
 from paramarket_env.learning.alignment.permutations import identity, inverse, permute
@@ -242,8 +243,7 @@ class Broker:
 
         A gain smaller than ``RESOLUTION`` is quoted as 0, so identical networks have no gain from each other.
         """
-        gains = (state.loss[:, :, None, None] - state.quotes.loss).flatten(2)
-        return gains.masked_fill(gains.abs() < RESOLUTION, 0.0)
+        return hardshrink(state.loss.unsqueeze(2) - state.quotes.loss.flatten(2), RESOLUTION)
 
     def deliver(self, state: MarketState, market: Tensor, buyer: Tensor, offer: Tensor) -> Tensor:
         """The quoted networks, float32 ``[Q, P]``, of Q purchases (``market``, ``buyer``, ``offer``: int64 ``[Q]``)."""

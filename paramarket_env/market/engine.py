@@ -235,16 +235,18 @@ class Engine:
         wants, trains, sizes, waits = to_host(
             (orders.offer >= 0) & alive, trained, state.partition.sizes, state.changed
         )
-        purchases = self._trade(orders, market_open) if wants.any() else self._no_trade(market_open)
-        self._train(trained, np.where(trains, sizes, 0))
+        somebody_buys, somebody_trains = wants.any(), trains.any()
+        purchases = self._trade(orders, market_open) if somebody_buys else self._no_trade(market_open)
+        if somebody_trains:
+            self._train(trained, np.where(trains, sizes, 0))
         state.ask = torch.where(asked, orders.ask, state.ask)
         state.cycle += 1
-        if wants.any() or trains.any() or waits.any() or partners is not None:
+        if somebody_buys or somebody_trains or waits.any() or partners is not None:
             self.broker.meet(state)
             terminated = self._evaluate((purchases["seller"] >= 0) | trained)
         else:
             state.gain, terminated = torch.zeros_like(state.gain), self._blank.terminated
-        income = self.config.economy.in_reward(purchases["received"] - purchases["paid"])
+        income = self._income(purchases) if somebody_buys else self._blank.reward
         reward = step_reward(Outcome(state.kappa, state.gain, income, trained), self.config.economy.reward_terms)
         return StepRecord(
             trained=trained,
@@ -281,6 +283,10 @@ class Engine:
         if buys.any():
             self._merge(orders.offer, bought, int(buys.sum()))
         return purchases | {"received": self.exchange.settle(state, trades, market_open)}
+
+    def _income(self, purchases: dict[str, Tensor]) -> Tensor:
+        """Receipts minus payments in units of reward, float64 ``[M, N]``."""
+        return self.config.economy.in_reward(purchases["received"] - purchases["paid"])
 
     @staticmethod
     def _of_purchase(values: Tensor, offer: Tensor, bought: Tensor) -> Tensor:

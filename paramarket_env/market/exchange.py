@@ -42,7 +42,7 @@ class Exchange:
 
         ``offer_prices`` int64 and ``quoted`` bool ``[M, N, offers]``, ``balance`` int64 ``[M, N]``.
         """
-        asks, balance = offer_prices.unsqueeze(3), balance[:, :, None, None]
+        asks, balance = offer_prices.unsqueeze(3), balance.view(*balance.shape, 1, 1)
         bids = self._prices[: self.bid_levels]
         refused = (asks == WITHHELD) | self.mechanism.unaffordable(bids, asks, balance)
         if self.mechanism.bids and not self.mechanism.sealed:

@@ -50,12 +50,12 @@ class MarketView:
     @cached_property
     def gains(self) -> Tensor:
         """Quoted gains in nats, float64 ``[M, N, offers]``; -inf where there is no quote or the market is closed."""
-        return self.broker.gains(self.state).masked_fill(~self.market_open.view(-1, 1, 1), -torch.inf)
+        return torch.where(self.market_open.view(-1, 1, 1), self.broker.gains(self.state), -torch.inf)
 
     @cached_property
     def quoted(self) -> Tensor:
         """bool ``[M, N, offers]``: the offer has a quote, and the market is open."""
-        return self.gains.isfinite()
+        return self.gains > -torch.inf
 
     @cached_property
     def values(self) -> Tensor:

@@ -20,7 +20,7 @@ from paramarket_env.adapters.pettingzoo import ParaMarketEnv
 from paramarket_env.config import Disclosure
 from paramarket_env.economics.clearing import MECHANISMS
 from paramarket_env.interface.batch import MarketBatch
-from paramarket_env.interface.observations import Field, ObservationLayout, Read, Ticks
+from paramarket_env.interface.observations import Field, ObservationLayout, Read, Scaled
 from paramarket_env.learning.merging import Linear
 from paramarket_env.learning.training import SGD
 from paramarket_env.market.broker import Broker
@@ -132,8 +132,8 @@ def test_every_field_is_read_once_from_the_one_view_of_a_step(mechanism: str, di
     batch = new_batch(mechanism=mechanism, disclosure=disclosure)
     reads: list[str] = []
 
-    def counted(name: str, read: Read | Ticks) -> Read | Ticks:
-        if isinstance(read, Ticks):
+    def counted(name: str, read: Read | Scaled) -> Read | Scaled:
+        if isinstance(read, Scaled):
             return replace(read, read=counted(name, read.read))
         return lambda view: (reads.append(name), read(view))[1]
 

@@ -24,7 +24,10 @@ from paramarket_env.validation import require
 VARIABLE = "PARAMARKET_KERNELS"
 """The environment variable that names the back end."""
 
-TRITON = (3, 7)
+TRITON = (3, 6)
+"""The oldest version of Triton whose compiler serves the kernels."""
+
+TRITON_INTERPRETER = (3, 7)
 """The oldest version of Triton in whose interpreter the kernels equal torch."""
 
 BACKENDS = ("auto", "torch", "compiled", "triton")
@@ -104,5 +107,6 @@ def _missing_package() -> str | None:
     if not find_spec("triton"):
         return "the package triton"
     version: str = import_module("triton").__version__
-    served = tuple(map(int, version.split(".")[:2])) >= TRITON
-    return None if served else f"triton {TRITON[0]}.{TRITON[1]} or newer, which new versions of torch install,"
+    oldest = TRITON_INTERPRETER if os.environ.get("TRITON_INTERPRET") == "1" else TRITON
+    served = tuple(map(int, version.split(".")[:2])) >= oldest
+    return None if served else f"triton {oldest[0]}.{oldest[1]} or newer, which new versions of torch install,"

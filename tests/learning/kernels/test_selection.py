@@ -51,15 +51,20 @@ def test_forcing_ends_with_its_context(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "missing"),
+    ("interprets", "version", "missing"),
     [
-        ("3.7.0", None),
-        ("3.10.1+git7", None),
-        ("4.0.0", None),
-        ("3.2.0", "triton 3.7 or newer, which new versions of torch install,"),
+        ("0", "3.6.0", None),
+        ("1", "3.6.0", "triton 3.7 or newer, which new versions of torch install,"),
+        ("1", "3.7.0", None),
+        ("0", "3.10.1+git7", None),
+        ("0", "4.0.0", None),
+        ("0", "3.2.0", "triton 3.6 or newer, which new versions of torch install,"),
     ],
 )
-def test_an_old_triton_counts_as_missing(version: str, missing: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_triton_counts_as_missing(
+    interprets: str, version: str, missing: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", interprets)
     monkeypatch.setattr(selection, "find_spec", lambda name: name)
     monkeypatch.setattr(selection, "import_module", lambda name: SimpleNamespace(__version__=version))
     assert selection._missing_package.__wrapped__() == missing
