@@ -79,7 +79,8 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "triton_training": {"compiled", "triton_mlp", "triton_shapes"},
         "triton_trials": {"triton_mlp", "triton_shapes"},
         "triton_assignment": set(),
-        "triton_kernels": {"triton_training", "triton_trials", "triton_assignment"},
+        "triton_matching": {"triton_assignment", "triton_shapes"},
+        "triton_kernels": {"triton_training", "triton_trials", "triton_assignment", "triton_matching"},
     },
     "paramarket_env.learning.networks": {
         "__init__": set(),

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -19,8 +18,7 @@ from paramarket_env.learning.alignment.aligner import ALIGNERS
 from paramarket_env.learning.alignment.assignment import assign, teams_of
 from paramarket_env.learning.alignment.inner_products import ALL, InnerProducts, Some, places
 from paramarket_env.learning.alignment.permutations import columns_of, identity
-from paramarket_env.learning.kernels import compiled
-from paramarket_env.learning.kernels.selection import serving
+from paramarket_env.learning.kernels.selection import kernels, serving
 from paramarket_env.learning.networks.mlp import MLPNetwork
 from paramarket_env.learning.networks.network import Blocks, Network
 from paramarket_env.seeding import permutation, stream
@@ -49,8 +47,9 @@ planted permutations needed at most 16 sweeps with two steps (of 7,000 pairs) an
 """
 
 
-WIDEST = 256
-"""The widest layer with which the compiled kernels match networks. Torch is faster where layers are wider."""
+WIDEST = {"compiled": 256, "triton": 64}
+"""The widest layer with which kernels match networks. Torch is faster on a CPU where layers are wider, and a GPU's
+registers hold no more."""
 
 
 def weight_matching(network: Network, buyers: Tensor, sellers: Tensor, start: Tensor | None = None) -> Tensor:
@@ -61,19 +60,22 @@ def weight_matching(network: Network, buyers: Tensor, sellers: Tensor, start: Te
     which is the same for all pairs. The match of a pair therefore does not depend on the other pairs.
     """
     start = None if start is None else start.long()
-    if is_compiled(network, buyers):
+    if (served := serving_matches(network, buyers)) != "torch":
+        assert isinstance(network, MLPNetwork)
         begin = identity(network, buyers.device).repeat(len(buyers), 1) if start is None else start.contiguous()
-        visits = _all_visits(len(network.widths) - 2)
-        return compiled.match(network.widths, buyers, sellers.contiguous(), begin, visits, TOLERANCE)
+        visits = _all_visits(len(network.widths) - 2, buyers.device)
+        matched: Tensor = kernels(served).match(network.widths, buyers, sellers.contiguous(), begin, visits, TOLERANCE)
+        return matched
     products = InnerProducts(network, buyers, sellers)
     return ascend(products, beginning(products, start))
 
 
-def is_compiled(network: Network, buyers: Tensor) -> TypeGuard[MLPNetwork]:
-    """Whether the compiled kernels match these networks; see ``WIDEST``."""
-    if type(network) is not MLPNetwork or len(network.widths) == 2 or max(network.widths[1:]) > WIDEST:
-        return False
-    return serving(buyers) == "compiled"
+def serving_matches(network: Network, buyers: Tensor) -> str:
+    """The back end that matches these networks: ``compiled``, ``triton`` or ``torch``; see ``WIDEST``."""
+    if type(network) is not MLPNetwork or len(network.widths) == 2:
+        return "torch"
+    name = serving(buyers)
+    return name if max(network.widths[1:]) <= WIDEST.get(name, 0) else "torch"
 
 
 def beginning(products: InnerProducts, start: Tensor | None) -> Tensor:
@@ -182,9 +184,9 @@ def _most_sweeps(steps: int) -> int:
 
 
 @cache
-def _all_visits(steps: int) -> Tensor:
-    """The order in which each sweep takes the steps, int64 ``[sweeps, steps]`` on the CPU."""
-    return torch.tensor([_visits(sweep, steps) for sweep in range(_most_sweeps(steps))], device="cpu")
+def _all_visits(steps: int, device: torch.device) -> Tensor:
+    """The order in which each sweep takes the steps, int64 ``[sweeps, steps]``."""
+    return torch.tensor([_visits(sweep, steps) for sweep in range(_most_sweeps(steps))], device=device)
 
 
 @cache

@@ -25,15 +25,22 @@ def assign(products: Tensor, wanted: Tensor) -> Tensor:
 
 @triton.jit
 def _assign(products: tl.tensor, wanted: tl.tensor, out: tl.tensor, n: tl.tensor, N: tl.constexpr) -> None:
-    """Shortest augmenting paths (Crouse 2016, as in SciPy) on the negated products. Columns are a vector of N lanes.
-
-    Each loop is bounded, so that no input can hang the device.
-    """
     number = tl.program_id(0).to(tl.int64)
-    base = products + number * n * n
+    lanes = tl.arange(0, N)
+    rows = tl.where(tl.load(wanted + number), n, 0)
+    column_of = solve(products + number * n * n, n, rows, N)
+    tl.store(out + number * n + lanes, tl.where(rows > 0, column_of, lanes).to(tl.int64), mask=lanes < n)
+
+
+@triton.jit
+def solve(base: tl.tensor, n: tl.tensor, rows: tl.tensor, N: tl.constexpr) -> tl.tensor:
+    """The column of each row in the matrix ``[n, n]`` at ``base`` that give the largest sum, int32 ``[N]``.
+
+    Shortest augmenting paths (Crouse 2016, as in SciPy) on the negated products. Columns are a vector of N lanes. Only
+    the first ``rows`` rows, none or all, are assigned. Each loop is bounded, so that no input can hang the device.
+    """
     lanes = tl.arange(0, N)
     real = lanes < n
-    rows = tl.where(tl.load(wanted + number), n, 0)
     row_dual = tl.zeros([N], tl.float64)
     column_dual = tl.zeros([N], tl.float64)
     column_of = tl.full([N], -1, tl.int32)
@@ -81,4 +88,4 @@ def _assign(products: tl.tensor, wanted: tl.tensor, out: tl.tensor, n: tl.tensor
             column_of = tl.where(lanes == row, column, column_of)
             column = before
             steps = tl.where(row == first, n, steps + 1)
-    tl.store(out + number * n + lanes, tl.where(rows > 0, column_of, lanes).to(tl.int64), mask=real)
+    return column_of

@@ -8,11 +8,14 @@ import triton.language as tl
 
 
 def precision() -> str:
-    """The precision of products: TF32 if torch allows it in its own products, otherwise float32."""
+    """The precision of products: TF32 if torch allows it in its own products, otherwise three times TF32.
+
+    Three products of TF32 have the precision of float32, and the matrix units of a GPU compute them.
+    """
     products = torch.backends.cuda.matmul
     # Torch 2.9 has a new setting. It refuses to read the old one if the new one was set.
     setting = getattr(products, "fp32_precision", None) or ("tf32" if products.allow_tf32 else "ieee")
-    return "tf32" if setting == "tf32" else "ieee"
+    return "tf32" if setting == "tf32" else "tf32x3"
 
 
 @triton.jit

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from paramarket_env.learning.kernels.compiled import Optimizer
 from paramarket_env.learning.kernels.triton_mlp import affine, load_layers, precision, relu, store_layers
-from paramarket_env.learning.kernels.triton_shapes import layout, padded
+from paramarket_env.learning.kernels.triton_shapes import layout, padded, warps
 
 
 def train(
@@ -45,7 +45,7 @@ def train(
             BATCH=batch_size,
             PADDED_BATCH=padded(batch_size),
             PRECISION=precision(),
-            num_warps=8,
+            num_warps=warps(widths, batch_size, len(kept)),
         )
 
 

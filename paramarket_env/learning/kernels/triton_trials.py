@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from paramarket_env.learning.kernels.triton_mlp import places, precision, relu
-from paramarket_env.learning.kernels.triton_shapes import BLOCK, layout
+from paramarket_env.learning.kernels.triton_shapes import BLOCK, layout, warps
 
 
 def losses(widths: Sequence[int], parameters: Tensor, stem: Tensor, labels: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ def _launch(
                 MERGED=merged,
                 BLOCK=BLOCK,
                 PRECISION=precision(),
-                num_warps=4,
+                num_warps=warps(widths[1:], BLOCK),
             )
     return out
 

@@ -9,8 +9,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from paramarket_env.learning.kernels import triton_assignment, triton_training, triton_trials
-from paramarket_env.learning.kernels.triton_shapes import BLOCK, layout, padded
+from paramarket_env.learning.kernels import triton_assignment, triton_matching, triton_training, triton_trials
+from paramarket_env.learning.kernels.triton_shapes import BLOCK, layout, padded, warps
 
 H100 = GPUTarget("cuda", 90, 32)
 WIDTHS = (64, 32, 32, 10)
@@ -31,18 +31,25 @@ def assignment() -> int:
 
 def training(kind: int) -> int:
     arguments = [*[FLOAT32] * 3, FLOAT64, FLOAT32, *[INT64] * 3, *["i32"] * 2, *["fp32"] * 3]
-    constants = layout(WIDTHS) | ADAM | {"KIND": kind, "BATCH": 32, "PADDED_BATCH": padded(32), "PRECISION": "ieee"}
-    return shared_memory(triton_training._train, arguments, constants, 8)
+    constants = layout(WIDTHS) | ADAM | {"KIND": kind, "BATCH": 32, "PADDED_BATCH": padded(32), "PRECISION": "tf32x3"}
+    return shared_memory(triton_training._train, arguments, constants, warps(WIDTHS, 32, kind))
 
 
 def trials(*, merged: bool) -> int:
     arguments = [*[FLOAT32] * 2, *[INT64] * 5, FLOAT32, FLOAT64, *["i32"] * 4]
-    constants = layout(WIDTHS) | {"MERGED": merged, "BLOCK": BLOCK, "PRECISION": "ieee"}
-    return shared_memory(triton_trials._losses, arguments, constants, 4)
+    constants = layout(WIDTHS) | {"MERGED": merged, "BLOCK": BLOCK, "PRECISION": "tf32x3"}
+    return shared_memory(triton_trials._losses, arguments, constants, warps(WIDTHS[1:], BLOCK))
+
+
+def matching() -> int:
+    arguments = [*[FLOAT32] * 2, *[INT64] * 3, FLOAT64, *["i32"] * 3, "fp64"]
+    constants = layout(WIDTHS) | {"STARTS": (0, WIDTHS[1]), "SWEEPS": 24, "BLOCK": BLOCK}
+    return shared_memory(triton_matching._match, arguments, constants, 1)
 
 
 KERNELS = {
     "assign": assignment,
+    "match": matching,
     "train sgd": lambda: training(0),
     "train momentum": lambda: training(1),
     "train adam": lambda: training(2),

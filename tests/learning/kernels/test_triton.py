@@ -28,7 +28,8 @@ def run(*arguments: str, interpreted: bool) -> str:
 
 @needs_triton
 @pytest.mark.parametrize(
-    "subject", ["assign", *(pytest.param(subject, marks=pytest.mark.slow) for subject in ("train", "tries", "market"))]
+    "subject",
+    ["assign", *(pytest.param(subject, marks=pytest.mark.slow) for subject in ("train", "tries", "match", "market"))],
 )
 def test_kernels_equal_torchs_in_the_interpreter(subject: str) -> None:
     out = run("-m", "pytest", "-q", "-n0", "-k", subject, str(FOLDER / "triton_cases.py"), interpreted=True)
@@ -38,7 +39,7 @@ def test_kernels_equal_torchs_in_the_interpreter(subject: str) -> None:
 
 @needs_triton
 @pytest.mark.slow
-@pytest.mark.parametrize("kernel", ["assign", "train sgd", "train momentum", "train adam", "tries", "losses"])
+@pytest.mark.parametrize("kernel", ["assign", "match", "train sgd", "train momentum", "train adam", "tries", "losses"])
 def test_kernels_compile_for_a_gpu(kernel: str) -> None:
     """The compiler is stricter than the interpreter: types must not change in a loop, and constants must be such."""
     shared = int(run(str(FOLDER / "compile_triton.py"), kernel, interpreted=False).split()[-1])

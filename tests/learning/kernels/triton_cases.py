@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from paramarket_env.learning.alignment.assignment import assign_units
-from paramarket_env.learning.alignment.permutations import identity
+from paramarket_env.learning.alignment.permutations import identity, permute
 from paramarket_env.learning.alignment.weight_matching import weight_matching
 from paramarket_env.learning.data.datasets import Dataset
 from paramarket_env.learning.evaluation import losses
@@ -184,15 +184,44 @@ def test_no_matrix_is_assigned_without_a_launch() -> None:
 # --- everything together ----------------------------------------------------------------------------------------------
 
 
-def test_matches_of_a_market_equal_torchs() -> None:
-    network = MLPNetwork((FEATURES,), CLASSES, (8, 6))
+def shuffled_units(hidden: tuple[int, ...]) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.cat([torch.randperm(units, generator=generator) for units in hidden]).to(DEVICE)
+
+
+@pytest.mark.parametrize("hidden", [(7,), (20, 6), (5, 9, 3), (33, 8)], ids=str)
+def test_matches_equal_torchs(hidden: tuple[int, ...]) -> None:
+    network = MLPNetwork((FEATURES,), CLASSES, hidden)
     buyers, sellers = compiled.networks(network, 6).to(DEVICE).split(3)
-    found = []
+    unchanged = identity(network, DEVICE).repeat(3, 1)
+    planted = shuffled_units(hidden).expand_as(unchanged)
+    sellers[1] = 0  # so that every permutation is as good as any other
+    found: dict[str, list[Tensor]] = {}
     for backend in ("triton", "torch"):
         with forced(backend):
-            found.append(weight_matching(network, buyers, sellers))
-    assert torch.equal(*found)
-    assert not torch.equal(found[0], identity(network, DEVICE).expand_as(found[0]))
+            found[backend] = [weight_matching(network, buyers, sellers, start) for start in (None, planted)]
+    for ours, theirs in zip(*found.values(), strict=True):
+        assert torch.equal(ours[[0, 2]], theirs[[0, 2]])
+    assert torch.equal(found["triton"][0][1], unchanged[1])
+    assert not torch.equal(found["triton"][0], unchanged)
+
+
+def test_a_planted_match_is_found_and_a_network_that_is_not_finite_stays_as_it_is() -> None:
+    network = MLPNetwork((FEATURES,), CLASSES, (12, 10))
+    buyers = compiled.networks(network, 3).to(DEVICE)
+    sellers = permute(network, buyers, shuffled_units((12, 10)).repeat(3, 1))
+    sellers[2] = torch.nan
+    with forced("triton"):
+        found = weight_matching(network, buyers, sellers)
+    assert torch.equal(permute(network, sellers[:2], found[:2]), buyers[:2])
+    assert torch.equal(found[2], identity(network, DEVICE))
+
+
+def test_no_pairs_are_matched_without_a_launch() -> None:
+    network = MLPNetwork((FEATURES,), CLASSES, (12, 10))
+    nobody = compiled.networks(network, 1).to(DEVICE)[:0]
+    with forced("triton"):
+        assert weight_matching(network, nobody, nobody).shape == (0, 22)
 
 
 def test_a_market_equals_torchs() -> None:
@@ -210,7 +239,7 @@ def test_a_market_equals_torchs() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5, msg=name)
 
 
-@pytest.mark.parametrize(("setting", "expected"), [("highest", "ieee"), ("high", "tf32")])
+@pytest.mark.parametrize(("setting", "expected"), [("highest", "tf32x3"), ("high", "tf32")])
 def test_the_precision_in_a_market_follows_torchs(setting: str, expected: str) -> None:
     from paramarket_env.learning.kernels.triton_mlp import precision
 
