@@ -35,11 +35,11 @@ def _fallback() -> torch.device:
     return torch.device("cpu")
 
 
-WORTH_A_GPU = 4e8
+WORTH_A_GPU = 8e7
 """FLOP of the training of a step below which ``auto`` takes the CPU, since a GPU would wait for the host.
 
-A step launches about 2,000 kernels of at least 5 microseconds on a GPU, or 10 ms. A core of a CPU takes about as long
-for a step of ten markets with the default configuration. This is an estimate: nothing has been measured on a GPU yet.
+These are two markets with the default configuration. An H100 took 4 ms for a step of any number of markets from 1 to
+256, and one core of a CPU 3 ms for a step of one market.
 """
 
 
