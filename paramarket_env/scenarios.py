@@ -166,7 +166,7 @@ def crowd_64() -> MarketConfig:
 
 @SCENARIOS.register
 def crowd_256() -> MarketConfig:
-    """256 firms, each of which meets four others in a step: ``crowd-64`` at four times its size."""
+    """256 firms, each of which meets four others in a step: four times as many as in crowd-64."""
     return crowd_64().changed(agents=256)
 
 
