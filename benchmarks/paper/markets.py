@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -11,24 +12,31 @@ from paramarket_baselines.policies.decisions import Paper
 from paramarket_baselines.policies.pricing import Fields, cycle_of
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.policy import Seat
+from paramarket_env.learning.alignment.aligner import NoAlignment
 from paramarket_env.learning.data.endowments import Complementary
+from paramarket_env.learning.merging import Linear
 from paramarket_env.learning.networks.mlp import MLP
+from paramarket_env.learning.parameter_sets import trunk
 from paramarket_env.learning.training import SGD
 from paramarket_env.scenarios import scenario
 from paramarket_env.validation import Count, configuration
 
-OUT, UNALIGNED, ALIGNED, FEDERATED = (arm.name for arm in PAPER_ARMS)
-TRADE_ARMS = PAPER_ARMS[:3]
-"""Out of the market, and in the market without and with alignment."""
 
-BANK = "bank"
+def alone(config: MarketConfig) -> MarketConfig:
+    """The same market, closed and with a broker of no effect, so that markets that differ in these are played once."""
+    return closed(config).changed(aligner=NoAlignment(), merger=Linear(), parameter_sets=trunk, trade_every=1)
 
 
 def bank(config: MarketConfig) -> MarketConfig:
     """The same market, but every agent has all training data and none trades."""
-    return closed(config).changed(endowment=Complementary(scarcity=1.0))
+    return alone(config).changed(endowment=Complementary(scarcity=1.0))
 
 
+OUT, UNALIGNED, ALIGNED, FEDERATED = (arm.name for arm in PAPER_ARMS)
+BANK = "bank"
+TRADE_ARMS = (replace(PAPER_ARMS[0], market=alone), *PAPER_ARMS[1:3])
+"""Out of the market, and in the market without and with alignment."""
+FEDERATED_ARM = replace(PAPER_ARMS[3], market=alone)
 BANK_ARM = Arm(BANK, ("train",), bank)
 """What networks would reach that learn from everybody's data in as many passes."""
 

@@ -8,13 +8,13 @@ from functools import partial
 from benchmarks.paper.cells import Setting
 from benchmarks.paper.experiment import Experiment, Order
 from benchmarks.paper.grouped import Grouped
-from benchmarks.paper.markets import OUT, digits, grown_apart, mlp
+from benchmarks.paper.markets import OUT, TRADE_ARMS, digits, grown_apart, mlp
 from paramarket_baselines.evaluation.estimates import student_mean
-from paramarket_baselines.evaluation.play import Arm, closed
+from paramarket_baselines.evaluation.play import Arm
 from paramarket_env.config import MarketConfig, NetworkConfig
-from paramarket_env.learning.alignment.aligner import ALIGNERS, NoAlignment
+from paramarket_env.learning.alignment.aligner import ALIGNERS
 from paramarket_env.learning.data.endowments import Complementary
-from paramarket_env.learning.merging import MERGERS, Linear
+from paramarket_env.learning.merging import MERGERS
 
 PAPER_ALIGNER, PAPER_MERGER = "weight-matching", "linear"
 
@@ -35,11 +35,6 @@ def merging_markets(quick: bool) -> Iterator[tuple[Setting, MarketConfig]]:
     for name, market in markets.items():
         for aligner in ALIGNERS:
             yield {"market": name, "aligner": aligner}, market.changed(aligner=aligner)
-
-
-def _alone(config: MarketConfig) -> MarketConfig:
-    """The closed market, in which the broker makes no difference, so that it is played once for all of them."""
-    return closed(config).changed(aligner=NoAlignment(), merger=Linear())
 
 
 def _with_merger(config: MarketConfig, merger: str) -> MarketConfig:
@@ -75,7 +70,7 @@ MERGING = Experiment(
     question="Which aligner and which merger serve best, above all firms with different classes?",
     markets=merging_markets,
     arms=(
-        Arm(OUT, ("train",), _alone),
+        TRADE_ARMS[0],
         *(Arm(name, ("paper",), partial(_with_merger, merger=name)) for name in MERGERS),
     ),
     orders=tuple(

@@ -13,10 +13,15 @@ from benchmarks.paper.findings import Finding, differences, findings
 from benchmarks.paper.grouped import Grouped
 from paramarket_baselines.evaluation.display import markdown
 
+MEANS = {
+    "": "Means over the agents and the seeds",
+    "agent": "Means over the seeds",
+    "task": "Means over the agents of a task and the seeds",
+}
+
 LEGEND = (
-    "Means over the agents{apart} and over the seeds, ± half-widths of 95 % intervals over the seeds. Differences are "
-    "paired by seed. A step of an order is supported if its interval is above zero. The intervals are not corrected "
-    "for their number."
+    "{means}, ± half-widths of 95 % intervals over the seeds. Differences are paired by seed. An order is supported if "
+    "the intervals of all its steps are above zero. The intervals are not corrected for their number."
 )
 
 QUICK = "**Quick run**: it has fewer seeds, and smaller or shorter markets than the full run."
@@ -69,7 +74,7 @@ class Page:
             "\n".join(f"- {sentence}" for sentence in self.sentences),
             f"![{KINDS[experiment.measures[0]].label}]({self.name}.png)",
             *(part for measure in experiment.measures for part in self._table(measure)),
-            LEGEND.format(apart=f" of a {experiment.by}" if experiment.by else ""),
+            LEGEND.format(means=MEANS[experiment.by]),
             *self._holes(),
             self._origin(),
         ]

@@ -33,7 +33,7 @@ def _forest(page: Page) -> Figure:
         found = [page.grouped.difference(setting, better, worse, measure) for setting in settings]
         _intervals(panel, found)
         panel.axvline(0, color="0.5", linewidth=0.8)
-        panel.set_title(literal(f"{better}\n− {worse}"), fontsize=9)
+        panel.set_title(f"{literal(better)}\n− {literal(worse)}", fontsize=9)
         panel.set_xlabel(f"{KINDS[measure].label.lower()}, {KINDS[measure].unit}", fontsize=8)
     panels[0].set_yticks(range(len(settings)), [literal(setting) for setting in settings], fontsize=8)
     panels[0].invert_yaxis()

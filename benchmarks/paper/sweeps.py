@@ -7,10 +7,19 @@ from collections.abc import Callable, Iterator
 from benchmarks.paper.cells import Setting
 from benchmarks.paper.experiment import Experiment, Order
 from benchmarks.paper.grouped import Grouped
-from benchmarks.paper.markets import ALIGNED, OUT, TRADE_ARMS, UNALIGNED, digits, fashion, from_period
+from benchmarks.paper.markets import (
+    ALIGNED,
+    FEDERATED,
+    FEDERATED_ARM,
+    OUT,
+    TRADE_ARMS,
+    UNALIGNED,
+    digits,
+    fashion,
+    from_period,
+)
 from benchmarks.paper.trading import ALIGNMENT_HELPS, TRADE_HELPS
 from paramarket_baselines.evaluation.estimates import student_mean
-from paramarket_baselines.evaluation.play import PAPER_ARMS
 from paramarket_env.config import MarketConfig
 from paramarket_env.learning.data.endowments import Complementary, FewClasses
 
@@ -81,8 +90,8 @@ PERIOD = _sweep("How does trade depend on when it begins?", period_markets, "per
 AGENTS = Experiment(
     question="How does the number of firms help?",
     markets=agent_markets,
-    arms=PAPER_ARMS,
-    orders=(*ORDERS, Order((OUT, PAPER_ARMS[3].name), "Federated averaging is better than training alone")),
+    arms=(*TRADE_ARMS, FEDERATED_ARM),
+    orders=(*ORDERS, Order((OUT, FEDERATED), "Federated averaging is better than training alone")),
     across="agents",
     summary=trend,
     note="Each firm draws five of ten classes and 150 of their samples, in markets of any size.",

@@ -12,10 +12,12 @@ from benchmarks.paper.markets import (
     BANK,
     BANK_ARM,
     FEDERATED,
+    FEDERATED_ARM,
     OUT,
     TRADE_ARMS,
     UNALIGNED,
     Late,
+    alone,
     digits,
     fashion,
     from_period,
@@ -23,11 +25,10 @@ from benchmarks.paper.markets import (
     mlp,
     once,
 )
-from paramarket_baselines.evaluation.play import PAPER_ARMS, Arm, closed
+from paramarket_baselines.evaluation.play import Arm
 from paramarket_env.config import MarketConfig, NetworkConfig
 from paramarket_env.learning.alignment.frank_wolfe import FrankWolfe
 from paramarket_env.learning.networks.convolutional import CNN, ResNet20
-from paramarket_env.learning.networks.network import Architecture
 from paramarket_env.learning.parameter_sets import Span
 from paramarket_env.learning.training import Adam
 from paramarket_env.scenarios import scenario
@@ -38,12 +39,16 @@ WHOLE_ORDER = Order((OUT, UNALIGNED, ALIGNED), "Both steps hold in the same sett
 TRADE_HELPS = Order((OUT, ALIGNED), "Trade with alignment is better than none")
 
 RESNET = ResNet20(widen=1, depth=10)
+DEEP = {"CNN": CNN(), "ResNet-10": RESNET}
+"""Narrow networks that a CPU trains."""
 
 
-def deep(architecture: Architecture, rounds: int) -> MarketConfig:
-    """Two firms with digits and a narrow convolutional or residual network, which Adam trains in few rounds."""
-    market = digits(architecture=architecture, max_cycles=rounds, optimizer=Adam(lr=0.002))
-    return market.changed(aligner=FrankWolfe()) if isinstance(architecture, ResNet20) else market
+def deep(name: str) -> MarketConfig:
+    """Two firms with digits and a convolutional or residual network, which Adam trains in few rounds."""
+    market = digits(architecture=DEEP[name], optimizer=Adam(lr=0.002))
+    if name == "CNN":
+        return market.changed(max_cycles=20)
+    return market.changed(max_cycles=6, aligner=FrankWolfe())
 
 
 # --- claim 2 ----------------------------------------------------------------------------------------------------------
@@ -62,9 +67,9 @@ def trading_markets(quick: bool) -> Iterator[tuple[Setting, MarketConfig]]:
     yield _setting("digits", "MLP 128-128", "SGD", last), grown_apart()
     yield _setting("digits", "MLP 128-128", "Adam", last), grown_apart(rounds=20).changed(optimizer=adam)
     yield _setting("digits", "MLP 512-512", "SGD", last), grown_apart(width=512)
-    for name, architecture, rounds in (("CNN", CNN(), 20), ("ResNet-10, 16 to 64 channels", RESNET, 8)):
-        yield _setting("digits", name, "Adam", every), deep(architecture, rounds)
-        yield _setting("digits", name, "Adam", last), once(deep(architecture, rounds))
+    for name in DEEP:
+        yield _setting("digits", name, "Adam", every), deep(name)
+        yield _setting("digits", name, "Adam", last), once(deep(name))
     yield _setting("Fashion-MNIST", "authors' MLP", "SGD", every), fashion(quick)
     if not quick:
         authors = fashion(quick).changed(protocol="authors", validation_samples=None)
@@ -77,7 +82,7 @@ TRADING = Experiment(
     question="Are agents better off in the market than out of it, and better with alignment than without?",
     claim=2,
     markets=trading_markets,
-    arms=(*PAPER_ARMS, BANK_ARM),
+    arms=(*TRADE_ARMS, FEDERATED_ARM, BANK_ARM),
     orders=(
         ALONE_OR_TRADING,
         ALIGNMENT_HELPS,
@@ -125,8 +130,8 @@ def alignment_markets(quick: bool) -> Iterator[tuple[Setting, MarketConfig]]:
     for name, network in INITIALISATIONS.items():
         if network != grown_apart().network:
             yield of("start", name), grown_apart().changed(network=network)
-    yield of("architecture", "CNN"), once(deep(CNN(), 20))
-    yield of("architecture", "ResNet-10"), once(deep(RESNET, 8))
+    for name in DEEP:
+        yield of("architecture", name), once(deep(name))
 
 
 ALIGNMENT = Experiment(
@@ -159,10 +164,10 @@ def subset_markets(quick: bool) -> Iterator[tuple[Setting, MarketConfig]]:
     five = digits(architecture=mlp(32, depth=4), optimizer=Adam(lr=0.002), max_cycles=20)
     markets = {"MLP, every round": (five if not quick else digits(max_cycles=20), 3 if quick else 5)}
     markets["MLP 128-128, once"] = (grown_apart(), 3)
-    markets["CNN, every round"] = (deep(CNN(), 10), 4)
+    markets["CNN, every round"] = (deep("CNN"), 4)
     if not quick:
-        markets["CNN, once"] = (once(deep(CNN(), 20)), 4)
-    markets["ResNet-10, every round"] = (deep(RESNET, 4 if quick else 8), 6)
+        markets["CNN, once"] = (once(deep("CNN")), 4)
+    markets["ResNet-10, every round"] = (deep("ResNet-10"), 6)
     for network, (market, layers) in markets.items():
         for name, span in spans(layers):
             if network.startswith("ResNet") and quick and name not in ("layer 1", "layers 1 to 4", "all layers"):
@@ -230,7 +235,7 @@ GAP = Experiment(
     question="Does a firm that enters ten rounds later catch up by buying?",
     claim=1,
     markets=gap_markets,
-    arms=(Arm(OUT, ("train", Late(start=HEAD_START)), closed), *(_gap(arm, "paper") for arm in TRADE_ARMS[1:])),
+    arms=(Arm(OUT, ("train", Late(start=HEAD_START)), alone), *(_gap(arm, "paper") for arm in TRADE_ARMS[1:])),
     orders=(ALONE_OR_TRADING, TRADE_HELPS, ALIGNMENT_HELPS),
     by="agent",
     note="Agent 0 trains from the first round on, and agent 1 from the eleventh, in which the market opens.",
