@@ -65,7 +65,7 @@ class Pricing:
         require(self.seeds >= 2, "seeds", self.seeds, "an integer >= 2")
 
 
-def _with_rules(config: MarketConfig, disclosure: Disclosure, mechanism: str = "posted") -> MarketConfig:
+def with_rules(config: MarketConfig, disclosure: Disclosure, mechanism: str = "posted") -> MarketConfig:
     """The market with another disclosure and mechanism."""
     return config.changed(disclosure=disclosure, mechanism=mechanism)
 
@@ -104,14 +104,14 @@ def _contest(config: MarketConfig, seeds: Sequence[int], device: str, progress: 
     everyone, paths, rows = [episode(OUTSIDE)], {}, []
     for rule, disclosure in together.items():
         paths[rule] = PricePath()
-        arm = Arm(rule, (f"paper+{rule}",), partial(_with_rules, disclosure=disclosure))
+        arm = Arm(rule, (f"paper+{rule}",), partial(with_rules, disclosure=disclosure))
         everyone.append(episode(arm, paths[rule]))
     for mechanism in others:
-        market = partial(_with_rules, disclosure="none", mechanism=mechanism)
+        market = partial(with_rules, disclosure="none", mechanism=mechanism)
         everyone.append(episode(Arm(mechanism, (f"paper+{PAPER}",), market)))
     for rule, disclosure in alone.items():
         seats = (f"paper+{rule}", *(f"paper+{PAPER}",) * (agents - 1))
-        rows.append(_seat_measures(episode(Arm(rule, seats, partial(_with_rules, disclosure=disclosure))), everyone[0]))
+        rows.append(_seat_measures(episode(Arm(rule, seats, partial(with_rules, disclosure=disclosure))), everyone[0]))
     return Contest(agents, pd.concat(rows, ignore_index=True), everyone, paths)
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from paramarket_env.learning.heads import head
 from paramarket_env.learning.networks.network import Network
 from paramarket_env.plugins import Registry
-from paramarket_env.validation import require
+from paramarket_env.validation import INT64_MAX, configuration, require
 
 
 @runtime_checkable
@@ -54,6 +55,30 @@ def prefixes(network: Network) -> dict[str, list[str]]:
 def trunk(network: Network) -> dict[str, list[str]]:
     """All layers but the head as one good, which agents with different tasks can trade."""
     return {"trunk": [layer for layer in _layers(network) if layer != head(network)]}
+
+
+@PARAMETER_SETS.register
+@configuration
+class Span:
+    """A span of consecutive layers as one good: a layer, a prefix or a suffix."""
+
+    first: Annotated[int, Field(ge=0, le=INT64_MAX)] = 0
+    """Index of the span's first layer, from 0 on."""
+    last: Annotated[int, Field(ge=0, le=INT64_MAX)] | None = None
+    """Index of its last layer. None: the network's last layer."""
+
+    def __post_init__(self) -> None:
+        ordered = self.last is None or self.first <= self.last
+        require(ordered, "span.last", self.last, f"None, or at least first={self.first}")
+
+    def __call__(self, network: Network) -> dict[str, list[str]]:
+        """See :meth:`ParameterSetRule.__call__`; raises ``ValueError`` if the network has fewer layers."""
+        names = _layers(network)
+        last = len(names) - 1 if self.last is None else self.last
+        allowed = f"a span within the network's {len(names)} layers"
+        require(self.first <= last < len(names), "broker.parameter_sets", self, allowed)
+        chosen = names[self.first : last + 1]
+        return {"_to_".join(dict.fromkeys((chosen[0], chosen[-1]))): chosen}
 
 
 @dataclass(frozen=True)

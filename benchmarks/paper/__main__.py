@@ -1,0 +1,138 @@
+"""Plays the paper's experiments and writes their pages: ``python -m benchmarks.paper NAME``, or ``all``.
+
+Every cell, which is an arm in a market with all its seeds, is kept as soon as it is played, in the folder ``cells``. A
+later run plays only what is missing and makes the same pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks.paper.cells import Cell
+from benchmarks.paper.experiments import EXPERIMENTS
+from benchmarks.paper.page import Page, index
+from benchmarks.paper.pictures import draw
+from benchmarks.paper.runner import Runner
+from benchmarks.paper.store import Store
+from paramarket_baselines.evaluation.display import new_console
+from paramarket_baselines.evaluation.results import write_picture
+from paramarket_env.files import claimed, expanded, write_file
+from paramarket_env.validation import lookup, require
+
+ALL = "all"
+SEEDS, QUICK_SEEDS = 8, 4
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Play an experiment of the paper, or all, and make the pages."""
+
+    name: tyro.conf.Positional[str]
+    """An experiment, or `all`."""
+    seeds: int | None = None
+    """Number of seeds, from 0 on. None: 8, or 4 with `--quick`."""
+    quick: bool = False
+    """Play fewer, smaller and shorter markets; their pages lie in the subfolder `quick`."""
+    ray: str | None = None
+    """Address of a Ray cluster to play on, such as `auto`. None: this machine."""
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda`."""
+    data_dir: str | None = None
+    """Folder with the files of Fashion-MNIST. None: torchvision's download."""
+    cifar_dir: str | None = None
+    """Folder with `cifar-10-batches-py`. None: torchvision's download."""
+    out: Path = Path("benchmarks/results/paper")
+    """Folder for the pages and the cells."""
+
+    def __post_init__(self) -> None:
+        require(self.seeds is None or self.seeds >= 2, "seeds", self.seeds, "an integer >= 2")
+        lookup({ALL: None, **EXPERIMENTS}, self.name, "experiment")
+
+    @property
+    def names(self) -> list[str]:
+        """The experiments to play."""
+        return list(EXPERIMENTS) if self.name == ALL else [self.name]
+
+    @property
+    def num_seeds(self) -> int:
+        """The number of seeds."""
+        return self.seeds or (QUICK_SEEDS if self.quick else SEEDS)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the pages."""
+        return self.out / "quick" if self.quick else self.out
+
+    @property
+    def runner(self) -> Runner:
+        """Where the cells are played."""
+        given = {"FashionMNIST": self.data_dir, "CIFAR10": self.cifar_dir}
+        return Runner(self.device, {name: folder for name, folder in given.items() if folder}, self.ray)
+
+    def command(self, name: str) -> str:
+        """The command that makes the page of an experiment, without what leaves its figures unchanged."""
+        quick = " --quick" if self.quick else ""
+        return f"python -m benchmarks.paper {name} --seeds {self.num_seeds}{quick}"
+
+
+def fill(store: Store, cells: Sequence[Cell], runner: Runner, console: Console) -> dict[str, str]:
+    """Play the cells that are missing and keep their results; returns why others cannot be played, by hash."""
+    missing, holes = store.missing(cells), {}
+    for cell, result in track(runner.play(missing), "cells", total=len(missing), console=console):
+        if "hole" in result:
+            holes[cell.hash] = result["hole"]
+        else:
+            store.write(cell, result)
+    return holes
+
+
+def write_page(folder: Path, page: Page) -> None:
+    """Write the table, the picture and the page of an experiment."""
+    write_file(folder / f"{page.name}.csv", page.table.to_csv(index=False))
+    write_picture(folder / f"{page.name}.png", draw(page))
+    write_file(folder / f"{page.name}.md", page.markdown())
+
+
+def make(options: Paper, console: Console) -> None:
+    """Play what is missing, and make the pages of all experiments that have figures."""
+    store = Store(options.out / "cells")
+    cells, holes = {}, {}
+    for name in options.names:
+        given = {cell: cell.refusal() for cell in EXPERIMENTS[name].cells(options.num_seeds, quick=options.quick)}
+        cells[name] = [cell for cell, why in given.items() if not why]
+        holes[name] = {cell.label: why for cell, why in given.items() if why}
+    why = fill(store, [cell for each in cells.values() for cell in each], options.runner, console)
+    for name, each in cells.items():
+        holes[name] |= {cell.label: why[cell.hash] for cell in each if cell.hash in why}
+    tables = {name: store.table(each) for name, each in cells.items()}
+    pages = {
+        name: Page(name, EXPERIMENTS[name], table, options.command(name), options.quick, holes[name])
+        for name, table in tables.items()
+        if len(table)
+    }
+    for page in pages.values():
+        write_page(options.folder, page)
+        console.print(page.name, *page.sentences, sep="\n  ")
+    for name, found in holes.items():
+        for label, reason in found.items():
+            console.print(f"not played: {name}, {label}: {reason}")
+    if options.name == ALL:
+        write_file(options.folder / "index.md", index(pages, holes))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Play and write."""
+    given = tyro.cli(Paper, args=arguments)
+    options = replace(given, out=expanded(given.out))
+    with claimed(options.folder, existing=True), claimed(options.out / "cells", existing=True):
+        make(options, new_console())
+
+
+if __name__ == "__main__":
+    main()
