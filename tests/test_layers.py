@@ -68,6 +68,7 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "bounds": {"memory", "networks", "data", "training"},
         "trials": {"memory", "kernels", "networks", "data", "alignment", "evaluation", "statistics"},
         "merging": {"networks", "parameter_sets", "trials"},
+        "curves": {"memory", "networks", "data", "evaluation", "merging", "statistics"},
     },
     "paramarket_env.learning.kernels": {
         "__init__": set(),
@@ -104,6 +105,7 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "images": {"augmentation", "datasets"},
         "endowments": {"datasets"},
         "tasks": {"augmentation", "datasets", "endowments"},
+        "scarcity": {"endowments", "tasks"},
     },
     "paramarket_env.learning.alignment": {
         "__init__": set(),
@@ -158,8 +160,10 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "estimates": set(),
         "results": set(),
         "federated": set(),
-        "play": {"federated"},
+        "classes": set(),
+        "play": {"classes", "federated"},
         "report": {"display", "estimates", "names", "play"},
+        "merge_curves": {"names", "report"},
         "welfare": {"play", "report"},
         "statistics": {"display", "estimates", "play", "welfare"},
     },

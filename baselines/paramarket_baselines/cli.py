@@ -6,7 +6,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
 from secrets import token_hex
@@ -21,11 +21,13 @@ from rich.text import Text
 
 from paramarket_baselines.evaluation import statistics
 from paramarket_baselines.evaluation.display import PlainConsole, new_console, new_progress
+from paramarket_baselines.evaluation.merge_curves import PurchaseCurves, curve_table, draw_merge_curves
 from paramarket_baselines.evaluation.names import fit, printable, without_folders
 from paramarket_baselines.evaluation.play import PAPER_ARMS, RULE_ARMS, Arm, Episode, play
 from paramarket_baselines.evaluation.report import (
     BY_TASK_LEGEND,
     LEGEND,
+    draw_classes,
     draw_curves,
     per_seed,
     per_task,
@@ -162,7 +164,7 @@ def run(options: Run, console: Console) -> None:
     for policy in {policy for arm in arms for policy in arm.policies}:
         POLICIES.check(policy)(seat_of(one, 1))
     with claimed(folder, existing=options.overwrite):
-        episodes = _play_all(config, arms, seeds, device, console)
+        episodes, merge_curves = _play_all(config, arms, seeds, device, console)
         economy = welfare(episodes, config.economy)
         keys = ["arm", "seed"]
         arms_summary = summarise(per_seed(episodes).merge(economy, on=keys).merge(per_task(episodes), on=keys))
@@ -175,13 +177,12 @@ def run(options: Run, console: Console) -> None:
         if one.engine.tasks.differ:
             console.print(summary_table(arms_summary, "by task", task_measures(one.engine.tasks.names)))
             console.print(BY_TASK_LEGEND)
-        files = write_results(
-            folder,
-            config,
-            {name: pd.concat([getattr(episode, name) for episode in episodes]) for name in ("steps", "trades")},
-            {"title": title, "market": _market_name(options), "arms": arms_summary, **origin},
-            {"curves": draw_curves(episodes, title)},
-        )
+        tables = {part.name: pd.concat([getattr(each, part.name) for each in episodes]) for part in fields(Episode)}
+        pictures = {"curves": draw_curves(episodes, title), "classes": draw_classes(episodes, title)}
+        if len(merge_curves):
+            pictures["merge_curves"] = draw_merge_curves(merge_curves, title)
+        about = {"title": title, "market": _market_name(options), "arms": arms_summary, **origin}
+        files = write_results(folder, config, tables | {"merge_curves": merge_curves}, about, pictures)
     console.print(f"saved in {folder}: {', '.join(files)}", soft_wrap=True)
 
 
@@ -286,19 +287,23 @@ def _arms(options: Run) -> Sequence[Arm]:
 
 def _play_all(
     config: MarketConfig, arms: Sequence[Arm], seeds: Sequence[int], device: torch.device, console: Console
-) -> list[Episode]:
-    episodes = []
+) -> tuple[list[Episode], pd.DataFrame]:
+    """The episodes of all arms, and the table of their merge curves."""
+    episodes, curves = [], [PurchaseCurves(arm.name, seeds) for arm in arms]
     with new_progress(console) as progress:
         tasks = [progress.add_task(name, start=False) for name in fit([arm.name for arm in arms], BAR_NAME_WIDTH)]
-        for arm, task in zip(arms, tasks, strict=True):
+        for arm, task, curve in zip(arms, tasks, curves, strict=True):
             progress.start_task(task)
 
-            def on_step(batch: MarketBatch, record: StepRecord | None, task: TaskID = task) -> None:
+            def on_step(
+                batch: MarketBatch, record: StepRecord | None, task: TaskID = task, curve: PurchaseCurves = curve
+            ) -> None:
                 progress.update(task, total=batch.config.max_cycles, advance=0 if record is None else 1)
+                curve.watch(batch, record)
 
             episodes.append(play(config, arm, seeds, device, on_step))
             _say_played(arm.name, console)
-    return episodes
+    return episodes, curve_table(curves)
 
 
 BAR_NAME_WIDTH = 16

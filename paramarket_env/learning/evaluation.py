@@ -1,4 +1,4 @@
-"""Loss and accuracy of many networks at once."""
+"""Loss and confusion matrices of many networks at once."""
 
 from __future__ import annotations
 
@@ -53,17 +53,24 @@ def losses(network: Network, parameters: Tensor, stem: Tensor, labels: Tensor) -
     return torch.cat([sample_losses(*part).mean(-1, dtype=torch.float64) for part in parts])
 
 
-def losses_and_accuracies(
+def losses_and_confusions(
     network: Network, dataset: Dataset, parameters: Tensor, samples: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Mean loss in nats, and the share of samples whose class has the largest logit: float64 ``[R, G]`` each.
+    """Mean loss in nats, float64 ``[R, G]``, and confusion matrices, int64 ``[R, G, classes, classes]``.
 
-    The arguments are those of :func:`stems`.
+    A matrix counts the samples by their class (row) and by the class with the largest logit (column). The arguments
+    are those of :func:`stems`.
     """
     rows = groups_at_once(network, dataset, parameters, samples)
     parts = zip(parameters.split(rows), samples.split(rows), strict=True)
-    loss, accuracy = zip(*(_loss_and_accuracy(network, dataset, *part) for part in parts), strict=True)
-    return torch.cat(loss), torch.cat(accuracy)
+    loss, confusion = zip(*(_loss_and_confusion(network, dataset, *part) for part in parts), strict=True)
+    return torch.cat(loss), torch.cat(confusion)
+
+
+def accuracies(confusions: Tensor) -> Tensor:
+    """The share of samples on the diagonal of each matrix, ``[..., classes, classes]``: float64 ``[...]``."""
+    correct = confusions.diagonal(dim1=-2, dim2=-1).sum(-1)
+    return correct.double() / confusions.sum((-2, -1))
 
 
 def groups_at_once(network: Network, dataset: Dataset, parameters: Tensor, samples: Tensor) -> int:
@@ -75,16 +82,16 @@ def groups_at_once(network: Network, dataset: Dataset, parameters: Tensor, sampl
     return max(1, 4 * chunk_elements(samples.device) // (held * samples.shape[1]))
 
 
-def _loss_and_accuracy(
+def _loss_and_confusion(
     network: Network, dataset: Dataset, parameters: Tensor, samples: Tensor
 ) -> tuple[Tensor, Tensor]:
     stem, labels = stems(network, dataset, parameters, samples), dataset.labels[samples]
     parts = [
-        (sample_losses(logits, truth).mean(-1, dtype=torch.float64), _accuracies(logits, truth))
+        (sample_losses(logits, truth).mean(-1, dtype=torch.float64), _confusions(logits, truth))
         for logits, truth in _logits(network, parameters, stem, labels)
     ]
-    loss, accuracy = zip(*parts, strict=True)
-    return torch.cat(loss), torch.cat(accuracy)
+    loss, confusion = zip(*parts, strict=True)
+    return torch.cat(loss), torch.cat(confusion)
 
 
 def _logits(network: Network, parameters: Tensor, stem: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -95,5 +102,9 @@ def _logits(network: Network, parameters: Tensor, stem: Tensor, labels: Tensor) 
         yield network.body(body, entering), truth
 
 
-def _accuracies(logits: Tensor, labels: Tensor) -> Tensor:
-    return (logits.argmax(dim=2) == labels.unsqueeze(1)).mean(-1, dtype=torch.float64)
+def _confusions(logits: Tensor, labels: Tensor) -> Tensor:
+    """The confusion matrices, int64 ``[r, G, classes, classes]``; see :func:`sample_losses` for the arguments."""
+    classes = logits.shape[2]
+    entry = labels.unsqueeze(1) * classes + logits.argmax(dim=2)
+    counts = entry.new_zeros(*entry.shape[:2], classes**2).scatter_add_(2, entry, torch.ones_like(entry))
+    return counts.view(*entry.shape[:2], classes, classes)

@@ -17,7 +17,7 @@ from paramarket_env.economics.rewards import Outcome, step_reward
 from paramarket_env.learning.data.datasets import Dataset
 from paramarket_env.learning.data.endowments import Partition
 from paramarket_env.learning.data.tasks import load_tasks
-from paramarket_env.learning.evaluation import losses_and_accuracies
+from paramarket_env.learning.evaluation import accuracies, losses_and_confusions
 from paramarket_env.learning.heads import require_biases, silence_unused
 from paramarket_env.learning.memory import chunk_elements
 from paramarket_env.learning.networks.network import Network, has_statistics, initial_parameters, parameter_count
@@ -375,15 +375,21 @@ class Engine:
     # --- access from outside the market ----------------------------------------------------------------------------
 
     @no_grad
-    def test_metrics(self) -> tuple[Tensor, Tensor]:
-        """Loss and accuracy on the test data of each agent's task, float64 ``[M, N]`` each.
+    def test_confusions(self) -> tuple[Tensor, Tensor]:
+        """Loss, float64 ``[M, N]``, and confusion matrix on the test data of each agent's task.
 
-        They are for reports; agents never see them.
+        The matrices are int64 ``[M, N, classes, classes]``; see :func:`losses_and_confusions`. They are for reports;
+        agents never see them.
         """
         parameters = self.state.parameters
         on_own = self.tasks.on_own(parameters, self.state.partition.test)
-        loss, accuracy = losses_and_accuracies(self.network, self.dataset, *on_own)
-        return loss.view(parameters.shape[:2]), accuracy.view(parameters.shape[:2])
+        loss, confusions = losses_and_confusions(self.network, self.dataset, *on_own)
+        return loss.view(parameters.shape[:2]), confusions.view(*parameters.shape[:2], *confusions.shape[2:])
+
+    def test_metrics(self) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy on the test data of each agent's task, float64 ``[M, N]`` each, for reports."""
+        loss, confusions = self.test_confusions()
+        return loss, accuracies(confusions)
 
     @no_grad
     def overwrite(self, parameters: Tensor) -> Tensor:

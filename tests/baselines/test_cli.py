@@ -42,8 +42,13 @@ def test_run_plays_the_papers_comparison_and_keeps_it(tmp_path: Path, capsys: py
         "config.json",
         "steps.csv",
         "trades.csv",
+        "classes.csv",
+        "confusions.csv",
+        "merge_curves.csv",
         "summary.json",
         "curves.png",
+        "classes.png",
+        "merge_curves.png",
     }
 
 
@@ -218,7 +223,7 @@ def test_a_run_is_repeated_from_its_configuration(tmp_path: Path) -> None:
     assert main(["run", *SMALL, *chosen, "--out", str(tmp_path / "first")]) == 0
     again = ["--config", str(tmp_path / "first" / "config.json"), "--seeds", "2", "--device", "cpu"]
     assert main(["run", *again, "--policies", "train", "paper", "--out", str(tmp_path / "second")]) == 0
-    for file in ("config.json", "steps.csv", "trades.csv"):
+    for file in ("config.json", *(file.name for file in (tmp_path / "first").glob("*.csv"))):
         assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
 
 

@@ -1,4 +1,4 @@
-"""Loss and accuracy of many networks at once, held against one module at a time."""
+"""Loss, accuracy and confusion matrices of many networks at once, held against one module at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks import reference
 from paramarket_env.learning import evaluation
 from paramarket_env.learning.data.datasets import Dataset
-from paramarket_env.learning.evaluation import losses_and_accuracies as evaluate
+from paramarket_env.learning.evaluation import accuracies, losses_and_confusions
 from paramarket_env.learning.kernels.selection import VARIABLE
 from paramarket_env.learning.networks.mlp import MLPNetwork
 from paramarket_env.learning.networks.network import initial_parameters
@@ -33,6 +33,12 @@ def groups() -> tuple[Tensor, Tensor]:
     return 3 * initial_parameters(NETWORK, keys), permutation(torch.arange(5), 50)[:, :20]
 
 
+def evaluate(network: MLPNetwork, dataset: Dataset, parameters: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses and accuracies, float64 ``[R, G]`` each."""
+    losses, confusions = losses_and_confusions(network, dataset, parameters, samples)
+    return losses, accuracies(confusions)
+
+
 def test_evaluation_equals_one_module_at_a_time() -> None:
     dataset, (parameters, samples) = make_dataset(), groups()
     losses, accuracies = evaluate(NETWORK, dataset, parameters, samples)
@@ -45,6 +51,18 @@ def test_evaluation_equals_one_module_at_a_time() -> None:
             assert losses[group, member].item() == pytest.approx(loss, abs=1e-6)
             assert accuracies[group, member].item() == accuracy
     assert len(losses.unique()) == 15
+
+
+def test_a_confusion_matrix_counts_samples_by_class_and_prediction() -> None:
+    dataset, (parameters, samples) = make_dataset(), groups()
+    confusions = losses_and_confusions(NETWORK, dataset, parameters, samples)[1]
+    expected = torch.zeros(5, 3, 4, 4, dtype=torch.int64)
+    for group in range(5):
+        for member in range(3):
+            predicted = NETWORK.module(parameters[group, member])(dataset.inputs[samples[group]]).argmax(1)
+            for truth, guess in zip(dataset.labels[samples[group]].tolist(), predicted.tolist(), strict=True):
+                expected[group, member, truth, guess] += 1
+    assert torch.equal(confusions, expected)
 
 
 @pytest.mark.parametrize(("numbers", "stems", "bodies"), [(1, 5, 5), (900, 1, 3), (2000, 1, 2), (3000, 1, 1)])

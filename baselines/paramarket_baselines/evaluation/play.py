@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from paramarket_baselines.evaluation.classes import accuracy_on, class_table, classes_of, confusion_table
 from paramarket_baselines.evaluation.federated import average
 from paramarket_baselines.policies.decisions import RULES
 from paramarket_env.config import MarketConfig
@@ -18,6 +19,7 @@ from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.infos import REFUSED, trade_columns
 from paramarket_env.interface.policy import POLICIES, Policy, PolicyFactory, seat_of
 from paramarket_env.learning.alignment.aligner import NoAlignment
+from paramarket_env.learning.evaluation import accuracies
 from paramarket_env.market.orders import StepRecord
 from paramarket_env.seeding import as_seeds, stream
 from paramarket_env.validation import require
@@ -65,12 +67,17 @@ RULE_ARMS = tuple(Arm(name, (name,)) for name in ("train", *(rule for rule in RU
 
 @dataclass(frozen=True)
 class Episode:
-    """The record of one arm: a row of ``steps`` for each agent and cycle, and a row of ``trades`` for each trade."""
+    """The record of one arm in four tables."""
 
     steps: pd.DataFrame
-    """``best_value``: the value of the best offer in the coming step, in units of reward, at least 0."""
+    """A row for each agent and cycle. ``best_value`` is the value of the best offer in the coming step, in units of
+    reward, at least 0."""
     trades: pd.DataFrame
-    """``value``: the value of the purchase to the buyer, in units of reward; ``price`` in ticks."""
+    """A row for each trade. ``value`` is that of the purchase to the buyer, in units of reward; ``price`` in ticks."""
+    classes: pd.DataFrame
+    """A row for each agent and class of its task at the end; see :func:`class_table`."""
+    confusions: pd.DataFrame
+    """A row for each entry above 0 of each agent's confusion matrix at the end; see :func:`confusion_table`."""
 
 
 OnStep = Callable[[MarketBatch, StepRecord | None], None]
@@ -150,6 +157,7 @@ class _Recorder:
         self.steps: list[dict[str, np.ndarray]] = []
         self.trades: list[pd.DataFrame] = []
         self.outside = torch.zeros_like(batch.engine.state.loss)
+        self.classes = classes_of(batch.engine)
 
     def gained_outside(self, nats: Tensor) -> None:
         """Add gains from outside of a step, in nats ``[M, N]``, to the next step's reward."""
@@ -158,11 +166,14 @@ class _Recorder:
     def add(self, batch: MarketBatch, record: StepRecord | None) -> None:
         """Record the state at the start or after a step."""
         state, infos = batch.engine.state, batch.infos(record)
-        test_loss, test_accuracy = batch.engine.test_metrics()
+        test_loss, self.confusions = batch.engine.test_confusions()
+        scarce = self.classes.scarce
         columns: dict[str, Tensor | np.ndarray] = {
             "validation_loss": infos["loss"],
             "test_loss": test_loss,
-            "test_accuracy": test_accuracy,
+            "test_accuracy": accuracies(self.confusions),
+            "scarce_accuracy": accuracy_on(self.confusions, scarce),
+            "other_accuracy": accuracy_on(self.confusions, ~scarce),
             "balance": infos["balance"],
             "ask": _lowest_ask(batch.engine.asks),
             "sold": state.sold,
@@ -191,6 +202,15 @@ class _Recorder:
         )
         columns = {name: np.stack([step[name] for step in self.steps]).reshape(-1) for name in self.steps[0]}
         steps = pd.DataFrame(columns, index=index).reset_index()
+        by_class = class_table(self.classes, self.confusions, self.seeds)
+        confusions = confusion_table(self.confusions, self.seeds)
+        for table in (by_class, confusions):
+            table.insert(0, "arm", self.arm)
+        for table in (steps, by_class, confusions):
+            table["task"] = self._tasks_of(table.agent)
+        return Episode(steps, pd.concat(self.trades, ignore_index=True), by_class, confusions)
+
+    def _tasks_of(self, agents: pd.Series) -> np.ndarray:
         tasks = self.market_batch.engine.tasks
-        steps["task"] = np.asarray(tasks.names)[tasks.of_agent.cpu().numpy()][steps.agent]
-        return Episode(steps, pd.concat(self.trades, ignore_index=True))
+        names: np.ndarray = np.asarray(tasks.names)[tasks.of_agent.cpu().numpy()]
+        return names[agents]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from rich.console import RenderableType
 
@@ -37,7 +38,8 @@ MEASURES = {
     "paid": Measure("paid", 0),
     "return": Measure("return", 2),
 }
-"""Columns of the summary. Each has a number for every arm and seed: the mean over the agents."""
+"""Columns of the table. Each has a number for every arm and seed: the mean over the agents. A run's results contain
+more measures."""
 
 LEGEND = (
     "mean ± half-width of the 95 % interval over seeds, each seed with the mean over its agents; vs. first: "
@@ -50,12 +52,15 @@ BY_TASK_LEGEND = (
     "in the first line, paired by seed, in percentage points"
 )
 
-CURVE_NAME_WIDTH = 40
-"""Characters of a name in the legend of the curves."""
+ARM_NAME_WIDTH = 40
+"""Characters of an arm's name in the legend of a picture."""
+
+CLASS_LABELS = 40
+"""The number of classes from which only every second class has a label in a picture, or fewer have."""
 
 
 def per_seed(episodes: Sequence[Episode]) -> pd.DataFrame:
-    """``MEASURES`` of the last cycle for each arm (in order) and seed.
+    """``MEASURES`` and more of the last cycle for each arm (in order) and seed.
 
     ``accuracy_difference`` is the difference from the first arm on the same seed, so that effects of the seed on all
     arms cancel out.
@@ -69,8 +74,9 @@ def per_seed(episodes: Sequence[Episode]) -> pd.DataFrame:
 def _episode_measures(episode: Episode) -> pd.DataFrame:
     steps, keys = episode.steps, ["arm", "seed"]
     last = steps[steps.cycle == steps.cycle.max()].groupby(keys, sort=False)
-    frame: pd.DataFrame = last[["test_accuracy", "validation_loss"]].mean()
-    frame["test_accuracy"] *= 100
+    accuracies = ["test_accuracy", "scarce_accuracy", "other_accuracy"]
+    frame: pd.DataFrame = last[[*accuracies, "validation_loss"]].mean()
+    frame[accuracies] *= 100
     agents, prices = steps.agent.nunique(), episode.trades.groupby(keys).price
     frame["purchases"] = (prices.size() / agents).reindex(frame.index, fill_value=0)
     frame["paid"] = (prices.sum() / agents).reindex(frame.index, fill_value=0)
@@ -135,13 +141,49 @@ def draw_curves(episodes: Sequence[Episode], title: str) -> Figure:
 
 
 def _draw_curve(axes: Axes, episodes: Sequence[Episode], column: str, label: str, factor: float) -> None:
-    arms = fit([str(episode.steps.arm.iloc[0]) for episode in episodes], CURVE_NAME_WIDTH)
+    arms = fit([str(episode.steps.arm.iloc[0]) for episode in episodes], ARM_NAME_WIDTH)
     for arm, episode in zip(arms, episodes, strict=True):
-        by_seed = episode.steps.groupby(["cycle", "seed"])[column].mean().unstack() * factor
-        means = [student_mean(row) for row in by_seed.to_numpy().tolist()]
-        (line,) = axes.plot(by_seed.index, [mean.value for mean in means], label=literal(arm))
-        bounds = [mean.low for mean in means], [mean.high for mean in means]
-        axes.fill_between(by_seed.index, *bounds, color=line.get_color(), alpha=0.15)
+        draw_band(axes, episode.steps.groupby(["cycle", "seed"])[column].mean().unstack() * factor, arm)
     axes.set_xlabel("cycle")
     axes.set_title(label)
+    axes.grid(alpha=0.25)
+
+
+def draw_band(axes: Axes, by_seed: pd.DataFrame, label: str, **style: Any) -> None:
+    """Draw the mean of each row over the seeds, which are the columns, and its 95 % interval, over the index."""
+    means = [student_mean(row) for row in by_seed.to_numpy().tolist()]
+    (line,) = axes.plot(by_seed.index, [mean.value for mean in means], label=literal(label), **style)
+    bounds = [mean.low for mean in means], [mean.high for mean in means]
+    axes.fill_between(by_seed.index, *bounds, color=line.get_color(), alpha=0.15)
+
+
+def draw_classes(episodes: Sequence[Episode], title: str) -> Figure:
+    """Test accuracy on the scarce and on the other classes, if there are any: over the cycles, and by class."""
+    found = set(episodes[0].classes.scarce)
+    kinds = [(name, scarce) for name, scarce in (("scarce", True), ("other", False)) if scarce in found]
+    figure = new_figure(figsize=(12, 7.2), dpi=100, layout="constrained")
+    panels = figure.subplots(2, len(kinds), sharey=True, squeeze=False)
+    for (name, scarce), (upper, lower) in zip(kinds, panels.T, strict=True):
+        _draw_curve(upper, episodes, f"{name}_accuracy", f"test accuracy on {name} classes (%)", 100)
+        _draw_by_class(lower, episodes, scarce=scarce)
+        lower.set_title(f"{name} classes one by one, at the end (%)")
+    panels[0, 0].legend()
+    figure.suptitle(literal(title), wrap=True)
+    return figure
+
+
+def _draw_by_class(axes: Axes, episodes: Sequence[Episode], *, scarce: bool) -> None:
+    """A mark with its interval for each class and arm. The arms stand side by side."""
+    for place, episode in enumerate(episodes):
+        rows = episode.classes[episode.classes.scarce == scarce]
+        by_seed = rows.groupby(["task", "class", "seed"]).test_accuracy.mean().unstack() * 100
+        means = [student_mean(row) for row in by_seed.to_numpy().tolist()]
+        where = np.arange(len(means)) + 0.7 * ((place + 0.5) / len(episodes) - 0.5)
+        halves = [(mean.high - mean.low) / 2 for mean in means]
+        axes.errorbar(where, [mean.value for mean in means], halves, fmt="o", markersize=4, linewidth=1)
+    every = 1 + len(by_seed) // CLASS_LABELS
+    names = [f"{task} {number}" if by_seed.index.levshape[0] > 1 else f"{number}" for task, number in by_seed.index]
+    rotation = 90 if max(map(len, names)) > 3 else 0
+    axes.set_xticks(np.arange(len(names))[::every], [literal(name) for name in names[::every]], rotation=rotation)
+    axes.set_xlabel("class")
     axes.grid(alpha=0.25)

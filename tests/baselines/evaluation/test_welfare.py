@@ -72,7 +72,8 @@ def episode(arm: str, rewards: list[list[float]], *, trades: bool) -> Episode:
                 }
             )
     bought_rows = [{"arm": arm, "seed": 3, "cycle": 1, "buyer": 0, "seller": 1, "price": 200, "value": 0.3}]
-    return Episode(pd.DataFrame(rows), pd.DataFrame(bought_rows if trades else [], columns=list(bought_rows[0])))
+    bought_table = pd.DataFrame(bought_rows if trades else [], columns=list(bought_rows[0]))
+    return Episode(pd.DataFrame(rows), bought_table, classes=pd.DataFrame(), confusions=pd.DataFrame())
 
 
 def test_measures_of_a_market_by_hand() -> None:
