@@ -12,6 +12,7 @@ from typing import Any
 import pettingzoo
 import pytest
 
+from paramarket_baselines.evaluation.merge_curves import COLUMNS
 from paramarket_baselines.evaluation.play import Arm, play
 from paramarket_baselines.evaluation.report import MEASURES
 from paramarket_baselines.evaluation.statistics import MEANS
@@ -105,7 +106,8 @@ def test_every_figure_is_on_the_page_of_metrics() -> None:
     env = paramarket_v0.parallel_env(market, device="cpu")
     infos = env.reset(seed=0)[1]["trader_0"]
     labels = [measure.label for measure in (*MEASURES.values(), *WELFARE.values())]
-    for name in (*labels, *MEANS.values(), *infos, *played.steps.columns, *played.trades.columns):
+    columns = [name for table in vars(played).values() for name in table.columns]
+    for name in (*labels, *MEANS.values(), *infos, *columns, *COLUMNS):
         assert f"`{name}`" in page, name
 
 
