@@ -26,7 +26,7 @@ from paramarket_env.files import claimed, expanded, write_file
 from paramarket_env.validation import lookup, require
 
 ALL = "all"
-SEEDS, QUICK_SEEDS = 8, 4
+SEEDS, QUICK_SEEDS = 10, 5
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Paper:
     name: tyro.conf.Positional[str]
     """An experiment, or `all`."""
     seeds: int | None = None
-    """Number of seeds, from 0 on. None: 8, or 4 with `--quick`."""
+    """Number of seeds, from 0 on. None: 10, or 5 with `--quick`."""
     quick: bool = False
     """Play fewer, smaller and shorter markets; their pages lie in the subfolder `quick`."""
     ray: str | None = None

@@ -28,6 +28,7 @@ from benchmarks.paper.markets import (
 from paramarket_baselines.evaluation.play import Arm
 from paramarket_env.config import MarketConfig, NetworkConfig
 from paramarket_env.learning.alignment.frank_wolfe import FrankWolfe
+from paramarket_env.learning.data.endowments import Complementary
 from paramarket_env.learning.networks.convolutional import CNN, ResNet20
 from paramarket_env.learning.parameter_sets import Span
 from paramarket_env.learning.training import Adam
@@ -67,6 +68,10 @@ def trading_markets(quick: bool) -> Iterator[tuple[Setting, MarketConfig]]:
     yield _setting("digits", "MLP 128-128", "SGD", last), grown_apart()
     yield _setting("digits", "MLP 128-128", "Adam", last), grown_apart(rounds=20).changed(optimizer=adam)
     yield _setting("digits", "MLP 512-512", "SGD", last), grown_apart(width=512)
+    scarcer = Complementary(scarcity=0.05)
+    yield _setting("digits, scarcity 0.05", "MLP 128", "SGD", last), grown_apart(depth=1).changed(endowment=scarcer)
+    shallow = grown_apart(width=64, depth=1, rounds=20).changed(endowment=scarcer, optimizer=adam)
+    yield _setting("digits, scarcity 0.05", "MLP 64", "Adam", last), shallow
     for name in DEEP:
         yield _setting("digits", name, "Adam", every), deep(name)
         yield _setting("digits", name, "Adam", last), once(deep(name))
@@ -127,6 +132,9 @@ def alignment_markets(quick: bool) -> Iterator[tuple[Setting, MarketConfig]]:
     for depth in (1, 4) if quick else (1, 3, 4, 5):
         yield of("hidden layers", str(depth)), grown_apart(depth=depth)
     yield of("optimizer", "Adam, after round 20"), grown_apart(rounds=20).changed(optimizer=Adam(lr=0.002))
+    for scarcity in (0.0, 0.05) if quick else (0.0, 0.05, 0.2, 0.4):
+        scarce = grown_apart(depth=1).changed(endowment=Complementary(scarcity))
+        yield of("scarcity", f"{scarcity}, one hidden layer"), scarce
     for name, network in INITIALISATIONS.items():
         if network != grown_apart().network:
             yield of("start", name), grown_apart().changed(network=network)
