@@ -11,12 +11,14 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
+PAGES = (".png", ".md")
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the benchmarks' pictures and the leaderboard as ``results/``."""
-    for path in (*RESULTS.glob("*.png"), RESULTS / "leaderboard.md"):
-        files.append(File.generated(config, f"results/{path.name}", abs_src_path=str(path)))
+    """Add the benchmarks' pictures, the leaderboard and the pages of the paper's experiments as ``results/``."""
+    paper = [path for path in RESULTS.glob("paper/*") if path.suffix in PAGES]
+    for path in (*RESULTS.glob("*.png"), RESULTS / "leaderboard.md", *paper):
+        files.append(File.generated(config, f"results/{path.relative_to(RESULTS).as_posix()}", abs_src_path=str(path)))
     return files
 
 
@@ -28,8 +30,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     def moved(link: re.Match[str]) -> str:
         target, anchor = link.group(1), link.group(2) or ""
         path = Path(os.path.normpath(folder / target))
-        if path.parent == RESULTS and path.suffix in (".png", ".md"):
-            place = Path("results") / path.name
+        if path.is_relative_to(RESULTS) and path.suffix in PAGES:
+            place = Path("results") / path.relative_to(RESULTS)
         elif path.is_relative_to(ROOT / "docs"):
             place = path.relative_to(ROOT / "docs")
         else:

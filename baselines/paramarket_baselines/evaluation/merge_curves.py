@@ -142,15 +142,21 @@ def curve_table(arms: Sequence[PurchaseCurves]) -> pd.DataFrame:
 
 
 def draw_merge_curves(curves: pd.DataFrame, title: str) -> Figure:
-    """The curves of each arm's first and last purchases: means over seeds with their 95 % intervals."""
-    figure = new_figure(figsize=(12, 7.2), dpi=100, layout="constrained")
-    panels = figure.subplots(2, 2, sharex=True, sharey="row")
-    for column, purchase in enumerate(("first", "last")):
+    """The curves of each arm's first and last purchases: means over seeds with their 95 % intervals.
+
+    Where nobody buys twice, the two are the same and drawn once.
+    """
+    once = curves.groupby(["arm", "seed", "buyer"]).cycle.nunique().max() == 1
+    purchases = {"first": "only purchase"} if once else {"first": "first purchase", "last": "last purchase"}
+    figure = new_figure(figsize=(12, 1 + 3.6 * len(purchases)), dpi=100, layout="constrained")
+    panels = figure.subplots(len(purchases), 2, sharex=True, sharey="col", squeeze=False)
+    for (left, right), (purchase, name) in zip(panels, purchases.items(), strict=True):
         chosen = curves[curves.purchase == purchase]
-        _draw_curves(panels[0, column], chosen, "validation_loss", f"{purchase} purchase: validation loss (nats)", 1)
-        _draw_curves(panels[1, column], chosen, "validation_accuracy", "validation accuracy (%)", 100)
-        panels[1, column].set_xlabel("merge weight (0: buyer, 1: seller)")
-    panels[0, 0].legend()
+        _draw_curves(left, chosen, "validation_accuracy", f"{name}: validation accuracy (%)", 100)
+        _draw_curves(right, chosen, "validation_loss", f"{name}: validation loss (nats)", 1)
+    for axes in panels[-1]:
+        axes.set_xlabel("merge weight (0: buyer, 1: seller)")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.suptitle(literal(title), wrap=True)
     return figure
 

@@ -83,4 +83,11 @@ def test_a_line_is_drawn_for_each_arm_and_alignment() -> None:
     assert [len(axes.lines) for axes in figure.axes] == [3, 3, 3, 3]
     last = curves[(curves.purchase == "last") & curves.aligned]
     expected = last.groupby("merge_weight").validation_loss.mean()
-    np.testing.assert_allclose(figure.axes[1].lines[1].get_ydata(), expected)
+    np.testing.assert_allclose(figure.axes[3].lines[1].get_ydata(), expected)
+
+
+def test_purchases_of_agents_that_buy_once_are_drawn_once() -> None:
+    _, trades, curves = watched(tiny_market(action_mode="round", opens_at=6), "paper")
+    assert len(trades) > 0
+    accuracy, loss = draw_merge_curves(curves, "title").axes
+    assert len(accuracy.lines) == len(loss.lines) == 2
