@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import Any
 
 import pandas as pd
-import torch
 
 from paramarket_baselines.evaluation.play import Arm, Episode, play
 from paramarket_baselines.evaluation.results import machine, provenance
@@ -68,13 +67,12 @@ class Cell:
 
 
 def play_cell(cell: Cell, device: str, folders: Folders) -> Result:
-    """Play a cell with one thread, so that its figures do not depend on the number of cores."""
-    torch.set_num_threads(1)
+    """Play a cell. ``hole`` says why its market cannot be built, such as that there are no data."""
     try:
         config = located(cell.config, folders)
         chosen = device_for(config, cell.seeds, device)
         episode = play(config, cell.arm, range(cell.seeds), chosen)
-    except (ValueError, OSError, ImportError) as error:  # the market cannot be built
+    except (ValueError, OSError, ImportError) as error:
         return {"hole": str(error)}
     origin = provenance(range(cell.seeds), chosen, dated=False)
     frame = measures(episode, config.economy.tick).astype(object)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context, parent_process
 from threading import Thread
 
+import torch
+
 from benchmarks.paper.cells import Cell, Folders, Result, play_cell
 from paramarket_env.market.devices import resolve_device
 
@@ -35,7 +37,7 @@ class Runner:
         workers = 1 if resolve_device(self.device).type == "cuda" else os.cpu_count() or 1
         pool = ProcessPoolExecutor(min(workers, len(cells)), get_context("spawn"), _end_with_parent)
         try:
-            futures = {pool.submit(play_cell, cell, self.device, self.folders): cell for cell in cells}
+            futures = {pool.submit(play_on_one_thread, cell, self.device, self.folders): cell for cell in cells}
             for future in as_completed(futures):
                 yield futures[future], future.result()
         finally:
@@ -47,12 +49,18 @@ class Runner:
         except ImportError as error:
             raise ImportError("--ray needs Ray: pip install 'paramarket-env[rllib]'") from error
         ray.init(address, ignore_reinit_error=True, log_to_driver=False)
-        task = ray.remote(num_cpus=1)(play_cell)
+        task = ray.remote(num_cpus=1)(play_on_one_thread)
         waiting = {task.remote(cell, self.device, self.folders): cell for cell in cells}
         while waiting:
             ready, _ = ray.wait(list(waiting))
             for reference in ready:
                 yield waiting.pop(reference), ray.get(reference)
+
+
+def play_on_one_thread(cell: Cell, device: str, folders: Folders) -> Result:
+    """Play a cell so that its figures do not depend on the number of cores."""
+    torch.set_num_threads(1)
+    return play_cell(cell, device, folders)
 
 
 def _end_with_parent() -> None:

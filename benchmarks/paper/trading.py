@@ -79,7 +79,7 @@ def trading_markets(quick: bool) -> Iterator[tuple[Setting, MarketConfig]]:
     if not quick:
         authors = fashion(quick).changed(protocol="authors", validation_samples=None)
         yield _setting("Fashion-MNIST, authors' protocol", "authors' MLP", "SGD", every), authors
-        with_adam = authors.changed(optimizer=Adam(lr=1e-2), scarcity=0.2, opens_at=1)
+        with_adam = authors.changed(optimizer=Adam(lr=1e-2), endowment=Complementary(scarcity=0.2), opens_at=1)
         yield _setting("Fashion-MNIST, authors' protocol", "authors' MLP", "Adam", every), with_adam
 
 

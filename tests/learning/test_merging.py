@@ -65,6 +65,32 @@ def test_prefixes_are_the_first_layers() -> None:
     assert [tensors_of(mask) for mask in sets.values()] == [set(TENSORS[:2]), set(TENSORS[:4]), set(TENSORS)]
 
 
+@pytest.mark.parametrize(
+    ("rule", "name", "tensors"),
+    [
+        ("span(first=0, last=0)", "layer1", TENSORS[:2]),
+        ("span(last=1)", "layer1_to_layer2", TENSORS[:4]),
+        ("span:1", "layer2_to_layer3", TENSORS[2:]),
+        ("span", "layer1_to_layer3", TENSORS),
+    ],
+)
+def test_a_span_has_consecutive_layers(rule: str, name: str, tensors: list[str]) -> None:
+    assert {name: set(tensors)} == {good: tensors_of(mask) for good, mask in goods(rule).items()}
+
+
+@pytest.mark.parametrize(
+    ("rule", "error"),
+    [
+        ("span(first=2, last=1)", r"span.last=1 is not allowed: it must be None, or at least first=2"),
+        ("span(last=3)", r"broker.parameter_sets=Span\(first=0, last=3\) is not allowed: .* the network's 3 layers"),
+        ("span:3", r"broker.parameter_sets=Span\(first=3, last=None\) is not allowed"),
+    ],
+)
+def test_a_span_outside_of_the_network_is_refused(rule: str, error: str) -> None:
+    with pytest.raises(ValueError, match=error):
+        goods(rule)
+
+
 def test_an_unknown_rule_is_refused_with_those_that_exist() -> None:
     with pytest.raises(ValueError, match=r"unknown parameter set rule 'halves': choose from full, layers, prefixes"):
         goods("halves")
