@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -82,9 +83,15 @@ def test_all_goes_on_without_data_and_lists_the_hole(tmp_path: Path) -> None:
     assert {"tiny.md", "clothes.md", "index.md"} < set(made)
     index = made["index.md"].decode()
     assert "## Claim 2: [clothes](clothes.md)" in index
-    assert "- clothes, clothes, out of market: " in index.partition("## Holes")[2]
+    assert "- clothes, clothes, out of market; clothes, market unaligned: " in index.partition("## Holes")[2]
     assert "train-images-idx3-ubyte" in index
     assert "Not played:" in made["clothes.md"].decode()
+
+
+def test_a_full_run_that_needs_a_gpu_is_a_hole_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(command.EXPERIMENTS, "tiny", replace(TINY, needs_gpu=True))
+    assert not run(tmp_path, "tiny")
+    assert "quick/tiny.md" in run(tmp_path, "tiny", "--quick")
 
 
 def test_the_folder_of_data_is_no_part_of_a_hash(tmp_path: Path) -> None:
