@@ -23,6 +23,7 @@ from benchmarks.paper.store import Store
 from paramarket_baselines.evaluation.display import new_console
 from paramarket_baselines.evaluation.results import write_picture
 from paramarket_env.files import claimed, expanded, write_file
+from paramarket_env.market.devices import resolve_device
 from paramarket_env.validation import lookup, require
 
 ALL = "all"
@@ -81,15 +82,37 @@ class Paper:
         return f"python -m benchmarks.paper {name} --seeds {self.num_seeds}{quick}"
 
 
-def fill(store: Store, cells: Sequence[Cell], runner: Runner, console: Console) -> dict[str, str]:
-    """Play the cells that are missing and keep their results; returns why others cannot be played, by hash."""
-    missing, holes = store.missing(cells), {}
+Offered = dict[Cell, str]
+"""The cells of an experiment, each with the reason why it cannot be played, or an empty text."""
+
+
+def offered(options: Paper, name: str) -> Offered:
+    """The cells of an experiment, before any is played."""
+    experiment = EXPERIMENTS[name]
+    cells = experiment.cells(options.num_seeds, quick=options.quick)
+    if experiment.needs_gpu and not options.quick and resolve_device(options.device).type == "cpu":
+        return dict.fromkeys(cells, "the full run needs a GPU")
+    return {cell: cell.refusal() for cell in cells}
+
+
+def fill(store: Store, offers: Sequence[Offered], runner: Runner, console: Console) -> None:
+    """Play the cells that are missing and keep their results; those without data get a reason."""
+    playable = [cell for offer in offers for cell, why in offer.items() if not why]
+    missing, holes = store.missing(playable), {}
     for cell, result in track(runner.play(missing), "cells", total=len(missing), console=console):
         if "hole" in result:
             holes[cell.hash] = result["hole"]
         else:
             store.write(cell, result)
-    return holes
+    for offer in offers:
+        offer.update({cell: why or holes.get(cell.hash, "") for cell, why in offer.items()})
+
+
+def page_of(options: Paper, name: str, offer: Offered, store: Store) -> Page:
+    """The page of an experiment, from the cells that are kept."""
+    table = store.table([cell for cell, why in offer.items() if not why])
+    holes = {cell.label: why for cell, why in offer.items() if why}
+    return Page(name, EXPERIMENTS[name], table, options.command(name), options.quick, holes)
 
 
 def write_page(folder: Path, page: Page) -> None:
@@ -102,28 +125,15 @@ def write_page(folder: Path, page: Page) -> None:
 def make(options: Paper, console: Console) -> None:
     """Play what is missing, and make the pages of all experiments that have figures."""
     store = Store(options.out / "cells")
-    cells, holes = {}, {}
-    for name in options.names:
-        given = {cell: cell.refusal() for cell in EXPERIMENTS[name].cells(options.num_seeds, quick=options.quick)}
-        cells[name] = [cell for cell, why in given.items() if not why]
-        holes[name] = {cell.label: why for cell, why in given.items() if why}
-    why = fill(store, [cell for each in cells.values() for cell in each], options.runner, console)
-    for name, each in cells.items():
-        holes[name] |= {cell.label: why[cell.hash] for cell in each if cell.hash in why}
-    tables = {name: store.table(each) for name, each in cells.items()}
-    pages = {
-        name: Page(name, EXPERIMENTS[name], table, options.command(name), options.quick, holes[name])
-        for name, table in tables.items()
-        if len(table)
-    }
-    for page in pages.values():
-        write_page(options.folder, page)
-        console.print(page.name, *page.sentences, sep="\n  ")
-    for name, found in holes.items():
-        for label, reason in found.items():
-            console.print(f"not played: {name}, {label}: {reason}")
+    offers = {name: offered(options, name) for name in options.names}
+    fill(store, list(offers.values()), options.runner, console)
+    pages = [page_of(options, name, offer, store) for name, offer in offers.items()]
+    for page in pages:
+        if page.filled:
+            write_page(options.folder, page)
+        console.print(page.name, *page.sentences, *page.missing, sep="\n  ")
     if options.name == ALL:
-        write_file(options.folder / "index.md", index(pages, holes))
+        write_file(options.folder / "index.md", index(pages))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

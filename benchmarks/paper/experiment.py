@@ -68,6 +68,8 @@ class Experiment:
     """The column of the settings that is the horizontal axis of the picture, if their values are numbers in order."""
     measures: tuple[str, ...] = ("test_accuracy",)
     """The tables of the page."""
+    needs_gpu: bool = False
+    """Whether a CPU would take too long for the full run."""
     summary: Callable[[Grouped], list[str]] | None = None
     """Further sentences that are computed from the figures."""
     note: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from benchmarks.paper.cifar import CIFAR10_MLP, CIFAR10_RESNET
 from benchmarks.paper.economy import PRICING
 from benchmarks.paper.experiment import Experiment
 from benchmarks.paper.merging import MERGING
@@ -21,5 +22,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "gap": GAP,
     "protocols": PROTOCOLS,
     "merging": MERGING,
+    "cifar10": CIFAR10_MLP,
+    "cifar10-resnet": CIFAR10_RESNET,
 }
 """Each is one entry of data; a new one needs its line here."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,6 +23,12 @@ LEGEND = (
     "{means}, ± half-widths of 95 % intervals over the seeds. Differences are paired by seed. An order is supported if "
     "the intervals of all its steps are above zero. The intervals are not corrected for their number."
 )
+
+LISTED = 6
+"""The largest number of cells that a page lists by name."""
+
+UNCLAIMED = 10
+"""The place in the index of experiments that test no claim."""
 
 QUICK = "**Quick run**: it has fewer seeds, and smaller or shorter markets than the full run."
 
@@ -56,8 +62,23 @@ class Page:
         return findings(self.experiment, self.grouped)
 
     @property
+    def filled(self) -> bool:
+        """Whether anything was played."""
+        return not self.table.empty
+
+    @property
+    def missing(self) -> list[str]:
+        """The cells that were not played, by the reason why."""
+        labels: dict[str, list[str]] = {}
+        for label, why in self.holes.items():
+            labels.setdefault(why, []).append(label)
+        return [f"{_listed(which)}: {why}" for why, which in labels.items()]
+
+    @property
     def sentences(self) -> list[str]:
         """The verdicts in words."""
+        if not self.filled:
+            return []
         found = [finding.sentence for finding in self.findings]
         return found + (self.experiment.summary(self.grouped) if self.experiment.summary else [])
 
@@ -75,7 +96,7 @@ class Page:
             f"![{KINDS[experiment.measures[0]].label}]({self.name}.png)",
             *(part for measure in experiment.measures for part in self._table(measure)),
             LEGEND.format(means=MEANS[experiment.by]),
-            *self._holes(),
+            *(["Not played:", "\n".join(f"- {line}" for line in self.missing)] if self.missing else []),
             self._origin(),
         ]
         return "\n\n".join(parts) + "\n"
@@ -95,11 +116,6 @@ class Page:
         title = "percent, and differences in points" if measure == "test_accuracy" else kind.unit
         return [f"## {kind.label}, {title}", markdown(rows, labels, "setting")]
 
-    def _holes(self) -> list[str]:
-        if not self.holes:
-            return []
-        return ["Not played:", "\n".join(f"- {label}: {why}" for label, why in self.holes.items())]
-
     def _origin(self) -> str:
         machines = ", ".join(sorted(set(self.table.device)))
         versions = "; ".join(sorted(set(self.table.versions)))
@@ -107,16 +123,20 @@ class Page:
         return f"Figures: [{self.name}.csv]({self.name}.csv). Seeds {seeds}; {machines}; {versions}."
 
 
-def index(pages: Mapping[str, Page], holes: Mapping[str, Mapping[str, str]]) -> str:
-    """The page of all experiments, first those that test a claim; ``holes`` lists what was not played by experiment."""
-    order = sorted(pages.items(), key=lambda item: item[1].experiment.claim or 99)
+def _listed(labels: Sequence[str]) -> str:
+    return "; ".join(labels) if len(labels) <= LISTED else f"{len(labels)} cells"
+
+
+def index(pages: Sequence[Page]) -> str:
+    """The page of all experiments, first those that test a claim, and what was not played."""
+    filled = [page for page in pages if page.filled]
     parts = ["# The paper's claims and what came out here"]
-    for name, page in order:
+    for page in sorted(filled, key=lambda page: page.experiment.claim or UNCLAIMED):
         claim = f"Claim {page.experiment.claim}: " if page.experiment.claim else ""
         parts += [
-            f"## {claim}[{name}]({name}.md)",
+            f"## {claim}[{page.name}]({page.name}.md)",
             page.experiment.question,
             "\n".join(f"- {sentence}" for sentence in page.sentences),
         ]
-    missing = [f"- {name}, {label}: {why}" for name, found in holes.items() for label, why in found.items()]
+    missing = [f"- {page.name}, {line}" for page in pages for line in page.missing]
     return "\n\n".join([*parts, "## Holes", "\n".join(missing) or "Everything was played."]) + "\n"
