@@ -71,7 +71,10 @@ def _where(chosen: Tensor, mine: Purchases, others: Purchases) -> Purchases:
 
 
 class PurchaseCurves:
-    """Watches an episode (see ``play``), and then computes the curves of each agent's first and last purchase."""
+    """Watches an episode (see ``play``), and then computes the curves of each agent's first and last purchase.
+
+    It sees the networks after each step, so it does not know of averages that an arm takes before the next.
+    """
 
     def __init__(self, arm: str, seeds: Sequence[int]) -> None:
         self.arm, self.seeds = arm, np.asarray(seeds)

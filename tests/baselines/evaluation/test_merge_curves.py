@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from paramarket_baselines.evaluation.merge_curves import (
     COLUMNS,
@@ -17,6 +18,7 @@ from paramarket_baselines.evaluation.merge_curves import (
 )
 from paramarket_baselines.evaluation.play import Arm, play, unaligned
 from paramarket_env.config import MarketConfig
+from paramarket_env.interface.batch import MarketBatch
 from tests.helpers import CROWD, priced_market, tiny_market
 from tests.learning.networks.test_statistics import NORMED
 
@@ -61,6 +63,24 @@ def test_a_curve_begins_at_the_buyers_loss_and_passes_through_the_quote(changes:
             assert loss[True, weight] == pytest.approx(loss[True].drop([0.0, 1.0]).min(), abs=1e-5)
     assert curves.validation_accuracy.between(0, 1).all()
     assert not np.allclose(*(rows.validation_loss for _, rows in curves.groupby("aligned")))
+
+
+def test_purchases_keep_the_networks_as_they_stood_before_whatever_becomes_of_them() -> None:
+    batch, curves = MarketBatch(tiny_market(action_mode="round"), 2, "cpu"), PurchaseCurves("arm", SEEDS)
+    batch.reset(torch.tensor(SEEDS))
+    curves.watch(batch, None)
+    state = batch.engine.state
+    held, orders = state.parameters, state.quotes.permutations
+    before, order = held.clone(), orders[:, :, 0].clone()
+    record = batch.step(torch.tensor([[[1, 1, 0], [1, 1, 0]]] * 2)).record
+    assert record.bought.all()
+    held.zero_()
+    orders.zero_()
+    curves.watch(batch, record)
+    for purchases in (curves.first, curves.last):
+        assert torch.equal(purchases.buyers, before)
+        assert torch.equal(purchases.sellers, before.flip(1))
+        assert torch.equal(purchases.permutations, order)
 
 
 def test_a_market_that_does_not_align_has_one_curve_of_a_purchase() -> None:
