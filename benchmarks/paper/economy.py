@@ -30,10 +30,10 @@ PRICING = Experiment(
     orders=(
         Order(
             (OUTSIDE.name, PAPER),
-            "Agents that trade at the paper's prices are better off than out of the market",
+            "Agents are better off at these prices than out of the market",
             "return",
         ),
-        Order((OUTSIDE.name, PAPER), "Sellers earn money at these prices", "received"),
+        Order((OUTSIDE.name, PAPER), "Sellers earn money at the prices of the paper's rule", "received"),
         Order((OUTSIDE.name, PAPER), "Buyers keep a surplus at these prices", "surplus"),
         Order(("random", PAPER), "The paper's rule earns more than random prices", "received"),
         Order(("cost-plus", PAPER), "The paper's rule earns more than a margin on costs", "received"),
