@@ -165,7 +165,7 @@ class BrokerConfig:
     """The goods for sale, the broker's alignment and merging, and the cycles in which the market is open."""
 
     parameter_sets: Annotated[ParameterSetRule, PARAMETER_SETS] = full
-    """The parts sold as one good: the ``full`` network, its ``layers``, ``prefixes`` of them, or a ``span`` of them."""
+    """The parts sold as one good: the ``full`` network, its ``layers`` one by one, ``prefixes`` or a ``span``."""
     aligner: Annotated[Aligner, ALIGNERS] = WeightMatching()
     """The method that brings the seller's hidden units into the buyer's order before a merge, or ``none``."""
     merger: Annotated[Merger, MERGERS] = Linear()

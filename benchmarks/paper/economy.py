@@ -28,12 +28,16 @@ PRICING = Experiment(
         *(Arm(rule, (f"paper+{rule}",), partial(with_rules, disclosure=needs)) for rule, needs in RULES.items()),
     ),
     orders=(
-        Order((OUTSIDE.name, PAPER), "Agents that price by the paper's rule are better off than out of it", "return"),
-        Order((OUTSIDE.name, PAPER), "Sellers that price by it have revenue", "received"),
-        Order((OUTSIDE.name, PAPER), "Buyers keep a surplus", "surplus"),
-        Order(("random", PAPER), "It earns more than random prices", "received"),
-        Order(("cost-plus", PAPER), "It earns more than a fixed margin on costs", "received"),
-        Order((PAPER, "omniscient"), "A seller that knows every value would earn more", "received"),
+        Order(
+            (OUTSIDE.name, PAPER),
+            "Agents are better off at these prices than out of the market",
+            "return",
+        ),
+        Order((OUTSIDE.name, PAPER), "Sellers earn money at the prices of the paper's rule", "received"),
+        Order((OUTSIDE.name, PAPER), "Buyers keep a surplus at these prices", "surplus"),
+        Order(("random", PAPER), "The paper's rule earns more than random prices", "received"),
+        Order(("cost-plus", PAPER), "The paper's rule earns more than a margin on costs", "received"),
+        Order((PAPER, "omniscient"), "Sellers that know every value would earn more", "received"),
     ),
     measures=("return", "received", "surplus", "test_accuracy"),
     note=(
