@@ -59,7 +59,8 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "kernels": set(),
         "networks": {"memory"},
         "data": {"memory"},
-        "alignment": {"kernels", "networks"},
+        "activations": {"networks"},
+        "alignment": {"kernels", "networks", "activations"},
         "heads": {"networks"},
         "parameter_sets": {"networks", "heads"},
         "statistics": {"memory", "networks", "data"},
@@ -67,7 +68,11 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "evaluation": {"memory", "kernels", "networks", "data"},
         "bounds": {"memory", "networks", "data", "training"},
         "trials": {"memory", "kernels", "networks", "data", "alignment", "evaluation", "statistics"},
-        "merging": {"networks", "parameter_sets", "trials"},
+        "merging": {
+            *("memory", "networks", "data", "alignment", "evaluation"),
+            *("parameter_sets", "statistics", "trials"),
+        },
+        "mergers": {"memory", "networks", "data", "activations", "merging"},
         "curves": {"memory", "networks", "data", "evaluation", "merging", "statistics"},
     },
     "paramarket_env.learning.kernels": {
@@ -115,6 +120,12 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "assignment": set(),
         "weight_matching": {"permutations", "aligner", "inner_products", "assignment"},
         "frank_wolfe": {"permutations", "aligner", "inner_products", "assignment", "weight_matching"},
+    },
+    "paramarket_env.learning.mergers": {
+        "__init__": set(),
+        "spherical": set(),
+        "fisher": set(),
+        "regmean": set(),
     },
     "paramarket_env.market": {
         "__init__": set(),
