@@ -30,7 +30,7 @@ from paramarket_env.learning.alignment.weight_matching import WeightMatching
 from paramarket_env.learning.data import images  # noqa: F401  # registered by name
 from paramarket_env.learning.data.datasets import DATASETS, DatasetSource, Digits
 from paramarket_env.learning.data.endowments import ENDOWMENTS, Complementary, Endowment, SplitProtocol, SplitSizes
-from paramarket_env.learning.mergers import fisher, regmean, spherical  # noqa: F401  # registered by name
+from paramarket_env.learning.mergers import best_of, fisher, pleas, regmean, spherical, task_vectors  # noqa: F401  # by name
 from paramarket_env.learning.merging import MERGERS, Linear, Merger
 from paramarket_env.learning.networks import convolutional, transformer  # noqa: F401  # registered by name
 from paramarket_env.learning.networks.mlp import MLP

@@ -72,7 +72,7 @@ LAYERS: dict[str, dict[str, set[str]]] = {
             *("memory", "networks", "data", "alignment", "evaluation"),
             *("parameter_sets", "statistics", "trials"),
         },
-        "mergers": {"memory", "networks", "data", "activations", "merging"},
+        "mergers": {"memory", "networks", "data", "heads", "activations", "parameter_sets", "trials", "merging"},
         "curves": {"memory", "networks", "data", "evaluation", "merging", "statistics"},
     },
     "paramarket_env.learning.kernels": {
@@ -126,6 +126,9 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "spherical": set(),
         "fisher": set(),
         "regmean": set(),
+        "pleas": set(),
+        "task_vectors": set(),
+        "best_of": {"regmean"},
     },
     "paramarket_env.market": {
         "__init__": set(),

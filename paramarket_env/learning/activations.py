@@ -83,21 +83,26 @@ def require_affine_layers(field: str, value: object, network: Network) -> None:
 Keep = Callable[[Tensor], Tensor]
 
 
-def entering(network: Network, parameters: Tensor, inputs: Tensor, keep: Keep) -> PerLayer:
+def entering(
+    network: Network, parameters: Tensor, inputs: Tensor, keep: Keep, only: AffineLayer | None = None
+) -> PerLayer:
     """What ``keep`` returns for the input of each layer, of R networks ``[R, P]`` in ``eval`` mode: ``[R, ...]``.
 
     The networks have their own samples ``[R, n, *features]``. ``keep`` gets ``[inputs + 1, columns]``, with a column
-    for each sample, and for each place or token of it. The last row is 1, or 0 in a layer without a bias. A layer that
-    the module does not call is left out.
+    for each sample, and for each place or token of it. The last row is 1, or 0 in a layer without a bias. ``only``
+    is a layer alone; None: all.
     """
     plain, rows = _plain(network), []
+    layers = plain.layers if only is None else (only,)
     for vector, samples in zip(parameters, inputs, strict=True):
         tensors = dict(zip(plain.names, split(network, vector).values(), strict=True))
-        rows.append(_entering(plain, tensors, samples, keep))
-    return {layer: torch.stack([row[layer] for row in rows]) for layer in plain.layers if layer in rows[0]}
+        rows.append(_entering(plain.module, layers, tensors, samples, keep))
+    return {layer: torch.stack([row[layer] for row in rows]) for layer in layers}
 
 
-def _entering(plain: _Plain, tensors: dict[str, Tensor], samples: Tensor, keep: Keep) -> PerLayer:
+def _entering(
+    module: nn.Module, layers: tuple[AffineLayer, ...], tensors: dict[str, Tensor], samples: Tensor, keep: Keep
+) -> PerLayer:
     found: PerLayer = {}
 
     def hold(layer: AffineLayer, child: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -105,12 +110,9 @@ def _entering(plain: _Plain, tensors: dict[str, Tensor], samples: Tensor, keep: 
         ones = torch.full_like(columns[:1], layer.bias is not None)
         found[layer] = keep(torch.cat([columns, ones]))
 
-    hooks = [
-        plain.module.get_submodule(layer.module).register_forward_pre_hook(partial(hold, layer))
-        for layer in plain.layers
-    ]
+    hooks = [module.get_submodule(layer.module).register_forward_pre_hook(partial(hold, layer)) for layer in layers]
     try:
-        functional_call(plain.module, tensors, (samples,))
+        functional_call(module, tensors, (samples,))
     finally:
         for hook in hooks:
             hook.remove()
@@ -142,6 +144,18 @@ def with_affine(network: Network, parameters: Tensor, layers: PerLayer) -> Tenso
         if layer.bias is not None:
             tensors[layer.bias] = new[..., -1].to(parameters.dtype)
     return torch.cat(tensors, dim=1)
+
+
+def solve(products: Tensor, right: Tensor, ridge: float) -> Tensor:
+    """The solutions x of ``products @ x = right``, float64 ``[Q, inputs, outputs]``.
+
+    The share ``ridge`` of the mean of their diagonal is added to the diagonal of the ``products``, ``[Q, inputs,
+    inputs]``. A solution is not finite if its products are not.
+    """
+    diagonal = products.diagonal(dim1=1, dim2=2)
+    added = ridge * diagonal.mean(1, keepdim=True) + torch.finfo(torch.float32).tiny
+    solution: Tensor = torch.linalg.solve_ex(products + torch.diag_embed(added.expand_as(diagonal)), right).result
+    return solution
 
 
 def words_of_layers(network: Network) -> int:

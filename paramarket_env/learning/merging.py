@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Annotated, ClassVar, Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -58,8 +58,10 @@ class Merger(Protocol):
     random numbers come from a seeded stream.
     """
 
-    needs_common_start: ClassVar[bool] = False
-    """Whether the merger uses the network with which all agents began. It then demands ``network.common_start``."""
+    @property
+    def needs_common_start(self) -> bool:
+        """Whether the merger uses the network with which all agents began. It then demands ``network.common_start``."""
+        return False
 
     @property
     def weights(self) -> tuple[float, ...]:

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from paramarket_env.config import MarketConfig
-from paramarket_env.learning.activations import SAMPLES, affine, entering
+from paramarket_env.learning.activations import SAMPLES, affine, affine_layers, entering
 from paramarket_env.learning.data.datasets import DATASETS
+from paramarket_env.learning.mergers.best_of import BestOf
 from paramarket_env.learning.mergers.fisher import Fisher, fisher_information
+from paramarket_env.learning.mergers.pleas import Pleas
 from paramarket_env.learning.mergers.regmean import RegMean
 from paramarket_env.learning.mergers.spherical import Spherical, slerp
-from paramarket_env.learning.merging import MERGERS, MergeInputs, Merger
+from paramarket_env.learning.mergers.task_vectors import Dare, TaskArithmetic, Ties
+from paramarket_env.learning.merging import MERGERS, Linear, MergeInputs, Merger
 from paramarket_env.learning.networks.convolutional import CNN, VGG16
 from paramarket_env.learning.networks.mlp import MLP, MLPNetwork
 from paramarket_env.learning.networks.modules import from_module
@@ -23,7 +26,7 @@ from paramarket_env.learning.networks.network import ARCHITECTURES, Network, ini
 from paramarket_env.market.engine import Engine
 from paramarket_env.market.snapshot import fork, snapshot
 from paramarket_env.seeding import stream
-from tests.helpers import frozen, module_loss, new_engine, orders, random_orders, tiny_market
+from tests.helpers import frozen, logits, module_loss, new_engine, orders, random_orders, tiny_market
 
 DATASET = DATASETS.parse("digits")()
 NETWORKS = {"mlp": MLP(hidden=(8, 6)), "cnn": CNN(channels=(2, 2), hidden=4)}
@@ -71,7 +74,6 @@ def test_the_quoted_loss_is_that_of_what_is_delivered_and_the_rest_is_the_buyers
         assert module_loss(engine, delivered, validation) == pytest.approx(quoted, rel=1e-4)
         outside = ~engine.broker.goods.masks[offer % len(engine.broker.goods.names)]
         assert torch.equal(delivered[outside], before.parameters[0, 1][outside])
-        assert not torch.equal(delivered, before.parameters[0, 1])
 
 
 @pytest.mark.parametrize("name", MERGERS)
@@ -150,6 +152,77 @@ def test_a_merge_is_the_candidate_chosen_within_the_set(name: str) -> None:
         torch.testing.assert_close(merged[pair][sets], candidates[pair, chosen[pair]][sets], rtol=0, atol=1e-6)
 
 
+def test_task_arithmetic_at_one_half_is_the_linear_mean() -> None:
+    inputs = inputs_for(network_of(NETWORKS["mlp"]))
+    merged = TaskArithmetic(weights=(0.5, 1.0)).candidates(inputs)
+    mean = torch.lerp(inputs.buyers, inputs.sellers, 0.5)
+    torch.testing.assert_close(merged[:, 0], mean, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(merged[:, 1], inputs.buyers + inputs.sellers - inputs.start, rtol=1e-5, atol=1e-6)
+
+
+def test_ties_keeps_the_large_entries_and_elects_their_sign() -> None:
+    buyers = torch.tensor([[4.0, 1.0, -3.0, 2.0, 0.5, 9.0]])
+    sellers = torch.tensor([[2.0, -5.0, 2.0, 0.1, 0.2, -9.0]])
+    masks = torch.tensor([[True, True, True, True, True, False]])
+    found = Ties(density=0.6).change(buyers, sellers, masks)
+    # Trimmed: buyer 4 0 -3 2 0, seller 2 -5 2 0 0. The entry outside of the set does not count.
+    assert found[0, :5].tolist() == [3.0, -5.0, -3.0, 2.0, 0.0]
+
+
+def test_identical_networks_stay_as_they_are_under_ties_that_trims_nothing() -> None:
+    inputs = inputs_for(network_of(NETWORKS["mlp"]), like=True)
+    merged = Ties(weights=(1.0,), density=1.0).candidates(inputs)[:, 0]
+    torch.testing.assert_close(merged, inputs.buyers, rtol=1e-5, atol=1e-6)
+
+
+def test_dare_drops_its_share_and_keeps_the_sum_on_average() -> None:
+    ones = torch.ones(1, 100_000)
+    found = Dare(rate=0.75).change(ones, torch.zeros_like(ones), ones.bool())
+    assert found.unique().tolist() == [0.0, 4.0]
+    assert float(found.mean()) == pytest.approx(1, abs=0.02)
+    both = Dare(rate=0.75).change(ones, ones, ones.bool())
+    assert both.unique().tolist() == [0.0, 4.0, 8.0]  # buyers and sellers lose different entries
+
+
+def test_dare_that_drops_nothing_is_task_arithmetic() -> None:
+    inputs = inputs_for(network_of(NETWORKS["mlp"]))
+    assert torch.equal(Dare(rate=0).candidates(inputs), TaskArithmetic().candidates(inputs))
+
+
+@pytest.mark.parametrize("name", [name for name in MERGERS if merger_named(name).needs_common_start])
+def test_task_vectors_need_a_common_start(name: str) -> None:
+    with pytest.raises(ValueError, match=r"broker.merger.*must be another one unless network.common_start=True"):
+        market_of(name, common_start=False)
+
+
+# --- the best of several ----------------------------------------------------------------------------------------------
+
+
+def test_the_best_of_several_quotes_the_least_of_their_losses() -> None:
+    parts = ("linear(weights=(0.2, 0.5))", "spherical(weights=(0.5,))", "regmean")
+    engines = [new_engine(tiny_market(merger=each), [0, 1]) for each in (*parts, f"best-of(mergers={parts})")]
+    for engine in engines:
+        engine.step(orders(engine, train=(0, 1)))
+    *single, best = (engine.state.quotes.loss for engine in engines)
+    torch.testing.assert_close(best, torch.stack(single).amin(0))
+    assert len(engines[-1].state.quotes.candidate.unique()) > 1
+
+
+def test_the_best_of_several_has_a_textual_form_with_those_of_its_parts() -> None:
+    merger = BestOf(mergers=(Spherical(weights=(0.5,)), Ties(density=0.4)))
+    text = MERGERS.text(merger)
+    assert text == "best-of(mergers=('spherical(weights=(0.5,))', 'ties(density=0.4)'))"
+    assert MERGERS.parse(text) == merger
+    assert merger.needs_common_start
+    assert merger.weights == (0.5, *Ties().weights)
+
+
+def test_the_best_of_several_serves_what_all_of_them_serve() -> None:
+    network = network_of(VGG16(width=0.05, norm="batch"))
+    with pytest.raises(ValueError, match=r"broker.merger=Fisher"):
+        BestOf(mergers=("linear", "fisher")).require_serves(network)
+
+
 # --- inputs of layers -------------------------------------------------------------------------------------------------
 
 
@@ -160,9 +233,8 @@ def test_layers_times_their_inputs_give_the_logits(name: str) -> None:
     samples = DATASET.take(torch.arange(10).view(2, 5))
     found = entering(network, parameters, samples, torch.clone)
     head = list(found)[-1]
-    logits = affine(network, parameters, head) @ found[head]
-    expected = network.body(parameters[:, None, network.stem_size :], network.stem(parameters[:, None], samples))
-    torch.testing.assert_close(logits, expected.squeeze(1), rtol=1e-4, atol=1e-5)
+    expected = logits(network, parameters[:, None], samples).squeeze(1)
+    torch.testing.assert_close(affine(network, parameters, head) @ found[head], expected, rtol=1e-4, atol=1e-5)
 
 
 # --- closed forms -----------------------------------------------------------------------------------------------------
@@ -240,6 +312,48 @@ def test_regmean_of_one_layer_is_the_least_squares_solution_of_both() -> None:
         torch.testing.assert_close(merged[pair, :size], average[:size], rtol=1e-4, atol=1e-5)  # the same inputs
 
 
+def test_a_fitted_single_layer_has_the_average_of_both_networks_logits() -> None:
+    inputs = inputs_for(LINEAR, samples=SAMPLES)
+    merged = Pleas(weights=(0.3,)).candidates(inputs)[:, 0]
+    torch.testing.assert_close(merged, torch.lerp(inputs.buyers, inputs.sellers, 0.3), rtol=1e-4, atol=1e-5)
+
+
+def test_a_fitted_network_is_nearer_to_both_networks_logits_than_the_averaged_one() -> None:
+    network = network_of(MLP(hidden=(16, 12)))
+    inputs = inputs_for(network, samples=SAMPLES)
+    samples = DATASET.take(inputs.samples)
+    mine, theirs = (logits(network, each[:, None], samples) for each in (inputs.buyers, inputs.sellers))
+    mean = torch.lerp(mine, theirs, 0.5)
+    fitted, averaged = (
+        (logits(network, merger.candidates(inputs), samples) - mean).square().mean()
+        for merger in (Pleas(weights=(0.5,), ridge=1e-6), Linear(weights=(0.5,)))
+    )
+    assert fitted < 0.2 * averaged
+
+
+def test_the_last_layer_is_the_ridge_regression_of_the_average_logits() -> None:
+    network = MLPNetwork((64,), 10, (7,))
+    inputs = inputs_for(network, samples=SAMPLES)
+    merged = Pleas(weights=(0.5,), least_correlation=-1.0, ridge=1e-9).candidates(inputs)[:, 0]
+    samples = DATASET.take(inputs.samples)
+    mine, theirs = (logits(network, each[:, None], samples)[:, 0] for each in (inputs.buyers, inputs.sellers))
+    head = affine_layers(network)[-1]
+    hidden = entering(network, merged, samples, torch.clone, only=head)[head]
+    solution = torch.linalg.lstsq(hidden.mT.double(), torch.lerp(mine, theirs, 0.5).mT.double()).solution.mT
+    torch.testing.assert_close(affine(network, merged, head).double(), solution, rtol=1e-2, atol=1e-3)
+
+
+def test_units_that_do_not_correlate_stay_the_buyers() -> None:
+    network = network_of(NETWORKS["mlp"])
+    inputs = inputs_for(network, samples=SAMPLES)
+    merged = Pleas(weights=(0.5,), least_correlation=1.0, ridge=1e-9).candidates(inputs)[:, 0]
+    first = affine_layers(network)[0]
+    samples = DATASET.take(inputs.samples)
+    columns = entering(network, merged, samples, torch.clone, only=first)[first]
+    mine, found = (affine(network, each, first) @ columns for each in (inputs.buyers, merged))
+    torch.testing.assert_close(found, mine, rtol=1e-4, atol=1e-4)
+
+
 class Scales(nn.Module):
     """A linear map, written without a layer."""
 
@@ -251,7 +365,7 @@ class Scales(nn.Module):
         return inputs.flatten(1) @ self.scale.T
 
 
-@pytest.mark.parametrize("merger", [RegMean])
+@pytest.mark.parametrize("merger", [RegMean, Pleas])
 def test_a_network_without_such_layers_is_refused(merger: type[Merger]) -> None:
     network = network_of(from_module(lambda features, classes: Scales()))
     with pytest.raises(ValueError, match=r"broker.merger=.*no linear and no convolutional layer"):

@@ -13,6 +13,7 @@ from paramarket_env.learning.activations import (
     affine,
     entering,
     require_affine_layers,
+    solve,
     with_affine,
     words_of_layers,
 )
@@ -62,7 +63,7 @@ class RegMean(Merger):
                 difference = affine(network, inputs.buyers - inputs.sellers, layer).double()
                 both = torch.lerp(mine[layer], theirs[layer], weight)
                 # The least-squares layer minus the average, as its normal equations give it.
-                change = _solve(both, (mine[layer] - theirs[layer]) @ difference.mT).mT
+                change = solve(both, (mine[layer] - theirs[layer]) @ difference.mT, RIDGE).mT
                 fitted[layer] = affine(network, average, layer) + weight * (1 - weight) * change
             merged.append(with_affine(network, average, fitted))
         return torch.stack(merged, dim=1)
@@ -75,11 +76,3 @@ class RegMean(Merger):
 
 
 MERGERS.register(RegMean, "regmean")
-
-
-def _solve(products: Tensor, right: Tensor) -> Tensor:
-    """The solutions of ``products @ x = right``, with the ``RIDGE``. They are not finite if the products are not."""
-    diagonal = products.diagonal(dim1=1, dim2=2)
-    ridge = RIDGE * diagonal.mean(1, keepdim=True) + torch.finfo(torch.float32).tiny
-    solution: Tensor = torch.linalg.solve_ex(products + torch.diag_embed(ridge.expand_as(diagonal)), right).result
-    return solution
