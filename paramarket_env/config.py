@@ -30,6 +30,7 @@ from paramarket_env.learning.alignment.weight_matching import WeightMatching
 from paramarket_env.learning.data import images  # noqa: F401  # registered by name
 from paramarket_env.learning.data.datasets import DATASETS, DatasetSource, Digits
 from paramarket_env.learning.data.endowments import ENDOWMENTS, Complementary, Endowment, SplitProtocol, SplitSizes
+from paramarket_env.learning.mergers import best_of, fisher, pleas, regmean, spherical, task_vectors  # noqa: F401  # by name
 from paramarket_env.learning.merging import MERGERS, Linear, Merger
 from paramarket_env.learning.networks import convolutional, transformer  # noqa: F401  # registered by name
 from paramarket_env.learning.networks.mlp import MLP
@@ -280,6 +281,8 @@ class MarketConfig:
         require(money <= INT64_MAX, "economy.budget", self.economy.budget, allowed)
         bounded, line = self.economy.disclosure == "bounds", isinstance(self.broker.merger, Linear)
         require(not bounded or line, "economy.disclosure", "bounds", "another one unless broker.merger is linear")
+        started = self.network.common_start or not self.broker.merger.needs_common_start
+        require(started, "broker.merger", self.broker.merger, "another one unless network.common_start=True")
         self._require_partners(self.broker.partners)
 
     def _require_partners(self, partners: int | None) -> None:

@@ -59,7 +59,8 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "kernels": set(),
         "networks": {"memory"},
         "data": {"memory"},
-        "alignment": {"kernels", "networks"},
+        "activations": {"networks"},
+        "alignment": {"kernels", "networks", "activations"},
         "heads": {"networks"},
         "parameter_sets": {"networks", "heads"},
         "statistics": {"memory", "networks", "data"},
@@ -67,7 +68,11 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "evaluation": {"memory", "kernels", "networks", "data"},
         "bounds": {"memory", "networks", "data", "training"},
         "trials": {"memory", "kernels", "networks", "data", "alignment", "evaluation", "statistics"},
-        "merging": {"networks", "parameter_sets", "trials"},
+        "merging": {
+            *("memory", "networks", "data", "alignment", "evaluation"),
+            *("parameter_sets", "statistics", "trials"),
+        },
+        "mergers": {"memory", "networks", "data", "heads", "activations", "parameter_sets", "trials", "merging"},
         "curves": {"memory", "networks", "data", "evaluation", "merging", "statistics"},
     },
     "paramarket_env.learning.kernels": {
@@ -134,6 +139,15 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "page": {"experiment", "findings", "grouped"},
         "pictures": {"experiment", "findings", "grouped", "page"},
         "__main__": {"cells", "experiments", "page", "pictures", "runner", "store"},
+    },
+    "paramarket_env.learning.mergers": {
+        "__init__": set(),
+        "spherical": set(),
+        "fisher": set(),
+        "regmean": set(),
+        "pleas": set(),
+        "task_vectors": set(),
+        "best_of": {"regmean"},
     },
     "paramarket_env.market": {
         "__init__": set(),

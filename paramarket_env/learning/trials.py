@@ -31,20 +31,31 @@ class Groups:
     """float32 ``[m, N, P]``."""
     stem: Tensor
     """float32 ``[m, N, units, n]``."""
+    samples: Tensor
+    """int64 ``[m, n]``."""
     labels: Tensor
     """int64 ``[m, n]``."""
+    start: Tensor
+    """float32 ``[m, P]``: the network with which all agents began; ``[m, 0]`` if the merger does not need it."""
     dataset: Dataset
     """The samples of all agents."""
 
     def alone(self, group: Tensor, network: Tensor) -> Groups:
         """Q of the networks, each in a group of its own; their group and place in it are int64 ``[Q]``."""
         networks, stems = (part[group, network].unsqueeze(1) for part in (self.parameters, self.stem))
-        return Groups(networks, stems, self.labels[group], self.dataset)
+        return Groups(networks, stems, self.samples[group], self.labels[group], self.start[group], self.dataset)
 
 
-def group(network: Network, dataset: Dataset, parameters: Tensor, samples: Tensor) -> Groups:
-    """The groups of networks ``[m, N, P]``, each group on its own samples, int64 ``[m, n]``."""
-    return Groups(parameters, stems(network, dataset, parameters, samples), dataset.labels[samples], dataset)
+def group(
+    network: Network, dataset: Dataset, parameters: Tensor, samples: Tensor, start: Tensor | None = None
+) -> Groups:
+    """The groups of networks ``[m, N, P]``, each group on its own samples, int64 ``[m, n]``.
+
+    ``start`` is ``[m, P]``, or None where the merger does not need it; see :attr:`Groups.start`.
+    """
+    start = parameters.new_empty(len(parameters), 0) if start is None else start
+    stem = stems(network, dataset, parameters, samples)
+    return Groups(parameters, stem, samples, dataset.labels[samples], start, dataset)
 
 
 LOSS_MAX = 1e6

@@ -17,6 +17,7 @@ from paramarket_env.learning.data.tasks import Tasks
 from paramarket_env.learning.evaluation import groups_at_once
 from paramarket_env.learning.heads import common_mask
 from paramarket_env.learning.memory import chunk_elements
+from paramarket_env.learning.merging import MergeInputs
 from paramarket_env.learning.networks.network import Network, parameter_count, unit_dtype
 from paramarket_env.learning.parameter_sets import parameter_sets
 from paramarket_env.learning.statistics import own_samples, with_own_statistics
@@ -49,6 +50,7 @@ class Broker:
         *,
         measures_lines: bool,
     ) -> None:
+        config.merger.require_serves(network)
         self.config, self.network, self.measures_lines = config, network, measures_lines
         self.tasks = tasks
         self.goods = parameter_sets(config.parameter_sets, network, device, head_for_sale=not tasks.differ)
@@ -76,7 +78,7 @@ class Broker:
         shape = (num_markets, self.agents, self.config.partners or self.agents - 1, len(self.goods.names))
         return Quotes(
             loss=torch.full(shape, torch.inf, dtype=torch.float64, device=self.device),
-            weight=torch.zeros(shape, dtype=torch.float32, device=self.device),
+            candidate=torch.zeros(shape, dtype=torch.int64, device=self.device),
             permutations=identity(self.network, self.device).to(unit_dtype(self.network)).repeat(*shape[:3], 1),
             lines=torch.zeros(*shape, len(LINE) if self.measures_lines else 0, dtype=torch.float64, device=self.device),
         )
@@ -129,7 +131,9 @@ class Broker:
         Writes the losses of the networks in ``changed`` (bool ``[M, N]``) to ``loss`` (float64 ``[M, N]``).
         """
         tasks, validation = self.tasks, state.partition.validation[markets]
-        groups = group(self.network, self.tasks.dataset, *tasks.on_each(state.parameters[markets], validation))
+        start = state.start[markets].repeat_interleave(tasks.number, dim=0) if tasks.differ else state.start[markets]
+        on_each = tasks.on_each(state.parameters[markets], validation)
+        groups = group(self.network, self.tasks.dataset, *on_each, start)
         own_groups = groups.alone(*tasks.own_groups(len(markets))) if tasks.differ else groups
         fresh = own_losses(self.network, own_groups).view(len(markets), -1)
         loss[markets] = torch.where(changed[markets], fresh, loss[markets])
@@ -181,7 +185,7 @@ class Broker:
         best = losses.masked_fill(~(losses <= LOSS_MAX), torch.inf).min(dim=-1)
         entry = (market, buyer, slot)
         state.quotes.loss[entry] = best.values
-        state.quotes.weight[entry] = self.merge_weights[best.indices]
+        state.quotes.candidate[entry] = best.indices
         state.quotes.permutations[entry] = both_orders.to(state.quotes.permutations.dtype)
         if gradients is not None:
             gains = loss[market, buyer][:, None, None] - losses
@@ -245,11 +249,24 @@ class Broker:
         """
         return hardshrink(state.loss.unsqueeze(2) - state.quotes.loss.flatten(2), RESOLUTION)
 
+    def weights(self, state: MarketState) -> Tensor:
+        """The merge weight of each quoted network, float32 ``[M, N, k, K]``."""
+        return self.merge_weights[state.quotes.candidate]
+
     def deliver(self, state: MarketState, market: Tensor, buyer: Tensor, offer: Tensor) -> Tensor:
         """The quoted networks, float32 ``[Q, P]``, of Q purchases (``market``, ``buyer``, ``offer``: int64 ``[Q]``)."""
-        slot, good = offer // len(self.goods.names), offer % len(self.goods.names)
+        network, slot, good = self.network, offer // len(self.goods.names), offer % len(self.goods.names)
         sellers = state.parameters[market, state.meetings.partners[market, buyer, slot]]
-        aligned = permute(self.network, sellers, state.quotes.permutations[market, buyer, slot])
-        weight = state.quotes.weight[market, buyer, slot, good]
-        merged = self.config.merger.merge(state.parameters[market, buyer], aligned, weight, self.goods.masks[good])
-        return with_own_statistics(self.network, self.tasks.dataset, state.partition, merged, market, buyer)
+        aligned = permute(network, sellers, state.quotes.permutations[market, buyer, slot])
+        samples = state.partition.validation[market, self.tasks.of_agent[buyer]]
+        inputs = MergeInputs(
+            network,
+            state.parameters[market, buyer],
+            aligned,
+            state.start[market],
+            self.goods.masks[good],
+            self.tasks.dataset,
+            samples,
+        )
+        merged = self.config.merger.merge(inputs, state.quotes.candidate[market, buyer, slot, good])
+        return with_own_statistics(network, self.tasks.dataset, state.partition, merged, market, buyer)

@@ -49,14 +49,15 @@ def state_bytes(config: MarketConfig, network: Network, tasks: Tasks) -> int:
     networks = torch.empty(1, agents, min(parameters, 2**40), dtype=torch.float32, device="meta")
     optimizer = sum(tensor.nbytes for tensor in fresh_state(config.training.optimizers, networks).values())
     line = 8 * len(LINE) if config.economy.disclosure == "bounds" else 0
-    quotes = _goods(config, network, tasks) * (12 + line)
+    quotes = _goods(config, network, tasks) * (16 + line)
     quotes += unit_dtype(network).itemsize * sum(permutation_sizes(network).values())
     asks = slots if config.economy.mechanism.personal else agents
     columns = 8 * (11 + len(REFUSALS)) + 2  # eleven numbers and two flags of each agent, and the refusals by cause
     samples = 8 * (agents * train + validation + test)
     own = 4 * agents * parameters + optimizer + samples + agents * columns + 8 * asks
     meetings = 2 * 8 + 2  # two numbers and two flags of each slot
-    return own + slots * (quotes + meetings) + 3 * 8  # three numbers of the market
+    start = 4 * parameters * config.broker.merger.needs_common_start
+    return own + slots * (quotes + meetings) + start + 3 * 8  # three numbers of the market
 
 
 def market_bytes(config: MarketConfig, network: Network, tasks: Tasks) -> int:
@@ -92,7 +93,7 @@ def workspace_bytes(config: MarketConfig, network: Network, tasks: Tasks) -> int
         + 4 * SAMPLES * network.widest * has_statistics(network)  # layers on the samples for one network's statistics
         + 12 * parameters  # two networks with gradients, indices and float64 copies
         + 10 * agents * parameters  # one market's initial networks: random int64 and float64
-        + 2 * len(config.broker.merger.weights) * parameters  # the merges of one pair
+        + config.broker.merger.words(network, validation // tasks.number)  # the merges of one pair
         + 16 * sum(size**2 for size in permutation_sizes(network).values())  # one pair's inner products, float64
         + (tasks.number - 1) * agents * parameters  # one market's networks again for each further task
         + 10 * agents * train  # one market's endowments: orders and flags

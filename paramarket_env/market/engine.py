@@ -77,6 +77,7 @@ class Engine:
         self.tasks.require_minibatches(self._split_sizes, config.data.endowment, config.training.largest_batch)
         self._trainings = self._distinct_trainings()
         self._networks_at_once = networks_at_once(config, self.network, self.tasks)
+        self._start_size = parameter_count(self.network) if config.broker.merger.needs_common_start else 0
         self.one = self._fresh(as_seeds([0], 1, self.device))
         """The state of one market, which gives the shapes."""
         self._blank = blank_record(self.one.balance.new_zeros(self.num_markets, config.agents))
@@ -142,6 +143,7 @@ class Engine:
             seeds=seeds,
             cycle=torch.zeros_like(seeds),
             partition=partition,
+            start=parameters[:, 0, : self._start_size].clone(),
             parameters=parameters,
             optimizer=fresh_state(config.training.optimizers, parameters),
             passes=zeros(),
@@ -275,7 +277,7 @@ class Engine:
             "offer": torch.where(bought, orders.offer, -1),
             "seller": trades.seller,
             "bid": torch.where(bought, self.exchange.bids(orders), 0),
-            "weight": self._of_purchase(state.quotes.weight.flatten(2), orders.offer, bought),
+            "weight": self._of_purchase(self.broker.weights(state).flatten(2), orders.offer, bought),
             "quoted": self._of_purchase(gains, orders.offer, bought),
             "paid": trades.price,
             "refusal": trades.refusal,

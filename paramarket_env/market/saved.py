@@ -21,7 +21,7 @@ from paramarket_env.market.meetings import Meetings
 from paramarket_env.market.state import MarketState, Quotes, tree_map
 from paramarket_env.validation import require
 
-VERSION = 3
+VERSION = 4
 """The version of saved markets. A change of ``MarketState`` raises it."""
 
 

@@ -24,8 +24,8 @@ class Quotes:
 
     loss: Tensor
     """float64 ``[M, N, k, K]``: validation loss of the merged network; inf where there is no quote."""
-    weight: Tensor
-    """float32 ``[M, N, k, K]``: the merge weight of the quoted network."""
+    candidate: Tensor
+    """int64 ``[M, N, k, K]``: the index of the quoted network among the merger's candidates."""
     permutations: Tensor
     """int16 or int32 (see ``unit_dtype``) ``[M, N, k, H]``: the seller's hidden units in the buyer's order."""
     lines: Tensor
@@ -42,6 +42,8 @@ class MarketState:
     cycle: Tensor
     """int64 ``[M]``: steps taken in the episode."""
     partition: Partition
+    start: Tensor
+    """float32 ``[M, P]``: the network with which all agents began, if the merger needs it; otherwise ``[M, 0]``."""
     parameters: Tensor
     """float32 ``[M, N, P]``."""
     optimizer: OptimizerState

@@ -155,7 +155,8 @@ def test_infos_report_what_happened() -> None:
     env = new_env()
     env.reset(seed=2)
     offer = env.offers("trader_1").index(("trader_2", "full"))
-    weight = float(env.market_batch.engine.state.quotes.weight[0, 1, 1, 0])
+    engine = env.market_batch.engine
+    weight = float(engine.broker.weights(engine.state)[0, 1, 1, 0])
     infos = env.step({"trader_0": 1, "trader_1": 2 + offer, "trader_2": 0})[4]
     assert [infos[agent]["trained"] for agent in env.agents] == [True, False, False]
     assert [infos[agent]["seller"] for agent in env.agents] == [-1, 2, -1]

@@ -82,7 +82,7 @@ def test_refusals_are_counted_by_cause() -> None:
 
 def test_trades_are_listed_market_by_market_and_buyer_by_buyer() -> None:
     batch = new_batch()
-    quoted, weight = batch.engine.gains, batch.engine.state.quotes.weight.flatten(2).clone()
+    quoted, weight = batch.engine.gains, batch.engine.broker.weights(batch.engine.state).flatten(2)
     record = batch.engine.step(orders(batch.engine, buy={0: 3, 2: 0}))
     trades = trade_columns(record, batch.set_names)
     assert trades["market"].tolist() == [0, 0, 1, 1]

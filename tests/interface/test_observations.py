@@ -375,7 +375,7 @@ def balance(batch: MarketBatch) -> None:
 
 def quotes(batch: MarketBatch) -> None:
     batch.engine.state.quotes.loss[:, 1] -= 0.5
-    batch.engine.state.quotes.weight[:, 1] = 1.0
+    batch.engine.state.quotes.candidate[:, 1] = 0
 
 
 def loss(batch: MarketBatch) -> None:

@@ -169,13 +169,13 @@ def market_config(training: Training) -> MarketConfig:
 
 
 def assert_same(engine: Engine, plain: reference.PlainMarket, market: int) -> None:
-    state, quotes = engine.state, engine.state.quotes
+    state, quotes, weights = engine.state, engine.state.quotes, engine.broker.weights(engine.state)
     assert state.loss[market].tolist() == pytest.approx(plain.losses, abs=1e-5)
     for agent, module in enumerate(plain.networks):
         torch.testing.assert_close(state.parameters[market, agent], flat(module), rtol=0, atol=1e-5)
         for slot, seller in enumerate(other for other in range(len(plain.networks)) if other != agent):
             quote = plain.quotes[agent, seller]
-            assert quotes.weight[market, agent, slot].item() == pytest.approx(quote.weight)
+            assert float(weights[market, agent, slot]) == pytest.approx(quote.weight)
             assert quotes.loss[market, agent, slot].item() == pytest.approx(quote.loss, abs=1e-5)
 
 

@@ -71,13 +71,13 @@ def test_a_quote_is_the_best_of_the_grid_tried_in_a_loop_with_ordinary_modules(r
         for number, good in enumerate(engine.broker.goods.names):
             tried = [module_loss(engine, merged(engine, *networks, good, weight), validation) for weight in grid]
             best = min(range(len(grid)), key=tried.__getitem__)
-            assert float(state.quotes.weight[0, buyer, 0, number]) == pytest.approx(grid[best])
+            assert float(engine.broker.weights(state)[0, buyer, 0, number]) == pytest.approx(grid[best])
             assert float(state.quotes.loss[0, buyer, 0, number]) == pytest.approx(tried[best], rel=1e-5)
 
 
 def test_the_best_weight_is_not_always_the_same() -> None:
     quotes = new_engine(tiny_market(parameter_sets="layers"), range(5)).state.quotes
-    assert len(quotes.weight.unique()) == 3
+    assert len(quotes.candidate.unique()) == 3
 
 
 @pytest.mark.parametrize("aligner", ["weight-matching", "none"])
@@ -200,7 +200,7 @@ def test_kept_quotes_equal_quotes_from_scratch(changes: dict[str, int]) -> None:
         if bool(engine.market_open.all()):
             compared += 1
             torch.testing.assert_close(engine.state.quotes.loss, fresh.quotes.loss, rtol=1e-6, atol=0)
-            assert torch.equal(engine.state.quotes.weight, fresh.quotes.weight)
+            assert torch.equal(engine.state.quotes.candidate, fresh.quotes.candidate)
             assert torch.equal(engine.state.quotes.permutations, fresh.quotes.permutations)
     assert compared == (4 if changes else 8)
 
@@ -215,7 +215,7 @@ def test_many_pairs_are_tried_in_parts_with_the_same_result(
     parts = new_engine(priced_market(), [0, 1]).state.quotes
     assert len(calls) == (6 if module is broker else 1)  # couples: two markets, three each
     torch.testing.assert_close(parts.loss, whole.loss, rtol=1e-6, atol=0)
-    assert torch.equal(parts.weight, whole.weight)
+    assert torch.equal(parts.candidate, whole.candidate)
 
 
 def test_purchases_clear_from_the_opening_on_every_so_many_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,7 +277,7 @@ def test_a_merge_that_is_not_finite_is_never_quoted() -> None:
 def test_of_a_grid_that_is_finite_in_part_the_best_finite_weight_is_quoted() -> None:
     engine = new_engine(tiny_market(merger=Linear(weights=(0.5, 1.0))))
     engine.overwrite(overflowing(engine))
-    assert engine.state.quotes.weight.flatten().tolist() == [1.0, 1.0]
+    assert engine.broker.weights(engine.state).flatten().tolist() == [1.0, 1.0]
     assert bool(engine.gains.isfinite().all())
 
 

@@ -39,7 +39,7 @@ def losses(engine: Engine) -> list[float]:
 def test_two_agents_buy_from_each_other_with_the_networks_before_the_step() -> None:
     engine, alone = (new_engine(tiny_market(aligner="none")) for _ in range(2))
     before = engine.state.parameters[0].clone()
-    weight = engine.state.quotes.weight[0, :, 0].clone()
+    weight = engine.broker.weights(engine.state)[0, :, 0]
     engine.step(orders(engine, buy={0: 0, 1: 0}))
     expected = torch.lerp(before, before.flip(0), weight)
     assert torch.equal(engine.state.parameters[0], expected)
@@ -305,7 +305,7 @@ def test_the_books_count_purchases_sales_and_the_time_since_the_last_one() -> No
 
 def test_a_record_names_offer_seller_weight_and_money_of_each_purchase() -> None:
     engine = new_engine(priced_market(parameter_sets="layers"))
-    weight = float(engine.state.quotes.weight[0, 2, 0, 1])
+    weight = float(engine.broker.weights(engine.state)[0, 2, 0, 1])
     record = engine.step(orders(engine, buy={2: 1}, ask={0: 2}, train=(1,)))
     assert record.offer.tolist() == [[-1, -1, 1]]
     assert record.seller.tolist() == [[-1, -1, 0]]

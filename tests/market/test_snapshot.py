@@ -246,7 +246,7 @@ def taken() -> Snapshot:
         (lambda: ParaMarketEnv(priced_market(tick=0.01), device="cpu"), "another configuration"),
         (lambda: ParaMarketEnv(priced_market(agents=4), device="cpu"), "another configuration"),
         (lambda: None, "snapshot='NoneType'"),
-        (lambda: replace(taken(), version=0), "version of the snapshot=0 is not allowed: it must be 3"),
+        (lambda: replace(taken(), version=0), "version of the snapshot=0 is not allowed: it must be 4"),
         (lambda: replace(taken(), state=midway((4, 5)).state), "number of markets=2"),
         (lambda: (taken().state, [], None), "snapshot='tuple'"),
     ],

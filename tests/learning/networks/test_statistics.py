@@ -281,7 +281,7 @@ def test_a_merge_is_tried_with_statistics_of_the_buyers_data(parameter_sets: str
             modules = [estimated(engine.network.module(each), owners_inputs(engine, buyer)) for each in merged]
             expected = [validation_loss(engine, module) for module in modules]
             assert state.quotes.loss[0, buyer, 0, good].item() == pytest.approx(min(expected), abs=1e-4)
-            assert state.quotes.weight[0, buyer, 0, good] == broker.merge_weights[np.argmin(expected)]
+            assert state.quotes.candidate[0, buyer, 0, good] == np.argmin(expected)
 
 
 def test_a_short_minibatch_is_filled_up_from_the_beginning_of_the_pass() -> None:

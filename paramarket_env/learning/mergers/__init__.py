@@ -1,0 +1,1 @@
+"""Mergers besides linear interpolation, each a plug-in."""
