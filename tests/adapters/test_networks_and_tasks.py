@@ -19,7 +19,7 @@ LITTLE: dict[str, Any] = {
 }
 SMALL: dict[str, dict[str, Any]] = {
     "two-tasks": {**LITTLE, "train_samples": (32, 48), "architecture": "mlp(hidden=(8,))"},
-    "small-resnet": {**LITTLE, "train_samples": 80},
+    "small-resnet": {**LITTLE, "train_samples": 80, "aligner": "frank-wolfe(iterations=2)"},
     "crowd-64": {**LITTLE, "agents": 6, "partners": 2},
 }
 CHANCE = {"two-tasks": np.log([10, 2, 10, 2]), "small-resnet": None, "crowd-64": None}
