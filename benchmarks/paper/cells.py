@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import inf, nan
 from typing import Any
 
 import pandas as pd
@@ -97,13 +98,11 @@ def measures(episode: Episode, tick: float) -> pd.DataFrame:
     """``MEASURES`` at the end of an episode, a row for each seed and agent; NaN where one is not finite."""
     steps, keys = episode.steps, ["seed", "agent"]
     last = steps[steps.cycle == steps.cycle.max()].set_index(keys)
-    frame = last[["task", "test_accuracy", "test_loss", "validation_loss"]].copy()
-    frame["test_accuracy"] *= 100
+    frame = last.assign(test_accuracy=100 * last.test_accuracy)
     bought = episode.trades.rename(columns={"buyer": "agent"}).groupby(keys)
     frame["purchases"] = bought.size().reindex(frame.index, fill_value=0)
     sums = steps.groupby(keys)[["paid", "received", "reward"]].sum()
-    frame["paid"], frame["received"] = sums.paid, sums.received
+    frame[["paid", "received", "return"]] = sums
     frame["surplus"] = bought.value.sum().reindex(frame.index, fill_value=0.0) - tick * frame.paid
-    frame["return"] = sums.reward
-    finite: pd.DataFrame = frame.replace([float("inf"), float("-inf")], float("nan")).reset_index()
+    finite: pd.DataFrame = frame[["task", *MEASURES]].replace([inf, -inf], nan).reset_index()
     return finite

@@ -9,6 +9,9 @@ from benchmarks.paper.experiment import KINDS, Experiment, Order
 from benchmarks.paper.grouped import Grouped
 from paramarket_baselines.evaluation.estimates import Estimate
 
+FEW = 4
+"""The largest number of settings that a sentence lists."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -48,8 +51,17 @@ class Finding:
         kind = KINDS[self.order.measure]
         figures = " and ".join(step.symmetric(kind.digits) for step in self.steps[setting])
         arms = " < ".join(self.order.arms)
-        where = f" ({setting})" if len(self.steps) > 1 else ""
-        return f"{self.order.says}: **{self.verdict}**. {arms}, apart by {figures} {kind.unit} at the clearest{where}."
+        clearest = f" ({setting})" if len(self.steps) > 1 else ""
+        return (
+            f"{self.order.says}: **{self.verdict}**{self._where}. {arms}, apart by {figures} {kind.unit} at the "
+            f"clearest{clearest}."
+        )
+
+    @property
+    def _where(self) -> str:
+        """The settings in which the order holds, if they are few."""
+        few = len(self.steps) > 1 and 0 < len(self.holds) <= FEW and len(self.holds) < len(self.steps)
+        return f" ({'; '.join(self.holds)})" if few else ""
 
 
 def findings(experiment: Experiment, grouped: Grouped) -> list[Finding]:

@@ -13,6 +13,15 @@ from benchmarks.paper.findings import Finding, differences, findings
 from benchmarks.paper.grouped import Grouped
 from paramarket_baselines.evaluation.display import markdown
 
+CLAIMS = {
+    1: "buyers need not train from scratch",
+    2: "out of the market < in the market without alignment < in the market with alignment",
+    3: "trade helps even if only a part of the parameters is traded",
+    4: "trade helps even between agents with different tasks",
+    5: "pricing is viable in a competitive setting",
+}
+"""The claims of the paper (Huang, Vishwakarma and Sala 2023), in short."""
+
 MEANS = {
     "": "Means over the agents and the seeds",
     "agent": "Means over the seeds",
@@ -85,7 +94,7 @@ class Page:
     def markdown(self) -> str:
         """The page."""
         experiment = self.experiment
-        claim = [f"It tests claim {experiment.claim} of the paper."] if experiment.claim else []
+        claim = [f"The paper's claim {experiment.claim}: {CLAIMS[experiment.claim]}."] if experiment.claim else []
         parts = [
             f"# {self.name}",
             " ".join([experiment.question, *claim]),
