@@ -1,6 +1,6 @@
 """The time that an agent takes to learn, and the market's share of it: ``python -m benchmarks.ppo``.
 
-Stable-Baselines3's PPO with an MLP plays all agents of many markets through the ``VecEnv`` adapter in a ``VecMonitor``,
+Stable-Baselines3's PPO with an MLP plays the agents of many markets through the ``VecEnv`` adapter in a ``VecMonitor``,
 in ``verb`` mode, the market's default, and in ``round`` mode.
 """
 
@@ -47,6 +47,8 @@ class Training:
     """Agent-steps to train for."""
     num_markets: int = 64
     """Number of markets."""
+    opponents: tuple[str, ...] = ()
+    """One agent of each market learns, and these policies in turn have the other seats. None: all agents learn."""
     seed: int = 0
     """Seed of PPO and of the markets."""
     device: str = "auto"
@@ -72,7 +74,12 @@ class Returns(BaseCallback):
 def train(options: Training, mode: ActionMode) -> tuple[dict[str, float], list[float]]:
     """Seconds of each phase, and an agent's mean return in each rollout, which is one episode of every market."""
     markets = paramarket_v0.sb3_vec_env(
-        options.scenario, num_markets=options.num_markets, action_mode=mode, device=options.device, copy=False
+        options.scenario,
+        opponents=options.opponents,
+        num_markets=options.num_markets,
+        action_mode=mode,
+        device=options.device,
+        copy=False,
     )
     batch, rows, returns = markets.market_batch, markets.num_envs, Returns()
     cycles = batch.config.max_cycles
