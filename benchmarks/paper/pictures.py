@@ -62,7 +62,7 @@ def _lines(page: Page) -> Figure:
         panel.set_title(literal(title), fontsize=9)
         panel.set_xlabel(literal(axis))
     drawn[0].set_ylabel(f"{KINDS[measure].label.lower()}, {'%' if measure == 'test_accuracy' else KINDS[measure].unit}")
-    drawn[0].legend(fontsize=8)
+    figure.legend(*drawn[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
     return figure
 
 

@@ -22,6 +22,7 @@ from benchmarks.paper.trading import ALIGNMENT_HELPS, TRADE_HELPS
 from paramarket_baselines.evaluation.estimates import student_mean
 from paramarket_env.config import MarketConfig
 from paramarket_env.learning.data.endowments import Complementary, FewClasses
+from paramarket_env.learning.training import SGD
 
 ORDERS = (TRADE_HELPS, ALIGNMENT_HELPS, Order((OUT, UNALIGNED), "Trade without alignment is better than none"))
 SCARCITIES = (0.1, 0.2, 0.4, 0.6, 0.8)
@@ -73,7 +74,7 @@ def period_markets(quick: bool) -> Iterator[tuple[Setting, MarketConfig]]:
 
 def agent_markets(quick: bool) -> Iterator[tuple[Setting, MarketConfig]]:
     """Numbers of firms, each with as much data as in the others."""
-    base = digits(endowment=FewClasses(classes=5, samples=150), max_cycles=30)
+    base = digits(endowment=FewClasses(classes=5, samples=400), optimizer=SGD(lr=0.1))
     for agents in (2, 3, 4, 8) if quick else (2, 3, 4, 8, 16):
         yield {"agents": agents}, base.changed(agents=agents)
 
@@ -94,5 +95,5 @@ AGENTS = Experiment(
     orders=(*ORDERS, Order((OUT, FEDERATED), "Federated averaging is better than training alone")),
     across="agents",
     summary=trend,
-    note="Each firm draws five of ten classes and 150 of their samples, in markets of any size.",
+    note="Each firm draws five of ten classes and 400 of their samples, in markets of any size.",
 )
