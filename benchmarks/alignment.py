@@ -8,6 +8,7 @@ Functions are kept if no logit of a seller changes by more than rounding.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from time import process_time
 
@@ -19,12 +20,13 @@ import paramarket_env.config  # noqa: F401  # registers aligners and architectur
 from paramarket_baselines.evaluation.display import new_console, table
 from paramarket_baselines.evaluation.results import machine, provenance
 from paramarket_env.autograd import no_grad
+from paramarket_env.learning.activations import SAMPLES
 from paramarket_env.learning.alignment.aligner import ALIGNERS
 from paramarket_env.learning.alignment.assignment import teams_of
 from paramarket_env.learning.alignment.inner_products import InnerProducts
 from paramarket_env.learning.alignment.permutations import identity, inverse, permute
 from paramarket_env.learning.networks.network import ARCHITECTURES, Network, initial_parameters, permutation_sizes
-from paramarket_env.seeding import permutation, stream
+from paramarket_env.seeding import permutation, stream, uniform
 from paramarket_env.validation import require
 
 FEATURES, CLASSES = (1, 8, 8), 10
@@ -60,6 +62,15 @@ class Planted:
     sellers: Tensor
     order: Tensor
 
+    def samples(self) -> Tensor:
+        """The same samples for every pair, float32 ``[Q, n, *features]``."""
+        return random_samples(SAMPLES).expand(len(self.buyers), *(-1,) * (1 + len(FEATURES)))
+
+
+def random_samples(count: int) -> Tensor:
+    """So many samples of noise, float32 ``[1, n, *features]``."""
+    return uniform(stream(torch.tensor(0), "inputs"), count * math.prod(FEATURES)).float().view(1, count, *FEATURES)
+
 
 def draw_permutations(network: Network, keys: Tensor) -> Tensor:
     """Random permutations that keep blocks together, int64 ``[Q, H]``, one for each key."""
@@ -92,11 +103,11 @@ def measure(planted: Planted, aligner: str) -> tuple[float, float, float, bool]:
     """
     network, buyers, sellers = planted.network, planted.buyers, planted.sellers
     start, began = identity(network, buyers.device).repeat(len(buyers), 1), process_time()
-    found = ALIGNERS.check(aligner)(network, buyers, sellers, start)
+    found = ALIGNERS.check(aligner)(network, buyers, sellers, start, planted.samples)
     seconds = (process_time() - began) / len(buyers)
     products = InnerProducts(network, buyers, sellers)
     reached = products.of_networks(found) / products.of_networks(planted.order)
-    inputs = (stream(torch.tensor(0), "inputs", torch.arange(1024)) % 997 / 997).float().view(1, 16, *FEATURES)
+    inputs = random_samples(16)
     before, after = (
         logits(network, sellers[:1], inputs),
         logits(network, permute(network, sellers, found)[:1], inputs),

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 
 import torch
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from paramarket_env.learning.activations import SAMPLES
 from paramarket_env.learning.alignment.permutations import identity, permute
 from paramarket_env.learning.networks.mlp import MLPNetwork
 from paramarket_env.learning.training import SGD, Adam, Optimizer, shuffled
@@ -257,18 +259,24 @@ def plain_market(engine: Engine, market: int) -> PlainMarket:
         batch_size=training.batch_size,
         merge_weights=config.broker.merger.weights,
         local_steps=training.local_steps,
-        matching=Matching(align, reorder) if isinstance(engine.network, MLPNetwork) else matching_of(engine),
+        matching=Matching(align, reorder)
+        if isinstance(engine.network, MLPNetwork)
+        else matching_of(engine, validation),
     )
 
 
-def matching_of(engine: Engine) -> Matching:
-    """The matching by the engine's aligner, whose only order is that of all units, int64 ``[1, H]``."""
+def matching_of(engine: Engine, validation: Tensor) -> Matching:
+    """The matching by the engine's aligner, whose only order is that of all units, int64 ``[1, H]``.
+
+    ``validation``, int64 ``[n]``, are the broker's samples, of which some are for the aligner.
+    """
     network, aligner = engine.network, engine.config.broker.aligner
+    samples = partial(engine.dataset.take, validation[None, :SAMPLES])
 
     @torch.no_grad()
     def aligned(buyer: nn.Module, seller: nn.Module, start: list[Tensor] | None) -> list[Tensor]:
         orders = identity(network, engine.device).unsqueeze(0) if start is None else start[0]
-        return [aligner(network, _flat(buyer), _flat(seller), orders)]
+        return [aligner(network, _flat(buyer), _flat(seller), orders, samples)]
 
     @torch.no_grad()
     def reordered(module: nn.Module, orders: Sequence[Tensor]) -> nn.Module:

@@ -20,11 +20,11 @@ import torch
 from pydantic import AfterValidator, Discriminator, Field, Tag
 from torch import Tensor
 
-import paramarket_env.learning.alignment.frank_wolfe  # noqa: F401  # registers its aligner
 from paramarket_env.economics.clearing import MECHANISMS, Mechanism
 from paramarket_env.economics.kappa import KAPPA_MAX, KAPPA_MIN, KappaDistribution
 from paramarket_env.economics.mechanisms import Posted
 from paramarket_env.economics.rewards import REWARD_TERMS, RewardTerm
+from paramarket_env.learning.alignment import activation_matching, frank_wolfe, restarts  # noqa: F401  # by name
 from paramarket_env.learning.alignment.aligner import ALIGNERS, Aligner
 from paramarket_env.learning.alignment.weight_matching import WeightMatching
 from paramarket_env.learning.data import images  # noqa: F401  # registered by name

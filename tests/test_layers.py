@@ -120,6 +120,8 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "assignment": set(),
         "weight_matching": {"permutations", "aligner", "inner_products", "assignment"},
         "frank_wolfe": {"permutations", "aligner", "inner_products", "assignment", "weight_matching"},
+        "restarts": {"permutations", "aligner", "inner_products", "assignment", "weight_matching"},
+        "activation_matching": {"aligner", "assignment"},
     },
     "benchmarks.paper": {
         "__init__": set(),

@@ -356,7 +356,7 @@ class mechanism(Posted):
         return (book.ask - self.discount).clamp_min(0)
 """,
     "aligner": """
-def aligner(network, buyers, sellers, start):
+def aligner(network, buyers, sellers, start, samples):
     return start
 """,
     "merger": """

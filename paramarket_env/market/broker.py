@@ -5,12 +5,15 @@ It aligns networks, tries merges before a purchase, and quotes the gain.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import hardshrink
 
 from paramarket_env.config import BrokerConfig
+from paramarket_env.learning.activations import SAMPLES
 from paramarket_env.learning.alignment.permutations import identity, inverse, permute
 from paramarket_env.learning.bounds import LINE, gain_bounds, loss_gradients, measure_lines
 from paramarket_env.learning.data.tasks import Tasks
@@ -171,7 +174,7 @@ class Broker:
         first, second = place // slots, back // slots
         order = state.quotes.permutations[market, first, place % slots].long()
         buyers, sellers = (self._comparable(state, loss, market, agent) for agent in (first, second))
-        order = self.config.aligner(self.network, buyers, sellers, order)
+        order = self.config.aligner(self.network, buyers, sellers, order, partial(self._samples, state, market, first))
         # The inverse permutation aligns the first network to the second.
         both_orders = torch.cat([order, inverse(self.network, order)])
         buyer, seller, slot = (
@@ -199,6 +202,10 @@ class Broker:
         """
         sound = loss[market, agent].isfinite().unsqueeze(1)
         return torch.where(sound & self.common, state.parameters[market, agent], 0.0)
+
+    def _samples(self, state: MarketState, market: Tensor, agent: Tensor) -> Tensor:
+        """Some of the broker's samples of Q agents' tasks, float32 ``[Q, n, *features]``, for the aligner."""
+        return self.tasks.dataset.take(state.partition.validation[market, self.tasks.of_agent[agent], :SAMPLES])
 
     def _gradients(self, state: MarketState, markets: Tensor) -> Tensor:
         """The gradients ``[m * N, P]`` of all networks of these markets, each on its task's validation data."""

@@ -33,6 +33,18 @@ def assign(team: Blocks, products: list[Tensor], wanted: Tensor) -> list[Tensor]
     return [assign_units(matrix, wanted) for matrix in products]
 
 
+def assign_all(network: Network, products: dict[str, Tensor], wanted: Tensor) -> dict[str, Tensor]:
+    """The permutations with the largest sum of ``products``, int64 ``[Q, units]`` each, in the network's order.
+
+    ``products`` holds a matrix for each permutation; see :func:`assign`, also for ``wanted``.
+    """
+    best: dict[str, Tensor] = {}
+    for team in teams_of(network):
+        units = [products[name] for name in team.permutations]
+        best |= dict(zip(team.permutations, assign(team, units, wanted), strict=True))
+    return {name: best[name] for name in permutation_sizes(network)}
+
+
 def assign_units(products: Tensor, wanted: Tensor) -> Tensor:
     """The permutation with the largest sum in each matrix of float64 ``[Q, units, units]``: int64 ``[Q, units]``.
 

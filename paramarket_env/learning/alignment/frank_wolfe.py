@@ -14,8 +14,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from paramarket_env.learning.alignment.aligner import ALIGNERS
-from paramarket_env.learning.alignment.assignment import assign, teams_of
+from paramarket_env.learning.alignment.aligner import ALIGNERS, Samples
+from paramarket_env.learning.alignment.assignment import assign_all
 from paramarket_env.learning.alignment.inner_products import InnerProducts
 from paramarket_env.learning.alignment.weight_matching import ascend, beginning, better_of, worth
 from paramarket_env.learning.networks.network import Network, permutation_sizes
@@ -30,7 +30,7 @@ class FrankWolfe:
     iterations: Annotated[int, Field(ge=1, le=10_000)] = 20
     """The largest number of steps of the relaxation. A pair that has converged takes no further steps."""
 
-    def __call__(self, network: Network, buyers: Tensor, sellers: Tensor, start: Tensor) -> Tensor:
+    def __call__(self, network: Network, buyers: Tensor, sellers: Tensor, start: Tensor, samples: Samples) -> Tensor:
         """See :meth:`Aligner.__call__`. The result is at least as good as coordinate ascent's from ``start``."""
         products = InnerProducts(network, buyers, sellers)
         if not permutation_sizes(network) or len(buyers) == 0:
@@ -65,7 +65,7 @@ def relax(products: InnerProducts, iterations: int) -> Matrices:
             break
         here = {name: matrix[pairs] for name, matrix in matrices.items()}
         gradient = {name: products.of_units_mixed(name, here, pairs) for name in sizes}
-        vertex = _best(products.network, gradient, active[pairs])
+        vertex = assign_all(products.network, gradient, active[pairs])
         towards = {name: _matrix(order) - here[name] for name, order in vertex.items()}
         slope = torch.stack([(gradient[name] * towards[name]).sum((1, 2)) for name in sizes]).sum(0)
         there = products.of_networks(torch.cat(list(vertex.values()), dim=1), pairs)
@@ -83,18 +83,6 @@ def _length(slope: Tensor, bend: Tensor) -> Tensor:
     return torch.where(bend < 0, (-slope / (2 * bend)).clamp(0, 1), 1.0)
 
 
-def _best(network: Network, products: Matrices, wanted: Tensor) -> dict[str, Tensor]:
-    """The permutations with the largest sum of ``products``, int64 ``[Q, units]`` each, in the network's order.
-
-    Pairs that are not ``wanted``, bool ``[Q]``, get any permutations.
-    """
-    best: dict[str, Tensor] = {}
-    for team in teams_of(network):
-        units = [products[name] for name in team.permutations]
-        best |= dict(zip(team.permutations, assign(team, units, wanted), strict=True))
-    return {name: best[name] for name in products}
-
-
 def _matrix(order: Tensor) -> Tensor:
     """The matrices of permutations ``[Q, units]``. ``one_hot`` would wait for the device."""
     return (order.unsqueeze(-1) == torch.arange(order.shape[1], device=order.device)).double()
@@ -103,4 +91,4 @@ def _matrix(order: Tensor) -> Tensor:
 def _round(network: Network, matrices: Matrices) -> Tensor:
     """The permutations nearest to the matrices, int64 ``[Q, H]``."""
     everyone = torch.ones_like(next(iter(matrices.values()))[:, 0, 0], dtype=torch.bool)
-    return torch.cat(list(_best(network, matrices, everyone).values()), dim=1)
+    return torch.cat(list(assign_all(network, matrices, everyone).values()), dim=1)

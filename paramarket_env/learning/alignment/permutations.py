@@ -43,6 +43,11 @@ def inverse(network: Network, permutations: Tensor) -> Tensor:
     return torch.empty_like(permutations).scatter_(1, places, units)
 
 
+def compose(network: Network, first: Tensor, second: Tensor) -> Tensor:
+    """The permutations ``[Q, H]`` that do what the ``first`` and then the ``second`` do, int64 ``[Q, H]`` each."""
+    return first.gather(1, second + _starts(network, second.device))
+
+
 def by_name(network: Network, permutations: Tensor) -> dict[str, Tensor]:
     """Views of the permutations ``[Q, H]`` by name, ``[Q, units]`` each."""
     return {name: permutations[:, columns] for name, columns in columns_of(network).items()}

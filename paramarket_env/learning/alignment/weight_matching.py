@@ -14,7 +14,7 @@ from functools import cache, lru_cache
 import torch
 from torch import Tensor
 
-from paramarket_env.learning.alignment.aligner import ALIGNERS
+from paramarket_env.learning.alignment.aligner import ALIGNERS, Samples
 from paramarket_env.learning.alignment.assignment import assign, teams_of
 from paramarket_env.learning.alignment.inner_products import ALL, InnerProducts, Some, places
 from paramarket_env.learning.alignment.permutations import columns_of, identity
@@ -30,7 +30,7 @@ from paramarket_env.validation import configuration
 class WeightMatching:
     """Git Re-Basin's weight matching (Ainsworth, Hayase and Srinivasa, ICLR 2023), warm-started."""
 
-    def __call__(self, network: Network, buyers: Tensor, sellers: Tensor, start: Tensor) -> Tensor:
+    def __call__(self, network: Network, buyers: Tensor, sellers: Tensor, start: Tensor, samples: Samples) -> Tensor:
         """See :meth:`Aligner.__call__` and :func:`weight_matching`."""
         return weight_matching(network, buyers, sellers, start)
 

@@ -93,6 +93,11 @@ def draw(network: Described, count: int, seed: int = 0) -> Tensor:
     return initial_parameters(network, stream(torch.tensor(seed), "network", torch.arange(count)))
 
 
+def no_samples() -> Tensor:
+    """The samples for an aligner that needs none."""
+    raise AssertionError
+
+
 def draw_permutations(network: Described, count: int, seed: int = 0) -> Tensor:
     """Random permutations that keep blocks together, int64 ``[count, H]``."""
     return permutations_from(network, stream(torch.tensor(seed), "planted", torch.arange(count)))

@@ -17,7 +17,7 @@ from paramarket_env.learning.alignment.inner_products import InnerProducts, plac
 from paramarket_env.learning.alignment.permutations import by_name, identity, inverse, permute
 from paramarket_env.learning.alignment.weight_matching import WeightMatching, weight_matching
 from paramarket_env.learning.networks.network import Blocks, split
-from tests.learning.alignment.described import NETWORKS, Described, draw, draw_permutations, tensor
+from tests.learning.alignment.described import NETWORKS, Described, draw, draw_permutations, no_samples, tensor
 
 CPU = torch.device("cpu")
 DETERMINISTIC = settings(derandomize=True, deadline=None, database=None, max_examples=30)
@@ -134,7 +134,7 @@ def is_in_blocks(network: Described, orders: Tensor) -> bool:
 def test_aligners_keep_heads_together(aligner: Aligner) -> None:
     network = NETWORKS["attention"]
     buyers, sellers = draw(network, 20, 1), draw(network, 20, 2)
-    found = aligner(network, buyers, sellers, identity(network, CPU).repeat(20, 1))
+    found = aligner(network, buyers, sellers, identity(network, CPU).repeat(20, 1), no_samples)
     assert is_in_blocks(network, found)
     assert not torch.equal(found, identity(network, CPU).repeat(20, 1))
     assert not is_in_blocks(network, identity(network, CPU).roll(1).unsqueeze(0))  # the judge can say no
@@ -159,7 +159,7 @@ def test_frank_wolfe_is_never_below_coordinate_ascent(name: str) -> None:
     network = NETWORKS[name]
     buyers, sellers, start = draw(network, 20, 1), draw(network, 20, 2), draw_permutations(network, 20)
     products = InnerProducts(network, buyers, sellers)
-    found = FrankWolfe()(network, buyers, sellers, start)
+    found = FrankWolfe()(network, buyers, sellers, start, no_samples)
     ascended = weight_matching(network, buyers, sellers, start)
     assert (products.of_networks(found) >= products.of_networks(ascended)).all()
 
@@ -171,7 +171,7 @@ def test_frank_wolfe_finds_what_was_planted(name: str) -> None:
     noise = 0.25 * draw(network, PLANTED, seed=7)
     sellers = permute(network, buyers + noise, planted)
     start = identity(network, CPU).repeat(PLANTED, 1)
-    found = FrankWolfe()(network, buyers, sellers, start)
+    found = FrankWolfe()(network, buyers, sellers, start, no_samples)
     assert (found == inverse(network, planted)).all(dim=1).sum() >= 95 * PLANTED // 100
 
 
@@ -188,13 +188,13 @@ def test_a_match_does_not_depend_on_the_other_pairs() -> None:
     network = NETWORKS["residual"]
     buyers, sellers = draw(network, 6, 1), draw(network, 6, 2)
     start, aligner = identity(network, CPU).repeat(6, 1), FrankWolfe()
-    together = aligner(network, buyers, sellers, start)
-    alone = [aligner(network, buyers[i : i + 1], sellers[i : i + 1], start[:1]) for i in range(6)]
+    together = aligner(network, buyers, sellers, start, no_samples)
+    alone = [aligner(network, buyers[i : i + 1], sellers[i : i + 1], start[:1], no_samples) for i in range(6)]
     assert torch.equal(together, torch.cat(alone))
 
 
 def test_no_pairs_and_no_permutations_are_no_work() -> None:
     aligner = FrankWolfe()
     none, plain = NETWORKS["residual"], Described((tensor("out", 10, 16),))
-    assert aligner(none, draw(none, 0), draw(none, 0), identity(none, CPU).repeat(0, 1)).shape[0] == 0
-    assert aligner(plain, draw(plain, 2), draw(plain, 2), identity(plain, CPU).repeat(2, 1)).shape == (2, 0)
+    assert aligner(none, draw(none, 0), draw(none, 0), identity(none, CPU).repeat(0, 1), no_samples).shape[0] == 0
+    assert aligner(plain, draw(plain, 2), draw(plain, 2), identity(plain, CPU).repeat(2, 1), no_samples).shape == (2, 0)

@@ -11,11 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import paramarket_env.config  # noqa: F401  # registers aligners
 from paramarket_env.learning.alignment import weight_matching
-from paramarket_env.learning.alignment.aligner import ALIGNERS
+from paramarket_env.learning.alignment.aligner import ALIGNERS, Samples
 from paramarket_env.learning.alignment.permutations import identity
 from paramarket_env.learning.kernels import selection
 from paramarket_env.learning.networks.mlp import MLPNetwork
-from tests.learning.alignment.described import Described, attention, draw, recurrent, residual_blocks
+from tests.learning.alignment.described import Described, attention, draw, no_samples, recurrent, residual_blocks
 
 NETWORKS: dict[str, Any] = {
     "mlp": MLPNetwork((10,), 4, (8, 6)),
@@ -34,14 +34,14 @@ class NoWait(TorchDispatchMode):
         return function(*arguments, **(named or {}))
 
 
-def pairs(network: Described, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def pairs(network: Described, count: int) -> tuple[Tensor, Tensor, Tensor, Samples]:
     buyers, sellers = draw(network, count, 1), draw(network, count, 2)
     sellers[0] = buyers[0]  # this pair is done after one sweep
-    return buyers, sellers, identity(network, buyers.device).repeat(count, 1)
+    return buyers, sellers, identity(network, buyers.device).repeat(count, 1), no_samples
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("aligner", [name for name in ALIGNERS if name != "none"])
+@pytest.mark.parametrize("aligner", [name for name in ALIGNERS if name not in ("none", "activation-matching")])
 def test_an_alignment_of_fixed_shape_equals_that_with_early_ends(
     aligner: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
