@@ -254,7 +254,7 @@ NARROW = "resnet20(widen=1, depth=10)"
 @pytest.mark.parametrize(
     ("architecture", "side", "validation", "merges"),
     [
-        ("cnn", 28, 3000, 3),
+        pytest.param("cnn", 28, 3000, 3, marks=pytest.mark.slow),
         pytest.param("vit", 28, 1500, 3, marks=pytest.mark.slow),
         pytest.param(NARROW, 28, 1500, 3, marks=pytest.mark.slow),
         pytest.param(NORMED, 28, 1500, 3, marks=pytest.mark.slow),
