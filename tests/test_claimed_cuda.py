@@ -19,7 +19,9 @@ from paramarket_env.economics.clearing import MECHANISMS
 from paramarket_env.interface import actions, observations
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.learning import merging, training
+from paramarket_env.learning.alignment.aligner import ALIGNERS
 from paramarket_env.learning.kernels.selection import forced
+from paramarket_env.learning.merging import MERGERS
 from paramarket_env.learning.training import SGD, Adam
 from paramarket_env.market import broker, exchange
 from paramarket_env.market.snapshot import snapshot
@@ -91,6 +93,17 @@ def test_networks_data_and_partners_stay_on_the_device(device: Device, changes: 
     batch.engine.test_metrics()
     batch.engine.overwrite(batch.engine.state.parameters)
     assert batch.observe().device.type == batch.engine.state.quotes.loss.device.type == "cuda"
+
+
+@pytest.mark.parametrize("merger", MERGERS)
+def test_mergers_stay_on_the_device(device: Device, merger: str) -> None:
+    started = MERGERS.parse(merger).needs_common_start
+    played(priced_market(action_mode="round", merger=merger, common_start=started))
+
+
+@pytest.mark.parametrize("aligner", ALIGNERS)
+def test_aligners_stay_on_the_device(device: Device, aligner: str) -> None:
+    played(priced_market(action_mode="round", aligner=aligner))
 
 
 @pytest.mark.parametrize(

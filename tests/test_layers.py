@@ -149,7 +149,7 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "regmean": set(),
         "pleas": set(),
         "task_vectors": set(),
-        "best_of": {"regmean"},
+        "best_of": {"fisher", "pleas"},
     },
     "paramarket_env.market": {
         "__init__": set(),

@@ -8,7 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from paramarket_env.learning.mergers.regmean import RegMean
+from paramarket_env.learning.mergers.fisher import Fisher
+from paramarket_env.learning.mergers.pleas import Pleas
 from paramarket_env.learning.merging import MERGERS, Linear, MergeInputs, Merger
 from paramarket_env.learning.networks.network import Network
 from paramarket_env.learning.parameter_sets import ParameterSets
@@ -24,7 +25,7 @@ class BestOf(Merger):
     The textual form is ``best-of(mergers=('linear', 'spherical'))``.
     """
 
-    mergers: Annotated[tuple[Annotated[Merger, MERGERS], ...], Field(min_length=1)] = (Linear(), RegMean())
+    mergers: Annotated[tuple[Annotated[Merger, MERGERS], ...], Field(min_length=1)] = (Linear(), Fisher(), Pleas())
     """The mergers. Where candidates are equally good, the first is delivered."""
 
     @property

@@ -58,7 +58,7 @@ class Pleas(Merger):
 
     def words(self, network: Network, samples: int) -> int:
         """See :meth:`Merger.words`. One layer of one weight is fitted at a time."""
-        return super().words(network, samples) + 3 * words_of_layers(network)
+        return super().words(network, samples) + words_of_layers(network)
 
     def candidates(self, inputs: MergeInputs) -> Tensor:
         """See :meth:`Merger.candidates`."""

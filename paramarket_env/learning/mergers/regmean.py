@@ -49,7 +49,7 @@ class RegMean(Merger):
 
     def words(self, network: Network, samples: int) -> int:
         """See :meth:`Merger.words`. The systems of equations are solved in float64."""
-        return super().words(network, samples) + 3 * words_of_layers(network)
+        return super().words(network, samples) + words_of_layers(network)
 
     def candidates(self, inputs: MergeInputs) -> Tensor:
         """See :meth:`Merger.candidates`."""
