@@ -16,7 +16,7 @@ PAGES = (".png", ".md")
 
 def on_files(files: Files, config: Any) -> Files:
     """Add the benchmarks' pictures, the leaderboard and the pages of the paper's experiments as ``results/``."""
-    paper = [path for path in RESULTS.glob("paper/*") if path.suffix in PAGES]
+    paper = [path for path in RESULTS.glob("paper/**/*") if path.suffix in PAGES]
     for path in (*RESULTS.glob("*.png"), RESULTS / "leaderboard.md", *paper):
         files.append(File.generated(config, f"results/{path.relative_to(RESULTS).as_posix()}", abs_src_path=str(path)))
     return files

@@ -35,7 +35,9 @@ def _forest(page: Page) -> Figure:
         panel.axvline(0, color="0.5", linewidth=0.8)
         panel.set_title(f"{literal(better)}\n− {literal(worse)}", fontsize=9)
         panel.set_xlabel(f"{KINDS[measure].label.lower()}, {KINDS[measure].unit}", fontsize=8)
-    panels[0].set_yticks(range(len(settings)), [literal(setting) for setting in settings], fontsize=8)
+    panels[0].set_yticks(range(len(settings)), [literal(setting) for setting in settings])
+    for panel in panels[::columns]:
+        panel.tick_params(axis="y", labelsize=8)
     panels[0].invert_yaxis()
     for panel in panels[len(pairs) :]:
         panel.axis("off")
