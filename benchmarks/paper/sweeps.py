@@ -48,7 +48,7 @@ def _change(grouped: Grouped, first: str, last: str) -> str:
     effects = [grouped.paired(setting, ALIGNED, OUT, "test_accuracy") for setting in (first, last)]
     change = student_mean((effects[1] - effects[0]).tolist())
     told = "rises" if change.low > 0 else "falls" if change.high < 0 else "does not change measurably"
-    return f"From {first} to {last} what trade adds {told}: by {change.symmetric(1)} points."
+    return f"From {first} to {last} what trade adds {told}: {change.symmetric(1)} points."
 
 
 def scarcity_markets(quick: bool) -> Iterator[tuple[Setting, MarketConfig]]:
