@@ -180,12 +180,14 @@ class RoundActions:
 @lru_cache(maxsize=16)
 def _orders_of_verbs(choices: Choices, device: torch.device) -> Tensor:
     """The orders of all actions in ``verb`` mode, int64 ``[A, 3 + S]``: training, offer, bid and asks."""
-    actions, first_ask = torch.arange(2 + choices.purchases + choices.ask_slots * choices.levels), 2 + choices.purchases
+    first_ask = 2 + choices.purchases
+    actions = torch.arange(first_ask + choices.ask_slots * choices.levels, device=device)
+    slots = torch.arange(choices.ask_slots, device=device)
     buys = (actions >= 2) & (actions < first_ask)
     offer, bid = choices.offer_and_bid(torch.where(buys, actions - 2, -1))
-    level = (actions - first_ask).unsqueeze(1) - choices.levels * torch.arange(choices.ask_slots)
+    level = (actions - first_ask).unsqueeze(1) - choices.levels * slots
     ask = torch.where((level >= 0) & (level < choices.levels), level, -1)
-    return torch.cat([torch.stack([(actions == 1).long(), offer, bid], dim=1), ask], dim=1).to(device)
+    return torch.cat([torch.stack([(actions == 1).long(), offer, bid], dim=1), ask], dim=1)
 
 
 @lru_cache(maxsize=16)

@@ -50,7 +50,7 @@ class _Plain:
 
 @lru_cache(maxsize=16)
 def _plain(network: Network) -> _Plain:
-    module = network.module(torch.zeros(parameter_count(network), device="meta")).eval()
+    module = network.module(torch.zeros(parameter_count(network), dtype=torch.float32, device="meta")).eval()
     names = [spec.name for spec in network.parameters]
     if names[0] not in module.state_dict():  # the module has other names, in the same order
         names = list(module.state_dict())

@@ -118,7 +118,7 @@ def test_a_crowd_is_the_market_of_everybody_in_which_each_buys_from_its_partners
     crowd, everyone = new_engine(market.changed(partners=count), (4, 5)), new_engine(market, (4, 5))
     rng, trades = np.random.default_rng(count), 0
     for step in range(6):
-        for name in ("loss", "weight", "lines"):
+        for name in ("loss", "candidate", "lines"):
             ours, theirs = (getattr(engine.state.quotes, name) for engine in (crowd, everyone))
             if step % 2 == 0:
                 torch.testing.assert_close(ours, chosen_slots(theirs, crowd), rtol=1e-5, atol=1e-6)
@@ -148,7 +148,7 @@ def test_with_all_others_as_partners_quotes_and_trades_are_those_of_everybody() 
         chosen = random_orders(engines[0], np.random.default_rng(step))
         records = [engine.step(chosen) for engine in engines]
         assert torch.equal(records[0].seller, records[1].seller)
-        for name in ("loss", "weight", "permutations"):
+        for name in ("loss", "candidate", "permutations"):
             torch.testing.assert_close(*(getattr(engine.state.quotes, name) for engine in engines))
         assert torch.equal(engines[0].state.declined, engines[1].state.declined)
 
