@@ -1,4 +1,4 @@
-"""Plays the paper's experiments and writes their pages: ``python -m benchmarks.paper NAME``, or ``all``.
+"""Play the paper's experiments and write their pages: ``python -m benchmarks.paper NAME``, or ``all``.
 
 Every cell, which is an arm in a market with all its seeds, is kept as soon as it is played, in the folder ``cells``. A
 later run plays only what is missing and makes the same pages.
@@ -72,7 +72,7 @@ class Paper:
 
     @property
     def runner(self) -> Runner:
-        """Where the cells are played."""
+        """The runner, which plays the cells."""
         given = {"FashionMNIST": self.data_dir, "CIFAR10": self.cifar_dir}
         return Runner(self.device, {name: folder for name, folder in given.items() if folder}, self.ray)
 

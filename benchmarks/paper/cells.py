@@ -19,7 +19,7 @@ from paramarket_env.learning.data.datasets import DatasetSource
 from paramarket_env.market.devices import device_for
 
 Setting = Mapping[str, str | int | float]
-"""What tells a market of an experiment from its others, by the name of a column."""
+"""The values that distinguish the markets of an experiment, by the names of their columns."""
 
 Folders = Mapping[str, str]
 """Folders with the files of datasets, by the name of the dataset's class."""
@@ -28,7 +28,7 @@ Result = dict[str, Any]
 """A played cell in JSON's types: ``columns``, ``device`` and ``versions``; or why it cannot be played: ``hole``."""
 
 MEASURES = ("test_accuracy", "test_loss", "validation_loss", "purchases", "paid", "received", "surplus", "return")
-"""What is measured of each agent: accuracy in percent, losses in nats, payments in ticks, and the rest in units of
+"""The measures of each agent: accuracy in percent, losses in nats, payments in ticks, and the rest in units of
 reward. ``surplus`` is the value of an agent's purchases less what it paid."""
 
 

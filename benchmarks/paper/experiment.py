@@ -18,7 +18,7 @@ Markets = Callable[[bool], Iterator[tuple[Setting, MarketConfig]]]
 
 @dataclass(frozen=True)
 class Kind:
-    """How a measure is shown."""
+    """The form in which a page shows a measure."""
 
     label: str
     digits: int
@@ -63,7 +63,7 @@ class Experiment:
     claim: int | None = None
     """The claim of the paper that the experiment tests."""
     by: Literal["", "task", "agent"] = ""
-    """What the page tells apart within a market; without it, figures are means over the agents."""
+    """The page has a line for each task or each agent; without it, figures are means over the agents."""
     across: str = ""
     """The column of the settings that is the horizontal axis of the picture, if their values are numbers in order."""
     measures: tuple[str, ...] = ("test_accuracy",)
@@ -73,7 +73,7 @@ class Experiment:
     summary: Callable[[Grouped], list[str]] | None = None
     """Further sentences that are computed from the figures."""
     note: str = ""
-    """What a reader must know of the setting."""
+    """A note to the reader on the setting."""
 
     def cells(self, seeds: int, *, quick: bool) -> Iterator[Cell]:
         """Every arm in every market."""

@@ -1,4 +1,4 @@
-"""What a table shows: whether an order of arms holds, and in which settings."""
+"""The findings of a table: whether an order of arms holds, and in which settings."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Finding:
 
 
 def findings(experiment: Experiment, grouped: Grouped) -> list[Finding]:
-    """What the table says of each order of the experiment."""
+    """The findings on the experiment's orders, one for each."""
     return [Finding(order, _steps(order, grouped)) for order in experiment.orders]
 
 

@@ -44,7 +44,7 @@ QUICK = "**Quick run**: it has fewer seeds, and smaller or shorter markets than 
 
 @dataclass(frozen=True)
 class Page:
-    """What an experiment has found."""
+    """The findings of an experiment, and how they are written."""
 
     name: str
     experiment: Experiment
@@ -53,7 +53,7 @@ class Page:
     command: str
     quick: bool
     holes: Mapping[str, str]
-    """Why a cell was not played, by its label."""
+    """The reasons why cells were not played, by their labels."""
 
     @cached_property
     def settings(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Plays independent cells side by side: in processes of this machine, or as tasks of a Ray cluster."""
+"""Play independent cells side by side: in processes of this machine, or as tasks of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Played = Iterator[tuple[Cell, Result]]
 
 @dataclass(frozen=True)
 class Runner:
-    """Where cells are played, and with which device and data."""
+    """Plays cells on a device, with the data in some folders."""
 
     device: str = "auto"
     folders: Folders = field(default_factory=dict)

@@ -70,7 +70,7 @@ class ObservationLayout:
 
     def pack(self, values: dict[str, Tensor]) -> Tensor:
         """Concatenate the fields' values, ``[..., size]``, to vectors, float32 ``[..., D]``, clipped to the bounds."""
-        return self.clip(torch.cat([values[field.name] for field in self.fields], dim=-1))
+        return self.clip(joined([values[field.name] for field in self.fields]))
 
     def clip(self, vector: Tensor) -> Tensor:
         """Values of all fields ``[..., D]`` as observations, float32, clipped to the bounds."""

@@ -18,6 +18,7 @@ from paramarket_env.learning.alignment.aligner import ALIGNERS, Samples
 from paramarket_env.learning.alignment.assignment import assign, teams_of
 from paramarket_env.learning.alignment.inner_products import ALL, InnerProducts, Some, places
 from paramarket_env.learning.alignment.permutations import columns_of, identity
+from paramarket_env.learning.kernels import triton_shapes
 from paramarket_env.learning.kernels.selection import kernels, serving
 from paramarket_env.learning.networks.mlp import MLPNetwork
 from paramarket_env.learning.networks.network import Blocks, Network
@@ -47,9 +48,8 @@ planted permutations needed at most 16 sweeps with two steps (of 7,000 pairs) an
 """
 
 
-WIDEST = {"compiled": 256, "triton": 64}
-"""The widest layer with which kernels match networks. Torch is faster on a CPU where layers are wider, and a GPU's
-registers hold no more."""
+WIDEST = {"compiled": 256, "triton": triton_shapes.WIDEST}
+"""The widest layer with which kernels match networks. On a CPU, torch is faster where layers are wider."""
 
 
 def weight_matching(network: Network, buyers: Tensor, sellers: Tensor, start: Tensor | None = None) -> Tensor:

@@ -197,24 +197,13 @@ def _improve(
     mine_bias = tl.load(ours + biases + unit, mask=inside, other=0.0).to(tl.float64)
     their_bias = tl.load(theirs + biases + unit, mask=inside, other=0.0).to(tl.float64)
     total = mine_bias[:, None] * their_bias[None, :]
-    for first in range(0, inputs, BLOCK):
-        element = first + tl.arange(0, BLOCK)
-        there = element < inputs
-        source = _moved(order, STARTS, element, there, layer - 1, HIDDEN)
-        at = OFFSETS[layer] + unit[:, None] * inputs + element[None, :]
-        of = OFFSETS[layer] + unit[None, :] * inputs + source[:, None]
-        mine = tl.load(ours + at, mask=inside[:, None] & there[None, :], other=0.0).to(tl.float64)
-        their = tl.load(theirs + of, mask=there[:, None] & inside[None, :], other=0.0).to(tl.float64)
-        total += tl.dot(mine, their, out_dtype=tl.float64)
-    for first in range(0, outputs, BLOCK):
-        element = first + tl.arange(0, BLOCK)
-        there = element < outputs
-        source = _moved(order, STARTS, element, there, layer + 1, HIDDEN)
-        at = OFFSETS[layer + 1] + element[None, :] * n + unit[:, None]
-        of = OFFSETS[layer + 1] + source[:, None] * n + unit[None, :]
-        mine = tl.load(ours + at, mask=inside[:, None] & there[None, :], other=0.0).to(tl.float64)
-        their = tl.load(theirs + of, mask=there[:, None] & inside[None, :], other=0.0).to(tl.float64)
-        total += tl.dot(mine, their, out_dtype=tl.float64)
+    first, second = OFFSETS[layer], OFFSETS[layer + 1]
+    total = _add_products(
+        total, ours + first, theirs + first, order, n, inputs, inputs, 1, layer - 1, N, STARTS, HIDDEN, BLOCK
+    )
+    total = _add_products(
+        total, ours + second, theirs + second, order, n, outputs, 1, n, layer + 1, N, STARTS, HIDDEN, BLOCK
+    )
     tl.store(table + unit[:, None] * n + unit[None, :], total, mask=inside[:, None] & inside[None, :])
     tl.debug_barrier()
     better = solve(table, n, n, N).to(tl.int64)
@@ -226,3 +215,38 @@ def _improve(
     tl.store(order + STARTS[layer] + unit, tl.where(improves, better, own), mask=inside)
     tl.debug_barrier()
     return improves
+
+
+@triton.jit
+def _add_products(
+    total: tl.tensor,
+    ours: tl.tensor,
+    theirs: tl.tensor,
+    order: tl.tensor,
+    units: tl.constexpr,
+    elements: tl.constexpr,
+    unit_stride: tl.constexpr,
+    stride: tl.constexpr,
+    other: tl.constexpr,
+    N: tl.constexpr,
+    STARTS: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> tl.tensor:
+    """The sum of ``total`` and the products of units by the weights at ``ours`` and ``theirs``, float64 ``[N, N]``.
+
+    Element e of unit i is at i * unit_stride + e * stride. The seller's elements are in the order of the layer
+    ``other``.
+    """
+    unit = tl.arange(0, N)
+    inside = unit < units
+    for first in range(0, elements, BLOCK):
+        element = first + tl.arange(0, BLOCK)
+        there = element < elements
+        source = _moved(order, STARTS, element, there, other, HIDDEN)
+        at = unit[:, None] * unit_stride + element[None, :] * stride
+        of = unit[None, :] * unit_stride + source[:, None] * stride
+        mine = tl.load(ours + at, mask=inside[:, None] & there[None, :], other=0.0).to(tl.float64)
+        their = tl.load(theirs + of, mask=there[:, None] & inside[None, :], other=0.0).to(tl.float64)
+        total += tl.dot(mine, their, out_dtype=tl.float64)
+    return total

@@ -20,7 +20,7 @@ OUTPUTS = 4096
 BLOCK = 32
 """The number of samples that a trial evaluates at a time."""
 WIDEST = 64
-"""The largest number of units of a layer in a trial. More need more shared memory than many GPUs have."""
+"""The largest number of units of a layer in a trial or a match. More need more shared memory than many GPUs have."""
 
 
 def padded(size: int) -> int:

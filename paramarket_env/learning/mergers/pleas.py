@@ -37,8 +37,9 @@ class Pleas(Merger):
 
     Source: the permutations and least squares of Nasery et al., *PLeaS*, CVPR 2025 (arXiv 2407.02447), and the partial
     merging of Stoica et al., *ZipIt!*, ICLR 2024 (arXiv 2305.03053). Both widen the network by the units that do not
-    match. The networks of a market have one width, so here the seller's are left out. Cost: a forward pass and a system
-    of equations per layer and weight, on 256 samples. It cannot serve networks with batch normalisation.
+    match. The networks of a market have one width, so here the seller's are left out. Cost: for each layer, a forward
+    pass of both networks and, for each weight, one of the merged network and a system of equations, on 256 samples. It
+    cannot serve networks with batch normalisation.
     """
 
     weights: Weights = (0.25, 0.5, 0.75)
