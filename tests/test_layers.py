@@ -200,6 +200,7 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "report": {"display", "estimates", "names", "play"},
         "merge_curves": {"names", "report"},
         "welfare": {"play", "report"},
+        "trainings": {"estimates"},
         "statistics": {"display", "estimates", "play", "welfare"},
     },
     "paramarket_baselines": {

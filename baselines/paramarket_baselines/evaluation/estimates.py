@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from math import isnan, nan, sqrt
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -53,6 +53,12 @@ Summary = dict[str, dict[str, Estimate]]
 """The estimate of each measure, for each arm of a run or each policy of an evaluation."""
 
 
+def student(value: float, error: float, degrees: float) -> Estimate:
+    """Student's interval of a value whose standard error has this number of degrees of freedom."""
+    half = float(special.stdtrit(degrees, (1 + CONFIDENCE) / 2)) * error
+    return Estimate(value, value - half, value + half)
+
+
 def student_mean(values: Sequence[float]) -> Estimate:
     """The mean of independent values, with Student's t interval if there are at least two.
 
@@ -62,7 +68,7 @@ def student_mean(values: Sequence[float]) -> Estimate:
     sample = sample[~np.isnan(sample)]
     if len(sample) < 2:
         return Estimate(float(sample[0])) if len(sample) else MISSING
-    return _student(float(sample.mean()), float(sample.std(ddof=1)) / sqrt(len(sample)), len(sample))
+    return student(float(sample.mean()), float(sample.std(ddof=1)) / sqrt(len(sample)), len(sample) - 1)
 
 
 def mean(scores: Scores) -> Estimate:
@@ -91,7 +97,7 @@ def bootstrap(scores: Scores, statistic: Callable[[np.ndarray], np.ndarray]) -> 
     )
     # The variance of resampled seeds is (n - 1) / n of the seeds' own, on average.
     error = float(found.standard_error) * sqrt(seeds / (seeds - 1))
-    return _student(float(statistic(scores.reshape(-1))), error, seeds)
+    return student(float(statistic(scores.reshape(-1))), error, seeds - 1)
 
 
 STATISTICS: dict[str, Callable[[Scores], Estimate]] = {
@@ -111,15 +117,3 @@ def probability_of_improvement(mine: Scores, theirs: Scores) -> Estimate:
         return MISSING
     found = mean((mine > theirs) + 0.5 * (mine == theirs))
     return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
-
-
-def _student(value: float, error: float, count: int) -> Estimate:
-    """Student's interval of a value with a standard error that is based on ``count`` independent units."""
-    half = _quantile(count - 1) * error
-    return Estimate(value, value - half, value + half)
-
-
-@cache
-def _quantile(degrees: int) -> float:
-    """The factor of a standard error with so many degrees of freedom; pictures need it for thousands of intervals."""
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees))
