@@ -1,0 +1,162 @@
+"""Payoffs of a symmetric game, by counts of strategies.
+
+A strategy is a policy. All players have the same strategies, and a strategy's payoff depends on how many opponents play
+each strategy, not on who they are. For markets whose agents differ, this holds for the mean over all seatings; see
+:mod:`paramarket_baselines.games.profiles`.
+
+A market of many agents has too many profiles. Its deviation-preserving reduction is a game of fewer players, each of
+whose opponents stands for an equal share of the other agents; only the player itself is a single agent (Wiedenbeck and
+Wellman, *Scaling simulation-based game analysis through deviation-preserving reduction*, AAMAS 2012). With two players,
+a payoff is the return of one agent while all others have one policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations_with_replacement
+from typing import Any
+
+import numpy as np
+from scipy.special import gammaln
+
+from paramarket_env.validation import require
+
+Profile = tuple[str, ...]
+"""The strategies of all agents of a market, sorted by name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Payoffs:
+    """The payoffs of a symmetric game."""
+
+    strategies: tuple[str, ...]
+    players: int
+    table: np.ndarray
+    """The payoff of each strategy against each multiset of opponents' strategies, float64 ``[strategies, multisets]``.
+
+    The multisets are in the order of :attr:`opponents`. For two players, a multiset is a strategy, and the table is the
+    payoff matrix of the row player.
+    """
+
+    def __post_init__(self) -> None:
+        """Refuse tables of the wrong shape, and missing payoffs."""
+        require(self.players >= 2, "players", self.players, "at least 2")
+        require(len(set(self.strategies)) == len(self.strategies), "strategies", self.strategies, "different")
+        shape = (len(self.strategies), len(self.opponents))
+        require(self.table.shape == shape, "table", self.table.shape, f"of shape {shape}")
+        require(bool(np.isfinite(self.table).all()), "table", self.table, "finite")
+
+    @cached_property
+    def opponents(self) -> np.ndarray:
+        """How many opponents play each strategy, int64 ``[multisets, strategies]``."""
+        return _counts(len(self.strategies), self.players - 1)
+
+    @cached_property
+    def profiles(self) -> np.ndarray:
+        """How many players play each strategy in each profile, int64 ``[profiles, strategies]``."""
+        return _counts(len(self.strategies), self.players)
+
+    @cached_property
+    def _pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The payoffs against one opponent and each multiset of the others, the multisets, and their numbers of orders.
+
+        Payoffs float64 ``[strategies, strategies, multisets]``, counts int64 ``[multisets, strategies]``, numbers
+        float64 ``[multisets]``.
+        """
+        others = _counts(len(self.strategies), self.players - 2)
+        columns = [[self._column[tuple(counts)] for counts in (others + one).tolist()] for one in self._units]
+        orders = np.rint(np.exp(gammaln(self.players - 1) - gammaln(others + 1).sum(1)))
+        return self.table[:, columns], others, orders
+
+    @cached_property
+    def _column(self) -> dict[tuple[int, ...], int]:
+        """The column of the table for each multiset of opponents."""
+        return {tuple(counts): column for column, counts in enumerate(self.opponents.tolist())}
+
+    @cached_property
+    def _units(self) -> np.ndarray:
+        """The counts of a single player of each strategy."""
+        return np.eye(len(self.strategies), dtype=int)
+
+    def against_pairs(self, mixtures: np.ndarray) -> np.ndarray:
+        """The expected payoff of each strategy against one opponent's strategy, ``[..., strategies, strategies]``.
+
+        All other opponents draw their strategies from the mixture ``[..., strategies]``, so their counts are
+        multinomial.
+        """
+        table, others, orders = self._pairs
+        chances = orders * (mixtures[..., None, :] ** others).prod(-1)
+        return np.asarray(np.einsum("...m,ijm->...ij", chances, table))
+
+    def against(self, mixtures: np.ndarray) -> np.ndarray:
+        """The expected payoff of each strategy if all opponents draw theirs from the mixture ``[..., strategies]``."""
+        return np.asarray((self.against_pairs(mixtures) @ mixtures[..., None])[..., 0])
+
+    def deviations(self) -> np.ndarray:
+        """What a player gains in each profile by playing each strategy instead of its own, ``[strategies, profiles]``.
+
+        The player is a random one of the profile.
+        """
+        gains = np.zeros((len(self.strategies), len(self.profiles)))
+        for index, counts in enumerate(self.profiles):
+            for own in np.flatnonzero(counts):
+                payoffs = self.table[:, self._column[tuple((counts - self._units[own]).tolist())]]
+                gains[:, index] += counts[own] / self.players * (payoffs - payoffs[own])
+        return gains
+
+    def restricted(self, kept: Sequence[int]) -> Payoffs:
+        """The game with the strategies of these indices alone, which are in ascending order."""
+        inside = self.opponents[:, list(kept)].sum(1) == self.players - 1
+        return Payoffs(tuple(self.strategies[index] for index in kept), self.players, self.table[list(kept)][:, inside])
+
+    @property
+    def scale(self) -> float:
+        """The largest difference of two payoffs, or 1 if all are equal."""
+        return float(np.ptp(self.table)) or 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """A form that JSON can store."""
+        return {"strategies": list(self.strategies), "players": self.players, "table": self.table.tolist()}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Payoffs:
+        """The payoffs of a stored form."""
+        return cls(tuple(stored["strategies"]), stored["players"], np.array(stored["table"], dtype=float))
+
+
+def profiles(strategies: Sequence[str], players: int, agents: int) -> list[Profile]:
+    """The profiles of a market of so many agents that a game of so many players needs, without repetition."""
+    return list(dict.fromkeys(_profile(own, others, agents) for own, others in _cells(strategies, players)))
+
+
+def tabulate(
+    strategies: Sequence[str], players: int, agents: int, payoff: Callable[[Profile], Mapping[str, float]]
+) -> Payoffs:
+    """The payoffs of a game, from a function that returns the mean payoff of each strategy in a profile of the market.
+
+    With fewer players than agents, the game is the deviation-preserving reduction. Then the number of other agents must
+    be a multiple of the number of other players. The function is called once for each of :func:`profiles`.
+    """
+    played = {profile: payoff(profile) for profile in profiles(strategies, players, agents)}
+    cells = [played[_profile(own, others, agents)][own] for own, others in _cells(strategies, players)]
+    return Payoffs(tuple(strategies), players, np.array(cells, dtype=float).reshape(len(strategies), -1))
+
+
+def _cells(strategies: Sequence[str], players: int) -> list[tuple[str, Profile]]:
+    """A strategy and its opponents' strategies for every cell of the table, row by row."""
+    opponents = list(combinations_with_replacement(strategies, players - 1))
+    return [(own, others) for own in strategies for others in opponents]
+
+
+def _profile(own: str, others: Profile, agents: int) -> Profile:
+    """The profile of a market in which one agent has its own strategy, and every opponent stands for equally many."""
+    require((agents - 1) % len(others) == 0, "players", len(others) + 1, f"such that {agents - 1} others share equally")
+    return tuple(sorted((own, *others * ((agents - 1) // len(others)))))
+
+
+def _counts(strategies: int, size: int) -> np.ndarray:
+    """All multisets of so many of the strategies, as counts, int64 ``[multisets, strategies]``."""
+    chosen = np.array(list(combinations_with_replacement(range(strategies), size)), dtype=int)
+    return np.asarray((chosen[:, :, None] == np.arange(strategies)).sum(1))

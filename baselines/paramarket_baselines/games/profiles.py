@@ -1,0 +1,76 @@
+"""Play profiles of policies, one by one, in a form that can be stored."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from paramarket_baselines.evaluation.play import Arm, play
+from paramarket_baselines.evaluation.welfare import returns
+from paramarket_baselines.games.payoffs import Profile
+from paramarket_env.config import MarketConfig
+from paramarket_env.interface.policy import PolicyFactory
+from paramarket_env.validation import require
+
+
+@dataclass(frozen=True)
+class PlayedProfile:
+    """The returns of a profile's policies."""
+
+    profile: Profile
+    seeds: tuple[int, ...]
+    returns: Mapping[str, tuple[float, ...]]
+    """The mean return of a seat with a policy, over all distinct seatings of the profile, for each seed."""
+
+    def payoff(self) -> dict[str, float]:
+        """The mean return of each policy."""
+        return {name: float(np.mean(by_seed)) for name, by_seed in self.returns.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """A form that JSON can store."""
+        by_name = {name: list(by_seed) for name, by_seed in self.returns.items()}
+        return {"profile": list(self.profile), "seeds": list(self.seeds), "returns": by_name}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> PlayedProfile:
+        """The returns of a stored form."""
+        by_name = {name: tuple(by_seed) for name, by_seed in stored["returns"].items()}
+        return cls(tuple(stored["profile"]), tuple(stored["seeds"]), by_name)
+
+
+def seatings(profile: Sequence[str]) -> Iterator[Profile]:
+    """All distinct orders of the profile's policies."""
+    if not profile:
+        yield ()
+    for first in dict.fromkeys(profile):
+        rest = list(profile)
+        rest.remove(first)
+        yield from ((first, *others) for others in seatings(rest))
+
+
+def play_profile(
+    config: MarketConfig,
+    profile: Profile,
+    policies: Mapping[str, str | PolicyFactory],
+    seeds: Sequence[int],
+    device: str | torch.device = "auto",
+) -> PlayedProfile:
+    """Play all distinct seatings of a profile on the same seeds, since the agents of a market have different data.
+
+    ``policies`` maps the names in the profile to the policies that play.
+    """
+    require(len(profile) == config.agents, "profile", profile, f"of {config.agents} policies, one for each agent")
+    totals = {name: np.zeros(len(seeds)) for name in profile}
+    count = 0
+    for count, seating in enumerate(seatings(profile), start=1):  # noqa: B007
+        arm = Arm("profile", tuple(policies[name] for name in seating))
+        found = returns(play(config, arm, seeds, device, closing_trade=False)).unstack("agent").loc[list(seeds)]
+        for name, by_seed in zip(seating, found.to_numpy().T, strict=True):
+            totals[name] += by_seed
+    means = {name: totals[name] / (seats * count) for name, seats in Counter(profile).items()}
+    return PlayedProfile(profile, tuple(seeds), {name: tuple(total.tolist()) for name, total in means.items()})
