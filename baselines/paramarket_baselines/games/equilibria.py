@@ -11,7 +11,7 @@ from random mixtures of it, and may miss equilibria. Every equilibrium that is r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb
@@ -19,6 +19,7 @@ from math import comb
 import numpy as np
 from scipy.optimize import linprog
 
+from paramarket_baselines.evaluation.estimates import Estimate, student_mean
 from paramarket_baselines.games.payoffs import Payoffs
 
 TOLERANCE = 1e-9
@@ -43,8 +44,8 @@ class Equilibrium:
     """The probability of each strategy."""
     value: float
     """The expected payoff of a player."""
-    gains: dict[str, float]
-    """What a player gains by deviating to each strategy: at most 0, except for rounding errors; 0 in the support."""
+    incentives: dict[str, float]
+    """The incentive to deviate to each strategy: at most 0, except for rounding errors, and 0 in the support."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Equilibria:
 
     found: tuple[Equilibrium, ...]
     complete: bool
-    """Whether there are certainly no others. Never known of a game of more than two players."""
+    """Whether there are certainly no others. It is False for more than two players."""
 
 
 def symmetric_equilibria(payoffs: Payoffs) -> Equilibria:
@@ -83,13 +84,24 @@ def _normalised(payoffs: Payoffs) -> Payoffs:
     return Payoffs(payoffs.strategies, payoffs.players, (payoffs.table - payoffs.table.min()) / payoffs.scale)
 
 
-def gains_from_deviating(payoffs: Payoffs, mixture: np.ndarray) -> np.ndarray:
-    """What a player gains by playing each strategy if all others play the mixture, ``[..., strategies]``.
+def incentives_to_deviate(payoffs: Payoffs, mixture: np.ndarray) -> np.ndarray:
+    """The incentive to deviate from a mixture to each strategy, ``[..., strategies]``.
 
-    The gain is relative to playing the mixture, too.
+    It is the strategy's payoff minus that of the mixture, if all opponents play the mixture.
     """
     alone = payoffs.against(mixture)
     return np.asarray(alone - (mixture * alone).sum(-1, keepdims=True))
+
+
+def estimated_incentives(by_seed: Sequence[Payoffs], mixture: Mapping[str, float]) -> dict[str, Estimate]:
+    """The incentives to deviate from a mixture, with 95 % intervals over seeds, from the payoffs of each seed.
+
+    A mixture that is an equilibrium of the mean payoffs was chosen by the same seeds, which the intervals ignore.
+    """
+    strategies = by_seed[0].strategies
+    chances = np.array([mixture[strategy] for strategy in strategies])
+    incentives = np.array([incentives_to_deviate(payoffs, chances) for payoffs in by_seed])
+    return {strategy: student_mean(column.tolist()) for strategy, column in zip(strategies, incentives.T, strict=True)}
 
 
 def undominated(payoffs: Payoffs) -> list[int]:
@@ -198,8 +210,8 @@ def _least_squares(matrices: np.ndarray, right: np.ndarray) -> tuple[np.ndarray,
 
 
 def _are_equilibria(game: Payoffs, mixtures: np.ndarray) -> np.ndarray:
-    gains = gains_from_deviating(game, mixtures)
-    return np.asarray((mixtures.min(1) >= -TOLERANCE) & (gains.max(1) <= TOLERANCE))
+    incentives = incentives_to_deviate(game, mixtures)
+    return np.asarray((mixtures.min(1) >= -TOLERANCE) & (incentives.max(1) <= TOLERANCE))
 
 
 def _is_known(mixture: np.ndarray, known: Sequence[np.ndarray]) -> bool:
@@ -209,6 +221,6 @@ def _is_known(mixture: np.ndarray, known: Sequence[np.ndarray]) -> bool:
 def _equilibrium(payoffs: Payoffs, kept: Sequence[int], mixture: np.ndarray) -> Equilibrium:
     whole = np.zeros(len(payoffs.strategies))
     whole[list(kept)] = np.maximum(mixture, 0) / np.maximum(mixture, 0).sum()
-    value, gains = whole @ payoffs.against(whole), gains_from_deviating(payoffs, whole)
-    by_name = [dict(zip(payoffs.strategies, numbers.tolist(), strict=True)) for numbers in (whole, gains)]
+    value, incentives = whole @ payoffs.against(whole), incentives_to_deviate(payoffs, whole)
+    by_name = [dict(zip(payoffs.strategies, numbers.tolist(), strict=True)) for numbers in (whole, incentives)]
     return Equilibrium(by_name[0], float(value), by_name[1])

@@ -94,17 +94,17 @@ class Payoffs:
         """The expected payoff of each strategy if all opponents draw theirs from the mixture ``[..., strategies]``."""
         return np.asarray((self.against_pairs(mixtures) @ mixtures[..., None])[..., 0])
 
-    def deviations(self) -> np.ndarray:
-        """What a player gains in each profile by playing each strategy instead of its own, ``[strategies, profiles]``.
+    def incentives(self) -> np.ndarray:
+        """The incentive to deviate to each strategy in each profile, float64 ``[strategies, profiles]``.
 
-        The player is a random one of the profile.
+        It is the payoff of the strategy minus that of a player's own, averaged over the players of the profile.
         """
-        gains = np.zeros((len(self.strategies), len(self.profiles)))
+        incentives = np.zeros((len(self.strategies), len(self.profiles)))
         for index, counts in enumerate(self.profiles):
             for own in np.flatnonzero(counts):
                 payoffs = self.table[:, self._column[tuple((counts - self._units[own]).tolist())]]
-                gains[:, index] += counts[own] / self.players * (payoffs - payoffs[own])
-        return gains
+                incentives[:, index] += counts[own] / self.players * (payoffs - payoffs[own])
+        return incentives
 
     def restricted(self, kept: Sequence[int]) -> Payoffs:
         """The game with the strategies of these indices alone, which are in ascending order."""

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from paramarket_baselines.evaluation.estimates import Estimate, student_mean
 from paramarket_baselines.games import equilibria
-from paramarket_baselines.games.equilibria import Equilibrium, symmetric_equilibria, undominated
+from paramarket_baselines.games.equilibria import Equilibrium, estimated_incentives, symmetric_equilibria, undominated
 from paramarket_baselines.games.payoffs import Payoffs, tabulate
 from tests.baselines.games.games import (
     CHICKEN,
@@ -97,9 +98,9 @@ def test_no_deviation_from_an_equilibrium_is_profitable(payoffs: Payoffs) -> Non
         assert mixture.min() >= 0
         assert mixture.sum() == pytest.approx(1)
         assert one.value == pytest.approx(mixture @ alone)
-        assert list(one.gains.values()) == pytest.approx(alone - one.value)
-        assert max(one.gains.values()) <= 1e-7
-        assert all(abs(one.gains[name]) <= 1e-7 for name, chance in one.mixture.items() if chance > 0)
+        assert list(one.incentives.values()) == pytest.approx(alone - one.value)
+        assert max(one.incentives.values()) <= 1e-7
+        assert all(abs(one.incentives[name]) <= 1e-7 for name, chance in one.mixture.items() if chance > 0)
 
 
 @settings(max_examples=25, deadline=None)
@@ -112,6 +113,13 @@ def test_shift_scale_and_order_of_the_payoffs_change_no_mixture(payoffs: Payoffs
     turned = symmetric_equilibria(renamed(payoffs, payoffs.strategies[::-1]))
     if payoffs.players == 2:
         assert mixtures(turned.found) == approximately(mixtures(found.found))
+
+
+def test_incentives_have_intervals_over_seeds() -> None:
+    by_seed = [game([[1, 0], [extra, 1]]) for extra in (0.0, 0.2, 0.7)]
+    found = estimated_incentives(by_seed, {"B": 0.0, "A": 1.0})
+    assert found["A"] == Estimate(0.0, 0.0, 0.0)
+    assert found["B"] == student_mean([-1.0, -0.8, -0.3])
 
 
 def test_dominated_strategies_are_eliminated_again_and_again() -> None:

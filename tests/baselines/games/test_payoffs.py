@@ -35,10 +35,10 @@ def test_a_game_of_two_players_is_its_matrix() -> None:
     assert payoffs.against_pairs(np.array([0.25, 0.75])).tolist() == payoffs.table.tolist()
 
 
-def test_a_deviation_is_one_of_a_random_player() -> None:
+def test_an_incentive_is_a_mean_over_the_players_of_a_profile() -> None:
     payoffs = game([[3, 0], [5, 1]])
     assert payoffs.profiles.tolist() == [[2, 0], [1, 1], [0, 2]]
-    assert payoffs.deviations().tolist() == [[0, (0 + 3 - 5) / 2, 0 - 1], [5 - 3, (1 - 0) / 2, 0]]
+    assert payoffs.incentives().tolist() == [[0, (0 + 3 - 5) / 2, 0 - 1], [5 - 3, (1 - 0) / 2, 0]]
 
 
 @settings(max_examples=10, deadline=None)

@@ -49,7 +49,7 @@ def test_a_markets_payoffs_come_from_its_profiles() -> None:
         return play_profile(tiny_market(), profile, POLICIES, (0,), "cpu").payoff()
 
     payoffs = tabulate(("buyer", "loner"), 2, 2, payoff)
-    assert payoffs.table[0, 0] > payoffs.table[1, 1]  # two who buy from each other gain more than two who do not
+    assert payoffs.table[0, 0] > payoffs.table[1, 1]  # two who buy from each other return more than two who do not
 
 
 def test_a_profile_has_a_policy_for_each_agent() -> None:

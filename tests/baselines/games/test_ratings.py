@@ -54,39 +54,39 @@ def test_a_mean_over_opponents_is_moved_by_copies() -> None:
     payoffs = game(ROCK_PAPER_SCISSORS)
     crowded = renamed(payoffs, ("A", "A2", "A3", "A4", "B", "C"))
     assert payoffs.table.mean(1).tolist() == [0, 0, 0]
-    assert crowded.table.mean(1)[4] == pytest.approx(0.5)  # paper gains from many rocks
+    assert crowded.table.mean(1)[4] == pytest.approx(0.5)  # many rocks are good for paper
 
 
 def plain_ratings(payoffs: Payoffs) -> list[float]:
     """Ratings over the joint distributions of named players.
 
-    A gain is fixed if it cannot be below the largest while no other is above it.
+    An incentive is fixed if it cannot be below the largest while no other is above it.
     """
     names, players = payoffs.strategies, range(payoffs.players)
     joint = list(product(names, repeat=payoffs.players))
 
-    def gain(player: int, name: str, profile: tuple[str, ...]) -> float:
+    def incentive(player: int, name: str, profile: tuple[str, ...]) -> float:
         changed = (*profile[:player], name, *profile[player + 1 :])
         return payoffs_in(payoffs, changed)[name] - payoffs_in(payoffs, profile)[profile[player]]
 
-    gains = np.array([[gain(player, name, one) for one in joint] for player in players for name in names])
+    incentives = np.array([[incentive(player, name, one) for one in joint] for player in players for name in names])
     simplex = {"A_eq": np.ones((1, len(joint))), "b_eq": [1]}
     bounds: dict[int, float] = {}
-    while free := [row for row in range(len(gains)) if row not in bounds]:
-        column = np.array([-float(row in free) for row in range(len(gains))])
-        at_most = np.array([bounds.get(row, 0.0) + 1e-9 for row in range(len(gains))])
+    while free := [row for row in range(len(incentives)) if row not in bounds]:
+        column = np.array([-float(row in free) for row in range(len(incentives))])
+        at_most = np.array([bounds.get(row, 0.0) + 1e-9 for row in range(len(incentives))])
         largest = linprog(
             [0] * len(joint) + [1],
-            np.column_stack([gains, column]),
+            np.column_stack([incentives, column]),
             at_most,
             np.append(np.ones(len(joint)), 0)[None],
             [1],
             [(0, None)] * len(joint) + [(None, None)],
         ).fun
         at_most[free] = largest + 1e-9
-        lowest = {row: linprog(gains[row], gains, at_most, **simplex).fun for row in free}
+        lowest = {row: linprog(incentives[row], incentives, at_most, **simplex).fun for row in free}
         bounds |= {row: largest for row in free if lowest[row] > largest - 1e-6}
-    return [bounds[row] for row in range(len(gains))]
+    return [bounds[row] for row in range(len(incentives))]
 
 
 @pytest.mark.parametrize(("seed", "strategies", "players"), [(0, 2, 2), (1, 3, 2), (2, 4, 2), (3, 2, 3), (4, 3, 3)])
