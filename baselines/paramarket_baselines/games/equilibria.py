@@ -192,7 +192,7 @@ def _newton(game: Payoffs, inside: np.ndarray, starts: np.ndarray, steps: int) -
     slopes[:, :size, size], slopes[:, size, :size] = -1, 1
     full = np.ones(count, dtype=bool)
     for _ in range(steps):
-        pairs = game.against_pairs(mixtures)[rows[:, :, None], inside[:, :, None], inside[:, None]]
+        pairs = game.against_each(mixtures)[rows[:, :, None], inside[:, :, None], inside[:, None]]
         slopes[:, :size, :size] = (game.players - 1) * pairs
         # The linearised payoffs at the new mixture are those now plus the slopes times the step.
         right = (game.players - 2) * (pairs @ mixtures[rows, inside][..., None])[..., 0]

@@ -80,7 +80,7 @@ class Payoffs:
         """The counts of a single player of each strategy."""
         return np.eye(len(self.strategies), dtype=int)
 
-    def against_pairs(self, mixtures: np.ndarray) -> np.ndarray:
+    def against_each(self, mixtures: np.ndarray) -> np.ndarray:
         """The expected payoff of each strategy against one opponent's strategy, ``[..., strategies, strategies]``.
 
         All other opponents draw their strategies from the mixture ``[..., strategies]``, so their counts are
@@ -92,7 +92,7 @@ class Payoffs:
 
     def against(self, mixtures: np.ndarray) -> np.ndarray:
         """The expected payoff of each strategy if all opponents draw theirs from the mixture ``[..., strategies]``."""
-        return np.asarray((self.against_pairs(mixtures) @ mixtures[..., None])[..., 0])
+        return np.asarray((self.against_each(mixtures) @ mixtures[..., None])[..., 0])
 
     def incentives(self) -> np.ndarray:
         """The incentive to deviate to each strategy in each profile, float64 ``[strategies, profiles]``.

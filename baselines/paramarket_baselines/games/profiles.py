@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -56,21 +57,23 @@ def seatings(profile: Sequence[str]) -> Iterator[Profile]:
 def play_profile(
     config: MarketConfig,
     profile: Profile,
-    policies: Mapping[str, str | PolicyFactory],
+    policies: Mapping[str, Sequence[str | PolicyFactory]],
     seeds: Sequence[int],
     device: str | torch.device = "auto",
 ) -> PlayedProfile:
     """Play all distinct seatings of a profile on the same seeds, since the agents of a market have different data.
 
-    ``policies`` maps the names in the profile to the policies that play.
+    ``policies`` maps the names in the profile to the policies that play: one for a rule, and the trainings of a learned
+    policy, which take turns from seed to seed.
     """
     require(len(profile) == config.agents, "profile", profile, f"of {config.agents} policies, one for each agent")
+    every = list(seatings(profile))
     totals = {name: np.zeros(len(seeds)) for name in profile}
-    count = 0
-    for count, seating in enumerate(seatings(profile), start=1):  # noqa: B007
-        arm = Arm("profile", tuple(policies[name] for name in seating))
-        found = returns(play(config, arm, seeds, device, closing_trade=False)).unstack("agent").loc[list(seeds)]
-        for name, by_seed in zip(seating, found.to_numpy().T, strict=True):
-            totals[name] += by_seed
-    means = {name: totals[name] / (seats * count) for name, seats in Counter(profile).items()}
+    turns = max(len(policies[name]) for name in profile)
+    for turn, seating in product(range(min(turns, len(seeds))), every):
+        playing = tuple(policies[name][turn % len(policies[name])] for name in seating)
+        found = returns(play(config, Arm("profile", playing), seeds[turn::turns], device, closing_trade=False))
+        for seat, name in enumerate(seating):
+            totals[name][turn::turns] += found.xs(seat, level="agent")[list(seeds[turn::turns])]
+    means = {name: totals[name] / (seats * len(every)) for name, seats in Counter(profile).items()}
     return PlayedProfile(profile, tuple(seeds), {name: tuple(total.tolist()) for name, total in means.items()})

@@ -32,7 +32,7 @@ def test_expected_payoffs_are_those_of_all_opponents_draws(shape: tuple[int, int
 def test_a_game_of_two_players_is_its_matrix() -> None:
     payoffs = game([[1, 2], [3, 4]])
     assert payoffs.against(np.array([0.25, 0.75])).tolist() == [1.75, 3.75]
-    assert payoffs.against_pairs(np.array([0.25, 0.75])).tolist() == payoffs.table.tolist()
+    assert payoffs.against_each(np.array([0.25, 0.75])).tolist() == payoffs.table.tolist()
 
 
 def test_an_incentive_is_a_mean_over_the_players_of_a_profile() -> None:

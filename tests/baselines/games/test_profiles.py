@@ -14,7 +14,7 @@ from paramarket_baselines.games.payoffs import tabulate
 from paramarket_baselines.games.profiles import PlayedProfile, play_profile, seatings
 from tests.helpers import priced_market, tiny_market
 
-POLICIES = {"buyer": "paper", "waiter": "patient:3", "loner": "train"}
+POLICIES = {"buyer": ("paper",), "waiter": ("patient:3",), "loner": ("train",)}
 
 
 def test_seatings_are_all_distinct_orders() -> None:
@@ -28,7 +28,7 @@ def test_a_policys_payoff_is_the_mean_over_its_seats_in_all_seatings() -> None:
     played = play_profile(config, ("buyer", "buyer", "loner"), POLICIES, seeds, "cpu")
     expected: dict[str, list[np.ndarray]] = {"buyer": [], "loner": []}
     for names in (("buyer", "buyer", "loner"), ("buyer", "loner", "buyer"), ("loner", "buyer", "buyer")):
-        arm = Arm("arm", tuple(POLICIES[name] for name in names))
+        arm = Arm("arm", tuple(POLICIES[name][0] for name in names))
         found = returns(play(config, arm, seeds, "cpu", closing_trade=False))
         for seat, name in enumerate(names):
             expected[name].append(np.array([found[seed, seat] for seed in seeds]))
@@ -36,6 +36,17 @@ def test_a_policys_payoff_is_the_mean_over_its_seats_in_all_seatings() -> None:
     for name, by_seating in expected.items():
         assert played.returns[name] == pytest.approx(np.mean(by_seating, axis=0))
         assert played.payoff()[name] == pytest.approx(np.mean(by_seating))
+
+
+def test_trainings_take_turns_from_seed_to_seed() -> None:
+    config, profile, seeds = tiny_market(), ("learned", "loner"), (4, 5, 6)
+    both = play_profile(config, profile, {**POLICIES, "learned": ("paper", "patient:3")}, seeds, "cpu")
+    first, second = (
+        play_profile(config, profile, {**POLICIES, "learned": (name,)}, seeds, "cpu") for name in ("paper", "patient:3")
+    )
+    expected = (first.returns["learned"][0], second.returns["learned"][1], first.returns["learned"][2])
+    assert both.returns["learned"] == pytest.approx(expected, rel=1e-5)
+    assert first.returns["learned"][1] != pytest.approx(expected[1], rel=1e-3)
 
 
 def test_the_same_seeds_give_the_same_profile_and_it_survives_json() -> None:
