@@ -54,18 +54,19 @@ class Equilibria:
 
     found: tuple[Equilibrium, ...]
     complete: bool
-    """Whether there are certainly no others. It is False for more than two players."""
+    """Whether there are certainly no others, apart from copies. It is False for more than two players."""
 
 
 def symmetric_equilibria(payoffs: Payoffs) -> Equilibria:
     """All symmetric equilibria that can be found, those of few strategies first.
 
-    Strictly dominated strategies are left out first, since no equilibrium contains them. Then each support is tried, as
-    many as ``MAX_STEPS`` allows: for two players, all supports of up to 16 strategies. If some supports are not tried,
-    or if there are more than two players, the end points of the replicator dynamics from many random mixtures are tried
-    as well.
+    Of several copies of a strategy, only the first is in the mixtures; the others could take its place. Strictly
+    dominated strategies are left out, since no equilibrium contains them. Then each support is tried, as many as
+    ``MAX_STEPS`` allows: for two players, all supports of up to 16 strategies. If some supports are not tried, or if
+    there are more than two players, the end points of the replicator dynamics from many random mixtures are tried, too.
     """
-    kept = undominated(payoffs)
+    distinct = payoffs.distinct()
+    kept = [distinct[place] for place in undominated(payoffs.restricted(distinct))]
     game = _normalised(payoffs.restricted(kept))
     sizes = _sizes(len(kept), game.players)
     certain = game.players == 2 and len(sizes) == len(kept)

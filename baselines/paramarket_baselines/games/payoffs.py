@@ -26,6 +26,9 @@ from paramarket_env.validation import require
 Profile = tuple[str, ...]
 """The strategies of all agents of a market, sorted by name."""
 
+SAME = 1e-9
+"""The largest difference of payoffs that are taken as equal, in units of their range."""
+
 
 @dataclass(frozen=True, eq=False)
 class Payoffs:
@@ -110,6 +113,21 @@ class Payoffs:
         """The game with the strategies of these indices alone, which are in ascending order."""
         inside = self.opponents[:, list(kept)].sum(1) == self.players - 1
         return Payoffs(tuple(self.strategies[index] for index in kept), self.players, self.table[list(kept)][:, inside])
+
+    def distinct(self) -> list[int]:
+        """The indices of the strategies without copies of earlier ones, which never make a difference to any payoff."""
+        kept: list[int] = []
+        for strategy in range(len(self.strategies)):
+            if not any(self._is_copy(strategy, earlier) for earlier in kept):
+                kept.append(strategy)
+        return kept
+
+    def _is_copy(self, strategy: int, earlier: int) -> bool:
+        """Whether all payoffs stay the same if the earlier strategy takes a strategy's place."""
+        replaced = np.arange(len(self.strategies))
+        replaced[strategy] = earlier
+        columns = [self._column[tuple(counts)] for counts in (self.opponents @ self._units[replaced]).tolist()]
+        return bool(abs(self.table[replaced][:, columns] - self.table).max() <= SAME * self.scale)
 
     @property
     def scale(self) -> float:

@@ -22,7 +22,7 @@ from scipy.optimize import linprog
 from paramarket_baselines.games.payoffs import Payoffs
 
 ACTIVE = 1e-6
-"""The dual value from which on a constraint is active in every optimum. The dual values of a program sum to 1."""
+"""The dual value, relative to the largest, from which on a constraint is taken to be active in every optimum."""
 
 
 def deviation_ratings(payoffs: Payoffs) -> dict[str, float]:
@@ -53,4 +53,5 @@ def _strictest(incentives: np.ndarray, ratings: np.ndarray) -> tuple[float, np.n
     )
     if not found.success:
         raise RuntimeError(f"the linear program of the deviation ratings failed: {found.message}")
-    return float(found.fun), free & (-found.ineqlin.marginals > ACTIVE)
+    duals = np.where(free, -found.ineqlin.marginals, 0)
+    return float(found.fun), free & (duals >= ACTIVE * duals.max())

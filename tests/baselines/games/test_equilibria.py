@@ -130,10 +130,18 @@ def test_dominated_strategies_are_eliminated_again_and_again() -> None:
     assert mixtures(symmetric_equilibria(payoffs).found) == [(1, 0, 0)]
 
 
-def test_copies_make_a_continuum_of_which_not_all_can_be_listed() -> None:
-    found = symmetric_equilibria(renamed(game(COORDINATION), ("A", "A2", "B")))
+def test_the_first_of_several_copies_stands_for_all() -> None:
+    copied = renamed(game(COORDINATION), ("A", "B", "A2", "B2", "A3"))
+    found = symmetric_equilibria(copied)
+    assert found.complete
+    assert mixtures(found.found) == approximately([(1, 0, 0, 0, 0), (0, 0, 0, 1, 0), (0.5, 0, 0, 0.5, 0)])
+    assert all(one.incentives["A"] == pytest.approx(one.incentives["A2"]) for one in found.found)
+
+
+def test_a_continuum_cannot_be_listed() -> None:
+    found = symmetric_equilibria(game([[0, 1], [0, 1]]))  # nobody cares about its own choice
     assert not found.complete
-    assert {0.5, 1.0} <= {round(one.mixture["B"], 6) for one in found.found}
+    assert {(1.0, 0.0), (0.0, 1.0)} <= set(mixtures(found.found))
 
 
 def test_without_steps_for_all_supports_the_dynamics_finds_larger_ones(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,6 +80,14 @@ def test_a_restricted_game_has_the_payoffs_of_the_strategies_that_are_left() -> 
     assert (renamed(payoffs, ("B", "D")).table == part.table).all()
 
 
+@pytest.mark.parametrize("players", [2, 3])
+def test_a_copy_makes_no_difference_as_a_strategy_or_as_an_opponent(players: int) -> None:
+    payoffs = drawn_game(0, 2, players)
+    assert renamed(payoffs, ("A", "B", "A2", "B2")).distinct() == [0, 1]
+    assert game([[1, 2], [1, 2]]).distinct() == [0, 1]  # equal payoffs, but not as opponents
+    assert game([[1, 1], [1, 1]]).distinct() == [0]
+
+
 def test_payoffs_survive_json() -> None:
     payoffs = drawn_game(0, 3, 3)
     again = Payoffs.from_dict(json.loads(json.dumps(payoffs.to_dict())))
