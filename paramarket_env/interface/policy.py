@@ -85,7 +85,7 @@ class PolicyFactory(Protocol):
 
 
 POLICIES: Registry[PolicyFactory] = Registry(
-    "policy", PolicyFactory, joined="pricing", provider="paramarket_baselines.policies.decisions"
+    "policy", PolicyFactory, joined="pricing", provider="paramarket_baselines.policies.registered"
 )
 """The policies by name. A pricing rule follows a ``+``: ``paper+fixed(level=3)``."""
 

@@ -13,9 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from paramarket_baselines.policies.learned import Learned
 from paramarket_baselines.policies.pricing import PRICING, Bayesian, Fields, PricingRule, Seller, cycle_of
-from paramarket_baselines.policies.zipped import Zipped
 from paramarket_env.interface.policy import POLICIES, Policy, Seat
 from paramarket_env.market.orders import Orders
 from paramarket_env.seeding import stream, uniform
@@ -65,7 +63,7 @@ class RulePolicy(Policy):
         bids = seat.actions.legal_purchases(mask) & rule.bids(seat, fields)
         offer = rule.offer(seat, fields, bids.any(2))
         return seat.actions.encode(
-            Orders(rule.train(seat, fields), offer, _highest_bid(bids, offer), self._asks(fields))
+            Orders(rule.train(seat, fields), offer, highest_bid(bids, offer), self._asks(fields))
         )
 
     def _asks(self, fields: Fields) -> Tensor:
@@ -75,7 +73,7 @@ class RulePolicy(Policy):
         return torch.full_like(fields["ask"], -1, dtype=torch.int64)
 
 
-def _highest_bid(bids: Tensor, offer: Tensor) -> Tensor:
+def highest_bid(bids: Tensor, offer: Tensor) -> Tensor:
     """The highest of the ``bids``, bool ``[B, offers, bids]``, for the ``offer``, int64 ``[B]``: int64 ``[B]``."""
     place = offer.clamp_min(0)[:, None, None].expand(-1, 1, bids.shape[2])
     levels = torch.arange(bids.shape[2], device=bids.device)
@@ -188,8 +186,29 @@ class Patient(Paper):
         return super().offer(seat, fields, legal & (waited | last))
 
 
-RULES = tuple(POLICIES)
-"""The names of the rules, which need no training."""
+@POLICIES.register
+@configuration
+class Choosy(Paper):
+    """The paper's rule that buys only what brings at least ``gain`` nats."""
 
-POLICIES.register(Learned)
-POLICIES.register(Zipped, "sb3")
+    gain: Annotated[float, Field(ge=0, le=1e6)] = 0.3
+
+    def offer(self, seat: Seat, fields: Fields, legal: Tensor) -> Tensor:
+        """See :meth:`Rule.offer`."""
+        return super().offer(seat, fields, legal & (fields["offer_gain"] >= self.gain))
+
+
+@POLICIES.register
+@configuration
+class Early(Paper):
+    """The paper's rule that buys only in the first ``share`` of the episode."""
+
+    share: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+    def offer(self, seat: Seat, fields: Fields, legal: Tensor) -> Tensor:
+        """See :meth:`Rule.offer`."""
+        return super().offer(seat, fields, legal & (1 - fields["time_left"] < self.share))
+
+
+RULES = ("hold", "train", "random", "greedy", "paper", "patient", "choosy", "early")
+"""The names of the rules, which need no training."""

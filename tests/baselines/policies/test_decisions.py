@@ -16,13 +16,13 @@ from paramarket_baselines.policies.decisions import (
     RULES,
     Greedy,
     Hold,
-    Learned,
     Paper,
     Patient,
     Random,
     RulePolicy,
     Train,
 )
+from paramarket_baselines.policies.learned import Learned
 from paramarket_baselines.policies.pricing import (
     PRICING,
     Bayesian,

@@ -1,5 +1,6 @@
 """Pricing rules: they choose a seller's asks from its observations."""
 
+from paramarket_baselines.policies.pricing.adaptive import Mirror, Ratchet, Reciprocal
 from paramarket_baselines.policies.pricing.bayesian import (
     Bayesian,
     Bounds,
@@ -31,10 +32,13 @@ __all__ = [
     "Fixed",
     "History",
     "Memory",
+    "Mirror",
     "Omniscient",
     "OptimalPrice",
     "PricingRule",
     "RandomPrice",
+    "Ratchet",
+    "Reciprocal",
     "RivalAware",
     "Seller",
     "Thompson",

@@ -1,0 +1,166 @@
+"""A policy that plays another rule in every episode, drawn from a broad family: the opponents of a league.
+
+An agent that learns against a few rules is good against these few. Against opponents that are drawn anew for every
+episode it must be good on average, and must find out during the episode whom it meets (domain randomisation; Tobin et
+al. 2017). ``FAMILY`` lists what is drawn. Populations that are held out have rules and parameters outside of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from paramarket_baselines.policies.decisions import best_offer, highest_bid, value
+from paramarket_baselines.policies.pricing import Bayesian, Fields, PricingRule, Seller, cycle_of, posted_levels
+from paramarket_env.interface.policy import Policy, Seat
+from paramarket_env.market.orders import Orders
+from paramarket_env.seeding import stream, uniform
+from paramarket_env.validation import configuration
+
+FAMILY: dict[str, tuple[float, ...]] = {
+    "patience": (0, 0, 1, 2, 3, 5, 6, 7, 8, 9, 11),
+    # The least ratio of value to price of a purchase; 0 pays any price.
+    "margin": (0, 0.5, 0.8, 1, 1, 1, 1, 1.2, 1.5, 2),
+    # The cycle of the first purchase, as a share of the episode; 1 never buys.
+    "first_purchase": (0, 0, 0, 0, 0, 0.25, 0.5, 0.75, 1),
+    # Whether the patience ends in the last cycle.
+    "closes": (1, 1, 0),
+    # The largest price of a purchase, as a share of the balance.
+    "spending": (1, 1, 1, 0.5, 0.2),
+    # The probability of training when there is nothing to buy or to ask.
+    "diligence": (1, 1, 1, 1, 0.8, 0.5),
+    # The probability of a random legal action.
+    "noise": (0, 0, 0, 0, 0.1, 0.3),
+}
+"""The parameters of the buyers. Each is drawn uniformly from its values for each episode and seat."""
+
+PRICES = ("none", "fixed", "fixed", "withheld", "random", "bayesian", "ramp", "ramp")
+"""The kinds of pricing, drawn uniformly. A ramp goes in equal steps from one random level to another."""
+
+RAMP_PERIOD = 3
+"""The cycles between two postings of a rule that changes its asks."""
+
+
+@configuration
+class Varied:
+    """Plays another rule in each episode, drawn from a broad family: the opponents of `train --league`."""
+
+    def __call__(self, seat: Seat) -> Policy:
+        """See ``PolicyFactory``."""
+        return VariedPolicy(seat)
+
+
+@dataclass(frozen=True)
+class VariedPrice(PricingRule):
+    """A pricing rule that is another one in each episode; see ``PRICES``."""
+
+    bayesian: Bayesian
+
+    def posting_period(self, seat: Seat) -> int:
+        """Always 1, since each row has its own turns."""
+        return 1
+
+    def memory(self, seat: Seat, keys: Tensor) -> dict[str, Tensor]:
+        """See :meth:`PricingRule.memory`: ``kind``, and the levels ``begin`` and ``end``, ``[b]`` each."""
+        drawn = uniform(stream(keys, "varied price"), 3)
+        levels = len(seat.prices)
+        return {
+            **self.bayesian.memory(seat, keys),
+            "keys": keys,
+            "kind": (drawn[:, 0] * len(PRICES)).long(),
+            "begin": (drawn[:, 1] * levels).long(),
+            "end": (drawn[:, 2] * levels).long(),
+        }
+
+    def learn(self, seat: Seat, memory: dict[str, Tensor], before: Fields, now: Fields) -> dict[str, Tensor]:
+        """See :meth:`PricingRule.learn`."""
+        return memory | self.bayesian.learn(seat, memory, before, now)
+
+    def price(self, seat: Seat, memory: dict[str, Tensor], fields: Fields) -> Tensor:
+        """See :meth:`PricingRule.price`."""
+        posted, cycle, levels = posted_levels(seat, fields), cycle_of(fields, seat), len(seat.prices)
+        begin, end = memory["begin"], memory["end"]
+        share = (cycle // RAMP_PERIOD * RAMP_PERIOD) / max(seat.max_cycles - 1, 1)
+        random = (uniform(stream(memory["keys"], "random price", cycle), 1).squeeze(1) * levels).long()
+        wanted = {
+            "fixed": begin,
+            "withheld": torch.full_like(begin, levels),
+            "random": random,
+            "ramp": (begin + share * (end - begin)).round().long(),
+        }
+        asks = posted
+        for name, level in wanted.items():
+            asks = self._where(memory, name, level.unsqueeze(1), asks)
+        asks = self._where(memory, "bayesian", self.bayesian.price(seat, memory, fields), asks)
+        changes = torch.isin(memory["kind"], self._kinds("random", "bayesian", device=posted.device))
+        waits = changes & (cycle % self.bayesian.posting_period(seat) != 0)
+        return torch.where(waits.unsqueeze(1), posted, asks)
+
+    def _where(self, memory: dict[str, Tensor], name: str, there: Tensor, elsewhere: Tensor) -> Tensor:
+        chosen = torch.isin(memory["kind"], self._kinds(name, device=there.device))
+        return torch.where(chosen.unsqueeze(1), there, elsewhere)
+
+    @staticmethod
+    def _kinds(*names: str, device: torch.device) -> Tensor:
+        found = [place for place, name in enumerate(PRICES) if name in names]
+        return torch.tensor(found, dtype=torch.int64, device=device)
+
+
+class VariedPolicy(Policy):
+    """Another rule of the family in each row and episode."""
+
+    def __init__(self, seat: Seat) -> None:
+        self.seat, self.seller = seat, Seller(seat, VariedPrice(Bayesian()))
+        self.keys = torch.zeros(seat.num_markets, dtype=torch.int64, device=seat.device)
+        self.drawn = self._draw(self.keys)
+
+    def reset(self, rows: Tensor, keys: Tensor) -> None:
+        """See :meth:`Policy.reset`."""
+        self.seller.reset(rows, keys)
+        self.keys = self.keys.index_copy(0, rows, keys)
+        fresh = self._draw(keys)
+        self.drawn = {name: old.index_copy(0, rows, fresh[name]) for name, old in self.drawn.items()}
+
+    def _draw(self, keys: Tensor) -> dict[str, Tensor]:
+        drawn = uniform(stream(keys, "varied"), len(FAMILY))
+        found = {}
+        for place, (name, values) in enumerate(FAMILY.items()):
+            table = torch.tensor(values, dtype=torch.float64, device=keys.device)
+            found[name] = table[(drawn[:, place] * len(values)).long()]
+        return found
+
+    def act(self, observation: Tensor, mask: Tensor) -> Tensor:
+        """See :meth:`Policy.act`."""
+        seat, fields = self.seat, self.seat.layout.unpack(observation)
+        cycle = cycle_of(fields, seat)
+        chance = uniform(stream(self.keys, "varied policy", cycle), 2 + mask.shape[1])
+        bids = seat.actions.legal_purchases(mask) & self._acceptable(fields)
+        offer = torch.where(self._buys(fields, cycle), best_offer(self._surplus(fields), bids.any(2)), -1)
+        orders = Orders(
+            chance[:, 0] < self.drawn["diligence"], offer, highest_bid(bids, offer), self.seller.ask(fields)
+        )
+        at_random = seat.actions.best(chance[:, 2:].masked_fill(~mask, -1.0))
+        noisy, chosen = chance[:, 1] < self.drawn["noise"], seat.actions.encode(orders)
+        return torch.where(noisy.view(-1, *(1,) * (chosen.dim() - 1)), at_random, chosen)
+
+    def _buys(self, fields: Fields, cycle: Tensor) -> Tensor:
+        """Whether the rule buys in this cycle, bool ``[B]``."""
+        cycles, drawn = self.seat.max_cycles, self.drawn
+        begun = cycle >= drawn["first_purchase"] * cycles
+        waited = (fields["since_purchase"].squeeze(1) * cycles).round() >= drawn["patience"]
+        return begun & (waited | ((cycle == cycles - 1) & (drawn["closes"] > 0)))
+
+    def _surplus(self, fields: Fields) -> Tensor:
+        """The value less the price that the rule counts, ``[B, offers]``; 0 for a price above its spending."""
+        price = fields.get("offer_price", torch.zeros_like(fields["offer_gain"]))
+        affordable = price <= self.drawn["spending"].unsqueeze(1) * fields["balance"]
+        return torch.where(affordable, value(fields) - self.drawn["margin"].unsqueeze(1) * price, 0.0)
+
+    def _acceptable(self, fields: Fields) -> Tensor:
+        """The bids that the rule makes, bool ``[B, offers, bids]``."""
+        seat = self.seat
+        if seat.actions.choices.bids == 1:
+            return torch.ones((), dtype=torch.bool, device=seat.device)
+        return self.drawn["margin"].view(-1, 1, 1) * seat.prices <= value(fields).unsqueeze(2)
