@@ -6,6 +6,7 @@ before: at which prices each partner has bought or declined, what it asked, and 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,65 +15,62 @@ from torch import Tensor
 from paramarket_env.interface.observations import ObservationLayout
 
 Memory = dict[str, Tensor]
+"""The features by name, and ``before``, the last observation: float32 ``[B, size]`` each."""
+
+
+def feature_sizes(fields: Mapping[str, int]) -> dict[str, int]:
+    """The sizes of the features by name, given those of the fields of an observation."""
+    partners, offers = fields["alive"], fields["offer_gain"]
+    by_partner = dict.fromkeys(("bought_at", "declined_at", "sales", "declines"), partners)
+    by_offer = dict.fromkeys(("gain_before", "lowest_price", "highest_price"), offers)
+    return {**by_partner, **by_offer, "loss_at_start": 1}
 
 
 @dataclass(frozen=True)
 class History:
-    """The features of an episode so far, for markets with this layout of observations."""
+    """The features of an episode so far, in markets whose observations have this layout."""
 
     layout: ObservationLayout
 
     @property
     def size(self) -> int:
-        """The number of features."""
-        return sum(feature.shape[1] for feature in self.start(1, torch.device("cpu")).values()) - self.layout.size
+        """F, the number of features."""
+        return sum(self._sizes.values())
+
+    @property
+    def _sizes(self) -> dict[str, int]:
+        return feature_sizes({field.name: field.size for field in self.layout.fields})
 
     def start(self, rows: int, device: torch.device) -> Memory:
-        """The memory at the start of episodes: the features, and the last observation."""
-        partners, offers = self._size("alive"), self._size("offer_gain")
-        sizes = {
-            "bought_at": partners,
-            "declined_at": partners,
-            "sales": partners,
-            "declines": partners,
-            "gain_before": offers,
-            "lowest_price": offers,
-            "highest_price": offers,
-            "loss_at_start": 1,
-            "before": self.layout.size,
-        }
-        return {name: torch.zeros(rows, size, device=device) for name, size in sizes.items()}
+        """The memory before the first observation of an episode."""
+        sizes = {**self._sizes, "before": self.layout.size}
+        return {name: torch.zeros(rows, size, dtype=torch.float32, device=device) for name, size in sizes.items()}
 
-    def after(self, memory: Memory, observation: Tensor) -> Memory:
-        """The memory after one more observation, float32 ``[B, D]``, of an episode."""
+    def observe(self, memory: Memory, observation: Tensor) -> Memory:
+        """The memory after one more observation of the episode, float32 ``[B, D]``."""
         now, before = self.layout.unpack(observation), self.layout.unpack(memory["before"])
-        begins = now["time_left"] >= 1
-        partners = self._size("alive")
-        asked = before["ask"].expand(-1, partners)
+        asked = before["ask"].expand_as(now["sold_now"])
         sold, declined = now["sold_now"] > 0, now["declined"] > 0
         price = now.get("offer_price", torch.zeros_like(now["offer_gain"]))
-        on_sale = now["offer_legal"] > 0
-        lowest, highest = memory["lowest_price"], memory["highest_price"]
-        first = highest == 0
-        declined_at = memory["declined_at"]
-        found = {
-            "bought_at": torch.where(sold, torch.maximum(memory["bought_at"], asked), memory["bought_at"]),
-            "declined_at": torch.where(
-                declined, torch.where(declined_at > 0, torch.minimum(declined_at, asked), asked), declined_at
-            ),
+        offered = now["offer_legal"] > 0
+        return {
+            "bought_at": _extreme(torch.maximum, memory["bought_at"], asked, sold),
+            "declined_at": _extreme(torch.minimum, memory["declined_at"], asked, declined),
             "sales": memory["sales"] + now["sold_now"],
             "declines": memory["declines"] + now["declined"],
-            "gain_before": before["offer_gain"],
-            "lowest_price": torch.where(on_sale, torch.where(first, price, torch.minimum(lowest, price)), lowest),
-            "highest_price": torch.where(on_sale, torch.maximum(highest, price), highest),
-            "loss_at_start": torch.where(begins, now["loss"], memory["loss_at_start"]),
+            "gain_before": before["offer_gain"].clone(),
+            "lowest_price": _extreme(torch.minimum, memory["lowest_price"], price, offered),
+            "highest_price": _extreme(torch.maximum, memory["highest_price"], price, offered),
+            "loss_at_start": torch.where(now["time_left"] >= 1, now["loss"], memory["loss_at_start"]),
+            "before": observation.clone(),
         }
-        return {**found, "before": observation}
-
-    def _size(self, field: str) -> int:
-        return next(each.size for each in self.layout.fields if each.name == field)
 
     @staticmethod
-    def features(memory: Memory) -> Tensor:
-        """The features, float32 ``[B, size]``."""
-        return torch.cat([feature for name, feature in memory.items() if name != "before"], dim=1)
+    def append(memory: Memory, observation: Tensor) -> Tensor:
+        """The observation with the features behind it, float32 ``[B, D + F]``."""
+        return torch.cat([observation, *(kept for name, kept in memory.items() if name != "before")], dim=1)
+
+
+def _extreme(choose: Callable[[Tensor, Tensor], Tensor], kept: Tensor, seen: Tensor, where: Tensor) -> Tensor:
+    """The lowest or highest price so far. A price of 0 stands for none, so the first one replaces it."""
+    return torch.where(where, torch.where(kept > 0, choose(kept, seen), seen), kept)

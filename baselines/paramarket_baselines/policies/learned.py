@@ -21,6 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from paramarket_baselines.policies.history import History, feature_sizes
 from paramarket_env.files import expanded, read_member, write_set
 from paramarket_env.interface.actions import Actions
 from paramarket_env.interface.batch import MarketBatch
@@ -96,12 +97,15 @@ class SavedPolicy:
     """Scaled observations are clipped to [-clip, clip]."""
     files: dict[str, str]
     """The SHA-256 of each file of the set, by name."""
+    history: bool = False
+    """Whether the network sees the history of the episode behind the observation (see ``History``)."""
     metadata: dict[str, Any] = field(default_factory=dict)
     """Anything else that is worth knowing about the policy."""
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every tensor of the policy."""
-        width = sum(size for _, size, _, _ in self.observation)
+        fields = {name: size for name, size, _, _ in self.observation}
+        width = sum(fields.values()) + (sum(feature_sizes(fields).values()) if self.history else 0)
         sizes = (width, *self.hidden, sum(self.nvec))
         shapes: dict[str, tuple[int, ...]] = {"mean": (width,), "variance": (width,)}
         for place, (before, after) in enumerate(pairwise(sizes)):
@@ -170,8 +174,9 @@ def save_policy(
 ) -> None:
     """Save the current policy of a model, so that ``learned:FOLDER`` plays it. Makes the folder if needed.
 
-    The model must have learned on a ``ParaMarketVecEnv``, optionally in a ``VecNormalize`` or in wrappers that leave
-    observations unchanged. Its network must be an ``MlpPolicy`` of linear layers and one of ``ACTIVATIONS``.
+    The model must have learned on a ``ParaMarketVecEnv``, optionally in a ``VecNormalize``, in a ``RememberingVecEnv``,
+    or in wrappers that leave observations unchanged. Its network must be an ``MlpPolicy`` of linear layers and one of
+    ``ACTIVATIONS``.
     ``metadata`` must be JSON; it is saved in ``policy.json`` too. ``files`` has contents of further files by name; they
     are saved as one set with the policy. Raises ``ValueError`` for another environment or network, and for an
     algorithm that is not in ``ALGORITHMS``.
@@ -181,7 +186,7 @@ def save_policy(
     name = lookup(names, type(model).__name__.lower(), "algorithm")
     market = _market_of(model)
     scaled = model.get_vec_normalize_env()
-    size = market.layout.size
+    size = _width(model)
     scale = Normaliser.identity(size) if scaled is None or not scaled.norm_obs else Normaliser.of(scaled)
     linear, activation = _layers_of(model)
     tensors = {"mean": torch.from_numpy(scale.mean), "variance": torch.from_numpy(scale.variance)}
@@ -193,6 +198,7 @@ def save_policy(
         "hidden": [layer.out_features for layer in linear[:-1]],
         "activation": activation,
         "clip": float(scale.clip) if np.isfinite(scale.clip) else None,
+        "history": size > market.layout.size,
         "metadata": metadata or {},
     }
     write_set(expanded(folder) / MANIFEST, content, {WEIGHTS: save(tensors), **(files or {})})
@@ -230,11 +236,21 @@ def _market_of(model: BaseAlgorithm) -> MarketBatch:
 
     env = model.get_env()
     market = None if env is None else env.unwrapped
-    if not isinstance(market, ParaMarketVecEnv) or model.observation_space.shape != market.observation_space.shape:
+    if not isinstance(market, ParaMarketVecEnv) or _width(model) not in _widths(market.market_batch.layout):
         raise ValueError(
             "model cannot be saved: it must have learned on a ParaMarketVecEnv with unchanged observations"
         )
     return market.market_batch
+
+
+def _width(model: BaseAlgorithm) -> int:
+    """The number of entries of an observation of the model."""
+    return int(np.prod(model.observation_space.shape or (0,)))
+
+
+def _widths(layout: ObservationLayout) -> tuple[int, int]:
+    """The numbers of entries of an observation, without and with its history."""
+    return layout.size, layout.size + History(layout).size
 
 
 # --- playing ------------------------------------------------------------------------------------------------------
@@ -266,10 +282,20 @@ class LearnedPolicy(Policy):
         tensors = read_tensors(manifest, self.saved.files, WEIGHTS)
         _check_tensors(tensors, self.saved, manifest)
         self.tensors = {name: tensor.to(seat.device) for name, tensor in tensors.items()}
+        self.history = History(seat.layout)
+        self.memory = self.history.start(seat.num_markets, seat.device)
         self.activation = ACTIVATIONS[self.saved.activation]()
+
+    def reset(self, rows: Tensor, keys: Tensor) -> None:
+        """See :meth:`Policy.reset`."""
+        fresh = self.history.start(len(rows), keys.device)
+        self.memory = {name: kept.index_copy(0, rows, fresh[name]) for name, kept in self.memory.items()}
 
     def act(self, observation: Tensor, mask: Tensor) -> Tensor:
         """See :meth:`Policy.act`."""
+        if self.saved.history:
+            self.memory = self.history.observe(self.memory, observation)
+            observation = History.append(self.memory, observation)
         scores = self._scores(observation)
         parts = scores.split(self.saved.nvec, dim=1)
         if self.saved.algorithm == "dqn":

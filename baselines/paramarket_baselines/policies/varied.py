@@ -2,12 +2,12 @@
 
 An agent that learns against a few rules is good against these few. Against opponents that are drawn anew for every
 episode it must be good on average, and must find out during the episode whom it meets (domain randomisation; Tobin et
-al. 2017). ``FAMILY`` lists what is drawn. Populations that are held out have rules and parameters outside of it.
+al. 2017). ``OPPONENTS`` lists what is drawn. Populations that are held out have rules and parameters outside of it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -19,25 +19,60 @@ from paramarket_env.market.orders import Orders
 from paramarket_env.seeding import stream, uniform
 from paramarket_env.validation import configuration
 
-FAMILY: dict[str, tuple[float, ...]] = {
-    "patience": (0, 0, 1, 2, 3, 5, 6, 7, 8, 9, 11),
-    # The least ratio of value to price of a purchase; 0 pays any price.
-    "margin": (0, 0.5, 0.8, 1, 1, 1, 1, 1.2, 1.5, 2),
-    # The cycle of the first purchase, as a share of the episode; 1 never buys.
-    "first_purchase": (0, 0, 0, 0, 0, 0.25, 0.5, 0.75, 1),
-    # Whether the patience ends in the last cycle.
-    "closes": (1, 1, 0),
-    # The largest price of a purchase, as a share of the balance.
-    "spending": (1, 1, 1, 0.5, 0.2),
-    # The probability of training when there is nothing to buy or to ask.
-    "diligence": (1, 1, 1, 1, 0.8, 0.5),
-    # The probability of a random legal action.
-    "noise": (0, 0, 0, 0, 0.1, 0.3),
-}
-"""The parameters of the buyers. Each is drawn uniformly from its values for each episode and seat."""
 
-PRICES = ("none", "fixed", "fixed", "withheld", "random", "bayesian", "ramp", "ramp")
-"""The kinds of pricing, drawn uniformly. A ramp goes in equal steps from one random level to another."""
+@dataclass(frozen=True)
+class Family:
+    """A family of rules. Each parameter is drawn uniformly from its values, for each episode and seat."""
+
+    prices: tuple[str, ...]
+    """``none`` keeps the ask of the start, ``fixed`` posts a random level, ``withheld`` does not sell, ``random`` and
+    ``bayesian`` are the pricing rules, and ``ramp`` goes in equal steps from one random level to another."""
+    patience: tuple[float, ...]
+    """The wait between purchases, as a share of the episode."""
+    lowest_price: float = 0.0
+    """Random levels are above this share of all levels."""
+    margin: tuple[float, ...] = (1,)
+    """The least ratio of value to price of a purchase; 0 pays any price."""
+    first_purchase: tuple[float, ...] = (0,)
+    """The cycle of the first purchase, as a share of the episode; 1 never buys."""
+    closes: tuple[float, ...] = (1,)
+    """Whether the patience ends in the last cycle."""
+    spending: tuple[float, ...] = (1,)
+    """The largest price of a purchase, as a share of the balance."""
+    diligence: tuple[float, ...] = (1,)
+    """The probability of training when there is nothing to buy or to ask."""
+    noise: tuple[float, ...] = (0,)
+    """The probability of a random legal action."""
+
+    def draw(self, keys: Tensor) -> dict[str, Tensor]:
+        """The parameters of the episodes with these keys, float64 ``[b]`` each."""
+        drawn = uniform(stream(keys, "varied"), len(BUYER))
+        values = {name: torch.tensor(getattr(self, name), dtype=torch.float64, device=keys.device) for name in BUYER}
+        chosen = {name: (drawn[:, place] * len(values[name])).long() for place, name in enumerate(BUYER)}
+        return {name: values[name][chosen[name]] for name in BUYER}
+
+
+BUYER = ("patience", "margin", "first_purchase", "closes", "spending", "diligence", "noise")
+"""The parameters of a buyer."""
+
+OPPONENTS = Family(
+    prices=("none", "fixed", "fixed", "withheld", "random", "bayesian", "ramp", "ramp"),
+    patience=(0, 0, 0.08, 0.17, 0.25, 0.42, 0.5, 0.58, 0.67, 0.75, 0.92),
+    margin=(0, 0.5, 0.8, 1, 1, 1, 1, 1.2, 1.5, 2),
+    first_purchase=(0, 0, 0, 0, 0, 0.25, 0.5, 0.75, 1),
+    closes=(1, 1, 0),
+    spending=(1, 1, 1, 0.5, 0.2),
+    diligence=(1, 1, 1, 1, 0.8, 0.5),
+    noise=(0, 0, 0, 0, 0.1, 0.3),
+)
+"""The opponents of a league."""
+
+TEACHERS = Family(
+    prices=("none", "fixed", "fixed", "fixed", "fixed"),
+    patience=(0.25, 0.42, 0.5, 0.58, 0.67, 0.75, 0.83, 0.92),
+    lowest_price=0.5,
+)
+"""Sensible rules, which a policy imitates before it learns."""
 
 RAMP_PERIOD = 3
 """The cycles between two postings of a rule that changes its asks."""
@@ -49,14 +84,15 @@ class Varied:
 
     def __call__(self, seat: Seat) -> Policy:
         """See ``PolicyFactory``."""
-        return VariedPolicy(seat)
+        return VariedPolicy(seat, OPPONENTS)
 
 
 @dataclass(frozen=True)
 class VariedPrice(PricingRule):
-    """A pricing rule that is another one in each episode; see ``PRICES``."""
+    """A pricing rule that is another one in each episode; see :class:`Family`."""
 
-    bayesian: Bayesian
+    family: Family
+    bayesian: Bayesian = field(default_factory=Bayesian)
 
     def posting_period(self, seat: Seat) -> int:
         """Always 1, since each row has its own turns."""
@@ -65,13 +101,13 @@ class VariedPrice(PricingRule):
     def memory(self, seat: Seat, keys: Tensor) -> dict[str, Tensor]:
         """See :meth:`PricingRule.memory`: ``kind``, and the levels ``begin`` and ``end``, ``[b]`` each."""
         drawn = uniform(stream(keys, "varied price"), 3)
-        levels = len(seat.prices)
+        levels, lowest = len(seat.prices), int(self.family.lowest_price * len(seat.prices))
         return {
             **self.bayesian.memory(seat, keys),
             "keys": keys,
-            "kind": (drawn[:, 0] * len(PRICES)).long(),
-            "begin": (drawn[:, 1] * levels).long(),
-            "end": (drawn[:, 2] * levels).long(),
+            "kind": (drawn[:, 0] * len(self.family.prices)).long(),
+            "begin": (lowest + drawn[:, 1] * (levels - lowest)).long(),
+            "end": (lowest + drawn[:, 2] * (levels - lowest)).long(),
         }
 
     def learn(self, seat: Seat, memory: dict[str, Tensor], before: Fields, now: Fields) -> dict[str, Tensor]:
@@ -92,44 +128,33 @@ class VariedPrice(PricingRule):
         }
         asks = posted
         for name, level in wanted.items():
-            asks = self._where(memory, name, level.unsqueeze(1), asks)
-        asks = self._where(memory, "bayesian", self.bayesian.price(seat, memory, fields), asks)
-        changes = torch.isin(memory["kind"], self._kinds("random", "bayesian", device=posted.device))
-        waits = changes & (cycle % self.bayesian.posting_period(seat) != 0)
-        return torch.where(waits.unsqueeze(1), posted, asks)
+            asks = torch.where(self._is(memory, name), level.unsqueeze(1), asks)
+        asks = torch.where(self._is(memory, "bayesian"), self.bayesian.price(seat, memory, fields), asks)
+        changes = self._is(memory, "random") | self._is(memory, "bayesian")
+        waits = changes & (cycle % self.bayesian.posting_period(seat) != 0).unsqueeze(1)
+        return torch.where(waits, posted, asks)
 
-    def _where(self, memory: dict[str, Tensor], name: str, there: Tensor, elsewhere: Tensor) -> Tensor:
-        chosen = torch.isin(memory["kind"], self._kinds(name, device=there.device))
-        return torch.where(chosen.unsqueeze(1), there, elsewhere)
-
-    @staticmethod
-    def _kinds(*names: str, device: torch.device) -> Tensor:
-        found = [place for place, name in enumerate(PRICES) if name in names]
-        return torch.tensor(found, dtype=torch.int64, device=device)
+    def _is(self, memory: dict[str, Tensor], name: str) -> Tensor:
+        """Whether each row has a kind of pricing, bool ``[B, 1]``."""
+        places = [place for place, kind in enumerate(self.family.prices) if kind == name]
+        kinds = torch.tensor(places, dtype=torch.int64, device=memory["kind"].device)
+        return torch.isin(memory["kind"], kinds).unsqueeze(1)
 
 
 class VariedPolicy(Policy):
     """Another rule of the family in each row and episode."""
 
-    def __init__(self, seat: Seat) -> None:
-        self.seat, self.seller = seat, Seller(seat, VariedPrice(Bayesian()))
+    def __init__(self, seat: Seat, family: Family) -> None:
+        self.seat, self.family, self.seller = seat, family, Seller(seat, VariedPrice(family))
         self.keys = torch.zeros(seat.num_markets, dtype=torch.int64, device=seat.device)
-        self.drawn = self._draw(self.keys)
+        self.drawn = family.draw(self.keys)
 
     def reset(self, rows: Tensor, keys: Tensor) -> None:
         """See :meth:`Policy.reset`."""
         self.seller.reset(rows, keys)
         self.keys = self.keys.index_copy(0, rows, keys)
-        fresh = self._draw(keys)
-        self.drawn = {name: old.index_copy(0, rows, fresh[name]) for name, old in self.drawn.items()}
-
-    def _draw(self, keys: Tensor) -> dict[str, Tensor]:
-        drawn = uniform(stream(keys, "varied"), len(FAMILY))
-        found = {}
-        for place, (name, values) in enumerate(FAMILY.items()):
-            table = torch.tensor(values, dtype=torch.float64, device=keys.device)
-            found[name] = table[(drawn[:, place] * len(values)).long()]
-        return found
+        fresh = self.family.draw(keys)
+        self.drawn = {name: kept.index_copy(0, rows, fresh[name]) for name, kept in self.drawn.items()}
 
     def act(self, observation: Tensor, mask: Tensor) -> Tensor:
         """See :meth:`Policy.act`."""
@@ -149,7 +174,7 @@ class VariedPolicy(Policy):
         """Whether the rule buys in this cycle, bool ``[B]``."""
         cycles, drawn = self.seat.max_cycles, self.drawn
         begun = cycle >= drawn["first_purchase"] * cycles
-        waited = (fields["since_purchase"].squeeze(1) * cycles).round() >= drawn["patience"]
+        waited = (fields["since_purchase"].squeeze(1) * cycles).round() >= (drawn["patience"] * cycles).round()
         return begun & (waited | ((cycle == cycles - 1) & (drawn["closes"] > 0)))
 
     def _surplus(self, fields: Fields) -> Tensor:

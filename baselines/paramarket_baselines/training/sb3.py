@@ -10,6 +10,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,7 @@ from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 from paramarket_baselines.evaluation.results import provenance
 from paramarket_baselines.policies.learned import MANIFEST, MASKABLE, WEIGHTS, algorithm, read_manifest
 from paramarket_baselines.training.callbacks import (
+    EVALUATIONS,
     EvalCallback,
     Evaluations,
     MarketMetrics,
@@ -32,6 +34,10 @@ from paramarket_baselines.training.callbacks import (
     Progress,
 )
 from paramarket_baselines.training.checkpoint import load_checkpoint, save_checkpoint
+from paramarket_baselines.training.grouped import grouped_seeds
+from paramarket_baselines.training.imitation import imitate
+from paramarket_baselines.training.league import LEAGUE_SEEDS, MEMBERS, League, PastSelves, league_settings
+from paramarket_baselines.training.remembering import RememberingVecEnv
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.config import MarketConfig
 from paramarket_env.files import expanded, remove_set
@@ -62,6 +68,8 @@ class Plan:
     """Seed of the algorithm and of the markets."""
     against: tuple[str, ...] = ()
     """In each market one agent learns, and one of these policies has all other seats. Without any, all agents learn."""
+    league: bool = False
+    """Learn against opponents that are drawn anew for every episode, and against past selves; see `training.league`."""
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON."""
@@ -70,6 +78,10 @@ class Plan:
     def __post_init__(self) -> None:
         verb = self.config.action_mode == "verb"
         require(self.algo != "dqn" or verb, "algo", self.algo, "an algorithm other than dqn in round mode")
+        require(not self.league or self.algo == "ppo", "algo", self.algo, "ppo in a league")
+        members = MEMBERS * self.config.agents
+        fits = not self.league or self.num_markets % members == 0
+        require(fits, "num_markets", self.num_markets, f"a multiple of {members} in a league")
 
 
 def _on_policy(plan: Plan, rows: int) -> dict[str, Any]:
@@ -126,6 +138,19 @@ TUNED: dict[str, dict[str, Any]] = {
 """Settings by scenario that differ from a plan's defaults with one learner against ``TRAINING_OPPONENTS``."""
 
 
+LEAGUE_TIMESTEPS = {"three-firms-short": 200_000, "costly-training-short": 200_000, "crowd-short": 60_000}
+"""The agent-steps of a league by scenario, where they differ from ``LEAGUE``."""
+
+LEAGUE: dict[str, Any] = {"league": True, "against": ("varied",), "timesteps": 300_000, "num_markets": 192}
+"""The plan of a league."""
+
+
+def tuned_league(name: str) -> Plan:
+    """The plan of a league for a scenario."""
+    plan = Plan(scenario(name), **LEAGUE)
+    return replace(plan, timesteps=LEAGUE_TIMESTEPS.get(name, plan.timesteps))
+
+
 def tuned(name: str) -> Plan:
     """The plan for a scenario."""
     return Plan(scenario(name), **{"against": TRAINING_OPPONENTS, **TUNED.get(name, {})})
@@ -152,15 +177,22 @@ def learn(
     plan.to_dict()  # refuse a plug-in without a name now, not when the first checkpoint is kept
     if resume:
         check_resume(plan, folder)
-    vec_env = ParaMarketVecEnv(plan.config, plan.num_markets, device, plan.against, copy=False)
+    league = League(folder) if plan.league else None
+    opponents = league.opponents if league else plan.against
+    vec_env = ParaMarketVecEnv(plan.config, plan.num_markets, device, opponents, copy=False)
     env, model = _new(kind, vec_env, plan)
     done = Evaluations()
     if resume:
         progress = load_checkpoint(checkpoint, model, env)
         done = Evaluations(list(progress.scores), progress.since)
+        if league:
+            league.restore()
     else:
         remove_training(folder)
-    vec_env.seed(TRAINING_SEEDS + plan.seed * 2**20 + model.num_timesteps)
+    seed = TRAINING_SEEDS + plan.seed * 2**20 + model.num_timesteps
+    vec_env.seed(grouped_seeds(seed, plan.num_markets, MEMBERS * plan.config.agents) if league else seed)
+    if league and not resume:
+        imitate(model, env, vec_env, plan.seed)
     model.set_logger(configure(str(folder / "log" / f"from-{model.num_timesteps}"), _formats()))
 
     about = {"plan": plan.to_dict(), **provenance([plan.seed], vec_env.market_batch.device, dated=False)}
@@ -168,10 +200,12 @@ def learn(
     def save(evaluations: Evaluations) -> None:
         save_checkpoint(checkpoint, model, env, vars(evaluations), about)
 
+    settings: dict[str, Any] = {"seeds": LEAGUE_SEEDS, "patience": EVALUATIONS} if league else {}
     evaluation = EvalCallback(
-        plan.config, plan.against, plan.timesteps, folder, save, device, done, about, on_evaluation
+        plan.config, plan.against, plan.timesteps, folder, save, device, done, about, on_evaluation, **settings
     )
-    callbacks = CallbackList([Progress(on_rollout), MarketMetrics(vec_env), evaluation])
+    past = [PastSelves(league, plan.timesteps)] if league else []
+    callbacks = CallbackList([Progress(on_rollout), MarketMetrics(vec_env), *past, evaluation])
     left = plan.timesteps - model.num_timesteps
     try:
         evaluation.init_callback(model)
@@ -187,7 +221,7 @@ def remove_training(folder: Path) -> None:
     """Remove the policy, the evaluations, the checkpoint and the log that an earlier training has left in a folder."""
     remove_set(folder / MANIFEST, [WEIGHTS])
     (folder / "evaluations.csv").unlink(missing_ok=True)
-    for path in (folder / "checkpoint", folder / "log"):
+    for path in (folder / "checkpoint", folder / "log", folder / "past"):
         if path.is_symlink():  # what it leads to is not of this folder
             path.unlink()
         elif path.exists():
@@ -195,8 +229,11 @@ def remove_training(folder: Path) -> None:
 
 
 def _new(kind: Any, vec_env: ParaMarketVecEnv, plan: Plan) -> tuple[VecNormalize, BaseAlgorithm]:
-    env = VecNormalize(VecMonitor(vec_env), gamma=GAMMA)
-    settings = SETTINGS[plan.algo](plan, vec_env.num_envs)
+    env = VecNormalize(VecMonitor(RememberingVecEnv(vec_env) if plan.league else vec_env), gamma=GAMMA)
+    if plan.league:
+        settings = league_settings(plan.config.max_cycles, vec_env.num_envs, plan.config.agents)
+    else:
+        settings = SETTINGS[plan.algo](plan, vec_env.num_envs)
     window = vec_env.num_envs
     arguments = {"seed": plan.seed, "gamma": GAMMA, "device": "cpu", "stats_window_size": window}
     model = kind("MlpPolicy", env, **arguments, **settings)

@@ -1,0 +1,92 @@
+"""A start for a policy: it imitates rules, a different one in every episode.
+
+A policy that begins with random actions spends most of its training on actions that no sensible agent takes. One that
+imitates the best rule hardly explores. So the policy imitates many sensible rules at once: it then trains, buys and
+asks in all the ways in which these rules do, and reinforcement chooses among them (behavioural cloning; Pomerleau
+1989).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from paramarket_baselines.policies.varied import TEACHERS, VariedPolicy
+from paramarket_env.adapters.sb3 import ParaMarketVecEnv
+from paramarket_env.interface.policy import seat_of
+from paramarket_env.seeding import stream
+
+EPISODES = 8
+"""The number of episodes that are imitated, in every market."""
+
+EPOCHS = 15
+BATCH = 1024
+LEARNING_RATE = 1e-3
+SMOOTHING = 0.05
+"""The share of the probability that stays spread over all actions, so that none is ruled out."""
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What teachers did: observations ``[n, D]``, actions ``[n, ...]`` and the returns that followed, ``[n]``."""
+
+    observations: Tensor
+    actions: Tensor
+    returns: Tensor
+
+
+def imitate(model: BaseAlgorithm, env: VecNormalize, markets: ParaMarketVecEnv, seed: int) -> None:
+    """Let the policy choose what ``TEACHERS`` would, and the critic expect what they got."""
+    lessons = _observe(env, markets)
+    policy: Any = model.policy
+    optimizer = torch.optim.Adam(policy.parameters(), lr=LEARNING_RATE)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(EPOCHS):
+        for rows in torch.randperm(len(lessons.returns), generator=generator).split(BATCH):
+            loss = _loss(policy, lessons, rows)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(policy.parameters(), 0.5)
+            optimizer.step()
+
+
+def _observe(env: VecNormalize, markets: ParaMarketVecEnv) -> Lessons:
+    """Play episodes in which each row has one of the teachers."""
+    batch, rows = markets.market_batch, torch.arange(markets.num_envs)
+    player = VariedPolicy(seat_of(batch, len(rows)), TEACHERS)
+    size, seen, did, got = batch.layout.size, [], [], []
+    env.reset()
+    for episode in range(EPISODES):
+        # The rows of a group have the same seed, and different teachers.
+        player.reset(rows, stream(rows, "teacher", episode))
+        rewards = []
+        for _ in range(batch.config.max_cycles):
+            raw = np.array(env.get_original_obs())
+            mask = torch.from_numpy(markets.action_masks())
+            actions = player.act(torch.from_numpy(raw[:, :size]), mask).numpy()
+            env.step(actions)
+            seen.append(raw)
+            did.append(actions)
+            rewards.append(env.get_original_reward().copy())
+        got.append(np.cumsum(rewards[::-1], axis=0)[::-1])
+    returns = np.concatenate(got).reshape(-1) / np.sqrt(env.ret_rms.var + env.epsilon)
+    observations = env.normalize_obs(np.concatenate(seen))
+    return Lessons(
+        torch.as_tensor(observations, dtype=torch.float32),
+        torch.from_numpy(np.concatenate(did)),
+        torch.as_tensor(returns, dtype=torch.float32),
+    )
+
+
+def _loss(policy: Any, lessons: Lessons, rows: Tensor) -> Tensor:
+    values, chances, entropy = policy.evaluate_actions(lessons.observations[rows], lessons.actions[rows])
+    error = F.mse_loss(values.squeeze(1), lessons.returns[rows])
+    loss: Tensor = 0.5 * error - chances.mean() - SMOOTHING * entropy.mean()
+    return loss

@@ -1,0 +1,83 @@
+"""A league: the opponents are drawn anew for every episode, and past selves join them.
+
+Each opponent plays a rule of a broad family (:mod:`paramarket_baselines.policies.varied`), so the policy must be good
+on average, and must find out during the episode whom it meets; its observations contain the history of the episode.
+Three times during a training the current policy joins the opponents (fictitious self-play; Heinrich, Lanctot and
+Silver 2015), so that others cannot exploit it. The policy begins by imitating many sensible rules
+(:mod:`paramarket_baselines.training.imitation`), and learns from groups of equal episodes
+(:mod:`paramarket_baselines.training.grouped`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.callbacks import BaseCallback
+
+from paramarket_baselines.policies.learned import MANIFEST, Learned, save_policy
+from paramarket_baselines.policies.mixed import Mixed
+from paramarket_baselines.policies.varied import Varied
+from paramarket_baselines.training.grouped import GroupedRolloutBuffer
+
+MEMBERS = 8
+"""The number of equal episodes in a group."""
+
+PAST_SELVES = 3
+"""The number of past selves that join the opponents, at equal intervals."""
+
+VARIED_WEIGHT = 3
+"""A varied rule is drawn this many times as often as each past self."""
+
+LEAGUE_SEEDS = range(2**41, 2**41 + 96)
+"""Seeds of the evaluations. The opponents differ from seed to seed, so there are many."""
+
+
+def league_settings(cycles: int, rows: int, agents: int) -> dict[str, Any]:
+    """PPO's settings in a league: a rollout is one episode of every market."""
+    layers = [128, 128]
+    return {
+        "n_steps": cycles,
+        "batch_size": cycles * rows // 4,
+        "n_epochs": 6,
+        "learning_rate": lambda left: 7e-4 * max(left, 0.05),
+        "ent_coef": 0.003,
+        "policy_kwargs": {"net_arch": {"pi": layers, "vf": layers}},
+        "rollout_buffer_class": GroupedRolloutBuffer,
+        "rollout_buffer_kwargs": {"members": MEMBERS, "agents": agents},
+    }
+
+
+class League:
+    """The opponents of a training. Past selves are kept in the folder ``past`` of the training."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "past"
+        self.opponents = Mixed([Varied()], VARIED_WEIGHT)
+
+    def restore(self) -> None:
+        """Let the past selves join that an earlier part of the training has left in the folder."""
+        for place in range(self.past_selves()):
+            self.opponents.add(Learned(str(self.folder / str(place))))
+
+    def past_selves(self) -> int:
+        """The number of past selves in the folder."""
+        return sum((self.folder / str(place) / MANIFEST).is_file() for place in range(PAST_SELVES))
+
+
+class PastSelves(BaseCallback):
+    """Lets the current policy join the opponents at equal intervals."""
+
+    def __init__(self, league: League, timesteps: int) -> None:
+        super().__init__()
+        self._league, self._every = league, timesteps / (PAST_SELVES + 1)
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        known = self._league.past_selves()
+        if known < PAST_SELVES and self.num_timesteps >= (known + 1) * self._every:
+            folder = self._league.folder / str(known)
+            save_policy(folder, self.model)
+            self._league.opponents.add(Learned(str(folder)))
