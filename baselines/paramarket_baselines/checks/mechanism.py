@@ -1,0 +1,265 @@
+"""The checks of a mechanism."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from functools import cached_property
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from paramarket_baselines.checks.check import Check, NotRun, expect, expect_same_randomness, random_states, run_all
+from paramarket_env.economics.clearing import MECHANISMS, WITHHELD, Book, Mechanism, Trades, clear
+from paramarket_env.economics.ledger import covered, settle
+
+FIRMS = (2, 3, 8)
+"""The numbers of agents in the markets in which a mechanism is checked."""
+
+NUM_MARKETS = 64
+"""The number of markets that are cleared at once."""
+
+PRICES = torch.tensor([0, 7, 10, 25, 60])
+"""The ticks that can be asked and bid."""
+
+Columns = TypeVar("Columns", Book, Trades)
+
+
+class MechanismTrial:
+    """A mechanism with the random orders of some firms. Its text is the number of firms.
+
+    Raises ``ValueError`` if there is no such mechanism.
+    """
+
+    def __init__(self, mechanism: str | Mechanism, firms: int) -> None:
+        self.mechanism, self.firms = MECHANISMS.check(mechanism), firms
+        self.generator = torch.Generator().manual_seed(firms)
+        self.book = self._random_book()
+
+    def __str__(self) -> str:
+        return f"{self.firms} firms"
+
+    def integers(self, high: int, *shape: int) -> Tensor:
+        """Random integers from 0 to ``high - 1``, by default one for each firm of each market."""
+        return torch.randint(high, shape or (NUM_MARKETS, self.firms), generator=self.generator)
+
+    def _random_book(self) -> Book:
+        """Orders of all kinds: some agents order nothing, some orders must be refused, and some markets are closed."""
+        seller = (torch.arange(self.firms) + 1 + self.integers(self.firms - 1)) % self.firms
+        bid, ask = PRICES[self.integers(len(PRICES))], self._asks()
+        return Book(
+            wanted=torch.where(self.integers(8) > 0, seller, -1),
+            good=self.integers(2),
+            bid=bid if self.mechanism.bids else torch.zeros_like(bid),
+            ask=ask if self.mechanism.personal else ask.gather(1, seller),
+            quoted=self.integers(8) > 0,
+            balance=self.integers(90),
+            priority=torch.rand(NUM_MARKETS, self.firms, generator=self.generator).argsort(dim=1),
+            market_open=self.integers(8, NUM_MARKETS) > 0,
+        )
+
+    def _asks(self) -> Tensor:
+        """An ask for each firm, some of them withheld: int64 ``[M, N]``."""
+        return torch.where(self.integers(8) > 0, PRICES[self.integers(len(PRICES))], WITHHELD)
+
+    @cached_property
+    def cleared(self) -> Trades | Exception:
+        """The trades that the orders lead to, or the exception that the mechanism raises."""
+        try:
+            return clear(self.mechanism, copied(self.book))
+        except Exception as error:
+            return error
+
+    @property
+    def trades(self) -> Trades:
+        """The trades that the orders lead to; raises :class:`NotRun` if there are none because of an exception."""
+        if isinstance(self.cleared, Trades):
+            return self.cleared
+        raise NotRun(f"needs clears-every-book: {self.cleared}")
+
+    def require_deterministic(self) -> None:
+        """Raise :class:`NotRun` if the same orders lead to other trades the second time."""
+        if not same_trades(clear(self.mechanism, copied(self.book)), self.trades):
+            raise NotRun("needs is-deterministic")
+
+    @property
+    def bought(self) -> Tensor:
+        """Whether each agent's order became a trade, bool ``[M, N]``."""
+        return self.trades.seller >= 0
+
+
+def mapped(columns: Columns, change: Callable[[Tensor], Tensor]) -> Columns:
+    """The orders or trades with each of their tensors changed."""
+    return replace(columns, **{field.name: change(getattr(columns, field.name)) for field in fields(columns)})
+
+
+def copied(book: Book) -> Book:
+    """A copy of a book."""
+    return mapped(book, torch.clone)
+
+
+def same_trades(one: Trades, other: Trades) -> bool:
+    """Whether two sets of trades are equal."""
+    return all(torch.equal(getattr(one, field.name), getattr(other, field.name)) for field in fields(one))
+
+
+def mechanism_trials(mechanism: str | Mechanism) -> list[MechanismTrial]:
+    """A mechanism in markets of two, three and eight firms."""
+    return [MechanismTrial(mechanism, firms) for firms in FIRMS]
+
+
+def check_mechanism(mechanism: str | Mechanism) -> None:
+    """Run all checks of a mechanism in markets of two, three and eight firms.
+
+    Raises ``AssertionError`` that names the first check that fails, the market, what was expected and what came.
+    """
+    run_all(MECHANISM_CHECKS, mechanism_trials(mechanism))
+
+
+# --- the checks ------------------------------------------------------------------------------------------------------
+
+
+def clears_every_book(trial: MechanismTrial) -> None:
+    """Every set of orders is cleared without an exception."""
+    if isinstance(trial.cleared, Exception):
+        raise trial.cleared
+
+
+def returns_flags_and_ticks(trial: MechanismTrial) -> None:
+    """Flags are bool and prices int64, one for each order; the flags of a bid broadcast over all bids."""
+    assert trial.trades
+    how, book = trial.mechanism, copied(trial.book)
+    every_bid = PRICES, book.ask.unsqueeze(2), book.balance.unsqueeze(2)
+    standing = book.wanted >= 0
+    one, many = (NUM_MARKETS, trial.firms), (NUM_MARKETS, trial.firms, len(PRICES))
+    _expect_tensor("unaffordable", how.unaffordable(*every_bid), torch.bool, (*one, 1), many)
+    _expect_tensor("underbid", how.underbid(*every_bid[:2]), torch.bool, (*one, 1), many)
+    _expect_tensor("outbid", how.outbid(book, standing), torch.bool, one)
+    _expect_tensor("price", how.price(book, standing), torch.int64, one)
+
+
+def _expect_tensor(name: str, tensor: Tensor, dtype: torch.dtype, *shapes: tuple[int, ...]) -> None:
+    right = tensor.dtype == dtype and tuple(tensor.shape) in shapes
+    expect(right, f"{name} as {dtype} {list(shapes[-1])}", f"{tensor.dtype} {list(tensor.shape)}")
+
+
+def sells_something(trial: MechanismTrial) -> None:
+    """Some orders become trades."""
+    expect(bool(trial.bought.any()), "a trade among many orders", "none")
+
+
+def charges_at_least_the_ask(trial: MechanismTrial) -> None:
+    """No seller gets less than its ask."""
+    _expect_prices(trial, trial.trades.price >= trial.book.ask, "at least the ask")
+
+
+def charges_at_most_the_bid(trial: MechanismTrial) -> None:
+    """No buyer that bids pays more than its bid."""
+    if trial.mechanism.bids:
+        _expect_prices(trial, trial.trades.price <= trial.book.bid, "at most the bid")
+
+
+def conserves_money(trial: MechanismTrial) -> None:
+    """Payments are covered by the balances, so that no balance falls below 0 and no tick is lost."""
+    trades, balances = trial.trades, trial.book.balance
+    _expect_prices(trial, covered(balances, trades.seller, trades.price), "within the buyer's balance")
+    done = settle(balances, trades.seller, trades.price.long(), fee=0.1)
+    expect(torch.equal(done.balances.sum(1) + done.fees, balances.sum(1)), "the same sum of money", "another one")
+
+
+def _expect_prices(trial: MechanismTrial, right: Tensor, expected: str) -> None:
+    wrong = (trial.bought & ~right).nonzero()
+    if len(wrong):
+        market, buyer = wrong[0].tolist()
+        book = {name: int(getattr(trial.book, name)[market, buyer]) for name in ("ask", "bid", "balance")}
+        expect(False, f"a price {expected}", f"{trial.trades.price[market, buyer].item()} with {book}")
+
+
+def is_deterministic(trial: MechanismTrial) -> None:
+    """The same orders lead to the same trades."""
+    expect(same_trades(clear(trial.mechanism, copied(trial.book)), trial.trades), "the same trades again", "others")
+
+
+def clears_each_market_alone(trial: MechanismTrial) -> None:
+    """A batch of markets is cleared as each market alone."""
+    trial.require_deterministic()
+    for market in torch.arange(NUM_MARKETS).split(1):
+        alone = clear(trial.mechanism, _rows(trial.book, market))
+        expected = f"the trades of the batch in market {market.item()} alone"
+        expect(same_trades(alone, _rows(trial.trades, market)), expected, "others")
+
+
+def _rows(columns: Columns, rows: Tensor) -> Columns:
+    """The orders or trades of some markets."""
+    return mapped(columns, lambda column: column[rows])
+
+
+def treats_firms_alike(trial: MechanismTrial) -> None:
+    """Trades do not depend on the numbers of the firms: a permutation of firms permutes the trades."""
+    trial.require_deterministic()
+    order = torch.randperm(trial.firms, generator=trial.generator)
+    came = clear(trial.mechanism, _moved(trial.book, order))
+    expect(same_trades(came, _moved(trial.trades, order)), "permuted trades of permuted firms", "others")
+
+
+def _moved(columns: Columns, order: Tensor) -> Columns:
+    """The orders or trades after firm ``order[i]`` has become firm i."""
+    numbers = torch.cat([order.argsort(), torch.tensor([-1])])  # the last one stands for no firm
+    moved = mapped(columns, lambda column: column[:, order] if column.dim() > 1 else column)
+    sellers = {name: numbers[getattr(moved, name)] for name in ("wanted", "seller") if hasattr(moved, name)}
+    return replace(moved, **sellers)
+
+
+def ignores_orders_that_are_refused_anyway(trial: MechanismTrial) -> None:
+    """Bids and goods of agents without an order, without a quote or in a closed market change no trade."""
+    trial.require_deterministic()
+    book = copied(trial.book)
+    idle = (book.wanted < 0) | ~book.quoted | ~book.market_open.unsqueeze(1)
+    other = PRICES[trial.integers(len(PRICES))]
+    book = replace(
+        book,
+        good=torch.where(idle, trial.integers(2), book.good),
+        bid=torch.where(idle, other, book.bid) if trial.mechanism.bids else book.bid,
+    )
+    came = clear(trial.mechanism, book)
+    same = torch.equal(came.seller, trial.trades.seller) and torch.equal(came.price, trial.trades.price)
+    expect(same, "the same trades with other orders of agents that cannot buy", "others")
+
+
+def leaves_the_book_alone(trial: MechanismTrial) -> None:
+    """It changes no order in place."""
+    assert trial.trades
+    book = copied(trial.book)
+    clear(trial.mechanism, book)
+    names = [field.name for field in fields(book)]
+    changed = [name for name in names if not torch.equal(getattr(book, name), getattr(trial.book, name))]
+    expect(not changed, "orders unchanged", f"changed {', '.join(changed)}")
+
+
+def leaves_global_randomness_alone(trial: MechanismTrial) -> None:
+    """It does not touch the global random generators of torch, NumPy and Python."""
+    assert trial.trades
+    before = random_states()
+    clear(trial.mechanism, copied(trial.book))
+    expect_same_randomness(before)
+
+
+MECHANISM_CHECKS = tuple(
+    Check(function)
+    for function in (
+        clears_every_book,
+        returns_flags_and_ticks,
+        sells_something,
+        charges_at_least_the_ask,
+        charges_at_most_the_bid,
+        conserves_money,
+        is_deterministic,
+        clears_each_market_alone,
+        treats_firms_alike,
+        ignores_orders_that_are_refused_anyway,
+        leaves_the_book_alone,
+        leaves_global_randomness_alone,
+    )
+)
+"""All checks of a mechanism. Those that need another one are after it."""
