@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
+import torch
 import tyro
 from rich.console import Console, RenderableType
 
@@ -46,7 +47,7 @@ def check(options: CheckPolicy, console: Console) -> int:
     if not failed:
         _require_claims(options, found)
     console.print(_results(found, f"{without_folders([options.policy])[0]} in {len(trials)} markets"))
-    for line in (*_failures(found), *_refusals(found), *_cost(trials)):
+    for line in (*_failures(found), *_refusals(found, len(trials)), *_figures(trials)):
         console.print(line, soft_wrap=True)
     return 1 if failed else 0
 
@@ -75,16 +76,20 @@ def _failures(found: Sequence[Outcome]) -> Iterator[str]:
             yield f"failed in {len(reasons)}: {each.sentence} {reasons[0]}"
 
 
-def _refusals(found: Sequence[Outcome]) -> Iterator[str]:
-    """A line for each reason for which the policy refuses markets."""
+def _refusals(found: Sequence[Outcome], num_markets: int) -> Iterator[str]:
+    """A line for the markets that the policy refuses, with the reason for the first of them."""
     refused = {each.setting: each.reason for each in found if each.status == "not claimed"}
-    for reason, count in Counter(refused.values()).items():
-        yield f"not claimed in {count}: {reason}"
+    if refused:
+        name, reason = next(iter(refused.items()))
+        yield f"not claimed: {len(refused)} of {num_markets} markets; the first is {name}: {reason}"
 
 
-def _cost(trials: Sequence[PolicyTrial]) -> Iterator[str]:
-    """A line for the time that the policy takes in the first market that it plays."""
-    trial = next((trial for trial in trials if trial.plays), None)
-    if trial is not None:
-        mine, train = (steps_per_second(each, trial.recording) for each in (trial.policy, POLICIES.parse("train")))
-        yield f"cost in {trial}: {mine:,.0f} agent-steps/s, {train / mine:.1f} times the time of train"
+def _figures(trials: Sequence[PolicyTrial]) -> Iterator[str]:
+    """Lines for the policy's illegal actions, and for the time that it takes in the first market that it plays."""
+    played = [trial for trial in trials if trial.plays]
+    if played:
+        legal = torch.cat([trial.recording.legal.flatten() for trial in played])
+        yield f"illegal actions: {int((~legal).sum())} of {len(legal)}"
+        first = played[0]
+        mine, train = (steps_per_second(each, first.recording) for each in (first.policy, POLICIES.parse("train")))
+        yield f"cost in {first}: {mine:,.0f} agent-steps/s, {train / mine:.1f} times the time of train"

@@ -37,9 +37,9 @@ NUM_NETWORKS = 4
 NUM_SAMPLES = 10
 """The number of samples in a minibatch."""
 
-TRAINING_STEPS = 60
-LEARNING_RATE = 0.1
-LEARNED = 0.9
+TRAINING_STEPS = 20
+LEARNING_RATE = 0.2
+LEARNED = 0.95
 """The share of its first loss that a network must fall below in so many steps."""
 
 
@@ -152,6 +152,17 @@ def takes_or_refuses_samples(trial: NetworkTrial) -> None:
         proper = isinstance(trial.made, ValueError) and bool(str(trial.made))
         expect(proper, "a network, or a ValueError with a message", repr(trial.made))
     assert trial.network
+
+
+def refuses_empty_samples(trial: NetworkTrial) -> None:
+    """It refuses samples without elements by a ValueError."""
+    empty = (*trial.features[:-1], 0)
+    assert trial.network
+    try:
+        trial.architecture(empty, CLASSES)
+    except ValueError:
+        return
+    expect(False, f"a ValueError for samples of shape {empty}", "a network")
 
 
 def describes_its_tensors(trial: NetworkTrial) -> None:
@@ -274,6 +285,7 @@ NETWORK_CHECKS = tuple(
     Check(function)
     for function in (
         takes_or_refuses_samples,
+        refuses_empty_samples,
         describes_its_tensors,
         computes_logits,
         is_deterministic,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -47,6 +48,7 @@ class Recording:
         """T, the number of steps."""
         return len(self.observations)
 
+    @cached_property
     def legal(self) -> Tensor:
         """Whether each action is legal, bool ``[T, M]``."""
         actions = self.actions.view(*self.masks.shape[:2], -1)
