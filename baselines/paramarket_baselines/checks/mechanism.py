@@ -78,10 +78,17 @@ class MechanismTrial:
             return self.cleared
         raise NotRun(f"needs clears-every-book: {self.cleared}")
 
-    def require_deterministic(self) -> None:
-        """Raise :class:`NotRun` if the same orders lead to other trades the second time."""
-        if not same_trades(clear(self.mechanism, copied(self.book)), self.trades):
+    @cached_property
+    def deterministic(self) -> bool:
+        """Whether the same orders lead to the same trades a second time."""
+        return same_trades(self.trades, clear(self.mechanism, copied(self.book)))
+
+    @property
+    def expected(self) -> Trades:
+        """The trades that the orders always lead to; raises :class:`NotRun` if they are not always the same."""
+        if not self.deterministic:
             raise NotRun("needs is-deterministic")
+        return self.trades
 
     @property
     def bought(self) -> Tensor:
@@ -178,16 +185,16 @@ def _expect_prices(trial: MechanismTrial, right: Tensor, expected: str) -> None:
 
 def is_deterministic(trial: MechanismTrial) -> None:
     """The same orders lead to the same trades."""
-    expect(same_trades(clear(trial.mechanism, copied(trial.book)), trial.trades), "the same trades again", "others")
+    expect(trial.deterministic, "the same trades again", "others")
 
 
 def clears_each_market_alone(trial: MechanismTrial) -> None:
     """A batch of markets is cleared as each market alone."""
-    trial.require_deterministic()
+    trades = trial.expected
     for market in torch.arange(NUM_MARKETS).split(1):
         alone = clear(trial.mechanism, _rows(trial.book, market))
         expected = f"the trades of the batch in market {market.item()} alone"
-        expect(same_trades(alone, _rows(trial.trades, market)), expected, "others")
+        expect(same_trades(alone, _rows(trades, market)), expected, "others")
 
 
 def _rows(columns: Columns, rows: Tensor) -> Columns:
@@ -197,10 +204,10 @@ def _rows(columns: Columns, rows: Tensor) -> Columns:
 
 def treats_firms_alike(trial: MechanismTrial) -> None:
     """Trades do not depend on the numbers of the firms: a permutation of firms permutes the trades."""
-    trial.require_deterministic()
+    trades = trial.expected
     order = torch.randperm(trial.firms, generator=trial.generator)
     came = clear(trial.mechanism, _moved(trial.book, order))
-    expect(same_trades(came, _moved(trial.trades, order)), "permuted trades of permuted firms", "others")
+    expect(same_trades(came, _moved(trades, order)), "permuted trades of permuted firms", "others")
 
 
 def _moved(columns: Columns, order: Tensor) -> Columns:
@@ -213,7 +220,7 @@ def _moved(columns: Columns, order: Tensor) -> Columns:
 
 def ignores_orders_that_are_refused_anyway(trial: MechanismTrial) -> None:
     """Bids and goods of agents without an order, without a quote or in a closed market change no trade."""
-    trial.require_deterministic()
+    trades = trial.expected
     book = copied(trial.book)
     idle = (book.wanted < 0) | ~book.quoted | ~book.market_open.unsqueeze(1)
     other = PRICES[trial.integers(len(PRICES))]
@@ -223,7 +230,7 @@ def ignores_orders_that_are_refused_anyway(trial: MechanismTrial) -> None:
         bid=torch.where(idle, other, book.bid) if trial.mechanism.bids else book.bid,
     )
     came = clear(trial.mechanism, book)
-    same = torch.equal(came.seller, trial.trades.seller) and torch.equal(came.price, trial.trades.price)
+    same = torch.equal(came.seller, trades.seller) and torch.equal(came.price, trades.price)
     expect(same, "the same trades with other orders of agents that cannot buy", "others")
 
 

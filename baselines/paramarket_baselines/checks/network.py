@@ -51,11 +51,9 @@ class NetworkTrial:
 
     def __init__(self, architecture: str | Architecture, name: str, features: tuple[int, ...]) -> None:
         self.architecture, self.name, self.features = ARCHITECTURES.check(architecture), name, features
-        generator = torch.Generator().manual_seed(0)
-        self.inputs = torch.randn(NUM_NETWORKS, NUM_SAMPLES, *features, generator=generator)
-        """float32 ``[R, n, *features]``."""
-        self.labels = torch.randint(CLASSES, (NUM_NETWORKS, NUM_SAMPLES), generator=generator)
-        """int64 ``[R, n]``."""
+        numbers = torch.arange(NUM_SAMPLES).repeat(NUM_NETWORKS, 1)
+        self.labels = numbers % CLASSES * (numbers % 2)
+        """int64 ``[R, n]``. More than half are class 0, so a network can learn from its labels alone."""
 
     def __str__(self) -> str:
         return self.name
@@ -75,15 +73,21 @@ class NetworkTrial:
             raise NotClaimed(str(self.made))
         return self.made
 
-    @cached_property
+    @property
+    def inputs(self) -> Tensor:
+        """New samples for each network, float32 ``[R, n, *features]``."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(NUM_NETWORKS, NUM_SAMPLES, *self.features, generator=generator)
+
+    @property
     def parameters(self) -> Tensor:
-        """Initial parameters of R networks, float32 ``[R, P]``."""
+        """New initial parameters of R networks, float32 ``[R, P]``."""
         return initial_parameters(self.network, stream(torch.arange(NUM_NETWORKS), "network"))
 
-    @cached_property
-    def trained(self) -> Tensor:
-        """The parameters of R networks that have running statistics of their samples, float32 ``[R, P]``."""
-        return self.network.with_statistics(self.parameters.clone(), self.inputs.clone())
+    @property
+    def estimated(self) -> Tensor:
+        """The initial parameters with the running statistics of the samples, float32 ``[R, P]``."""
+        return self.network.with_statistics(self.parameters, self.inputs)
 
     def logits(self, parameters: Tensor, inputs: Tensor) -> Tensor:
         """The logits ``[R, classes, n]`` of R networks ``[R, P]``, each on its own samples ``[R, n, *features]``."""
@@ -95,7 +99,7 @@ class NetworkTrial:
     def computed(self) -> Tensor | Exception:
         """The logits of all networks, ``[R, classes, n]``, or the exception that the network raises."""
         try:
-            return self.logits(self.trained.clone(), self.inputs.clone())
+            return self.logits(self.estimated, self.inputs)
         except Exception as error:
             return error
 
@@ -111,7 +115,7 @@ class NetworkTrial:
         """The gradients ``[R, P]`` of the mean cross-entropies of R networks ``[R, P]``."""
         labels, weights = self.labels.unsqueeze(1), torch.full((NUM_NETWORKS, 1, NUM_SAMPLES), 1 / NUM_SAMPLES)
         loss_gradient = partial(cross_entropy_gradient, labels=labels, weights=weights)
-        return torch.cat(list(self.network.gradients(parameters, self.inputs.clone(), loss_gradient)), dim=1)
+        return torch.cat(list(self.network.gradients(parameters, self.inputs, loss_gradient)), dim=1)
 
 
 def wrong_logits(logits: Tensor) -> str:
@@ -189,7 +193,7 @@ def computes_logits(trial: NetworkTrial) -> None:
 
 def is_deterministic(trial: NetworkTrial) -> None:
     """The same parameters and samples lead to the same logits."""
-    again = trial.logits(trial.trained.clone(), trial.inputs.clone())
+    again = trial.logits(trial.estimated, trial.inputs)
     expect(torch.equal(again, trial.expected), "the same logits again", "others")
 
 
@@ -197,7 +201,7 @@ def computes_each_network_alone(trial: NetworkTrial) -> None:
     """A batch of networks computes what each network computes alone, sample by sample."""
     for row in range(NUM_NETWORKS):
         for sample in range(0, NUM_SAMPLES, 4):
-            one = trial.logits(trial.trained[[row]], trial.inputs[[row], sample : sample + 1])
+            one = trial.logits(trial.estimated[[row]], trial.inputs[[row], sample : sample + 1])
             expected = trial.expected[[row], :, sample : sample + 1]
             _expect_close(one, expected, "the logits of the batch for one network and sample alone")
 
@@ -206,13 +210,13 @@ def is_its_module(trial: NetworkTrial) -> None:
     """Its torch module computes the same logits in evaluation mode."""
     for row, inputs in enumerate(trial.inputs):
         with torch.no_grad():
-            came = trial.network.module(trial.trained[row]).eval()(inputs)
+            came = trial.network.module(trial.estimated[row]).eval()(inputs)
         _expect_close(trial.expected[row], came.T, "the logits of its module")
 
 
 def holds_its_vector(trial: NetworkTrial) -> None:
     """Its torch module holds each element of the flat vector once, in tensors of its own."""
-    numbers = torch.arange(trial.trained.shape[1], dtype=torch.float32)
+    numbers = torch.arange(trial.estimated.shape[1], dtype=torch.float32)
     assert trial.expected is not None
     module = trial.network.module(numbers)
     held = torch.cat([tensor.detach().flatten() for tensor in _tensors(module)])
@@ -230,7 +234,7 @@ def keeps_its_function_when_permuted(trial: NetworkTrial) -> None:
     """Permutations of hidden units change no logits."""
     network, count = trial.network, NUM_NETWORKS
     if permutation_sizes(network):
-        permuted = permute(network, trial.trained, random_orders(network, count, trial.inputs.device))
+        permuted = permute(network, trial.estimated, random_orders(network, count, trial.inputs.device))
         _expect_close(trial.logits(permuted, trial.inputs), trial.expected, "the logits before the permutation")
 
 
@@ -245,12 +249,12 @@ def has_the_gradients_of_its_module(trial: NetworkTrial) -> None:
         F.cross_entropy(module(trial.inputs[row]), trial.labels[row]).backward()
         for place, parameter in zip(places, module.parameters(), strict=True):
             expected[row, place] = 0.0 if parameter.grad is None else parameter.grad.flatten()
-    _expect_close(trial.gradients(trial.parameters.clone()), expected, "the gradients of its module")
+    _expect_close(trial.gradients(trial.parameters), expected, "the gradients of its module")
 
 
 def learns(trial: NetworkTrial) -> None:
     """Gradient descent lowers the loss on a minibatch."""
-    parameters = trial.parameters.clone()
+    parameters = trial.parameters
     assert trial.expected is not None
     for _ in range(TRAINING_STEPS):
         parameters -= LEARNING_RATE * trial.gradients(parameters)
@@ -263,11 +267,11 @@ def learns(trial: NetworkTrial) -> None:
 def leaves_its_inputs_alone(trial: NetworkTrial) -> None:
     """It changes neither parameters nor samples in place."""
     assert trial.expected is not None
-    parameters, inputs = trial.trained.clone(), trial.inputs.clone()
+    parameters, inputs = trial.estimated, trial.inputs
     trial.logits(parameters, inputs)
     trial.gradients(parameters)
     trial.network.with_statistics(parameters, inputs)
-    expect(torch.equal(parameters, trial.trained), "parameters unchanged", "others")
+    expect(torch.equal(parameters, trial.estimated), "parameters unchanged", "others")
     expect(torch.equal(inputs, trial.inputs), "samples unchanged", "others")
 
 
@@ -276,7 +280,7 @@ def leaves_global_randomness_alone(trial: NetworkTrial) -> None:
     assert trial.expected is not None
     before = random_states()
     trial.architecture(trial.features, CLASSES)
-    trial.logits(trial.trained, trial.inputs)
+    trial.logits(trial.estimated, trial.inputs)
     trial.gradients(trial.parameters)
     expect_same_randomness(before)
 
