@@ -15,7 +15,7 @@ from paramarket_env.interface.policy import POLICIES, Policy, PolicyFactory, Sea
 from paramarket_env.market.state import MarketState, tree_map
 from paramarket_env.seeding import stream
 
-NUM_MARKETS = 3
+NUM_MARKETS = 2
 """Markets that are played at once. The policy has seat 0, and policies that draw at random have the others."""
 
 

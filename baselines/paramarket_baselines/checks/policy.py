@@ -39,7 +39,7 @@ DEATHS = {1: 1, 3: 0}
 ILLEGAL_SHARE = 0.1
 """The largest share of illegal actions. A learned policy without masks takes a few of them."""
 
-SHORT_EPISODE = 6
+SHORT_EPISODE = 5
 """Steps of the episodes with deaths and of those in a closed market."""
 
 

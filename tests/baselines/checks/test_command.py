@@ -45,9 +45,9 @@ def row(lines: list[str], check: str) -> list[str]:
 
 
 def test_a_policy_that_passes_is_shown_with_all_checks_and_its_cost(capsys: pytest.CaptureFixture[str]) -> None:
-    status, lines = checked(["patient:2+fixed:3", "--scenarios", "digits-priced-short"], capsys)
+    status, lines = checked(["hold+fixed:3", "--scenarios", "digits-priced-short"], capsys)
     assert status == 0
-    assert lines[0] == "patient:2+fixed:3 in 11 markets"
+    assert lines[0] == "hold+fixed:3 in 11 markets"
     assert all(row(lines, str(check)) == ["11"] for check in POLICY_CHECKS)
     assert lines[-2].startswith("illegal actions: 0 of ")
     assert "agent-steps/s" in lines[-1]
