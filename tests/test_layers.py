@@ -215,7 +215,7 @@ LAYERS: dict[str, dict[str, set[str]]] = {
     },
     "paramarket_baselines.checks": {
         "check": set(),
-        "markets": set(),
+        "markets": {"check"},
         "play": set(),
         "policy": {"check", "markets", "play"},
         "pricing": {"check", "markets", "play"},

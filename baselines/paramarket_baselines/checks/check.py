@@ -69,6 +69,14 @@ def expect(ok: bool, expected: str, came: object) -> None:
         raise AssertionError(f"expected {expected}, got {came if isinstance(came, str) else shown(came)}")
 
 
+def expect_proper_refusal(refusal: Exception | None) -> None:
+    """Raise ``AssertionError`` unless a refusal is a ``ValueError`` that says why, and :class:`NotClaimed` if it is."""
+    if refusal is not None:
+        proper = isinstance(refusal, ValueError) and bool(str(refusal))
+        expect(proper, "no exception, or a ValueError with a message", repr(refusal))
+        raise NotClaimed(str(refusal))
+
+
 Status = Literal["passed", "failed", "not claimed", "not run"]
 
 

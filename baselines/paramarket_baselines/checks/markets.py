@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from contextlib import suppress
+from functools import cached_property
 from itertools import product
 from typing import Any, get_args
 
+from paramarket_baselines.checks.check import NotClaimed
 from paramarket_env.config import ActionMode, Disclosure, MarketConfig
 from paramarket_env.economics.clearing import MECHANISMS
 from paramarket_env.scenarios import scenario
@@ -36,3 +39,31 @@ def variants(market: str | MarketConfig) -> dict[str, MarketConfig]:
             label = ", ".join(f"{field}={value}" for field, value in change.items())
             found.setdefault(config.changed(**change), f"{name}, {label}")
     return {label: varied for varied, label in found.items()}
+
+
+class MarketTrial(ABC):
+    """A plug-in in a market. Its text is the name of the market."""
+
+    def __init__(self, name: str, market: MarketConfig) -> None:
+        self.name, self.market = name, market
+
+    def __str__(self) -> str:
+        return self.name
+
+    @abstractmethod
+    def take_seat(self) -> None:
+        """Let the plug-in take a seat in the market; raises the exception by which it refuses."""
+
+    @cached_property
+    def refusal(self) -> Exception | None:
+        """The exception by which the plug-in refuses the market, if it does."""
+        try:
+            self.take_seat()
+        except Exception as error:
+            return error
+        return None
+
+    def require_claimed(self) -> None:
+        """Raise :class:`NotClaimed` if the plug-in refuses the market, whether it does so properly or not."""
+        if self.refusal is not None:
+            raise NotClaimed(str(self.refusal))

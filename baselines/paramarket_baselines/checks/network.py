@@ -13,6 +13,7 @@ from paramarket_baselines.checks.check import (
     NotClaimed,
     NotRun,
     expect,
+    expect_proper_refusal,
     expect_same_randomness,
     random_states,
     run_all,
@@ -152,10 +153,7 @@ def _expect_close(came: Tensor, expected: Tensor, what: str) -> None:
 
 def takes_or_refuses_samples(trial: NetworkTrial) -> None:
     """It makes a network for samples, or refuses them by a ValueError that says what it needs."""
-    if isinstance(trial.made, Exception):
-        proper = isinstance(trial.made, ValueError) and bool(str(trial.made))
-        expect(proper, "a network, or a ValueError with a message", repr(trial.made))
-    assert trial.network
+    expect_proper_refusal(trial.made if isinstance(trial.made, Exception) else None)
 
 
 def refuses_empty_samples(trial: NetworkTrial) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.policy import POLICIES, Policy, PolicyFactory, Seat, seat_of
 from paramarket_env.market.state import MarketState, tree_map
 from paramarket_env.seeding import stream
+
+Returned = TypeVar("Returned")
 
 NUM_MARKETS = 2
 """Markets that are played at once. The policy has seat 0, and policies that draw at random have the others."""
@@ -76,7 +79,7 @@ def play(
     seeds, agents = torch.arange(NUM_MARKETS), market.agents
     batch.reset(seeds)
     seat = seat_of(batch, NUM_MARKETS)
-    players = [policy(seat), *(POLICIES.parse("random")(seat) for _ in range(agents - 1))]
+    players = [_guarded(policy, seat), *(POLICIES.parse("random")(seat) for _ in range(agents - 1))]
     keys = [stream(seeds, "policy", agent) for agent in range(agents)]
     for player, key in zip(players, keys, strict=True):
         _guarded(player.reset, torch.arange(NUM_MARKETS), key.clone())
@@ -96,10 +99,10 @@ def play(
     return Recording(seat, keys[0], observations, masks, actions, untouched)
 
 
-def _guarded(method: Callable[[Tensor, Tensor], Tensor | None], *arguments: Tensor) -> Tensor:
-    """What the policy returns; raises :class:`PolicyError` for its exceptions."""
+def _guarded(call: Callable[..., Returned], *arguments: object) -> Returned:
+    """What a policy returns; raises :class:`PolicyError` for its exceptions."""
     try:
-        return method(*arguments)  # type: ignore[return-value]  # only ``act`` returns something, and it is looked at
+        return call(*arguments)
     except Exception as error:
         raise PolicyError(f"{type(error).__name__}: {error}") from error
 

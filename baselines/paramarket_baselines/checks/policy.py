@@ -10,14 +10,14 @@ from torch import Tensor
 
 from paramarket_baselines.checks.check import (
     Check,
-    NotClaimed,
     NotRun,
     expect,
+    expect_proper_refusal,
     expect_same_randomness,
     random_states,
     run_all,
 )
-from paramarket_baselines.checks.markets import variants
+from paramarket_baselines.checks.markets import MarketTrial, variants
 from paramarket_baselines.checks.play import (
     ActionError,
     Disturb,
@@ -43,31 +43,19 @@ SHORT_EPISODE = 5
 """Steps of the episodes with deaths and of those in a closed market."""
 
 
-class PolicyTrial:
-    """A policy in a market. Its text is the name of the market.
+class PolicyTrial(MarketTrial):
+    """A policy in a market. It plays one episode, which all checks share.
 
-    The policy plays one episode, which all checks share. Raises ``ValueError`` if there is no such policy.
+    Raises ``ValueError`` if there is no such policy.
     """
 
     def __init__(self, policy: str | PolicyFactory, name: str, market: MarketConfig) -> None:
-        self.policy, self.name, self.market = POLICIES.check(policy), name, market
+        super().__init__(name, market)
+        self.policy = POLICIES.check(policy)
 
-    def __str__(self) -> str:
-        return self.name
-
-    @cached_property
-    def refusal(self) -> Exception | None:
-        """The exception by which the policy refuses a seat in the market, if it does."""
-        try:
-            self.policy(seat_of(MarketBatch(self.market, 1, "cpu"), 1))
-        except Exception as error:
-            return error
-        return None
-
-    def require_claimed(self) -> None:
-        """Raise :class:`NotClaimed` if the policy refuses the market, whether it does so properly or not."""
-        if self.refusal is not None:
-            raise NotClaimed(str(self.refusal))
+    def take_seat(self) -> None:
+        """See :meth:`MarketTrial.take_seat`."""
+        self.policy(seat_of(MarketBatch(self.market, 1, "cpu"), 1))
 
     @cached_property
     def episode(self) -> Recording | PolicyError | ActionError:
@@ -100,20 +88,21 @@ class PolicyTrial:
         return repeat(seated(self.policy, self.recording, self.rows), self.recording, self.rows)
 
     @cached_property
-    def _repetitions(self) -> tuple[Tensor, Tensor]:
+    def repetitions(self) -> tuple[Tensor, Tensor]:
+        """The actions of two new seats, ``[T, M, ...]`` each."""
         return self.again(), self.again()
 
     @property
     def deterministic(self) -> bool:
         """Whether two new seats choose the same actions."""
-        return torch.equal(*self._repetitions)
+        return torch.equal(*self.repetitions)
 
     @property
     def expected(self) -> Tensor:
         """The actions of every new seat, ``[T, M, ...]``; raises :class:`NotRun` if they are not always the same."""
         if not self.deterministic:
-            raise NotRun(f"needs {is_deterministic.__name__.replace('_', '-')}")
-        return self._repetitions[0]
+            raise NotRun("needs is-deterministic")
+        return self.repetitions[0]
 
 
 def policy_trials(policy: str | PolicyFactory, market: str | MarketConfig) -> list[PolicyTrial]:
@@ -132,12 +121,9 @@ def check_policy(policy: str | PolicyFactory, market: str | MarketConfig = "digi
 
 def _expect_same(came: Tensor, expected: Tensor, when: str) -> None:
     """Raise ``AssertionError`` unless these are the actions that were expected, both ``[T, M, ...]``."""
-    different = (came != expected).flatten(2) if came.dim() > 2 else came != expected
-    places = different.nonzero()
-    if len(places):
-        step, row = places[0][:2].tolist()
-        wanted, got = expected[step, row].tolist(), came[step, row].tolist()
-        expect(False, f"action {wanted} in step {step} of row {row} {when}", f"{got}")
+    for step, row, *_ in (came != expected).nonzero().tolist():
+        wanted = expected[step, row].tolist()
+        expect(False, f"action {wanted} in step {step} of row {row} {when}", f"{came[step, row].tolist()}")
 
 
 # --- the checks ------------------------------------------------------------------------------------------------------
@@ -145,11 +131,7 @@ def _expect_same(came: Tensor, expected: Tensor, when: str) -> None:
 
 def takes_or_refuses_a_seat(trial: PolicyTrial) -> None:
     """It takes a seat, or refuses it by a ValueError that says what it needs."""
-    if trial.refusal is None:
-        return
-    proper = isinstance(trial.refusal, ValueError) and bool(str(trial.refusal))
-    expect(proper, "a policy, or a ValueError with a message", repr(trial.refusal))
-    trial.require_claimed()
+    expect_proper_refusal(trial.refusal)
 
 
 def finishes_an_episode(trial: PolicyTrial) -> None:
@@ -165,7 +147,7 @@ def acts_in_the_space(trial: PolicyTrial) -> None:
 
 
 def acts_legally(trial: PolicyTrial) -> None:
-    """Actions are legal under the mask, but for one in ten: the market refuses the others."""
+    """At most one action in ten is illegal under the mask, so the market seldom refuses what it orders."""
     legal = trial.recording.legal
     illegal = int((~legal).sum())
     share = f"at most {ILLEGAL_SHARE:.0%} illegal actions"
@@ -174,7 +156,7 @@ def acts_legally(trial: PolicyTrial) -> None:
 
 def is_deterministic(trial: PolicyTrial) -> None:
     """The same observations, masks and keys lead to the same actions."""
-    one, other = trial._repetitions
+    one, other = trial.repetitions
     _expect_same(other, one, "as in the first play")
 
 

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from paramarket_baselines.checks.check import (
     Check,
-    NotClaimed,
     NotRun,
     expect,
+    expect_proper_refusal,
     expect_same_randomness,
     random_states,
     run_all,
 )
-from paramarket_baselines.checks.markets import variants
+from paramarket_baselines.checks.markets import MarketTrial, variants
 from paramarket_baselines.checks.play import Recording, play
 from paramarket_baselines.policies.pricing import PRICING, Fields, Memory, PricingRule
 from paramarket_env.config import MarketConfig
@@ -31,17 +31,19 @@ def _episode(market: MarketConfig) -> Recording:
     return play(POLICIES.parse("random"), market)
 
 
-class PricingTrial:
-    """A pricing rule in a market. Its text is the name of the market.
+class PricingTrial(MarketTrial):
+    """A pricing rule in a market. It prices what a seat saw that acted at random.
 
-    The rule prices what a seat saw that acted at random. Raises ``ValueError`` if there is no such rule.
+    Raises ``ValueError`` if there is no such rule.
     """
 
     def __init__(self, rule: str | PricingRule, name: str, market: MarketConfig) -> None:
-        self.rule, self.name, self.market = PRICING.check(rule), name, market
+        super().__init__(name, market)
+        self.rule = PRICING.check(rule)
 
-    def __str__(self) -> str:
-        return self.name
+    def take_seat(self) -> None:
+        """See :meth:`MarketTrial.take_seat`."""
+        self.rule.require_playable(self.recording.seat)
 
     @property
     def recording(self) -> Recording:
@@ -52,20 +54,6 @@ class PricingTrial:
     def rows(self) -> Tensor:
         """The rows of the recording, int64 ``[M]``."""
         return torch.arange(len(self.recording.keys))
-
-    @cached_property
-    def refusal(self) -> Exception | None:
-        """The exception by which the rule refuses the market, if it does."""
-        try:
-            self.rule.require_playable(self.recording.seat)
-        except Exception as error:
-            return error
-        return None
-
-    def require_claimed(self) -> None:
-        """Raise :class:`NotClaimed` if the rule refuses the market, whether it does so properly or not."""
-        if self.refusal is not None:
-            raise NotClaimed(str(self.refusal))
 
     def seat(self, rows: Tensor) -> Seat:
         """The seat in the markets of these rows."""
@@ -144,11 +132,7 @@ def check_pricing(rule: str | PricingRule, market: str | MarketConfig = "three-f
 
 def takes_or_refuses_a_market(trial: PricingTrial) -> None:
     """It plays a market, or refuses it by a ValueError that says what it needs."""
-    if trial.refusal is None:
-        return
-    proper = isinstance(trial.refusal, ValueError) and bool(str(trial.refusal))
-    expect(proper, "no exception, or a ValueError with a message", repr(trial.refusal))
-    trial.require_claimed()
+    expect_proper_refusal(trial.refusal)
 
 
 def prices_every_observation(trial: PricingTrial) -> None:
