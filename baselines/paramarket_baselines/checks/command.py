@@ -30,7 +30,12 @@ class CheckPolicy:
     """The policy plays in each of these scenarios and in variants of it, with every mechanism and in both modes."""
 
     def __post_init__(self) -> None:
-        require(0 < len(set(self.scenarios)) == len(self.scenarios), "scenarios", self.scenarios, "different names")
+        require(
+            0 < len(set(self.scenarios)) == len(self.scenarios),
+            "scenarios",
+            self.scenarios,
+            "one or more different names",
+        )
 
 
 def check(options: CheckPolicy, console: Console) -> int:
@@ -85,11 +90,18 @@ def _refusals(found: Sequence[Outcome], num_markets: int) -> Iterator[str]:
 
 
 def _figures(trials: Sequence[PolicyTrial]) -> Iterator[str]:
-    """Lines for the policy's illegal actions, and for the time that it takes in the first market that it plays."""
+    """Lines for the policy's illegal actions, and for its cost in the first market that it plays."""
     played = [trial for trial in trials if trial.plays]
     if played:
         legal = torch.cat([trial.recording.legal.flatten() for trial in played])
         yield f"illegal actions: {int((~legal).sum())} of {len(legal)}"
-        first = played[0]
-        mine, train = (steps_per_second(each, first.recording) for each in (first.policy, POLICIES.parse("train")))
-        yield f"cost in {first}: {mine:,.0f} agent-steps/s, {train / mine:.1f} times the time of train"
+        yield f"cost in {played[0]}: {_cost(played[0])}"
+
+
+def _cost(trial: PolicyTrial) -> str:
+    """The steps that a policy plays in a second, in relation to those of the rule that only trains."""
+    try:
+        mine, train = (steps_per_second(each, trial.recording) for each in (trial.policy, POLICIES.parse("train")))
+    except Exception as error:  # whatever the policy raises in more markets than before
+        return f"not measured ({type(error).__name__}: {error})"
+    return f"{mine:,.0f} agent-steps/s, {train / mine:.1f} times the time of train"

@@ -75,28 +75,31 @@ def play(
 
     Raises :class:`PolicyError` or :class:`ActionError` where the policy does not play on.
     """
-    batch = MarketBatch(market, NUM_MARKETS, "cpu")
-    seeds, agents = torch.arange(NUM_MARKETS), market.agents
+    batch, seeds = MarketBatch(market, NUM_MARKETS, "cpu"), torch.arange(NUM_MARKETS)
     batch.reset(seeds)
-    seat = seat_of(batch, NUM_MARKETS)
-    players = [_guarded(policy, seat), *(POLICIES.parse("random")(seat) for _ in range(agents - 1))]
-    keys = [stream(seeds, "policy", agent) for agent in range(agents)]
-    for player, key in zip(players, keys, strict=True):
-        _guarded(player.reset, torch.arange(NUM_MARKETS), key.clone())
-    seen: list[tuple[Tensor, Tensor, Tensor]] = []
-    untouched = True
+    seat, (key, *keys) = seat_of(batch, NUM_MARKETS), [stream(seeds, "policy", i) for i in range(market.agents)]
+    player = _guarded(seated, policy, seat, key)
+    others = [seated(POLICIES.parse("random"), seat, other) for other in keys]
+    steps, untouched = [], True
     for cycle in range(market.max_cycles)[:num_steps]:
         disturb(batch, cycle)
         observation, mask = batch.observe_and_mask()
-        before = tree_map(torch.clone, batch.engine.state)
-        mine = _guarded(players[0].act, observation[:, 0].clone(), mask[:, 0].clone())
-        untouched &= _same(before, batch.engine.state)
+        before = _bits(batch.engine.state)
+        mine = _guarded(player.act, observation[:, 0].clone(), mask[:, 0].clone())
+        untouched &= _bits(batch.engine.state) == before
         require_in_space(mine, seat, NUM_MARKETS)
-        others = [player.act(observation[:, i], mask[:, i]) for i, player in enumerate(players[1:], start=1)]
-        seen.append((observation[:, 0].clone(), mask[:, 0].clone(), mine.clone()))
-        batch.step(torch.stack([mine, *others], dim=1))
-    observations, masks, actions = (torch.stack(column) for column in zip(*seen, strict=True))
-    return Recording(seat, keys[0], observations, masks, actions, untouched)
+        steps.append((observation[:, 0], mask[:, 0], mine.clone()))
+        theirs = [other.act(observation[:, i], mask[:, i]) for i, other in enumerate(others, start=1)]
+        batch.step(torch.stack([mine, *theirs], dim=1))
+    observations, masks, actions = (torch.stack(column) for column in zip(*steps, strict=True))
+    return Recording(seat, key, observations, masks, actions, untouched)
+
+
+def seated(policy: PolicyFactory, seat: Seat, keys: Tensor) -> Policy:
+    """The policy in a new seat after a reset, with a market for each random stream of ``keys``, int64 ``[B]``."""
+    player = policy(replace(seat, num_markets=len(keys)))
+    player.reset(torch.arange(len(keys)), keys.clone())
+    return player
 
 
 def _guarded(call: Callable[..., Returned], *arguments: object) -> Returned:
@@ -107,17 +110,16 @@ def _guarded(call: Callable[..., Returned], *arguments: object) -> Returned:
         raise PolicyError(f"{type(error).__name__}: {error}") from error
 
 
-def _same(one: MarketState, other: MarketState) -> bool:
-    """Whether two states are equal to the bit."""
-    equal = True
+def _bits(state: MarketState) -> list[bytes]:
+    """The bits of all tensors of a state."""
+    bits = []
 
-    def compare(left: Tensor, right: Tensor) -> Tensor:
-        nonlocal equal
-        equal &= torch.equal(left.contiguous().view(torch.uint8), right.contiguous().view(torch.uint8))
-        return left
+    def keep(tensor: Tensor) -> Tensor:
+        bits.append(tensor.numpy().tobytes())
+        return tensor
 
-    tree_map(compare, one, other)
-    return equal
+    tree_map(keep, state)
+    return bits
 
 
 def require_in_space(actions: Tensor, seat: Seat, rows: int) -> None:
@@ -130,13 +132,6 @@ def require_in_space(actions: Tensor, seat: Seat, rows: int) -> None:
     outside = (actions.view(rows, parts) < 0) | (actions.view(rows, parts) >= torch.tensor(seat.actions.nvec))
     if bool(outside.any()):
         raise ActionError(f"expected values >= 0 and below {list(seat.actions.nvec)}, got {actions.tolist()}")
-
-
-def seated(policy: PolicyFactory, recording: Recording, rows: Tensor) -> Policy:
-    """The policy in a new seat with the recording's random streams of these ``rows``, int64 ``[B]``, after a reset."""
-    player = policy(replace(recording.seat, num_markets=len(rows)))
-    player.reset(torch.arange(len(rows)), recording.keys[rows].clone())
-    return player
 
 
 def repeat(player: Policy, recording: Recording, rows: Tensor) -> Tensor:

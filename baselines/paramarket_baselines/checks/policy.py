@@ -31,10 +31,10 @@ from paramarket_baselines.checks.play import (
 )
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.batch import MarketBatch
-from paramarket_env.interface.policy import POLICIES, PolicyFactory, seat_of
+from paramarket_env.interface.policy import POLICIES, Policy, PolicyFactory, seat_of
 
 DEATHS = {1: 1, 3: 0}
-"""The agent whose network fails before a cycle."""
+"""The agent whose network fails, by cycle."""
 
 ILLEGAL_SHARE = 0.1
 """The largest share of illegal actions. A learned policy without masks takes a few of them."""
@@ -83,9 +83,13 @@ class PolicyTrial(MarketTrial):
         """The rows of the recording, int64 ``[M]``."""
         return torch.arange(len(self.recording.keys))
 
+    def seated(self, rows: Tensor) -> Policy:
+        """The policy in a new seat in the markets of these rows, int64 ``[B]``."""
+        return seated(self.policy, self.recording.seat, self.recording.keys[rows])
+
     def again(self) -> Tensor:
         """The actions of a new seat that sees the recorded observations, ``[T, M, ...]``. There is no market now."""
-        return repeat(seated(self.policy, self.recording, self.rows), self.recording, self.rows)
+        return repeat(self.seated(self.rows), self.recording, self.rows)
 
     @cached_property
     def repetitions(self) -> tuple[Tensor, Tensor]:
@@ -174,7 +178,7 @@ def plays_each_row_alone(trial: PolicyTrial) -> None:
     """A batch of markets is played as each market alone, in any order."""
     expected = trial.expected
     for rows in (*trial.rows.split(1), trial.rows.flip(0)):
-        came = repeat(seated(trial.policy, trial.recording, rows), trial.recording, rows)
+        came = repeat(trial.seated(rows), trial.recording, rows)
         _expect_same(came, expected[:, rows], f"as in a batch of all markets, with only the markets {rows.tolist()}")
 
 
@@ -182,7 +186,7 @@ def leaves_its_inputs_alone(trial: PolicyTrial) -> None:
     """It changes neither observations nor masks nor keys in place."""
     recording, rows = trial.recording, trial.rows
     keys, places = recording.keys.clone(), rows.clone()
-    player = seated(trial.policy, recording, rows)
+    player = trial.seated(rows)
     player.reset(places, keys)
     expect(torch.equal(keys, recording.keys) and torch.equal(places, rows), "keys and rows unchanged", "others")
     for seen, allowed in zip(recording.observations, recording.masks, strict=True):
@@ -202,7 +206,7 @@ def leaves_global_randomness_alone(trial: PolicyTrial) -> None:
 def begins_anew(trial: PolicyTrial) -> None:
     """After a reset it plays as in its first episode."""
     expected, recording, rows = trial.expected, trial.recording, trial.rows
-    player = seated(trial.policy, recording, rows)
+    player = trial.seated(rows)
     repeat(player, recording, rows)
     player.reset(rows.clone(), recording.keys.clone())
     _expect_same(repeat(player, recording, rows), expected, "in the second episode")
@@ -211,7 +215,7 @@ def begins_anew(trial: PolicyTrial) -> None:
 def resets_only_the_given_rows(trial: PolicyTrial) -> None:
     """A reset of some rows leaves the others in their episodes."""
     expected, recording = trial.expected, trial.recording
-    player = seated(trial.policy, recording, trial.rows)
+    player = trial.seated(trial.rows)
     actions = []
     for step, (observation, mask) in enumerate(zip(recording.observations, recording.masks, strict=True)):
         if step == recording.num_steps // 2:
@@ -249,7 +253,7 @@ def _expect_episode(trial: PolicyTrial, market: MarketConfig, disturb: Disturb =
 def plays_any_observation(trial: PolicyTrial) -> None:
     """It acts in the space for every observation within the bounds, the lowest and the highest among them."""
     seat, rows = trial.recording.seat, trial.rows
-    player = seated(trial.policy, trial.recording, rows)
+    player = trial.seated(rows)
     low, high = (torch.from_numpy(bound) for bound in (seat.layout.low, seat.layout.high))
     draws = torch.rand(len(rows), seat.layout.size, generator=torch.Generator().manual_seed(0))
     for share in (torch.zeros_like(draws), torch.ones_like(draws), draws):
@@ -285,7 +289,7 @@ COST_ROWS = 64
 def steps_per_second(policy: PolicyFactory, recording: Recording) -> float:
     """The agent-steps that a policy plays in a second on recorded observations."""
     rows = torch.arange(COST_ROWS) % len(recording.keys)
-    player = seated(policy, recording, rows)
+    player = seated(policy, recording.seat, recording.keys[rows])
     begin = time.perf_counter()
     repeat(player, recording, rows)
     return COST_ROWS * recording.num_steps / (time.perf_counter() - begin)

@@ -76,7 +76,10 @@ def test_markets_that_a_policy_does_not_claim_are_counted(tmp_path: Path, capsys
     [
         (["nobody"], "unknown policy 'nobody': choose from greedy, hold"),
         (["hold", "--scenarios", "nowhere"], "unknown scenario 'nowhere': choose from cifar10"),
-        (["hold", "--scenarios", "digits-short", "digits-short"], "is not allowed: it must be different names"),
+        (
+            ["hold", "--scenarios", "digits-short", "digits-short"],
+            "it must be one or more different names",
+        ),
         (["hold+fixed:99", "--scenarios", "digits-short"], "fixed.level=99 is not allowed: it must be from 0 to 0"),
         (["file:nowhere.py"], "there is no file 'nowhere.py'"),
     ],
