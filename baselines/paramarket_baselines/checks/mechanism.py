@@ -26,6 +26,27 @@ PRICES = torch.tensor([0, 7, 10, 25, 60])
 Columns = TypeVar("Columns", Book, Trades)
 
 
+def random_book(mechanism: Mechanism, firms: int, seed: int = 0) -> Book:
+    """Orders of all kinds: some agents order nothing, some orders must be refused, and some markets are closed."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draws(high: int, *shape: int) -> Tensor:
+        return torch.randint(high, shape or (NUM_MARKETS, firms), generator=generator)
+
+    seller = (torch.arange(firms) + 1 + draws(firms - 1)) % firms
+    bid, ask = PRICES[draws(len(PRICES))], torch.where(draws(8) > 0, PRICES[draws(len(PRICES))], WITHHELD)
+    return Book(
+        wanted=torch.where(draws(8) > 0, seller, -1),
+        good=draws(2),
+        bid=bid if mechanism.bids else torch.zeros_like(bid),
+        ask=ask if mechanism.personal else ask.gather(1, seller),
+        quoted=draws(8) > 0,
+        balance=draws(90),
+        priority=draws(2**31).argsort(dim=1),
+        market_open=draws(8, NUM_MARKETS) > 0,
+    )
+
+
 class MechanismTrial:
     """A mechanism with the random orders of some firms. Its text is the number of firms.
 
@@ -34,34 +55,10 @@ class MechanismTrial:
 
     def __init__(self, mechanism: str | Mechanism, firms: int) -> None:
         self.mechanism, self.firms = MECHANISMS.check(mechanism), firms
-        self.generator = torch.Generator().manual_seed(firms)
-        self.book = self._random_book()
+        self.book = random_book(self.mechanism, firms)
 
     def __str__(self) -> str:
         return f"{self.firms} firms"
-
-    def integers(self, high: int, *shape: int) -> Tensor:
-        """Random integers from 0 to ``high - 1``, by default one for each firm of each market."""
-        return torch.randint(high, shape or (NUM_MARKETS, self.firms), generator=self.generator)
-
-    def _random_book(self) -> Book:
-        """Orders of all kinds: some agents order nothing, some orders must be refused, and some markets are closed."""
-        seller = (torch.arange(self.firms) + 1 + self.integers(self.firms - 1)) % self.firms
-        bid, ask = PRICES[self.integers(len(PRICES))], self._asks()
-        return Book(
-            wanted=torch.where(self.integers(8) > 0, seller, -1),
-            good=self.integers(2),
-            bid=bid if self.mechanism.bids else torch.zeros_like(bid),
-            ask=ask if self.mechanism.personal else ask.gather(1, seller),
-            quoted=self.integers(8) > 0,
-            balance=self.integers(90),
-            priority=torch.rand(NUM_MARKETS, self.firms, generator=self.generator).argsort(dim=1),
-            market_open=self.integers(8, NUM_MARKETS) > 0,
-        )
-
-    def _asks(self) -> Tensor:
-        """An ask for each firm, some of them withheld: int64 ``[M, N]``."""
-        return torch.where(self.integers(8) > 0, PRICES[self.integers(len(PRICES))], WITHHELD)
 
     @cached_property
     def cleared(self) -> Trades | Exception:
@@ -73,6 +70,10 @@ class MechanismTrial:
 
     @property
     def trades(self) -> Trades:
+        """The trades that the orders lead to; see :meth:`require_trades`."""
+        return self.require_trades()
+
+    def require_trades(self) -> Trades:
         """The trades that the orders lead to; raises :class:`NotRun` if there are none because of an exception."""
         if isinstance(self.cleared, Trades):
             return self.cleared
@@ -135,7 +136,7 @@ def clears_every_book(trial: MechanismTrial) -> None:
 
 def returns_flags_and_ticks(trial: MechanismTrial) -> None:
     """Flags are bool and prices int64, one for each order; the flags of a bid broadcast over all bids."""
-    assert trial.trades
+    trial.require_trades()
     how, book = trial.mechanism, copied(trial.book)
     every_bid = PRICES, book.ask.unsqueeze(2), book.balance.unsqueeze(2)
     standing = book.wanted >= 0
@@ -205,7 +206,7 @@ def _rows(columns: Columns, rows: Tensor) -> Columns:
 def treats_firms_alike(trial: MechanismTrial) -> None:
     """Trades do not depend on the numbers of the firms: a permutation of firms permutes the trades."""
     trades = trial.expected
-    order = torch.randperm(trial.firms, generator=trial.generator)
+    order = torch.randperm(trial.firms, generator=torch.Generator().manual_seed(0))
     came = clear(trial.mechanism, _moved(trial.book, order))
     expect(same_trades(came, _moved(trades, order)), "permuted trades of permuted firms", "others")
 
@@ -220,23 +221,17 @@ def _moved(columns: Columns, order: Tensor) -> Columns:
 
 def ignores_orders_that_are_refused_anyway(trial: MechanismTrial) -> None:
     """Bids and goods of agents without an order, without a quote or in a closed market change no trade."""
-    trades = trial.expected
-    book = copied(trial.book)
+    trades, book, other = trial.expected, trial.book, random_book(trial.mechanism, trial.firms, seed=1)
     idle = (book.wanted < 0) | ~book.quoted | ~book.market_open.unsqueeze(1)
-    other = PRICES[trial.integers(len(PRICES))]
-    book = replace(
-        book,
-        good=torch.where(idle, trial.integers(2), book.good),
-        bid=torch.where(idle, other, book.bid) if trial.mechanism.bids else book.bid,
-    )
-    came = clear(trial.mechanism, book)
+    good, bid = torch.where(idle, other.good, book.good), torch.where(idle, other.bid, book.bid)
+    came = clear(trial.mechanism, replace(copied(book), good=good, bid=bid))
     same = torch.equal(came.seller, trades.seller) and torch.equal(came.price, trades.price)
     expect(same, "the same trades with other orders of agents that cannot buy", "others")
 
 
 def leaves_the_book_alone(trial: MechanismTrial) -> None:
     """It changes no order in place."""
-    assert trial.trades
+    trial.require_trades()
     book = copied(trial.book)
     clear(trial.mechanism, book)
     names = [field.name for field in fields(book)]
@@ -246,7 +241,7 @@ def leaves_the_book_alone(trial: MechanismTrial) -> None:
 
 def leaves_global_randomness_alone(trial: MechanismTrial) -> None:
     """It does not touch the global random generators of torch, NumPy and Python."""
-    assert trial.trades
+    trial.require_trades()
     before = random_states()
     clear(trial.mechanism, copied(trial.book))
     expect_same_randomness(before)

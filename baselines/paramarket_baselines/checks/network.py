@@ -69,6 +69,10 @@ class NetworkTrial:
 
     @property
     def network(self) -> Network:
+        """The network; see :meth:`require_network`."""
+        return self.require_network()
+
+    def require_network(self) -> Network:
         """The network; raises :class:`NotClaimed` if there is none."""
         if isinstance(self.made, Exception):
             raise NotClaimed(str(self.made))
@@ -106,8 +110,12 @@ class NetworkTrial:
 
     @property
     def expected(self) -> Tensor:
+        """The logits of all networks; see :meth:`require_logits`."""
+        return self.require_logits()
+
+    def require_logits(self) -> Tensor:
         """The logits of all networks, float32 ``[R, classes, n]``; raises :class:`NotRun` if they are wrong."""
-        assert self.network
+        self.require_network()
         if isinstance(self.computed, Tensor) and not wrong_logits(self.computed):
             return self.computed
         raise NotRun("needs computes-logits")
@@ -159,7 +167,7 @@ def takes_or_refuses_samples(trial: NetworkTrial) -> None:
 def refuses_empty_samples(trial: NetworkTrial) -> None:
     """It refuses samples without elements by a ValueError."""
     empty = (*trial.features[:-1], 0)
-    assert trial.network
+    trial.require_network()
     try:
         trial.architecture(empty, CLASSES)
     except ValueError:
@@ -182,7 +190,7 @@ def describes_its_tensors(trial: NetworkTrial) -> None:
 
 def computes_logits(trial: NetworkTrial) -> None:
     """The logits of fresh networks are finite, float32 [R, G, classes, n]."""
-    assert trial.network
+    trial.require_network()
     if isinstance(trial.computed, Exception):
         raise trial.computed
     wrong = wrong_logits(trial.computed)
@@ -215,7 +223,7 @@ def is_its_module(trial: NetworkTrial) -> None:
 def holds_its_vector(trial: NetworkTrial) -> None:
     """Its torch module holds each element of the flat vector once, in tensors of its own."""
     numbers = torch.arange(trial.estimated.shape[1], dtype=torch.float32)
-    assert trial.expected is not None
+    trial.require_logits()
     module = trial.network.module(numbers)
     held = torch.cat([tensor.detach().flatten() for tensor in _tensors(module)])
     expect(torch.equal(held.sort().values, numbers), "each element once", f"{len(held)} elements of {len(numbers)}")
@@ -239,9 +247,8 @@ def keeps_its_function_when_permuted(trial: NetworkTrial) -> None:
 def has_the_gradients_of_its_module(trial: NetworkTrial) -> None:
     """Its gradients are those that autograd finds for its torch module in training mode."""
     network, expected = trial.network, torch.zeros_like(trial.parameters)
-    places = [
-        tensor.long().flatten() for tensor in network.module(torch.arange(expected.shape[1]).float()).parameters()
-    ]
+    numbered = network.module(torch.arange(expected.shape[1], dtype=torch.float32))
+    places = [tensor.long().flatten() for tensor in numbered.parameters()]
     for row, vector in enumerate(trial.parameters):
         module = network.module(vector)
         F.cross_entropy(module(trial.inputs[row]), trial.labels[row]).backward()
@@ -253,7 +260,7 @@ def has_the_gradients_of_its_module(trial: NetworkTrial) -> None:
 def learns(trial: NetworkTrial) -> None:
     """Gradient descent lowers the loss on a minibatch."""
     parameters = trial.parameters
-    assert trial.expected is not None
+    trial.require_logits()
     for _ in range(TRAINING_STEPS):
         parameters -= LEARNING_RATE * trial.gradients(parameters)
     trained = trial.network.with_statistics(parameters, trial.inputs)
@@ -264,7 +271,7 @@ def learns(trial: NetworkTrial) -> None:
 
 def leaves_its_inputs_alone(trial: NetworkTrial) -> None:
     """It changes neither parameters nor samples in place."""
-    assert trial.expected is not None
+    trial.require_logits()
     parameters, inputs = trial.estimated, trial.inputs
     trial.logits(parameters, inputs)
     trial.gradients(parameters)
@@ -275,7 +282,7 @@ def leaves_its_inputs_alone(trial: NetworkTrial) -> None:
 
 def leaves_global_randomness_alone(trial: NetworkTrial) -> None:
     """It does not touch the global random generators of torch, NumPy and Python."""
-    assert trial.expected is not None
+    trial.require_logits()
     before = random_states()
     trial.architecture(trial.features, CLASSES)
     trial.logits(trial.estimated, trial.inputs)

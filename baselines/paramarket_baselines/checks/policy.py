@@ -73,7 +73,11 @@ class PolicyTrial(MarketTrial):
 
     @property
     def recording(self) -> Recording:
-        """The episode; raises :class:`NotRun` if it ended early."""
+        """The whole episode; see :meth:`require_episode`."""
+        return self.require_episode()
+
+    def require_episode(self) -> Recording:
+        """The whole episode; raises :class:`NotRun` if it ended early."""
         if isinstance(self.episode, Recording):
             return self.episode
         raise NotRun(f"needs a whole episode: {self.episode}")
@@ -147,7 +151,7 @@ def acts_in_the_space(trial: PolicyTrial) -> None:
     """Actions are int64, [B] in verb mode and [B, 2 + S] in round mode, and within the action space."""
     if isinstance(trial.episode, ActionError):
         raise AssertionError(str(trial.episode))
-    assert trial.recording
+    trial.require_episode()
 
 
 def acts_legally(trial: PolicyTrial) -> None:
@@ -243,7 +247,7 @@ def survives_a_closed_market(trial: PolicyTrial) -> None:
 
 def _expect_episode(trial: PolicyTrial, market: MarketConfig, disturb: Disturb = undisturbed) -> None:
     """Raise ``AssertionError`` if an episode in a market like the trial's ends early."""
-    assert trial.recording  # otherwise other checks fail
+    trial.require_episode()
     try:
         play(trial.policy, market, disturb, SHORT_EPISODE)
     except (PolicyError, ActionError) as fault:

@@ -92,6 +92,10 @@ class PricingTrial(MarketTrial):
 
     @property
     def levels(self) -> Tensor:
+        """The levels of the whole batch; see :meth:`require_levels`."""
+        return self.require_levels()
+
+    def require_levels(self) -> Tensor:
         """The levels of the whole batch, int64 ``[T, M, S]``; raises :class:`NotRun` if they are wrong."""
         if self.wrong:
             raise NotRun("needs returns-levels")
@@ -155,7 +159,7 @@ def posts_in_a_period(trial: PricingTrial) -> None:
 
 def keeps_a_memory_of_rows(trial: PricingTrial) -> None:
     """The memory has a row for each market, and what is learned has the same names, shapes and dtypes."""
-    assert trial.levels is not None
+    trial.require_levels()
     seat, (before, now, *_) = trial.seat(trial.rows), trial.fields(trial.rows)
     memory = trial.rule.memory(seat, trial.recording.keys.clone())
     first = _shapes(memory)
@@ -185,7 +189,7 @@ def prices_each_row_alone(trial: PricingTrial) -> None:
 
 def leaves_its_inputs_alone(trial: PricingTrial) -> None:
     """It changes neither observations nor the memory in place."""
-    assert trial.levels is not None
+    trial.require_levels()
     seat, (before, now, *_) = trial.seat(trial.rows), trial.fields(trial.rows)
     keys = trial.recording.keys.clone()
     memory = trial.rule.memory(seat, keys)
@@ -199,7 +203,7 @@ def leaves_its_inputs_alone(trial: PricingTrial) -> None:
 
 def leaves_global_randomness_alone(trial: PricingTrial) -> None:
     """It does not touch the global random generators of torch, NumPy and Python."""
-    assert trial.levels is not None
+    trial.require_levels()
     before = random_states()
     trial.price(trial.rows)
     expect_same_randomness(before)
@@ -207,7 +211,7 @@ def leaves_global_randomness_alone(trial: PricingTrial) -> None:
 
 def prices_any_observation(trial: PricingTrial) -> None:
     """It returns levels for every observation within the bounds, the lowest and the highest among them."""
-    assert trial.levels is not None
+    trial.require_levels()
     seat, layout = trial.seat(trial.rows), trial.recording.seat.layout
     memory = trial.rule.memory(seat, trial.recording.keys.clone())
     bounds = torch.from_numpy(layout.low), torch.from_numpy(layout.high)
