@@ -114,7 +114,7 @@ class PolicyTrial(MarketTrial):
 
 
 def policy_trials(policy: str | PolicyFactory, market: str | MarketConfig) -> list[PolicyTrial]:
-    """A policy in a market, or in the scenario of that name, and in its variants (:func:`.markets.variants`)."""
+    """A policy in a market, or in the scenario of that name, and in its variants (see :func:`variants`)."""
     return [PolicyTrial(policy, name, varied) for name, varied in variants(market).items()]
 
 

@@ -118,7 +118,7 @@ def wrong_levels(levels: Tensor, seat: Seat) -> str:
 
 
 def pricing_trials(rule: str | PricingRule, market: str | MarketConfig) -> list[PricingTrial]:
-    """A pricing rule in a market, or in the scenario of that name, and in its variants (:func:`.markets.variants`)."""
+    """A pricing rule in a market, or in the scenario of that name, and in its variants (see :func:`variants`)."""
     return [PricingTrial(rule, name, varied) for name, varied in variants(market).items()]
 
 
