@@ -25,6 +25,8 @@ class Choosy(Policy):
     """
 
     def __init__(self, seat: Seat) -> None:
+        if seat.mechanism.bids:
+            raise ValueError(f"choosy makes no bids: it needs posted prices, but the mechanism is {seat.mechanism}")
         self.seat = seat
 
     def act(self, observation: Tensor, mask: Tensor) -> Tensor:
@@ -37,7 +39,7 @@ class Choosy(Policy):
             Orders(
                 train=~buys,
                 offer=torch.where(buys, offer, -1),
-                bid=torch.zeros_like(offer),  # with posted prices there is only one bid
+                bid=torch.zeros_like(offer),  # posted prices are taken or left
                 ask=asks,  # -1 leaves its own ask unchanged
             )
         )

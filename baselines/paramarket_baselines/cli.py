@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import TaskID, TextColumn
 from rich.text import Text
 
+from paramarket_baselines.checks.command import CheckPolicy, check
 from paramarket_baselines.evaluation import statistics
 from paramarket_baselines.evaluation.display import PlainConsole, new_console, new_progress
 from paramarket_baselines.evaluation.merge_curves import PurchaseCurves, curve_table, draw_merge_curves
@@ -330,7 +331,7 @@ def _say_played(name: str, console: Console) -> None:
         console.print(f"played {name}", soft_wrap=True)
 
 
-def _parse(arguments: Sequence[str]) -> Market | List:
+def _parse(arguments: Sequence[str]) -> Market | CheckPolicy | List:
     """The command and its options. The market is read first, since it gives the defaults of all settings."""
     given = _given_market(arguments)
     name, file = given.scenario or "digits", given.config
@@ -342,9 +343,10 @@ def _parse(arguments: Sequence[str]) -> Market | List:
         Annotated[Run, tyro.conf.subcommand("run", default=Run(name, file, config=compared))]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate", default=Evaluate((), name, file, config=config))]
         | Annotated[Train, tyro.conf.subcommand("train", default=Train(name, file, plan=plan))]
+        | Annotated[CheckPolicy, tyro.conf.subcommand("check")]
         | Annotated[List, tyro.conf.subcommand("list")]
     )
-    chosen: Market | List = tyro.cli(
+    chosen: Market | CheckPolicy | List = tyro.cli(
         commands,
         prog="paramarket",
         description="ParaMarket: agents train networks and trade their parameters.",
@@ -374,7 +376,7 @@ def _read_config(file: Path) -> MarketConfig:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command. Returns the exit status: 0, or 2 after an error message."""
+    """Run the command. Returns the exit status: 0, 1 if a check fails, or 2 after an error message."""
     console = new_console()
     try:
         chosen = _parse(sys.argv[1:] if arguments is None else arguments)
@@ -384,6 +386,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             evaluate(chosen, console)
         elif isinstance(chosen, Train):
             train(chosen, console)
+        elif isinstance(chosen, CheckPolicy):
+            return check(chosen, console)
         else:
             list_names(console)
     except BrokenPipeError:

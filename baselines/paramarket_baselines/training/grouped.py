@@ -25,14 +25,14 @@ def centred(advantages: np.ndarray, members: int, agents: int) -> np.ndarray:
     """Advantages ``[steps, rows]`` without the mean of their group, scaled by its spread.
 
     Row r is the learner of market r, which has seat r mod ``agents``; a group is the ``members`` rows with the same
-    seat among ``members * agents`` neighbours. The scale is the mean of a group's standard deviation and that of all
-    groups, so that an opponent with whom much money is made does not outweigh the others.
+    seat among ``members * agents`` neighbours. The scale is the sum of a group's standard deviation and the median one,
+    so that an opponent with whom much money is made does not outweigh the others.
     """
     steps, rows = advantages.shape
     groups = advantages.reshape(steps, rows // (members * agents), members, agents)
     differences = groups - groups.mean(axis=2, keepdims=True)
     spread = differences.std(axis=(0, 2), keepdims=True)
-    scaled: np.ndarray = differences / (spread + spread.mean() + 1e-8)
+    scaled: np.ndarray = differences / (spread + np.median(spread) + 1e-8)
     return scaled.reshape(steps, rows)
 
 

@@ -37,7 +37,7 @@ class RestartedWeightMatching:
         if not permutation_sizes(network) or len(buyers) == 0:
             return best
         products = InnerProducts(network, buyers, sellers)
-        for order in _orders(network, self.restarts, buyers.device):
+        for order in random_orders(network, self.restarts, buyers.device):
             begin = order.expand(len(buyers), -1)
             found = weight_matching(network, buyers, permute(network, sellers, begin))
             best = better_of(products, compose(network, begin, found), best)
@@ -45,7 +45,7 @@ class RestartedWeightMatching:
 
 
 @lru_cache(maxsize=16)
-def _orders(network: Network, count: int, device: torch.device) -> Tensor:
+def random_orders(network: Network, count: int, device: torch.device) -> Tensor:
     """Random orders of all units that keep blocks together, int64 ``[count, H]``."""
     seed, numbers = torch.tensor(0, device=device), torch.arange(count, device=device)
     values = {

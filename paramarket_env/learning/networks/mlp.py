@@ -17,6 +17,7 @@ from paramarket_env.learning.networks.network import (
     LogitGradient,
     ParameterSpec,
     Segment,
+    require_elements,
     split,
 )
 from paramarket_env.validation import Count, configuration
@@ -41,6 +42,7 @@ class MLP:
 
     def __call__(self, features: tuple[int, ...], classes: int) -> MLPNetwork:
         """See :meth:`Architecture.__call__`."""
+        require_elements(features)
         return MLPNetwork(features, classes, self.hidden)
 
 

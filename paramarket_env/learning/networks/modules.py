@@ -32,7 +32,14 @@ from paramarket_env.learning.networks.inspection import (
     parameter_specs,
     require_usable,
 )
-from paramarket_env.learning.networks.network import Gradients, LogitGradient, ParameterSpec, has_statistics, split
+from paramarket_env.learning.networks.network import (
+    Gradients,
+    LogitGradient,
+    ParameterSpec,
+    has_statistics,
+    require_elements,
+    split,
+)
 from paramarket_env.validation import require
 
 LOOP_ELEMENTS = 2**16
@@ -68,6 +75,7 @@ class ModuleArchitecture:
 
     def __call__(self, features: tuple[int, ...], classes: int) -> ModuleNetwork:
         """See :meth:`Architecture.__call__`."""
+        require_elements(features)
         # A call puts a network's parameters into the module while it runs, so each market needs a module of its own.
         return copy.deepcopy(_network(self, features, classes))
 

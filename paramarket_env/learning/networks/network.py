@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from paramarket_env.plugins import Registry
 from paramarket_env.seeding import uniform
+from paramarket_env.validation import require
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,11 @@ ARCHITECTURES: Registry[Architecture] = Registry("network", Architecture)
 
 Width = Annotated[int, Field(ge=1, le=2**16)]
 """A number of units, which bounds what is computed before a network is known to fit into memory."""
+
+
+def require_elements(features: tuple[int, ...]) -> None:
+    """Raise ``ValueError`` for samples of a shape without elements."""
+    require(0 not in features, "samples' shape", features, "one without a side of length 0")
 
 
 def parameter_count(network: Network) -> int:
