@@ -41,7 +41,7 @@ from paramarket_baselines.evaluation.statistics import ESTIMATES_LEGEND, POPULAT
 from paramarket_baselines.evaluation.welfare import WELFARE, WELFARE_LEGEND, welfare
 from paramarket_baselines.plugin_options import PLUGINS, UsageError, list_names
 from paramarket_baselines.policies.learned import algorithm
-from paramarket_baselines.training.sb3 import TRAINING_OPPONENTS, Plan, check_resume, learn, tuned
+from paramarket_baselines.training.sb3 import TRAINING_OPPONENTS, Plan, check_resume, learn, tuned, tuned_league
 from paramarket_env.config import MarketConfig
 from paramarket_env.files import claimed, expanded
 from paramarket_env.interface.batch import MarketBatch
@@ -229,7 +229,8 @@ def train(options: Train, console: Console) -> None:
 
 def _train(options: Train, folder: Path, device: torch.device, console: Console) -> None:
     plan = options.plan
-    opponents = f"against {', '.join(without_folders(plan.against))}" if plan.against else "in self-play"
+    met = f"against {', '.join(without_folders(plan.against))}" if plan.against else "in self-play"
+    opponents = "in a league" if plan.league else met
     console.print(f"{plan.algo} on {_shown_name(options)}, {plan.config.action_mode} mode, {opponents}")
     with new_progress(console, TextColumn("return {task.fields[returned]:.2f}")) as progress:
         task = progress.add_task(plan.algo, total=plan.timesteps, returned=float("nan"))
@@ -338,7 +339,10 @@ def _parse(arguments: Sequence[str]) -> Market | CheckPolicy | List:
     config = scenario(name) if file is None else _read_config(file)
     # The paper's comparison plays in rounds, so that every arm trains equally often.
     compared = replace(config, action_mode="round") if file is None else config
-    plan = tuned(name) if file is None else Plan(config, against=TRAINING_OPPONENTS)
+    if given.league:
+        plan = tuned_league(config, name if file is None else "")
+    else:
+        plan = tuned(name) if file is None else Plan(config, against=TRAINING_OPPONENTS)
     commands: Any = (
         Annotated[Run, tyro.conf.subcommand("run", default=Run(name, file, config=compared))]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate", default=Evaluate((), name, file, config=config))]
@@ -358,10 +362,11 @@ def _parse(arguments: Sequence[str]) -> Market | CheckPolicy | List:
 
 
 def _given_market(arguments: Sequence[str]) -> argparse.Namespace:
-    """The values of ``--scenario`` and ``--config``, None for an option that is not given."""
+    """The values of ``--scenario``, ``--config`` (None if not given) and ``--league``: they give the defaults."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--scenario", nargs="?")
     early.add_argument("--config", nargs="?", type=Path)
+    early.add_argument("--league", action="store_true")
     given = early.parse_known_args(arguments)[0]
     alone = given.scenario is None or given.config is None
     require(alone, "config", str(given.config), "given without --scenario, since both give all settings")

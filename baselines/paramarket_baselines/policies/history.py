@@ -17,6 +17,12 @@ from paramarket_env.interface.observations import ObservationLayout
 Memory = dict[str, Tensor]
 """The features by name, and ``before``, the last observation: float32 ``[B, size]`` each."""
 
+PRICES = ("bought_at", "declined_at", "lowest_price", "highest_price")
+"""The features that are prices, in units of reward."""
+
+NONE = -1.0
+"""The price of what has not happened yet."""
+
 
 def feature_sizes(fields: Mapping[str, int]) -> dict[str, int]:
     """The sizes of the features by name, given those of the fields of an observation."""
@@ -44,7 +50,11 @@ class History:
     def start(self, rows: int, device: torch.device) -> Memory:
         """The memory before the first observation of an episode."""
         sizes = {**self._sizes, "before": self.layout.size}
-        return {name: torch.zeros(rows, size, dtype=torch.float32, device=device) for name, size in sizes.items()}
+        start = {name: NONE if name in PRICES else 0.0 for name in sizes}
+        return {
+            name: torch.full((rows, size), start[name], dtype=torch.float32, device=device)
+            for name, size in sizes.items()
+        }
 
     def observe(self, memory: Memory, observation: Tensor) -> Memory:
         """The memory after one more observation of the episode, float32 ``[B, D]``."""
@@ -72,5 +82,5 @@ class History:
 
 
 def _extreme(choose: Callable[[Tensor, Tensor], Tensor], kept: Tensor, seen: Tensor, where: Tensor) -> Tensor:
-    """The lowest or highest price so far. A price of 0 stands for none, so the first one replaces it."""
-    return torch.where(where, torch.where(kept > 0, choose(kept, seen), seen), kept)
+    """The lowest or highest price so far, ``NONE`` before the first one."""
+    return torch.where(where, torch.where(kept == NONE, seen, choose(kept, seen)), kept)

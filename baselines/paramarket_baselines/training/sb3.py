@@ -10,7 +10,6 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -139,16 +138,15 @@ TUNED: dict[str, dict[str, Any]] = {
 
 
 LEAGUE_TIMESTEPS = {"three-firms-short": 200_000, "costly-training-short": 200_000, "crowd-short": 60_000}
-"""The agent-steps of a league by scenario, where they differ from ``LEAGUE``."""
-
-LEAGUE: dict[str, Any] = {"league": True, "against": ("varied",), "timesteps": 300_000, "num_markets": 192}
-"""The plan of a league."""
+"""The agent-steps of a league by scenario, where they differ from 300,000: a step with more firms takes longer."""
 
 
-def tuned_league(name: str) -> Plan:
-    """The plan of a league for a scenario."""
-    plan = Plan(scenario(name), **LEAGUE)
-    return replace(plan, timesteps=LEAGUE_TIMESTEPS.get(name, plan.timesteps))
+def tuned_league(config: MarketConfig, name: str = "") -> Plan:
+    """The plan of a league in a market, or in the scenario of that name."""
+    group = MEMBERS * config.agents
+    markets = max(192 // group, 1) * group
+    steps = LEAGUE_TIMESTEPS.get(name, 300_000)
+    return Plan(config, timesteps=steps, num_markets=markets, against=("varied",), league=True)
 
 
 def tuned(name: str) -> Plan:

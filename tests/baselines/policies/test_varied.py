@@ -1,0 +1,97 @@
+"""Opponents that are drawn anew for every episode."""
+
+from __future__ import annotations
+
+import torch
+
+from paramarket_baselines.policies.mixed import Mixed
+from paramarket_baselines.policies.varied import BUYER, OPPONENTS, TEACHERS, Family, VariedPolicy
+from paramarket_env.interface.batch import MarketBatch
+from paramarket_env.interface.policy import POLICIES, Policy, PolicyFactory, Seat, seat_of
+from paramarket_env.scenarios import scenario
+from paramarket_env.seeding import as_seeds, stream
+
+MARKETS = 12
+
+
+def actions_of(factory: PolicyFactory, name: str = "digits-priced-short") -> torch.Tensor:
+    """The actions of a policy in all seats, int64 ``[T, M, N]``."""
+    batch = MarketBatch(scenario(name), MARKETS, "cpu")
+    seeds = as_seeds(range(MARKETS), MARKETS, batch.device)
+    observation, mask = batch.reset(seeds)
+    players = [factory(seat_of(batch, MARKETS)) for _ in range(batch.config.agents)]
+    for agent, player in enumerate(players):
+        player.reset(torch.arange(MARKETS), stream(seeds, "policy", agent))
+    chosen = []
+    for _ in range(batch.config.max_cycles):
+        actions = torch.stack([player.act(observation[:, i], mask[:, i]) for i, player in enumerate(players)], dim=1)
+        chosen.append(actions)
+        transition = batch.step(actions)
+        observation, mask = transition.observation, transition.mask
+    return torch.stack(chosen)
+
+
+def family(kind: str, patience: float) -> PolicyFactory:
+    """The policy of a family with one member."""
+    return lambda seat: VariedPolicy(seat, Family(prices=(kind,), patience=(patience,)))
+
+
+def test_a_family_with_one_member_is_that_rule() -> None:
+    for patience, rule in ((0, "paper+fixed:3"), (0.5, "patient:6+fixed:3"), (0.92, "patient:11+fixed:3")):
+        # The initial ask is level 3, so a rule that keeps it never posts.
+        assert torch.equal(actions_of(family("none", patience)), actions_of(POLICIES.check(rule)))
+
+
+def test_a_bayesian_member_asks_as_the_papers_rule() -> None:
+    assert torch.equal(actions_of(family("bayesian", 0)), actions_of(POLICIES.check("paper")))
+
+
+def test_every_value_of_a_family_is_drawn() -> None:
+    keys = stream(torch.arange(4000), "test")
+    for each in (OPPONENTS, TEACHERS):
+        drawn = each.draw(keys)
+        assert {name: set(drawn[name].tolist()) for name in BUYER} == {name: set(getattr(each, name)) for name in BUYER}
+
+
+def test_a_new_episode_has_a_new_rule_and_the_same_key_the_same_rule() -> None:
+    batch = MarketBatch(scenario("digits-priced-short"), MARKETS, "cpu")
+    policy = VariedPolicy(seat_of(batch, MARKETS), OPPONENTS)
+    rows, keys = torch.arange(MARKETS), stream(torch.arange(MARKETS), "first")
+    policy.reset(rows, keys)
+    first = {name: value.clone() for name, value in policy.drawn.items()}
+    policy.reset(rows[:6], stream(torch.arange(6), "second"))
+    assert any(not torch.equal(policy.drawn[name][:6], first[name][:6]) for name in BUYER)
+    assert all(torch.equal(policy.drawn[name][6:], first[name][6:]) for name in BUYER)
+    policy.reset(rows, keys)
+    assert all(torch.equal(policy.drawn[name], first[name]) for name in BUYER)
+
+
+class Constant(Policy):
+    """Always takes the same action."""
+
+    def __init__(self, action: int) -> None:
+        self.action = action
+
+    def act(self, observation: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(mask),), self.action)
+
+
+def constant(action: int) -> PolicyFactory:
+    def make(seat: Seat) -> Policy:
+        return Constant(action)
+
+    return make
+
+
+def test_members_are_drawn_by_their_weight_and_can_join_later() -> None:
+    batch = MarketBatch(scenario("digits-short"), 1, "cpu")
+    rows = 4000
+    mixed = Mixed([constant(0)], weight=3)
+    player = mixed(seat_of(batch, rows))
+    nothing, mask = torch.zeros(rows, batch.layout.size), torch.ones(rows, batch.actions.mask_size, dtype=torch.bool)
+    player.reset(torch.arange(rows), stream(torch.arange(rows), "a"))
+    assert not player.act(nothing, mask).any()
+    mixed.add(constant(1))
+    assert not player.act(nothing, mask).any()  # the episode goes on with the member that was drawn
+    player.reset(torch.arange(rows), stream(torch.arange(rows), "b"))
+    assert abs(float(player.act(nothing, mask).float().mean()) - 0.25) < 0.03

@@ -1,0 +1,124 @@
+"""Leagues: a short training, its resumption, and what the policy remembers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from paramarket_baselines.evaluation.play import Arm, play
+from paramarket_baselines.policies.learned import Learned, save_policy
+from paramarket_baselines.training import callbacks, imitation, league, sb3
+from paramarket_baselines.training.remembering import RememberingVecEnv
+from paramarket_baselines.training.sb3 import Plan, learn, tuned_league
+from paramarket_env.adapters.sb3 import ParaMarketVecEnv
+from paramarket_env.interface.policy import POLICIES, seat_of
+from paramarket_env.scenarios import scenario
+
+
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> Plan:
+    """The plan of a league of two rollouts in a market of four cycles."""
+    monkeypatch.setattr(imitation, "EPISODES", 1)
+    monkeypatch.setattr(imitation, "EPOCHS", 2)
+    monkeypatch.setattr(sb3, "LEAGUE_SEEDS", range(2**41, 2**41 + 2))
+    monkeypatch.setattr(callbacks, "EVALUATIONS", 2)
+    config = scenario("digits-priced-short", max_cycles=4)
+    return replace(tuned_league(config), num_markets=16, timesteps=128)
+
+
+def test_a_league_saves_a_policy_with_its_history_and_past_selves(brief: Plan, tmp_path: Path) -> None:
+    model = learn(brief, tmp_path, "cpu")
+    assert model.num_timesteps == 128
+    assert sorted(each.name for each in (tmp_path / "past").iterdir()) == ["0", "1"]
+    played = play(brief.config, Arm("mine", (f"learned:{tmp_path}",)), [3, 4], "cpu")
+    assert set(played.steps.cycle) == set(range(5))
+
+
+def test_a_resumed_league_has_the_same_past_selves(brief: Plan, tmp_path: Path) -> None:
+    learn(replace(brief, timesteps=64), tmp_path, "cpu")
+    first = (tmp_path / "past" / "0" / "policy.json").read_bytes()
+    learn(brief, tmp_path, "cpu", resume=True)
+    assert (tmp_path / "past" / "0" / "policy.json").read_bytes() == first
+    known = league.League(tmp_path)
+    known.restore()
+    assert len(known.opponents.members) == 1 + known.past_selves() > 1
+
+
+def test_two_leagues_with_one_seed_are_the_same_to_the_byte(brief: Plan, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        learn(brief, tmp_path / name, "cpu")
+    manifests = [(tmp_path / name / "policy.json").read_text() for name in ("a", "b")]
+    assert manifests[0] == manifests[1]  # it has the hash of the weights
+
+
+def test_a_saved_policy_remembers_what_the_model_saw_in_training(brief: Plan, tmp_path: Path) -> None:
+    model = learn(brief, tmp_path, "cpu")
+    save_policy(tmp_path, model)  # the one in the folder was the best, not necessarily the last
+    markets = ParaMarketVecEnv(brief.config, 16, "cpu", ["varied"])
+    env = RememberingVecEnv(markets)
+    env.seed(0)
+    seen = env.reset()
+    batch, rows = markets.market_batch, torch.arange(16)
+    policy = Learned(str(tmp_path))(seat_of(batch, 16))
+    policy.reset(rows, rows)
+    scale = model.get_vec_normalize_env()
+    assert scale is not None
+    for cycle in range(6):  # beyond the end of the first episode
+        if cycle == 4:
+            policy.reset(rows, rows)
+        expected, _ = model.predict(scale.normalize_obs(seen), deterministic=True)
+        mine = policy.act(torch.from_numpy(seen[:, : batch.layout.size]), torch.from_numpy(markets.action_masks()))
+        np.testing.assert_array_equal(mine.numpy(), expected)
+        seen = env.step(expected)[0]
+
+
+def test_the_last_observation_of_an_episode_has_its_history() -> None:
+    config = scenario("digits-priced-short", max_cycles=3)
+    env = RememberingVecEnv(ParaMarketVecEnv(config, 4, "cpu", ["patient:0+fixed:2"]))
+    env.seed(1)
+    start = env.reset()
+    width = env.observation_space.shape
+    for _ in range(3):
+        seen, _, dones, infos = env.step(np.ones(4, dtype=np.int64))
+    assert dones.all()
+    loss_at_start = width[0] - 1 if width else 0
+    for row, info in enumerate(infos):
+        last = info["terminal_observation"]
+        assert last.shape == width
+        assert last[loss_at_start] == start[row, loss_at_start]
+        assert seen[row, loss_at_start] != last[loss_at_start]
+
+
+def test_imitation_makes_the_policy_act_like_sensible_rules(brief: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = sb3.algorithm("ppo")
+    plan = replace(brief, config=scenario("digits-short"))
+    markets = ParaMarketVecEnv(plan.config, 16, "cpu", ["train"], copy=False)
+    env, model = sb3._new(kind, markets, plan)
+    markets.seed(0)
+    monkeypatch.setattr(imitation, "EPOCHS", 60)
+    imitation.imitate(model, env, markets, 0)
+    env.reset()
+    trained = []
+    for _ in range(plan.config.max_cycles):
+        actions = model.predict(env.normalize_obs(env.get_original_obs()), deterministic=True)[0]
+        trained.append((actions == 1).mean())
+        env.step(actions)
+    # All teachers train in the first steps, and none of them holds.
+    assert min(trained[:3]) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"algo": "dqn"}, "ppo in a league"), ({"num_markets": 20}, "a multiple of 16 in a league")],
+)
+def test_settings_that_a_league_does_not_have_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(tuned_league(scenario("digits-short")), **changes)  # type: ignore[arg-type]
+
+
+def test_varied_is_a_policy_like_any_other() -> None:
+    assert POLICIES.text(POLICIES.parse("varied")) == "varied"
