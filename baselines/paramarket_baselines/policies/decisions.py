@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from paramarket_baselines.policies.equilibrium import LinearEquilibrium
 from paramarket_baselines.policies.learned import Learned
 from paramarket_baselines.policies.pricing import PRICING, Bayesian, Fields, PricingRule, Seller, cycle_of
 from paramarket_baselines.policies.zipped import Zipped
@@ -191,5 +192,6 @@ class Patient(Paper):
 RULES = tuple(POLICIES)
 """The names of the rules, which need no training."""
 
+POLICIES.register(LinearEquilibrium)
 POLICIES.register(Learned)
 POLICIES.register(Zipped, "sb3")
