@@ -67,13 +67,13 @@ def known_posted_price() -> MarketConfig:
 
 @SCENARIOS.register
 def known_price_skimming() -> MarketConfig:
-    """A seller posts three prices in turn for one buyer: it should ask 3/4, 1/2 and 1/4, and earn 3/8.
+    """A seller posts two prices in turn for one buyer: it should ask 2/3 and then 1/3, and earn 1/3.
 
     The buyer, whose value is uniform on [0, 1], buys as soon as its value is above the price (``paper``). A refusal at
     p thus leaves a value that is uniform on [0, p]. With n prices left, the best is n / (n + 1) of that bound, and n
     prices earn n / (2 (n + 1)) (Lazear, *Retail pricing and clearance sales*, 1986).
     """
-    return _one_seller(steps=8, max_cycles=5, opens_at=2)
+    return _one_seller(steps=6, max_cycles=4, opens_at=2)
 
 
 @SCENARIOS.register

@@ -110,21 +110,30 @@ def skimmed(prices: np.ndarray, chances: int) -> tuple[float, list[float]]:
 
 def test_the_best_prices_in_turn_are_lazears() -> None:
     prices = np.array(SKIMMING.economy.ask_levels) * SKIMMING.economy.tick
-    assert skimmed(prices, 3) == (3 / 8, [3 / 4, 1 / 2, 1 / 4])
-    levels, value = asks(SKIMMING, *range(len(prices) + 1)), midpoints(8)
-    sequences = np.array(list(product(levels, repeat=3)))
+    revenue, best = skimmed(prices, 2)
+    assert (revenue, best) == (pytest.approx(1 / 3), pytest.approx([2 / 3, 1 / 3]))
+    levels, value = asks(SKIMMING, *range(len(prices) + 1)), midpoints(12)
+    sequences = np.array(list(product(levels, repeat=2)))
     # The seller can also train later, and so offer its nat at fewer prices.
-    plans = np.concatenate([np.insert(sequences, place, TRAIN, axis=1) for place in range(4)])
+    plans = np.concatenate([np.insert(sequences, place, TRAIN, axis=1) for place in range(3)])
     plans = np.concatenate([plans, np.full((len(plans), 1), HOLD)], axis=1)
     rows = np.repeat(plans, len(value), axis=0)
     returns = played(SKIMMING, (script(rows), "paper"), len(rows), (0.0, np.tile(value, len(plans))))
     earned = returns[:, 0].reshape(len(plans), -1).mean(1)
-    first, *rest = asks(SKIMMING, 6, 4, 2)
-    assert earned.max() == pytest.approx(3 / 8)
-    best = plans[earned > 3 / 8 - 1e-6].tolist()
-    assert sorted(best) == sorted([[TRAIN, first, *rest, HOLD], [first, TRAIN, *rest, HOLD]])
-    constant = [TRAIN, *asks(SKIMMING, 4, 4, 4), HOLD]
-    assert earned[(plans == constant).all(1)][0] == pytest.approx(1 / 4)  # Myerson's price loses an eighth
+    first, second = asks(SKIMMING, 4, 2)
+    assert earned.max() == pytest.approx(1 / 3)
+    found = plans[earned > 1 / 3 - 1e-6].tolist()
+    assert sorted(found) == sorted([[TRAIN, first, second, HOLD], [first, TRAIN, second, HOLD]])
+    constant = [TRAIN, *asks(SKIMMING, 3, 3), HOLD]
+    assert earned[(plans == constant).all(1)][0] == pytest.approx(1 / 4)  # Myerson's price loses a twelfth
+
+
+def test_more_prices_in_turn_earn_more() -> None:
+    assert skimmed(np.arange(9) / 8, 3) == (3 / 8, [3 / 4, 1 / 2, 1 / 4])
+    config = SKIMMING.changed(max_cycles=5, ask_levels=tuple(range(9)), initial_ask=9, tick=1 / 8, budget=8)
+    value = midpoints(8)
+    plan = script([[TRAIN, *asks(config, 6, 4, 2), HOLD]] * len(value))
+    assert played(config, (plan, "paper"), len(value), (0.0, value))[:, 0].mean() == pytest.approx(3 / 8)
 
 
 # --- the second-price auction -----------------------------------------------------------------------------------------
