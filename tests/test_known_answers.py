@@ -11,6 +11,7 @@ import torch
 from scipy import integrate, stats
 
 from examples.own_mechanism import FirstPrice
+from paramarket_env.config import MarketConfig
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.scenarios import scenario
 from tests.known import BUY, HOLD, TRAIN, asks, grid, midpoints, played, script
@@ -18,7 +19,7 @@ from tests.known import BUY, HOLD, TRAIN, asks, grid, midpoints, played, script
 # --- the posted price -------------------------------------------------------------------------------------------------
 
 POSTED = scenario("known-posted-price")
-LOW_TO_HIGH: dict[str, tuple[dict[str, Any], Any, int]] = {
+CASES: dict[str, tuple[dict[str, Any], Any, int]] = {
     "uniform": ({}, stats.uniform(0, 1), 3),
     "no low values": ({"kappa": (0.0, 0.7)}, stats.uniform(0.7, 0.3), 4),
     "no high values": ({"kappa_high": (0.0, 0.3)}, stats.uniform(0, 0.3), 1),
@@ -29,19 +30,20 @@ LOW_TO_HIGH: dict[str, tuple[dict[str, Any], Any, int]] = {
     ),
 }
 """Distributions of the buyer's kappa, each with the level of the best price."""
-DISTRIBUTIONS = pytest.mark.parametrize(("changes", "values", "best"), LOW_TO_HIGH.values(), ids=LOW_TO_HIGH)
+DISTRIBUTIONS = pytest.mark.parametrize(("changes", "values", "best"), CASES.values(), ids=CASES)
+
+
+def chance_of_at_least(values: Any, price: float) -> float:
+    """The probability that a value is at least the price, by integration of its density."""
+    low, high = values.support()
+    return float(integrate.quad(values.pdf, max(price, low), high)[0]) if price < high else 0.0
 
 
 @DISTRIBUTIONS
 def test_the_best_posted_price_is_myersons(changes: dict[str, Any], values: Any, best: int) -> None:
     config = POSTED.changed(**changes)
     prices = np.array(config.economy.ask_levels) * config.economy.tick
-    expected = [
-        price * integrate.quad(values.pdf, max(price, values.support()[0]), values.support()[1])[0]
-        if price < values.support()[1]
-        else 0.0
-        for price in prices
-    ]
+    expected = [price * chance_of_at_least(values, price) for price in prices]
     ask, value = grid(asks(config, *range(len(prices))), values.ppf(midpoints(600)))
     sells = script(np.stack([np.full_like(ask, TRAIN), ask, np.full_like(ask, HOLD)], axis=1).astype(int))
     earned = played(config, (sells, "paper"), len(ask), (0.0, value))[:, 0].reshape(len(prices), -1).mean(1)
@@ -57,17 +59,29 @@ def test_values_are_drawn_from_the_known_distribution(changes: dict[str, Any], v
     assert stats.kstest(batch.engine.state.kappa[:, 1], values.cdf).pvalue > 0.01
 
 
-def test_no_other_plan_of_the_seller_earns_more_than_a_quarter() -> None:
-    actions, value = range(MarketBatch(POSTED, 1, "cpu").actions.mask_size), midpoints(12)
-    plans = list(product(actions, repeat=POSTED.max_cycles))
+def earnings_of_all_plans(config: MarketConfig) -> tuple[list[tuple[int, ...]], np.ndarray]:
+    """Every sequence of the seller's actions before the last step, in which nothing can be earned, and its earnings.
+
+    They are the mean over values that are uniform on [0, 1].
+    """
+    actions, value = range(MarketBatch(config, 1, "cpu").actions.mask_size), midpoints(12)
+    plans = [(*plan, HOLD) for plan in product(actions, repeat=config.max_cycles - 1)]
     rows = np.repeat(plans, len(value), axis=0)
-    returns = played(POSTED, (script(rows), "paper"), len(rows), (0.0, np.tile(value, len(plans))))
-    earned = returns[:, 0].reshape(len(plans), -1).mean(1)
+    returns = played(config, (script(rows), "paper"), len(rows), (0.0, np.tile(value, len(plans))))
+    return plans, returns[:, 0].reshape(len(plans), -1).mean(1)
+
+
+def best_of(plans: list[tuple[int, ...]], earned: np.ndarray) -> set[tuple[int, ...]]:
+    """The plans that earn the most."""
+    return {plan for plan, each in zip(plans, earned, strict=True) if each > earned.max() - 1e-6}
+
+
+def test_no_other_plan_of_the_seller_earns_a_quarter() -> None:
+    plans, earned = earnings_of_all_plans(POSTED)
     (half,) = asks(POSTED, 3)
     assert earned.max() == pytest.approx(1 / 4)
-    best = {plan[:2] for plan, each in zip(plans, earned, strict=True) if each == pytest.approx(1 / 4)}
-    assert best == {(TRAIN, half), (half, TRAIN)}
-    rule = played(POSTED, ("train+fixed:3", "paper"), len(value), (0.0, value))
+    assert best_of(plans, earned) == {(TRAIN, half, HOLD), (half, TRAIN, HOLD)}
+    rule = played(POSTED, ("train+fixed:3", "paper"), 12, (0.0, midpoints(12)))
     assert rule[:, 0].mean() == pytest.approx(1 / 4)
 
 
@@ -112,20 +126,12 @@ def test_the_best_prices_in_turn_are_lazears() -> None:
     prices = np.array(SKIMMING.economy.ask_levels) * SKIMMING.economy.tick
     revenue, best = skimmed(prices, 2)
     assert (revenue, best) == (pytest.approx(1 / 3), pytest.approx([2 / 3, 1 / 3]))
-    levels, value = asks(SKIMMING, *range(len(prices) + 1)), midpoints(12)
-    sequences = np.array(list(product(levels, repeat=2)))
-    # The seller can also train later, and so offer its nat at fewer prices.
-    plans = np.concatenate([np.insert(sequences, place, TRAIN, axis=1) for place in range(3)])
-    plans = np.concatenate([plans, np.full((len(plans), 1), HOLD)], axis=1)
-    rows = np.repeat(plans, len(value), axis=0)
-    returns = played(SKIMMING, (script(rows), "paper"), len(rows), (0.0, np.tile(value, len(plans))))
-    earned = returns[:, 0].reshape(len(plans), -1).mean(1)
+    plans, earned = earnings_of_all_plans(SKIMMING)
     first, second = asks(SKIMMING, 4, 2)
     assert earned.max() == pytest.approx(1 / 3)
-    found = plans[earned > 1 / 3 - 1e-6].tolist()
-    assert sorted(found) == sorted([[TRAIN, first, second, HOLD], [first, TRAIN, second, HOLD]])
-    constant = [TRAIN, *asks(SKIMMING, 3, 3), HOLD]
-    assert earned[(plans == constant).all(1)][0] == pytest.approx(1 / 4)  # Myerson's price loses a twelfth
+    assert best_of(plans, earned) == {(TRAIN, first, second, HOLD), (first, TRAIN, second, HOLD)}
+    half = (TRAIN, *asks(SKIMMING, 3, 3), HOLD)
+    assert earned[plans.index(half)] == pytest.approx(1 / 4)  # Myerson's price loses a twelfth
 
 
 def test_more_prices_in_turn_earn_more() -> None:
@@ -147,7 +153,7 @@ def bids(level: np.ndarray) -> Any:
     return script(np.stack([np.full_like(level, HOLD), np.where(level < 0, HOLD, BUY + level)], axis=1).astype(int))
 
 
-def returns_of_bids(config: Any) -> np.ndarray:
+def returns_of_bids(config: MarketConfig) -> np.ndarray:
     """The return of a buyer by its value, the other's bid and its own bid (-1: none), on the grid of levels."""
     value, other, own = grid(np.array(LEVELS) * 0.1, [-1, *LEVELS], [-1, *LEVELS])
     returns = played(config, ("train", bids(own), bids(other)), len(value), (0.0, value, 0.5))
@@ -268,7 +274,7 @@ BUY_OTHERS_SKILL = BUY + 1
 """The action of trader_0 that buys trader_1's skill."""
 
 
-def best_plans(config: Any, choices: Any) -> tuple[float, list[list[int]]]:
+def best_plans(config: MarketConfig, choices: Any) -> tuple[float, list[list[int]]]:
     """The highest return of trader_0 over all sequences of these actions, and the sequences that have it."""
     plans = np.array(list(product(choices, repeat=config.max_cycles)))
     returns = played(config, (script(plans), "train"), len(plans))[:, 0]
