@@ -220,8 +220,7 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "best_action": set(),
         "learned": set(),
         "zipped": {"learned"},
-        "equilibrium": {"pricing"},
-        "decisions": {"pricing", "equilibrium", "learned", "zipped"},
+        "decisions": {"pricing", "learned", "zipped"},
     },
     "paramarket_baselines.policies.pricing": {
         "rule": set(),

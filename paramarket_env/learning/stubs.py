@@ -40,7 +40,9 @@ class OneHot:
     def __call__(self) -> Dataset:
         """Make the samples."""
         labels = torch.arange(self.samples, device="cpu") % self.classes
-        return Dataset(torch.eye(self.classes, device="cpu")[labels], labels, self.classes, official_test=0)
+        return Dataset(
+            torch.eye(self.classes, dtype=torch.float32, device="cpu")[labels], labels, self.classes, official_test=0
+        )
 
 
 Gap = Annotated[float, Field(ge=0, le=100)]
