@@ -24,6 +24,7 @@ from paramarket_env.economics.clearing import MECHANISMS, Mechanism
 from paramarket_env.economics.kappa import KAPPA_MAX, KAPPA_MIN, KappaDistribution
 from paramarket_env.economics.mechanisms import Posted
 from paramarket_env.economics.rewards import REWARD_TERMS, RewardTerm
+from paramarket_env.learning import stubs  # noqa: F401  # registered by name
 from paramarket_env.learning.alignment import activation_matching, frank_wolfe, restarts  # noqa: F401  # by name
 from paramarket_env.learning.alignment.aligner import ALIGNERS, Aligner
 from paramarket_env.learning.alignment.weight_matching import WeightMatching

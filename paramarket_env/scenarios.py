@@ -38,7 +38,7 @@ class Scenario(Protocol):
         """The configuration."""
 
 
-SCENARIOS: Registry[Scenario] = Registry("scenario", Scenario)
+SCENARIOS: Registry[Scenario] = Registry("scenario", Scenario, provider="paramarket_env.known_answers")
 
 
 def scenario(name: str, **changes: Any) -> MarketConfig:

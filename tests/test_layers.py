@@ -29,6 +29,7 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "learning": {"validation", "autograd", "files", "plugins", "seeding"},
         "config": {"validation", "plugins", "economics", "learning"},
         "scenarios": {"plugins", "economics", "learning", "config"},
+        "known_answers": {"economics", "learning", "config", "scenarios"},
         "market": {"validation", "autograd", "files", "plugins", "seeding", "economics", "learning", "config"},
         "interface": {"validation", "plugins", "seeding", "economics", "learning", "config", "market"},
         "adapters": {
@@ -74,6 +75,7 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         },
         "mergers": {"memory", "networks", "data", "heads", "activations", "parameter_sets", "trials", "merging"},
         "curves": {"memory", "networks", "data", "evaluation", "merging", "statistics"},
+        "stubs": {"networks", "data", "training"},
     },
     "paramarket_env.learning.kernels": {
         "__init__": set(),

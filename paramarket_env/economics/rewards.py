@@ -69,5 +69,25 @@ class Rivalry:
 
     def __call__(self, outcome: Outcome) -> Tensor:
         """See :meth:`RewardTerm.__call__`."""
-        gain = outcome.gain
-        return -self.weight * ((gain.sum(1, keepdim=True) - gain) / (gain.shape[1] - 1))
+        return -self.weight * _mean_of_others(outcome.gain)
+
+
+@REWARD_TERMS.register
+@configuration
+class RelativeGain:
+    """An agent values its lead: the gains of the other agents cost it as much as its own gains bring.
+
+    Unlike ``rivalry``, whose cost all agents know, a nat of the others costs the agent's own kappa, which is private.
+    """
+
+    weight: Annotated[float, Field(ge=0, le=1e6)] = 1.0
+    """Multiples of the own kappa lost per nat of the other agents' mean gain."""
+
+    def __call__(self, outcome: Outcome) -> Tensor:
+        """See :meth:`RewardTerm.__call__`."""
+        return -self.weight * outcome.kappa * _mean_of_others(outcome.gain)
+
+
+def _mean_of_others(gain: Tensor) -> Tensor:
+    """The mean gain of the other agents, ``[M, N]``."""
+    return (gain.sum(1, keepdim=True) - gain) / (gain.shape[1] - 1)

@@ -176,7 +176,8 @@ class Engine:
         settings, agents = self.config.network, torch.arange(self.config.agents, device=self.device)
         keys = torch.zeros_like(agents) if settings.common_start else agents
         parameters = initial_parameters(self.network, stream(seeds[:, None], "network", keys))
-        silence_unused(parameters, self.dataset.classes, self.tasks.classes)
+        if self.tasks.differ:  # otherwise all logits are used, and the last parameters need not be biases
+            silence_unused(parameters, self.dataset.classes, self.tasks.classes)
         if settings.pretraining_passes:
             first = parameters[:, 0].clone()
             for part in torch.arange(len(seeds), device=self.device).split(self._networks_at_once):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from paramarket_env.economics.rewards import REWARD_TERMS, Outcome, Rivalry, TrainCost, step_reward
+from paramarket_env.economics.rewards import REWARD_TERMS, Outcome, RelativeGain, Rivalry, TrainCost, step_reward
 
 OUTCOME = Outcome(
     kappa=torch.tensor([[1.0, 2.0, 0.5]], dtype=torch.float64),
@@ -25,6 +25,10 @@ def test_a_training_pass_has_its_cost() -> None:
 
 def test_rivalry_takes_the_mean_gain_of_the_others() -> None:
     assert Rivalry(0.5)(OUTCOME).tolist() == [pytest.approx([-0.025, -0.125, -0.05])]
+
+
+def test_a_lead_is_worth_its_owners_kappa() -> None:
+    assert RelativeGain(0.5)(OUTCOME).tolist() == [pytest.approx([-0.025, -0.25, -0.025])]
 
 
 def test_terms_add_up() -> None:

@@ -12,7 +12,7 @@ from paramarket_env.market import devices
 from paramarket_env.market.devices import resolve_device
 from paramarket_env.market.engine import Engine
 from paramarket_env.scenarios import scenario
-from tests.helpers import CPU, orders, tiny_market
+from tests.helpers import CPU, new_engine, orders, tiny_market
 
 
 @pytest.mark.parametrize("name", ["cpu", "auto"])
@@ -77,7 +77,7 @@ def test_an_engine_needs_a_market(num_markets: Any) -> None:
         ({"dataset": "numbers"}, r"dataset 'numbers'.*digits"),
         ({"endowment": "fair"}, r"endowment 'fair'.*complementary, dirichlet, few-classes, iid"),
         ({"mechanism": "barter"}, r"mechanism 'barter'.*double-auction, personal, posted, second-price"),
-        ({"optimizer": "lion"}, r"optimizer 'lion'.*adam, sgd"),
+        ({"optimizer": "lion"}, r"optimizer 'lion'.*adam, known-steps, sgd"),
         ({"architecture": "transformer"}, r"network 'transformer'.*mlp"),
         ({"parameter_sets": "halves"}, r"parameter set rule 'halves'.*full, layers, prefixes"),
         ({"batch_size": 121}, r"training.batch_size=121.*trader_0 has \d+"),
@@ -90,3 +90,8 @@ def test_an_engine_needs_a_market(num_markets: Any) -> None:
 def test_what_cannot_be_is_refused_at_construction_with_what_can(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Engine(tiny_market(**changes), device="cpu")
+
+
+def test_a_network_can_have_fewer_parameters_than_there_are_classes() -> None:
+    config = tiny_market(dataset="one-hot(samples=240, classes=3)", architecture="known-loss(gaps=(1.0,), floor=0.5)")
+    assert new_engine(config.changed(aligner="none")).state.loss.tolist() == [pytest.approx([1.5, 1.5])]

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from paramarket_baselines.policies.pricing import PRICING, Bayesian, Fields, PricingRule, Seller, cycle_of
+from paramarket_baselines.policies.pricing import PRICING, Bayesian, Fields, LinearAsk, PricingRule, Seller, cycle_of
 from paramarket_env.interface.policy import POLICIES, Policy, Seat
 from paramarket_env.market.orders import Orders
 from paramarket_env.seeding import stream, uniform
@@ -208,6 +208,24 @@ class Early(Paper):
     def offer(self, seat: Seat, fields: Fields, legal: Tensor) -> Tensor:
         """See :meth:`Rule.offer`."""
         return super().offer(seat, fields, legal & (1 - fields["time_left"] < self.share))
+
+
+@POLICIES.register
+@configuration
+class LinearEquilibrium(Paper):
+    """The paper's rule that bids 2/3 of its value + 1/12: the buyer of the scenario `known-double-auction`.
+
+    With ``linear-ask`` it plays the equilibrium for values and costs that are uniform on [0, 1] (Chatterjee and
+    Samuelson, *Bargaining under incomplete information*, 1983).
+    """
+
+    pricing: Pricing = field(default=LinearAsk(), kw_only=True)
+
+    def bids(self, seat: Seat, fields: Fields) -> Tensor:
+        """See :meth:`Rule.bids`."""
+        if seat.actions.choices.bids == 1:
+            return super().bids(seat, fields)
+        return seat.prices <= (2 / 3 * value(fields) + 1 / 12).unsqueeze(2)
 
 
 RULES = ("hold", "train", "random", "greedy", "paper", "patient", "choosy", "early")

@@ -325,7 +325,11 @@ def test_every_policy_is_what_its_text_names(policy: PolicyFactory) -> None:
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("nobody", "unknown policy 'nobody': choose from greedy, hold, learned, paper, patient, random, sb3, train$"),
+        (
+            "nobody",
+            "unknown policy 'nobody': choose from greedy, hold, learned, linear-equilibrium, paper, patient, "
+            "random, sb3, train$",
+        ),
         ("nobody+fixed:1", "unknown policy 'nobody': choose from greedy"),
         ("paper+nobody", "unknown pricing rule 'nobody': choose from bayesian, bounds, cost-plus, fixed"),
         ("train:3", "pricing=3 is not allowed: it must be one of"),

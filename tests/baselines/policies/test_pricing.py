@@ -85,8 +85,8 @@ def test_what_is_posted_already_is_not_posted_again(name: str) -> None:
     chair = seat(market(disclosure=disclosure))
     rule = seller(PRICING.parse(name), chair)
     [level] = posts(rule, standing(chair, 1, time_left=[1]))
-    fields = standing(chair, level, time_left=[1])
     if level < len(LEVELS):
+        fields = standing(chair, level, time_left=[1])
         assert seller(PRICING.parse(name), chair).ask(fields).tolist() == [[-1]]
 
 

@@ -52,7 +52,7 @@ def images(*shape: int, features: tuple[int, ...] = FEATURES) -> Tensor:
 
 
 def test_every_architecture_is_tested() -> None:
-    assert set(SMALL) == set(ARCHITECTURES)
+    assert set(SMALL) == set(ARCHITECTURES) - {"known-loss"}  # a stub, which has tests of its own
 
 
 @pytest.mark.parametrize("text", SMALL.values(), ids=SMALL)

@@ -20,7 +20,7 @@ from paramarket_baselines.policies.pricing.rule import (
     cycle_of,
     posted_levels,
 )
-from paramarket_baselines.policies.pricing.simple import CostPlus, Fixed, RandomPrice, Thompson
+from paramarket_baselines.policies.pricing.simple import CostPlus, Fixed, LinearAsk, RandomPrice, Thompson
 
 __all__ = [
     "PRICING",
@@ -31,6 +31,7 @@ __all__ = [
     "Fields",
     "Fixed",
     "History",
+    "LinearAsk",
     "Memory",
     "Mirror",
     "Omniscient",

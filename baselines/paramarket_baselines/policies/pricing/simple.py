@@ -79,6 +79,20 @@ class CostPlus(PricingRule):
 
 @PRICING.register
 @configuration
+class LinearAsk(PricingRule):
+    """Asks 2/3 of its cost + 1/4, if the cost of a sale is its own kappa: the seller of `known-double-auction`.
+
+    Source: Chatterjee and Samuelson, *Bargaining under incomplete information*, 1983.
+    """
+
+    def price(self, seat: Seat, memory: Memory, fields: Fields) -> Tensor:
+        """See :meth:`PricingRule.price`: the lowest level that is at least this ask, or withheld."""
+        level = torch.searchsorted(seat.prices, 2 / 3 * fields["kappa"].double() + 1 / 4)
+        return level.expand(-1, seat.actions.choices.ask_slots)
+
+
+@PRICING.register
+@configuration
 class Thompson(PricingRule):
     """A bandit over the levels (Thompson sampling): posts the level with the largest sampled revenue.
 
