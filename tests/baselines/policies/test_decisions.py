@@ -100,6 +100,14 @@ GOLDEN_VERB = {
         "a2 t t t t t t t b0 t t b0",
         "a2 t t t t t t t b0 t t b0",
     ],
+    "choosy": [
+        "a2 t t b0 t t b0 t b0 t b0 t",
+        "a2 t t t t b0 t b0 t t t t",
+    ],
+    "early": [
+        "a2 t b0 t b0 t t t t t t t",
+        "b0 t t t b0 t t t a2 t t t",
+    ],
 }
 GOLDEN_ROUND = {
     "hold": [
@@ -131,6 +139,16 @@ GOLDEN_ROUND = {
         "ta3 t ta2 t ta1 t t tb0",
         "ta3 t ta2 t ta1 t t tb1",
         "ta3 t ta2 t ta1 t t tb1",
+    ],
+    "choosy": [
+        "ta3 t ta2 t tb0a1 t t t",
+        "ta3 t ta2 t ta1 ta3 t ta2",
+        "ta3 t ta2 t ta1 t t t",
+    ],
+    "early": [
+        "tb1a3 t ta2 tb0 ta1 t t t",
+        "tb1a3 t ta2 t ta3 t ta2 t",
+        "ta3 t ta2 tb1 t ta1 t t",
     ],
 }
 
@@ -327,10 +345,10 @@ def test_every_policy_is_what_its_text_names(policy: PolicyFactory) -> None:
     [
         (
             "nobody",
-            "unknown policy 'nobody': choose from greedy, hold, learned, linear-equilibrium, paper, patient, "
-            "random, sb3, train$",
+            "unknown policy 'nobody': choose from choosy, early, greedy, hold, learned, linear-equilibrium, "
+            "paper, patient, random, sb3, train, varied$",
         ),
-        ("nobody+fixed:1", "unknown policy 'nobody': choose from greedy"),
+        ("nobody+fixed:1", "unknown policy 'nobody': choose from choosy, early"),
         ("paper+nobody", "unknown pricing rule 'nobody': choose from bayesian, bounds, cost-plus, fixed"),
         ("train:3", "pricing=3 is not allowed: it must be one of"),
         ("patient:", "patient.patience='' is not allowed"),

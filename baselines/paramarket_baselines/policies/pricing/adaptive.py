@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from paramarket_baselines.policies.pricing.rule import PRICING, Fields, Memory, PricingRule, by_ask
+from paramarket_baselines.policies.pricing.rule import PRICING, Fields, Memory, PricingRule, about_the_next, by_ask
 from paramarket_env.interface.policy import Seat
 from paramarket_env.validation import configuration
 
@@ -13,23 +13,21 @@ from paramarket_env.validation import configuration
 @PRICING.register
 @configuration
 class Ratchet(PricingRule):
-    """Asks one level more after each step with a sale, and one less after each step in which a buyer declined."""
+    """Begins in the middle, and asks one level more for each sale and one less for each time that a buyer declined."""
+
+    def memory(self, seat: Seat, keys: Tensor) -> Memory:
+        """See :meth:`PricingRule.memory`: each buyer's ``steps`` upwards, float32 ``[b, k]``."""
+        return {"steps": torch.zeros(len(keys), seat.num_partners, dtype=torch.float32, device=seat.device)}
 
     def learn(self, seat: Seat, memory: Memory, before: Fields, now: Fields) -> Memory:
         """See :meth:`PricingRule.learn`."""
-        sold = by_ask(seat, now["sold_now"]) > 0
-        declined = by_ask(seat, now["declined"]) > 0
-        wanted = memory["level"] + sold.long() - (declined & ~sold).long()
-        return {"level": wanted.clamp(0, len(seat.prices) - 1)}
-
-    def memory(self, seat: Seat, keys: Tensor) -> Memory:
-        """See :meth:`PricingRule.memory`: the ``level``, int64 ``[b, S]``, which begins in the middle."""
-        shape = len(keys), seat.actions.choices.ask_slots
-        return {"level": torch.full(shape, (len(seat.prices) - 1) // 2, dtype=torch.int64, device=seat.device)}
+        return {"steps": about_the_next(seat, memory["steps"] + now["sold_now"] - now["declined"])}
 
     def price(self, seat: Seat, memory: Memory, fields: Fields) -> Tensor:
         """See :meth:`PricingRule.price`."""
-        return memory["level"]
+        top = len(seat.prices) - 1
+        steps = by_ask(seat, memory["steps"] * fields["alive"])
+        return (top // 2 + steps.round().long()).clamp(0, top)
 
 
 @PRICING.register
@@ -54,7 +52,7 @@ class Reciprocal(PricingRule):
 
     def memory(self, seat: Seat, keys: Tensor) -> Memory:
         """See :meth:`PricingRule.memory`: the number of purchases so far, ``bought``, float32 ``[b, 1]``."""
-        return {"bought": torch.zeros(len(keys), 1, device=seat.device)}
+        return {"bought": torch.zeros(len(keys), 1, dtype=torch.float32, device=seat.device)}
 
     def learn(self, seat: Seat, memory: Memory, before: Fields, now: Fields) -> Memory:
         """See :meth:`PricingRule.learn`."""
