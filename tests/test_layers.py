@@ -127,7 +127,6 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "__init__": set(),
         "cells": set(),
         "grouped": set(),
-        "runner": {"cells"},
         "store": {"cells"},
         "experiment": {"cells", "grouped"},
         "findings": {"experiment", "grouped"},
@@ -140,7 +139,7 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "experiments": {"experiment", "trading", "sweeps", "merging", "economy", "cifar"},
         "page": {"experiment", "findings", "grouped"},
         "pictures": {"experiment", "findings", "grouped", "page"},
-        "__main__": {"cells", "experiments", "page", "pictures", "runner", "store"},
+        "__main__": {"cells", "experiments", "page", "pictures", "store"},
     },
     "paramarket_env.learning.mergers": {
         "__init__": set(),
@@ -201,6 +200,8 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "merge_curves": {"names", "report"},
         "welfare": {"play", "report"},
         "trainings": {"estimates"},
+        "matches": set(),
+        "protocol": {"estimates", "trainings"},
         "statistics": {"display", "estimates", "play", "welfare"},
     },
     "paramarket_baselines": {

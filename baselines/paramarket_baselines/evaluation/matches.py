@@ -61,9 +61,7 @@ def _seating(policy: str, populations: Sequence[Sequence[str]], agents: int, num
     return Seating([POLICIES.parse(text) for text in texts], numbers.flatten(0, 2))
 
 
-def _play(
-    config: MarketConfig, seating: Seating, seeds: Sequence[int], device: str | torch.device
-) -> np.ndarray:
+def _play(config: MarketConfig, seating: Seating, seeds: Sequence[int], device: str | torch.device) -> np.ndarray:
     """The return of every agent in one episode of every market, float64 ``[M, N]``; the seeds repeat."""
     num_markets = len(seating.seats)
     batch = MarketBatch(config, num_markets, device)

@@ -125,8 +125,6 @@ def headline(advantages: Mapping[str, Trainings], anchors: Mapping[str, Anchor])
     return trainings.mean(scaled(advantages, anchors))
 
 
-def lead(
-    mine: Mapping[str, Trainings], theirs: Mapping[str, Trainings], anchors: Mapping[str, Anchor]
-) -> Estimate:
+def lead(mine: Mapping[str, Trainings], theirs: Mapping[str, Trainings], anchors: Mapping[str, Anchor]) -> Estimate:
     """The headline of a policy minus that of another, paired by population, seat and seed, with its interval."""
     return trainings.difference(scaled(mine, anchors), scaled(theirs, anchors))

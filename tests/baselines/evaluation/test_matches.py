@@ -16,9 +16,7 @@ POPULATIONS = ("random", "paper+thompson", "varied")
 
 @pytest.mark.parametrize("mode", ["verb", "round"])
 @pytest.mark.parametrize("policy", ["patient:1+ratchet", "random"])
-def test_the_returns_are_those_of_the_evaluation(
-    policy: str, mode: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_returns_are_those_of_the_evaluation(policy: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("paramarket_baselines.evaluation.matches.MARKETS", 2 * 3 * len(SEEDS))  # two batches
     config = priced_market(action_mode=mode, max_cycles=4)
     runs = evaluate(config, [policy], POPULATIONS, SEEDS, "cpu")
@@ -42,6 +40,6 @@ def test_the_trainings_of_a_population_take_turns_on_the_seeds() -> None:
 
 
 def test_a_policy_that_cannot_play_is_refused_with_its_reason() -> None:
-    with pytest.raises(ValueError, match="fixed.level=9"):
+    with pytest.raises(ValueError, match=r"fixed\.level=9"):
         play_matches(priced_market(), "paper+fixed:9", {"train": ["train"]}, SEEDS, "cpu")
     assert MARKETS >= 2 * 40
