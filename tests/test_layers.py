@@ -123,6 +123,16 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "restarts": {"permutations", "aligner", "inner_products", "assignment", "weight_matching"},
         "activation_matching": {"aligner", "assignment"},
     },
+    "benchmarks.leaderboard": {
+        "__init__": set(),
+        "entries": set(),
+        "venue": {"entries"},
+        "plays": {"venue"},
+        "boards": {"entries", "plays", "venue"},
+        "pictures": {"boards", "entries", "plays"},
+        "page": {"boards", "pictures"},
+        "__main__": {"boards", "entries", "page", "pictures", "plays", "venue"},
+    },
     "benchmarks.paper": {
         "__init__": set(),
         "cells": set(),

@@ -32,7 +32,8 @@ def play_matches(
 
     Raises ``ValueError`` if a policy cannot play in this market.
     """
-    names, found = list(populations), {}
+    names = list(populations)
+    found: dict[str, np.ndarray] = {}
     together = max(1, MARKETS // (config.agents * len(seeds)))
     for first in range(0, len(names), together):
         chosen = {name: populations[name] for name in names[first : first + together]}
@@ -45,7 +46,8 @@ def returns_outside(config: MarketConfig, seeds: Sequence[int], device: str | to
     """The return of every seat out of the market, float64 ``[seats, seeds]``: all train, and the market never opens."""
     seats = torch.zeros(len(seeds), config.agents, dtype=torch.int64)
     closed = config.changed(opens_at=config.max_cycles)
-    return _play(closed, Seating([POLICIES.parse("train")], seats), seeds, device).T
+    returns = _play(closed, Seating([POLICIES.parse("train")], seats), seeds, device)
+    return np.ascontiguousarray(returns.T)
 
 
 def _seating(policy: str, populations: Sequence[Sequence[str]], agents: int, num_seeds: int) -> Seating:
@@ -75,7 +77,7 @@ def _play(config: MarketConfig, seating: Seating, seeds: Sequence[int], device: 
         transition = batch.step(players.joint_action(nobody, observation, mask))
         observation, mask = transition.observation, transition.mask
         total += transition.record.reward
-    return total.cpu().numpy()
+    return np.asarray(total.cpu())
 
 
 def _no_actions(batch: MarketBatch) -> Tensor:

@@ -7,7 +7,7 @@ are in ``docs/protocol.md``.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,11 +67,11 @@ def met(opponents: Sequence[str], populations: Mapping[str, str]) -> list[str]:
     ``populations`` has the textual form of each by name. Policies are compared, not texts: ``patient`` is
     ``patient(patience=8)``, and a learned policy is its files, wherever they lie.
     """
-    known = {_identity(POLICIES.parse(opponent)) for opponent in opponents}
+    known = [_identity(POLICIES.parse(opponent)) for opponent in opponents]
     return [name for name, text in populations.items() if _identity(POLICIES.parse(text)) in known]
 
 
-def _identity(policy: PolicyFactory) -> Hashable:
+def _identity(policy: PolicyFactory) -> object:
     """A value that is the same for the same policies."""
     if not isinstance(policy, Learned):
         return policy
