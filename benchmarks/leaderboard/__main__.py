@@ -153,10 +153,14 @@ def write_page(options: Leaderboard, entries: Mapping[str, Entry]) -> None:
     write_file(options.out / "leaderboard.md", page(boards))
 
 
+def resolved(given: Leaderboard) -> Leaderboard:
+    """The options with folders that can lie in the home folder."""
+    return replace(given, folder=expanded(given.folder), out=expanded(given.out), policies=expanded(given.policies))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train and play what is missing, and make the page."""
-    given = tyro.cli(Leaderboard, args=arguments)
-    options = replace(given, folder=expanded(given.folder), out=expanded(given.out), policies=expanded(given.policies))
+    options = resolved(tyro.cli(Leaderboard, args=arguments))
     venues, entries = options.venues(options.scenarios), read_entries(options.folder)
     for name in (*options.entries, *options.exploit):
         lookup(entries, name, "entry")

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from benchmarks.leaderboard import boards, plays, venue
-from benchmarks.leaderboard.__main__ import HERE, main
+from benchmarks.leaderboard.__main__ import HERE, Leaderboard, main
 from benchmarks.leaderboard.boards import Board, read_board
 from benchmarks.leaderboard.entries import read_entries
 from benchmarks.leaderboard.venue import Venue
 from benchmarks.runner import Runner
+from benchmarks.sealed import open_sealed
 from paramarket_baselines.evaluation import protocol
 from paramarket_baselines.training import callbacks, sb3
 from paramarket_env import scenarios
@@ -220,6 +221,25 @@ def test_populations_against_which_nobody_gains_have_no_scale(folder: Path, monk
     monkeypatch.setattr(protocol, "LEAST_GAIN", 100.0)
     assert "random, choosy, self-play, exploiter" in run(folder, "--page-only")
     assert np.isnan(board_of(folder).headline("ppo").value)
+
+
+def test_opened_sealed_populations_stand_next_to_the_headline(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = board_of(folder)
+    places = {"folder": folder / "entries", "out": folder / "out", "policies": folder / "policies"}
+    options = Leaderboard(scenarios=(NAME,), runs=4, device="cpu", **places)
+    open_sealed(options, "a salt")
+    board = board_of(folder)
+    assert board.sets["sealed"] == [f"sealed {number}" for number in range(1, 9)]
+    assert board.headline("train", "sealed").value == pytest.approx(0)
+    assert not np.isnan(board.headline("ppo", "sealed").value)
+    assert {name: board.headline(name) for name in before.complete} == {
+        name: before.headline(name) for name in before.complete
+    }
+    assert capsys.readouterr().out.count(" is ") == 8
+    anchors = board.anchors
+    new_entries(folder / "entries", late={"policy": "patient:1"})
+    open_sealed(options, "a salt")
+    assert board_of(folder).anchors == anchors
 
 
 # --- the entries ------------------------------------------------------------------------------------------------------
