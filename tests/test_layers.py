@@ -127,7 +127,7 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "__init__": set(),
         "entries": set(),
         "venue": {"entries"},
-        "plays": {"venue"},
+        "plays": {"entries", "venue"},
         "boards": {"entries", "plays", "venue"},
         "pictures": {"boards", "entries", "plays"},
         "page": {"boards", "pictures"},
@@ -212,7 +212,7 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "trainings": {"estimates"},
         "matches": set(),
         "protocol": {"estimates", "trainings"},
-        "statistics": {"display", "estimates", "play", "welfare"},
+        "statistics": {"display", "estimates", "play", "trainings", "welfare"},
     },
     "paramarket_baselines": {
         "__init__": set(),

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmarks.leaderboard.entries import LEARNED
 from benchmarks.leaderboard.venue import Player, Populations, Training, Venue
 from paramarket_baselines.evaluation.matches import play_matches, returns_outside
 from paramarket_baselines.evaluation.protocol import met, trained_against
 from paramarket_baselines.evaluation.results import provenance, read_json, write_json
-from paramarket_baselines.policies.learned import MANIFEST, WEIGHTS, Learned, read_manifest
+from paramarket_baselines.policies.learned import MANIFEST, WEIGHTS, read_manifest
 from paramarket_baselines.training.sb3 import learn
 from paramarket_env.files import expanded
-from paramarket_env.interface.policy import POLICIES
 from paramarket_env.market.devices import resolve_device
 
 Stored = dict[str, Any]
@@ -99,24 +99,17 @@ def _returns(job: Job, device: str) -> dict[str, np.ndarray]:
 
 def _met(job: Job) -> list[str]:
     """The held-out populations that the player was trained against."""
-    folder = _folder_of(job.player)
     populations = {name: texts[0] for name, texts in job.venue.held_out.items()}
-    return [] if folder is None else met(trained_against(folder), populations)
-
-
-def _folder_of(player: Player) -> Path | None:
-    """The folder of a learned policy that is there."""
-    policy = POLICIES.parse(player.policy) if player.policy else None
-    folder = expanded(policy.folder) if isinstance(policy, Learned) else None
-    return folder if folder is not None and (folder / MANIFEST).is_file() else None
+    return met(trained_against(job.player.policy), populations) if job.player.policy else []
 
 
 def fingerprint(player: Player) -> str:
     """The textual form of a rule, or the hash of the file that defines the policy, wherever that lies."""
     if player.policy.startswith("file:"):
         return hashlib.sha256(Path(player.policy.removeprefix("file:")).read_bytes()).hexdigest()
-    folder = _folder_of(player)
-    return player.policy if folder is None else read_manifest(folder / MANIFEST).files[WEIGHTS]
+    manifest = expanded(player.policy.removeprefix(LEARNED)) / MANIFEST
+    known = player.policy.startswith(LEARNED) and manifest.is_file()
+    return read_manifest(manifest).files[WEIGHTS] if known else player.policy
 
 
 def missing(job: Job, *, again: bool) -> list[Job]:

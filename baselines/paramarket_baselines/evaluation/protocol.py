@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -81,10 +80,13 @@ def _identity(policy: PolicyFactory) -> object:
     return manifest.absolute()
 
 
-def trained_against(folder: Path | str) -> tuple[str, ...]:
-    """The opponents of the training that has saved a policy in a folder; none for self-play."""
-    plan = read_manifest(expanded(folder) / MANIFEST).metadata.get("plan", {})
-    return tuple(plan.get("against", ()))
+def trained_against(policy: str) -> tuple[str, ...]:
+    """The opponents of the training of a policy; none for self-play, and for what is not a saved policy."""
+    given = POLICIES.parse(policy)
+    manifest = expanded(given.folder) / MANIFEST if isinstance(given, Learned) else None
+    if manifest is None or not manifest.is_file():
+        return ()
+    return tuple(read_manifest(manifest).metadata.get("plan", {}).get("against", ()))
 
 
 @dataclass(frozen=True)
