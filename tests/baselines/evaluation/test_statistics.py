@@ -119,7 +119,7 @@ def test_both_tables_show_every_policy_and_a_dash_for_what_is_missing(runs: pd.D
         assert policy in means
     assert str(found["paper"]["IQM"]) in returned
     assert found["paper"]["against greedy"].brief() in means
-    assert returned.count("–") == 3
+    assert returned.count("–") == 4
 
 
 def test_a_learned_policy_is_compared_with_random_play_on_the_same_seeds() -> None:
