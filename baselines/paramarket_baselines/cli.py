@@ -40,7 +40,7 @@ from paramarket_baselines.evaluation.results import provenance, write_results
 from paramarket_baselines.evaluation.statistics import ESTIMATES_LEGEND, estimates_table, summary
 from paramarket_baselines.evaluation.welfare import WELFARE, WELFARE_LEGEND, welfare
 from paramarket_baselines.plugin_options import PLUGINS, UsageError, list_names
-from paramarket_baselines.policies.learned import algorithm, trainings_of
+from paramarket_baselines.policies.learned import algorithm
 from paramarket_baselines.training.sb3 import TRAINING_OPPONENTS, Plan, check_resume, learn, tuned
 from paramarket_env.config import MarketConfig
 from paramarket_env.files import claimed, expanded
@@ -221,9 +221,8 @@ def _name_met(options: Evaluate, console: Console) -> None:
     """Name the policies that were trained against a population: they have not met it as an unseen opponent."""
     populations = {name: name for name in options.populations}
     for policy in options.policies:
-        known = {name for training in trainings_of(policy) for name in met(trained_against(training), populations)}
-        if known:
-            console.print(f"{policy} was trained against {', '.join(sorted(known))}", soft_wrap=True)
+        if known := met(trained_against(policy), populations):
+            console.print(f"{policy} was trained against {', '.join(known)}", soft_wrap=True)
 
 
 def train(options: Train, console: Console) -> None:

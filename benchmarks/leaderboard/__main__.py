@@ -127,10 +127,14 @@ def _populations(venue: Venue, entries: Iterable[Entry]) -> Populations:
 
 def train(options: Leaderboard, trainings: Sequence[Training]) -> None:
     """Run the trainings that are not complete, and keep their courses."""
+    console = new_console()
     left = [training for training in trainings if not training.is_complete]
     runs = Runner(options.device, options.ray).run(partial(run_training, device=options.device), left)
-    for training, record in track(runs, "trainings", total=len(left), console=new_console()):
-        write_json(training.record, record)
+    for training, record in track(runs, "trainings", total=len(left), console=console):
+        if "hole" in record:
+            console.print(f"{training.folder} was not trained: {record['hole']}", soft_wrap=True)
+        else:
+            write_json(training.record, record)
 
 
 def play(options: Leaderboard, jobs: Iterable[Job]) -> None:

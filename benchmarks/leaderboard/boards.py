@@ -33,6 +33,9 @@ from paramarket_baselines.games.payoffs import Payoffs
 SEALED = "sealed "
 """The beginning of the names of sealed populations, which are numbered."""
 
+TRAINED = "trained best response"
+"""The name of a best response that was trained for its purpose."""
+
 Returns = dict[str, Trainings]
 """The returns against each population by name, ``[trainings, seats, seeds]``."""
 
@@ -148,7 +151,7 @@ class Board:
         population = self.population(entry)
         responses = {name: self.returns[name][population] for name in self.strategies}
         if population in self.responses:
-            responses["a trained best response"] = self.responses[population][population]
+            responses[TRAINED] = self.responses[population][population]
         by = max(responses, key=lambda name: float(responses[name].mean()))
         return trainings.difference(responses[by], responses[entry]), by
 
@@ -253,7 +256,7 @@ def _anchor(board: Board, population: str) -> Stored:
     found = {name: played[population] for name, played in board.returns.items() if population in played}
     response = board.responses.get(population, {}).get(population)
     if response is not None:
-        found["trained best response"] = response
+        found[TRAINED] = response
     anchor = best_response({name: returns - board.outside for name, returns in found.items()})
     record = board.venue.folder / "trainings" / f"{RESPONSES}.{slug(population)}.json"
     trained = {key: value for key, value in read_json(record).items() if key != "curve"} if record.is_file() else None

@@ -35,9 +35,13 @@ def run_training(training: Training, device: str) -> Stored:
     """Train a policy, keep it in its folder, and return the course and the cost of the training.
 
     The folder is complete or not there: the training itself is in a folder next to it, which is removed at the end.
+    ``hole`` says why the policy cannot be trained, such as that an extra is missing.
     """
     workplace, began = training.folder.with_name(f"{training.folder.name}.unfinished"), time.monotonic()
-    learn(training.plan, workplace, device)
+    try:
+        learn(training.plan, workplace, device)
+    except (ValueError, ImportError) as error:
+        return {"hole": str(error)}
     minutes = (time.monotonic() - began) / 60
     curve = pd.read_csv(workplace / "evaluations.csv")
     _move_policy(workplace, training.folder)
@@ -86,7 +90,7 @@ def play_job(job: Job, device: str) -> Stored:
     except (ValueError, ImportError) as error:
         return {**about, "hole": str(error)}
     origin = provenance(venue.seeds, resolve_device(device), dated=False)
-    kept = {name: np.round(found, 9).tolist() for name, found in returns.items()}
+    kept = {name: np.round(found, 6).tolist() for name, found in returns.items()}
     return {**about, "met": _met(job), **origin, "returns": kept}
 
 

@@ -186,7 +186,7 @@ def test_the_payoffs_are_those_of_all_entries_against_all(made: Path) -> None:
     responses = [board.returns[name]["hold"].mean() for name in board.strategies]
     best = max(*responses, board.responses["hold"]["hold"].mean())
     assert taken.value == pytest.approx(best - board.returns["hold"]["hold"].mean())
-    assert by in (*board.strategies, "a trained best response")
+    assert by in (*board.strategies, "trained best response")
 
 
 def test_what_may_not_count_is_a_dash_with_its_reason(folder: Path) -> None:
@@ -208,6 +208,12 @@ def test_what_may_not_count_is_a_dash_with_its_reason(folder: Path) -> None:
     }.items():
         assert f"\n| {name} | – ({reason}) |" in page
         assert f"\n| {name} | 0.00 | – |" in page
+
+
+def test_what_cannot_be_trained_is_said_and_is_a_hole(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new_entries(folder / "entries", never={"train": {"against": ["paper+bounds"]}})
+    assert "\n| never | – (0 of 2 trainings) |" in run(folder, "--entries", "never")
+    assert "never/1 was not trained: pricing='bounds' cannot play here" in capsys.readouterr().out
 
 
 def test_without_anchors_there_is_no_score(folder: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from paramarket_baselines.evaluation import trainings
 from paramarket_baselines.evaluation.estimates import Estimate
 from paramarket_baselines.evaluation.trainings import Trainings
-from paramarket_baselines.policies.learned import MANIFEST, Learned, read_manifest
+from paramarket_baselines.policies.learned import MANIFEST, Learned, read_manifest, trainings_of
 from paramarket_env.config import MarketConfig
 from paramarket_env.files import expanded
 from paramarket_env.interface.policy import POLICIES, PolicyFactory
@@ -80,13 +80,14 @@ def _identity(policy: PolicyFactory) -> object:
     return manifest.absolute()
 
 
-def trained_against(policy: str) -> tuple[str, ...]:
-    """The opponents of the training of a policy; none for self-play, and for what is not a saved policy."""
-    given = POLICIES.parse(policy)
-    manifest = expanded(given.folder) / MANIFEST if isinstance(given, Learned) else None
-    if manifest is None or not manifest.is_file():
-        return ()
-    return tuple(read_manifest(manifest).metadata.get("plan", {}).get("against", ()))
+def trained_against(policy: str) -> list[str]:
+    """The opponents of all trainings of a policy; none for self-play, and for what is not a saved policy."""
+    found: dict[str, None] = {}
+    for training in map(POLICIES.parse, trainings_of(policy)):
+        manifest = expanded(training.folder) / MANIFEST if isinstance(training, Learned) else None
+        if manifest is not None and manifest.is_file():
+            found |= dict.fromkeys(read_manifest(manifest).metadata.get("plan", {}).get("against", ()))
+    return list(found)
 
 
 @dataclass(frozen=True)

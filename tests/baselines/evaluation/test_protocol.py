@@ -77,7 +77,7 @@ def test_a_learned_opponent_is_its_files_wherever_they_lie(tmp_path: Path) -> No
     shutil.copytree(tmp_path / "copies/2", tmp_path / "copies/10")
     first, second = (f"learned:{tmp_path}/copies/{number}" for number in (2, 10))
     assert trainings_of(f"learned:{tmp_path}/copies") == trainings_of(f"learned:{tmp_path}/copies/*") == [first, second]
-    assert trained_against(first) == ("patient:11",)
+    assert trained_against(first) == trained_against(f"learned:{tmp_path}/copies") == ["patient:11"]
     assert met([first], {"exploiter": second, "gone": f"learned:{tmp_path}/gone"}) == ["exploiter"]
     assert trainings_of("paper") == ["paper"]
     assert trainings_of(first) == [first]
