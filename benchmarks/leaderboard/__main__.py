@@ -79,11 +79,19 @@ def fill(options: Leaderboard, venues: Sequence[Venue], entries: Mapping[str, En
     """Train and play what is missing. What is trained or played later depends on what was before."""
     chosen = [lookup(entries, name, "entry") for name in options.entries or entries]
     exploited = [lookup(entries, name, "entry") for name in options.exploit]
-    train(options, [training for venue in venues for training in venue.opponents()])
+    train_opponents(options, venues)
     train(options, [training for venue in venues for training in _trainings(options, venue, chosen)])
     play(options, [job for venue in venues for job in protocol_jobs(venue, chosen)])
     train(options, [venue.best_response(*pair) for venue in venues for pair in _populations(venue, exploited).items()])
     play(options, [job for venue in venues for job in table_jobs(venue, list(entries.values()), exploited)])
+
+
+def train_opponents(options: Leaderboard, venues: Sequence[Venue]) -> None:
+    """Train the held-out opponents. Raises ``ValueError`` if one cannot be trained, since nothing could be compared."""
+    opponents = [training for venue in venues for training in venue.opponents()]
+    train(options, opponents)
+    left = [str(training.folder) for training in opponents if not training.is_complete]
+    require(not left, "policies", left, "complete: the held-out opponents must be there")
 
 
 def _trainings(options: Leaderboard, venue: Venue, entries: Sequence[Entry]) -> Iterator[Training]:

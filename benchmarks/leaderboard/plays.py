@@ -138,8 +138,10 @@ def is_current(stored: Stored, venue: Venue) -> bool:
 
 
 def keep(job: Job, played: Stored) -> None:
-    """Store what was played next to what the player has played before."""
-    before = _stored_of(job)
-    if before is not None and "returns" in before and "returns" in played:
-        played = {**played, "returns": {**before["returns"], **played["returns"]}}
+    """Store what was played next to what the player has played before. A hole does not replace returns."""
+    known = (_stored_of(job) or {}).get("returns", {})
+    if known and "hole" in played:
+        return
+    if known:
+        played = {**played, "returns": {**known, **played["returns"]}}
     write_json(job.file, played, indent=None)

@@ -210,6 +210,19 @@ def test_what_may_not_count_is_a_dash_with_its_reason(folder: Path) -> None:
         assert f"\n| {name} | 0.00 | – |" in page
 
 
+def test_a_hole_replaces_no_returns_and_opponents_must_be_trained(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board, stored = board_of(folder), played(folder)
+    job = plays.Job(board.venue, board.venue.players(board.entries["hold"])[0], {})
+    plays.keep(job, {**board.venue.stamp, "hole": "a reason"})
+    assert played(folder) == stored
+    shutil.rmtree(folder / f"policies/{NAME}/exploiter")
+    monkeypatch.setitem(venue.OPPONENTS, "exploiter", {**LEARN, "against": ("paper+bounds",)})
+    with pytest.raises(ValueError, match="the held-out opponents must be there"):
+        run(folder)
+
+
 def test_what_cannot_be_trained_is_said_and_is_a_hole(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     new_entries(folder / "entries", never={"train": {"against": ["paper+bounds"]}})
     assert "\n| never | – (0 of 2 trainings) |" in run(folder, "--entries", "never")
