@@ -25,6 +25,7 @@ from paramarket_baselines.evaluation.display import PlainConsole, new_console, n
 from paramarket_baselines.evaluation.merge_curves import PurchaseCurves, curve_table, draw_merge_curves
 from paramarket_baselines.evaluation.names import fit, printable, without_folders
 from paramarket_baselines.evaluation.play import PAPER_ARMS, RULE_ARMS, Arm, Episode, play
+from paramarket_baselines.evaluation.protocol import held_out_rules, met, trained_against
 from paramarket_baselines.evaluation.report import (
     BY_TASK_LEGEND,
     LEGEND,
@@ -37,7 +38,7 @@ from paramarket_baselines.evaluation.report import (
     task_measures,
 )
 from paramarket_baselines.evaluation.results import provenance, write_results
-from paramarket_baselines.evaluation.statistics import ESTIMATES_LEGEND, POPULATIONS, estimates_table, summary
+from paramarket_baselines.evaluation.statistics import ESTIMATES_LEGEND, estimates_table, summary
 from paramarket_baselines.evaluation.welfare import WELFARE, WELFARE_LEGEND, welfare
 from paramarket_baselines.plugin_options import PLUGINS, UsageError, list_names
 from paramarket_baselines.policies.learned import algorithm
@@ -90,13 +91,15 @@ class Evaluate:
     """Play each policy in every seat against given populations, on the same seeds, and compare their returns."""
 
     policies: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Policies to evaluate, such as `patient:7` or `paper+fixed:3`. The others are compared with the first."""
+    """Policies to evaluate, such as `patient:7` or `paper+fixed:3`. The others are compared with the first. A folder of
+    numbered trainings, `learned:FOLDER/*`, is one policy."""
     scenario: str = "digits"
     """The scenario that gives the defaults of the settings below: a name that `paramarket list` shows."""
     config_file: ConfigFile = None
     """A file with these defaults instead of a scenario, such as the `config.json` of a run."""
-    populations: tuple[str, ...] = POPULATIONS
-    """Policies that have all other seats, one at a time. `train` trains against the first four by default."""
+    populations: tuple[str, ...] = ()
+    """Policies that have all other seats, one at a time. Without any: the rules that are held out in this market, which
+    no training should meet."""
     seeds: int = 20
     """Number of seeds for each seat and population."""
     first_seed: int = 0
@@ -189,6 +192,7 @@ def run(options: Run, console: Console) -> None:
 
 def evaluate(options: Evaluate, console: Console) -> None:
     """Evaluate, print the tables and save the results."""
+    options = replace(options, populations=options.populations or tuple(held_out_rules(options.config)))
     for field_name in ("policies", "populations"):
         names = getattr(options, field_name)
         require(0 < len(set(names)) == len(names), field_name, names, "one or more different names")
@@ -208,9 +212,18 @@ def evaluate(options: Evaluate, console: Console) -> None:
         console.print(ESTIMATES_LEGEND)
         for error in sorted(set(runs.error) - {""}):
             console.print(f"could not be played: {error}", soft_wrap=True)
+        _name_met(options, console)
         about = {"market": _market_name(options), "policies": estimates, **origin, "populations": options.populations}
         files = write_results(folder, config, {"runs": runs}, about)
     console.print(f"saved in {folder}: {', '.join(files)}", soft_wrap=True)
+
+
+def _name_met(options: Evaluate, console: Console) -> None:
+    """Name the policies that were trained against a population: they have not met it as an unseen opponent."""
+    populations = {name: name for name in options.populations}
+    for policy in options.policies:
+        if known := met(trained_against(policy), populations):
+            console.print(f"{policy} was trained against {', '.join(known)}", soft_wrap=True)
 
 
 def train(options: Train, console: Console) -> None:

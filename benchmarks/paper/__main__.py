@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import tyro
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.paper.cells import Cell
+from benchmarks.paper.cells import Cell, Folders, play_cell
 from benchmarks.paper.experiments import EXPERIMENTS
 from benchmarks.paper.page import Page, index
 from benchmarks.paper.pictures import draw
-from benchmarks.paper.runner import Runner
 from benchmarks.paper.store import Store
+from benchmarks.runner import Runner
 from paramarket_baselines.evaluation.display import new_console
 from paramarket_baselines.evaluation.results import write_picture
 from paramarket_env.files import claimed, expanded, write_file
@@ -71,10 +72,10 @@ class Paper:
         return self.out / "quick" if self.quick else self.out
 
     @property
-    def runner(self) -> Runner:
-        """The runner, which plays the cells."""
+    def folders(self) -> Folders:
+        """The folders of the datasets."""
         given = {"FashionMNIST": self.data_dir, "CIFAR10": self.cifar_dir}
-        return Runner(self.device, {name: folder for name, folder in given.items() if folder}, self.ray)
+        return {name: folder for name, folder in given.items() if folder}
 
     def command(self, name: str) -> str:
         """The command that makes the page of an experiment, without what leaves its figures unchanged."""
@@ -95,11 +96,13 @@ def offered(options: Paper, name: str) -> Offered:
     return {cell: cell.refusal() for cell in cells}
 
 
-def fill(store: Store, offers: Sequence[Offered], runner: Runner, console: Console) -> None:
+def fill(store: Store, offers: Sequence[Offered], options: Paper, console: Console) -> None:
     """Play the cells that are missing and keep their results; those without data get a reason."""
     playable = [cell for offer in offers for cell, why in offer.items() if not why]
     missing, holes = store.missing(playable), {}
-    for cell, result in track(runner.play(missing), "cells", total=len(missing), console=console):
+    play = partial(play_cell, device=options.device, folders=options.folders)
+    played = Runner(options.device, options.ray).run(play, missing)
+    for cell, result in track(played, "cells", total=len(missing), console=console):
         if "hole" in result:
             holes[cell.hash] = result["hole"]
         else:
@@ -126,7 +129,7 @@ def make(options: Paper, console: Console) -> None:
     """Play what is missing, and make the pages of all experiments that have figures."""
     store = Store(options.out / "cells")
     offers = {name: offered(options, name) for name in options.names}
-    fill(store, list(offers.values()), options.runner, console)
+    fill(store, list(offers.values()), options, console)
     pages = [page_of(options, name, offer, store) for name, offer in offers.items()]
     for page in pages:
         if page.filled:

@@ -1,199 +1,324 @@
-"""The leaderboard: what is stored, what the page makes of it, and that the same seeds give the same table."""
+"""The leaderboard: what is trained, played and stored, and what the page makes of it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from benchmarks import leaderboard
-from benchmarks.leaderboard import (
-    HERE,
-    LEAD,
-    MET,
-    NEW,
-    NEW_PROBABILITY,
-    Leaderboard,
-    _config_hash,
-    _settings,
-    entries,
-    leads,
-    main,
-    page,
-    standings,
-    training_opponents,
-)
-from paramarket_baselines.evaluation.estimates import student_mean
-from paramarket_baselines.evaluation.results import write_json
-from paramarket_baselines.evaluation.statistics import MEANS
-from paramarket_baselines.training import sb3
+from benchmarks.leaderboard import boards, plays, venue
+from benchmarks.leaderboard.__main__ import HERE, Leaderboard, main
+from benchmarks.leaderboard.boards import Board, read_board
+from benchmarks.leaderboard.entries import read_entries
+from benchmarks.leaderboard.venue import Venue
+from benchmarks.runner import Runner
+from benchmarks.sealed import open_sealed
+from paramarket_baselines.evaluation import protocol
+from paramarket_baselines.training import callbacks, sb3
 from paramarket_env import scenarios
-from paramarket_env.config import MarketConfig
+from paramarket_env.validation import require
 from tests.helpers import tiny_market
 
-NAMES = ("digits-short", "digits-layers-short")
+NAME = "digits-short"
+FILES: dict[str, Any] = {
+    "train": {"policy": "train"},
+    "hold": {"policy": "hold"},
+    "greedy": {"policy": "greedy"},
+    "sweep": {"policies": ["patient:1+fixed:0", "patient:2+fixed:0", "patient:1+fixed:7"]},
+    "ppo": {"train": {"algo": "ppo"}},
+    "cheat": {"train": {"against": ["choosy(gain=0.3)"]}},
+    "gone": {"policy": "learned:nowhere"},
+}
+LEARN: dict[str, Any] = {"timesteps": 1, "num_markets": 2}
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The scenarios are tiny markets, and training is next to none."""
-    for name, cycles in zip(NAMES, (2, 3), strict=True):
-        monkeypatch.setitem(scenarios.SCENARIOS._entries, name, lambda cycles=cycles: tiny_market(max_cycles=cycles))
-        monkeypatch.setitem(sb3.TUNED, name, {"timesteps": 1, "num_markets": 2})
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    """The scenario is a tiny market, training is next to none, and everything runs in this process."""
+
+    def here(runner: Runner, function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+        return ((task, function(task)) for task in tasks)
+
+    opponents = {"self-play": {**LEARN, "against": ()}, "exploiter": {**LEARN, "algo": "a2c", "against": ("hold",)}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Runner, "_local", here)
+        patch.setitem(scenarios.SCENARIOS._entries, NAME, lambda: tiny_market(max_cycles=4))
+        patch.setitem(sb3.TUNED, NAME, {**LEARN, "against": ("train",)})
+        patch.setitem(sb3.SETTINGS, "ppo", lambda plan, rows: {"n_steps": 4, "batch_size": 4 * rows})
+        patch.setattr(callbacks, "EVALUATION_SEEDS", range(2**41, 2**41 + 2))
+        patch.setattr(venue, "BEST_RESPONSE", LEARN)
+        patch.setattr(venue, "OPPONENTS", opponents)
+        patch.setattr(protocol, "HELD_OUT_RULES", {"random": "noise", "choosy": "threshold"})
+        patch.setattr(boards, "TRAININGS", 2)
+        patch.setattr(protocol, "LEAST_GAIN", 1e-3)
+        for module in (boards, venue):
+            patch.setattr(module, "TRAINING_SET", ("train", "greedy"))
+        yield
 
 
-def new_entries(folder: Path, **files: Any) -> Path:
-    folder.mkdir()
-    given = {"train": {"policy": "train"}, "self-play": {"train": {"against": []}}, **files}
-    for name, content in given.items():
+def new_entries(folder: Path, **files: Any) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+def run(folder: Path, *more: str) -> str:
+    """The page that the command has made of a folder with entries, policies and results."""
+    places = ["--folder", folder / "entries", "--out", folder / "out", "--policies", folder / "policies"]
+    main(["--scenarios", NAME, "--runs", "4", "--device", "cpu", "--trainings", "2", *map(str, places), *more])
+    return (folder / "out/leaderboard.md").read_text()
+
+
+def board_of(folder: Path) -> Board:
+    where = Venue(NAME, 4, folder / "out/leaderboard", folder / "policies")
+    return read_board(where, read_entries(folder / "entries"))
+
+
+def played(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in (folder / f"out/leaderboard/{NAME}/plays").iterdir()}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    new_entries(folder / "entries", **FILES)
+    run(folder, "--exploit", "hold", "--fix-anchors")
     return folder
 
 
-def made(tmp_path: Path, folder: Path, out: str, *more: str) -> Path:
-    """The folder that the command has filled, with one policy's training of its own."""
-    target = tmp_path / out
-    names = ["--scenarios", *NAMES, "--runs", "4", "--device", "cpu"]
-    main([*names, "--folder", str(folder), "--out", str(target), "--policies", str(target / "policies"), *more])
-    return target
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    """A copy of what the command has made. Its learned policies are still where they were trained."""
+    shutil.copytree(made, tmp_path / "copy")
+    return tmp_path / "copy"
 
 
-@pytest.mark.slow
-def test_the_same_seeds_give_the_same_table_of_rules_learned_and_own_policies(tmp_path: Path) -> None:
-    folder = new_entries(tmp_path / "entries", hold={"policy": "hold"}, ppo={"train": {"algo": "ppo"}})
-    (folder / "mine.py").write_text("from paramarket_baselines.policies.decisions import Hold as policy\n")
-    first, second = (made(tmp_path, folder, out) for out in ("first", "second"))
-    text = (first / "leaderboard.md").read_text()
-    assert text == (second / "leaderboard.md").read_text()
-    for entry in ("train", "self-play", "hold", "ppo", "mine"):
-        assert text.count(f"\n| {entry} |") == 3  # over all, and in either scenario
-        assert text.count(f"\n### {entry}\n") == (entry in ("self-play", "ppo", "mine"))
-        for name in NAMES:
-            stored = [json.loads((out / "leaderboard" / name / f"{entry}.json").read_text()) for out in (first, second)]
-            assert stored[0] == stored[1]
-            assert len(stored[0]["runs"]["data"]) == 6 * 2 * 2  # populations, seats, seeds
-    assert "– (" not in text
-    assert (first / "leaderboard.png").stat().st_size > 0
+def changed(folder: Path, player: str, **changes: Any) -> None:
+    """Change the stored play of a player."""
+    file = folder / f"out/leaderboard/{NAME}/plays/{player}.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
-def test_what_is_stored_is_not_played_again_unless_it_is_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+# --- what is stored ---------------------------------------------------------------------------------------------------
+
+
+def test_two_plays_are_the_same_to_the_byte_and_what_is_stored_is_not_played_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = new_entries(tmp_path / "entries")
-    out = made(tmp_path, folder, "out")
-    played: list[str] = []
-
-    def stored_runs(file: Path, name: str, _: Leaderboard) -> dict[str, Any]:
-        played.append(name)
-        stored: dict[str, Any] = json.loads((out / "leaderboard" / name / f"{file.stem}.json").read_text())
-        return stored
-
-    monkeypatch.setattr(leaderboard, "play_entry", stored_runs)
-    made(tmp_path, folder, "out")
-    assert played == []
-    made(tmp_path, folder, "out", "--again")
-    assert played == [name for name in NAMES for _ in ("train", "self-play")]
+    first, page = played(folder), (folder / "out/leaderboard.md").read_text()
+    assert run(folder, "--again", "--exploit", "hold") == page
+    assert played(folder) == first
+    monkeypatch.setattr(plays, "play_matches", None)
+    monkeypatch.setattr(plays, "learn", None)
+    assert run(folder) == page
+    assert all((folder / f"out/{name}.png").stat().st_size > 0 for name in ("leaderboard", "leaderboard-curves"))
 
 
-def test_what_was_not_played_is_shown_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = {"patient": {"policy": "patient"}, "gone": {"policy": "learned:nowhere"}, "late": {"policy": "hold"}}
-    folder = new_entries(tmp_path / "entries", **files)
-    out = made(tmp_path, folder, "out", "--entries", "train", "patient", "gone")
-    board = standings(out / "leaderboard", NAMES[0], entries(folder))
-    assert list(board)[-3:] == ["gone", "late", "self-play"]
-    assert "is not there" in str(board["gone"])
-    assert board["late"] == "not played"
-    text = page({NAMES[0]: board}, ["gone"])
-    assert "| late | – (not played) |" in text
-    monkeypatch.setitem(scenarios.SCENARIOS._entries, NAMES[0], lambda: tiny_market(max_cycles=5))
-    board = standings(out / "leaderboard", NAMES[0], entries(folder))
-    assert board["patient"] == "train: played in another configuration"
-    lines = page({NAMES[0]: board}, ["gone"]).split(f"## {NAMES[0]}")[1].strip().split("\n")
-    assert {line.count("|") for line in lines} == {3}  # a name, and why there is nothing more
+def test_every_training_keeps_its_course_and_its_cost(made: Path) -> None:
+    records = sorted((made / f"out/leaderboard/{NAME}/trainings").glob("ppo.*.json"))
+    assert [file.name for file in records] == ["ppo.0.json", "ppo.1.json"]
+    for seed, file in enumerate(records):
+        record = json.loads(file.read_text())
+        assert record["plan"]["seed"] == seed
+        assert record["steps"] == record["curve"]["timesteps"][-1] > 0
+        assert record["minutes"] >= 0
+        assert set(record) >= {"device", "versions", "curve"}
+    kept = {file.name.split("-")[0] for file in (made / f"policies/{NAME}/ppo/1").iterdir()}
+    assert kept == {"policy.json", "weights"}
 
 
-def test_the_best_comes_first(tmp_path: Path) -> None:
-    folder = new_entries(tmp_path / "entries", hold={"policy": "hold"})
-    out = made(tmp_path, folder, "out")
-    board = standings(out / "leaderboard", NAMES[1], {name: entries(folder)[name] for name in ("train", "hold")})
-    means = [row["mean"].value for row in board.values() if not isinstance(row, str)]
-    assert means == sorted(means, reverse=True)
-    assert len(means) == 2
+def test_a_new_entry_plays_alone_and_moves_no_score_of_the_others(folder: Path) -> None:
+    before = {name: board_of(folder).headline(name) for name in board_of(folder).complete}
+    stored = played(folder)
+    new_entries(folder / "entries", paper={"policy": "paper"})
+    page = run(folder, "--entries", "paper")
+    assert "\n| paper | " in page
+    after = board_of(folder)
+    assert {name: after.headline(name) for name in before} == before
+    assert "paper" in after.strategies
+    assert played(folder)["patient-2-fixed-0.json"] == stored["patient-2-fixed-0.json"]
 
 
-def test_a_learned_entry_met_what_its_training_plays_against() -> None:
-    folder, name = HERE / "entries", "digits-priced-short"
-    assert training_opponents(folder / "ppo.json", name) == sb3.TRAINING_OPPONENTS
-    assert training_opponents(folder / "ppo.json", "crowd-short") == ("ppo",)  # copies of itself
-    assert training_opponents(folder / "self-play.json", name) == ("self-play",)
-    assert training_opponents(folder / "patient.json", name) is None
+def test_a_policy_that_has_changed_is_played_again(folder: Path) -> None:
+    new_entries(folder / "entries", hold={"policy": "patient:1"})
+    run(folder, "--entries", "hold")
+    board = board_of(folder)
+    np.testing.assert_array_equal(board.returns["hold"]["random"], board.returns["patient:1+fixed:0"]["random"])
 
 
-def kept_runs(**returns: Sequence[float]) -> dict[str, Any]:
-    """Stored runs of an entry: its returns on seeds 0, 1, ... against each population."""
-    rows = [
-        [seed, value, 0.0, 0.0, 0.0, 0.0, "", population.replace("_", "-"), 0]
-        for population, values in returns.items()
-        for seed, value in enumerate(values)
-    ]
-    columns = ["seed", "return", *MEANS, "error", "population", "seat"]
-    return {"config_hash": _config_hash(scenarios.scenario(NAMES[0])), "runs": {"columns": columns, "data": rows}}
+# --- the board --------------------------------------------------------------------------------------------------------
 
 
-def test_each_group_of_populations_is_compared_with_the_rule_that_is_best_there(tmp_path: Path) -> None:
-    folder = new_entries(tmp_path / "entries", hold={"policy": "hold"}, ppo={"train": {"algo": "ppo"}})
-    sb3.TUNED[NAMES[0]]["against"] = ("train", "paper")
-    runs = {
-        "train": kept_runs(train=[1, 2], paper=[3, 4], random=[0, 1], self_play=[0, 1]),
-        "hold": kept_runs(train=[0, 0], paper=[0, 0], random=[5, 9], self_play=[7, 9]),
-        "ppo": kept_runs(train=[2, 3], paper=[4, 6], random=[5, 8], self_play=[5, 6]),
-        "self-play": kept_runs(train=[0, 0], paper=[0, 0], random=[6, 10], self_play=[1, 1]),
+def test_a_score_is_0_out_of_the_market_and_1_for_the_best_response(made: Path) -> None:
+    board = board_of(made)
+    assert board.headline("train").value == pytest.approx(0)
+    gains = {name: anchor.gain for name, anchor in board.anchors.items()}
+    assert set(gains) == {"random", "choosy", "self-play", "exploiter", "train", "greedy"}
+    for name, gain in gains.items():
+        everyone = [returns[name].mean() for returns in board.returns.values()]
+        best = max(*everyone, *(found.mean() for found in board.responses.get(name, {}).values()))
+        assert gain == pytest.approx(best - board.outside.mean())  # type: ignore[union-attr]
+    advantages = [board.returns["ppo"][name].mean() - board.outside.mean() for name in board.venue.held_out]  # type: ignore[union-attr]
+    wanted = np.mean([mine / gains[name] for mine, name in zip(advantages, board.venue.held_out, strict=True)])
+    assert board.headline("ppo").value == pytest.approx(wanted)
+
+
+def test_the_best_rule_in_hindsight_is_no_learned_policy_and_leads_itself_by_nothing(made: Path) -> None:
+    board = board_of(made)
+    rules = [name for name in board.complete if board.entries[name].is_rule]
+    assert board.best_rule == rules[0]
+    assert board.lead(rules[0]).value == 0
+    assert board.lead("ppo").value == pytest.approx(board.headline("ppo").value - board.headline(rules[0]).value)
+    assert sum(board.entries[name].swept for name in board.shown) == 1
+
+
+def test_the_payoffs_are_those_of_all_entries_against_all(made: Path) -> None:
+    board = board_of(made)
+    assert set(board.strategies) == {"train", "hold", "greedy", "ppo"}
+    row, column = board.strategies.index("ppo"), board.strategies.index("greedy")
+    assert board.payoffs.table[row, column] == pytest.approx(board.returns["ppo"]["greedy"].mean())
+    taken, by = board.exploitability("hold")
+    responses = [board.returns[name]["hold"].mean() for name in board.strategies]
+    best = max(*responses, board.responses["hold"]["hold"].mean())
+    assert taken.value == pytest.approx(best - board.returns["hold"]["hold"].mean())
+    assert by in (*board.strategies, "trained best response")
+
+
+def test_what_may_not_count_is_a_dash_with_its_reason(folder: Path) -> None:
+    board = board_of(folder)
+    assert board.holes["cheat"] == "was trained against choosy, which is held out"
+    assert "is not there" in board.holes["gone"]
+    assert "fixed.level=7" in board.holes["patient:1+fixed:7"]
+    changed(folder, "greedy", protocol=1)
+    changed(folder, "hold", config_hash="another")
+    (folder / f"out/leaderboard/{NAME}/plays/ppo.1.json").unlink()
+    new_entries(folder / "entries", late={"policy": "paper"})
+    page = run(folder, "--page-only")
+    for name, reason in {
+        "cheat": "was trained against choosy, which is held out",
+        "greedy": f"played under protocol 1 instead of {protocol.PROTOCOL}",
+        "hold": "played in another configuration or on other seeds",
+        "ppo": "1 of 2 trainings",
+        "late": "not played",
+    }.items():
+        assert f"\n| {name} | – ({reason}) |" in page
+        assert f"\n| {name} | 0.00 | – |" in page
+
+
+def test_a_hole_replaces_no_returns_and_opponents_must_be_trained(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board, stored = board_of(folder), played(folder)
+    job = plays.Job(board.venue, board.venue.players(board.entries["hold"])[0], {})
+    plays.keep(job, {**board.venue.stamp, "hole": "a reason"})
+    assert played(folder) == stored
+    shutil.rmtree(folder / f"policies/{NAME}/exploiter")
+    monkeypatch.setitem(venue.OPPONENTS, "exploiter", {**LEARN, "against": ("paper+bounds",)})
+    with pytest.raises(ValueError, match="the held-out opponents must be there"):
+        run(folder)
+
+
+def test_what_cannot_be_trained_is_said_and_is_a_hole(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new_entries(folder / "entries", never={"train": {"against": ["paper+bounds"]}})
+    assert "\n| never | – (0 of 2 trainings) |" in run(folder, "--entries", "never")
+    assert "never/1 was not trained: pricing='bounds' cannot play here" in capsys.readouterr().out
+
+
+def test_without_anchors_there_is_no_score(folder: Path) -> None:
+    (folder / f"out/leaderboard/{NAME}/anchors.json").unlink()
+    page = run(folder, "--page-only")
+    assert "– (not fixed)" in page
+    assert "\n| ppo | 0.00 | – |" in page
+
+
+def test_populations_against_which_nobody_gains_have_no_scale(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "LEAST_GAIN", 100.0)
+    assert "random, choosy, self-play, exploiter" in run(folder, "--page-only")
+    assert np.isnan(board_of(folder).headline("ppo").value)
+
+
+def test_opened_sealed_populations_stand_next_to_the_headline(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = board_of(folder)
+    places = {"folder": folder / "entries", "out": folder / "out", "policies": folder / "policies"}
+    options = Leaderboard(scenarios=(NAME,), runs=4, device="cpu", **places)
+    open_sealed(options, "a salt")
+    board = board_of(folder)
+    assert board.sets["sealed"] == [f"sealed {number}" for number in range(1, 9)]
+    assert board.headline("train", "sealed").value == pytest.approx(0)
+    assert not np.isnan(board.headline("ppo", "sealed").value)
+    assert {name: board.headline(name) for name in before.complete} == {
+        name: before.headline(name) for name in before.complete
     }
-    for entry, kept in runs.items():
-        write_json(tmp_path / NAMES[0] / f"{entry}.json", kept)
-    board = standings(tmp_path, NAMES[0], entries(folder))
-    rows = {entry: row for entry, row in board.items() if not isinstance(row, str)}
-    assert (rows["ppo"]["training opponents"].value, rows["ppo"]["held out"].value) == (3.75, 6.0)
-    # Over `train` on seeds 0 and 1: 1, 1, 1 and 2. Over `hold`: 0, -1, -2 and -3.
-    assert rows["ppo"][LEAD[MET]] == student_mean([1.0, 1.5])
-    assert rows["ppo"][LEAD[NEW]] == student_mean([-1.0, -2.0])
-    assert rows["ppo"][NEW_PROBABILITY].value == 1.0
-    assert rows["self-play"][LEAD[MET]].value == 1 - 8  # it met itself,
-    assert rows["self-play"][LEAD[NEW]].value == 1.0  # so that only `random` is new to it
-    assert rows["hold"][LEAD[NEW]].value == 0
-    assert leads({NAMES[0]: board}, "ppo")["above the best rule"] == ["1 of 1", "0 of 1"]
-    # Runs on other seeds cannot be paired.
-    write_json(tmp_path / NAMES[0] / "ppo.json", kept_runs(train=[2, 3, 4], paper=[4, 6, 8]))
-    assert standings(tmp_path, NAMES[0], entries(folder))["ppo"] == "played on other seeds than train"
+    assert capsys.readouterr().out.count(" is ") == 8
+    anchors = board.anchors
+    new_entries(folder / "entries", late={"policy": "patient:1"})
+    open_sealed(options, "a salt")
+    assert board_of(folder).anchors == anchors
 
 
-def test_unknown_names_are_refused_before_anything_is_played(tmp_path: Path) -> None:
-    folder = new_entries(tmp_path / "entries")
+# --- the entries ------------------------------------------------------------------------------------------------------
+
+
+def test_an_entry_is_a_policy_several_rules_a_training_or_a_file(tmp_path: Path) -> None:
+    new_entries(tmp_path, **FILES)
+    (tmp_path / "mine.py").write_text("from paramarket_baselines.policies.decisions import Hold as policy\n")
+    entries = read_entries(tmp_path)
+    assert {name for name, entry in entries.items() if entry.is_rule} == {
+        "train",
+        "hold",
+        "greedy",
+        *FILES["sweep"]["policies"],
+    }
+    assert {name for name, entry in entries.items() if entry.is_learned} == {"ppo", "cheat", "gone"}
+    assert entries["mine"].policy == f"file:{tmp_path / 'mine.py'}"
+    new_entries(tmp_path, bad={"policy": "train", "train": {}})
+    with pytest.raises(ValueError, match=r"bad\.json"):
+        read_entries(tmp_path)
+
+
+def test_the_trainings_of_a_policy_from_elsewhere_are_its_numbered_folders(made: Path, tmp_path: Path) -> None:
+    new_entries(tmp_path, theirs={"policy": f"learned:{made}/policies/{{scenario}}/ppo"})
+    found = Venue(NAME, 4, tmp_path, tmp_path).players(read_entries(tmp_path)["theirs"])
+    assert [player.name for player in found] == ["theirs.0", "theirs.1"]
+    assert [player.policy for player in found] == [f"learned:{made}/policies/{NAME}/ppo/{seed}" for seed in (0, 1)]
+
+
+def test_every_entry_of_the_repository_can_be_trained_or_named() -> None:
+    entries = read_entries(HERE / "entries")
+    assert sum(entry.swept for entry in entries.values()) >= 20
+    for entry in entries.values():
+        trainings = Venue("crowd-short", 40, HERE, HERE).trainings(entry, 5)
+        assert len(trainings) == (5 if entry.is_trained_here else 0)
+        require(bool(entry.policy) or bool(trainings), "entry", entry, "a policy or a training")
+
+
+def test_unknown_names_are_refused_before_anything_is_played(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new_entries(tmp_path / "entries", **FILES)
     with pytest.raises(ValueError, match="unknown entry 'nobody'"):
-        made(tmp_path, folder, "out", "--entries", "nobody")
-    with pytest.raises(ValueError, match="unknown scenario 'nowhere'"):
-        main(["--scenarios", "nowhere", "--folder", str(folder), "--out", str(tmp_path / "out")])
+        run(tmp_path, "--entries", "nobody")
+    with pytest.raises(SystemExit):
+        main(["--scenarios", "nowhere", "--out", str(tmp_path / "out")])
+    assert "unknown scenario 'nowhere'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_all_folders_can_lie_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    filled: list[Leaderboard] = []
-    monkeypatch.setattr(leaderboard, "_fill", filled.append)
-    new_entries(tmp_path / "entries")
-    main(["--folder", "~/entries", "--out", "~/out", "--policies", "~/policies"])
-    assert [filled[0].folder, filled[0].out, filled[0].policies] == [
-        *(tmp_path / name for name in ("entries", "out", "policies"))
-    ]
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {"leaderboard.md", "leaderboard.png"}
+# --- the old protocol -------------------------------------------------------------------------------------------------
 
 
-def test_every_entry_of_the_repository_can_be_played() -> None:
-    for file in entries(HERE / "entries").values():
-        content = json.loads(file.read_text())
-        assert set(content) in ({"policy"}, {"train"})
-        if "train" in content:
-            sb3.Plan(MarketConfig(), **_settings(content["train"]))
+def test_ppo_was_first_on_the_old_protocol_and_is_below_the_best_rule_against_held_out_populations() -> None:
+    """The fixture has, for each scenario, policy and population, the mean return and the chance to beat ``train``."""
+    old = json.loads((Path(__file__).parent / "old_protocol.json").read_text())
+    chances = {
+        name: np.mean([[cell[1] for cell in board[name].values()] for board in old.values()]) for name in old[NAME]
+    }
+    assert max(chances, key=lambda name: float(chances[name])) == "ppo"
+    for board in old.values():
+        new = {name: np.mean([board[name][population][0] for population in ("random", "self-play")]) for name in board}
+        assert new["ppo"] < max(new.values())

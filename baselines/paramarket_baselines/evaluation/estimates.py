@@ -34,8 +34,8 @@ class Estimate:
     high: float = nan
 
     def __str__(self) -> str:
-        """``value [low, high]``, or a dash if the value is missing."""
-        return "–" if isnan(self.value) else f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        """``value [low, high]``, the value alone if it has no interval, or a dash if it is missing."""
+        return self.brief() if isnan(self.low) else f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
     def brief(self, digits: int = 2) -> str:
         """The value without its interval, or a dash."""

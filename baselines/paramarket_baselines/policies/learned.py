@@ -26,7 +26,7 @@ from paramarket_env.files import expanded, read_member, write_set
 from paramarket_env.interface.actions import Actions
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.observations import ObservationLayout
-from paramarket_env.interface.policy import Policy, Seat
+from paramarket_env.interface.policy import POLICIES, Policy, Seat
 from paramarket_env.validation import configuration, explain, lookup
 
 if TYPE_CHECKING:  # slow to import, and rules do not need it
@@ -265,6 +265,19 @@ class Learned:
     def __call__(self, seat: Seat) -> Policy:
         """See ``PolicyFactory``."""
         return LearnedPolicy(seat, self.folder)
+
+
+def trainings_of(policy: str) -> list[str]:
+    """The trainings of a policy, by their textual forms: those in the numbered folders of ``learned:FOLDER``.
+
+    ``learned:FOLDER/*`` means the same. Any other policy is the only one.
+    """
+    given = POLICIES.parse(policy)
+    if not isinstance(given, Learned) or (expanded(given.folder) / MANIFEST).is_file():
+        return [policy]
+    folder = Path(given.folder.removesuffix("/*"))
+    numbers = sorted(int(file.parent.name) for file in expanded(folder).glob(f"[0-9]*/{MANIFEST}"))
+    return [f"learned:{folder / str(number)}" for number in numbers] or [policy]
 
 
 class LearnedPolicy(Policy):

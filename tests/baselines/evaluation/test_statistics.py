@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from paramarket_baselines.cli import main
+from paramarket_baselines.evaluation import protocol, trainings
 from paramarket_baselines.evaluation.estimates import student_mean
 from paramarket_baselines.evaluation.play import Arm, play
 from paramarket_baselines.evaluation.statistics import (
-    POPULATIONS,
     compare_with_random,
     estimates_table,
     evaluate,
@@ -20,7 +21,7 @@ from paramarket_baselines.evaluation.statistics import (
     summary,
 )
 from paramarket_baselines.evaluation.welfare import returns
-from paramarket_baselines.training.sb3 import TRAINING_OPPONENTS
+from paramarket_baselines.training.sb3 import Plan, learn
 from paramarket_env.interface.policy import POLICIES
 from tests.baselines.evaluation.test_display import printed
 from tests.baselines.test_cli import SMALL, assert_refused
@@ -72,10 +73,6 @@ def test_the_mean_against_each_population_is_shown_too(runs: pd.DataFrame) -> No
     assert row["mean"].value == pytest.approx((row["against greedy"].value + row["against patient"].value) / 2)
 
 
-def test_some_populations_of_an_evaluation_are_new_to_what_was_trained() -> None:
-    assert set(TRAINING_OPPONENTS) < set(POPULATIONS)
-
-
 def test_a_policy_that_cannot_play_is_missing_and_the_reason_is_kept(runs: pd.DataFrame) -> None:
     failed = runs[runs.policy == "paper+omniscient"]
     assert failed["return"].isna().all()
@@ -109,9 +106,9 @@ def test_what_is_given_twice_is_refused(field: str) -> None:
 
 def test_scores_are_those_of_one_policy_task_by_task(runs: pd.DataFrame) -> None:
     found = scores(runs.sample(frac=1, random_state=0), "paper", "advantage")
-    assert found.shape == (6, 3)
+    assert found.shape == (1, 6, 3)
     first = runs[(runs.policy == "paper") & (runs.population == "greedy") & (runs.seat == 0)].sort_values("seed")
-    assert found[0].tolist() == first.advantage.tolist()
+    assert found[0, 0].tolist() == first.advantage.tolist()
 
 
 def test_both_tables_show_every_policy_and_a_dash_for_what_is_missing(runs: pd.DataFrame) -> None:
@@ -122,7 +119,7 @@ def test_both_tables_show_every_policy_and_a_dash_for_what_is_missing(runs: pd.D
         assert policy in means
     assert str(found["paper"]["IQM"]) in returned
     assert found["paper"]["against greedy"].brief() in means
-    assert returned.count("–") == 3
+    assert returned.count("–") == 4
 
 
 def test_a_learned_policy_is_compared_with_random_play_on_the_same_seeds() -> None:
@@ -132,6 +129,37 @@ def test_a_learned_policy_is_compared_with_random_play_on_the_same_seeds() -> No
         by_seed = returns(play(CONFIG, Arm("x", (policy,)), SEEDS, "cpu", closing_trade=False)).groupby("seed").mean()
         assert found[name].value == pytest.approx(by_seed.mean())
         assert found[name] == student_mean(by_seed.tolist())
+
+
+def several(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs with two trainings of ``paper``, which differ by 0.5 on average."""
+    again = runs[runs.policy == "paper"].assign(training=1)
+    again["return"] += 0.5 + 0.1 * again.seat
+    return pd.concat([runs, again])
+
+
+def test_trainings_of_a_policy_are_one_row_whose_intervals_are_over_trainings_too(runs: pd.DataFrame) -> None:
+    once, often = summary(runs)["paper"], summary(several(runs))["paper"]
+    assert often["mean"].value == pytest.approx(once["mean"].value + 0.3)
+    assert often["mean"] == trainings.mean(scores(several(runs), "paper"))
+    assert often["mean"].high - often["mean"].low > once["mean"].high - once["mean"].low
+    theirs = scores(runs, "train")
+    assert often["minus first"] == trainings.difference(scores(several(runs), "paper"), theirs)
+    assert str(often["IQM"]) == f"{often['IQM'].value:.2f}"
+    assert np.isnan(often["P(> train)"].low)
+    assert once["minus first"].value == pytest.approx(once["mean"].value - summary(runs)["train"]["mean"].value)
+
+
+def test_a_folder_of_trainings_is_one_policy(tmp_path: Path) -> None:
+    for seed in range(2):
+        learn(
+            Plan(CONFIG, "a2c", timesteps=1, num_markets=3, seed=seed, against=("hold",)), tmp_path / str(seed), "cpu"
+        )
+    runs = evaluate(CONFIG, [f"learned:{tmp_path}/*"], ["train"], SEEDS, "cpu")
+    assert set(runs.policy) == {f"learned:{tmp_path}/*"}
+    for number in range(2):
+        alone = evaluate(CONFIG, [f"learned:{tmp_path}/{number}"], ["train"], SEEDS, "cpu")
+        assert runs[runs.training == number]["return"].tolist() == alone["return"].tolist()
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
@@ -164,6 +192,19 @@ def test_a_bad_evaluation_is_refused_in_a_line_and_leaves_no_folder(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert_refused(["evaluate", *SMALL, *arguments], message, tmp_path / "evaluated", capsys)
+
+
+def test_the_default_populations_are_the_rules_that_are_held_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(protocol, "HELD_OUT_RULES", {"random": "noise", "paper+fixed:0": "price"})
+    learn(Plan(CONFIG, "a2c", timesteps=1, num_markets=3, against=("paper+fixed(level=0)",)), tmp_path / "mine", "cpu")
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(CONFIG.to_dict()))
+    given = [f"learned:{tmp_path}/mine", "--config", str(config), "--seeds", "2", "--out", str(tmp_path / "evaluated")]
+    assert main(["evaluate", *given]) == 0
+    assert json.loads((tmp_path / "evaluated/summary.json").read_text())["populations"] == ["random", "paper+fixed:0"]
+    assert "mine was trained against paper+fixed:0\n" in capsys.readouterr().out
 
 
 def test_one_seed_is_too_few(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +15,10 @@ import pytest
 
 from benchmarks.paper import __main__ as command
 from benchmarks.paper import cells, experiments
-from benchmarks.paper.cells import Cell, Result, play_cell
+from benchmarks.paper.cells import Cell, Result
 from benchmarks.paper.experiment import Experiment
-from benchmarks.paper.runner import Played, Runner
 from benchmarks.paper.store import Store
+from benchmarks.runner import Runner
 from tests.benchmarks.paper.tiny import CLOTHES, TINY
 
 ROOT = Path(__file__).parents[3]
@@ -28,8 +28,10 @@ ROOT = Path(__file__).parents[3]
 def tiny_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """There are only tiny experiments, and they are played in this process."""
 
-    def here(runner: Runner, given: Sequence[Cell]) -> Played:
-        return ((cell, play_cell(cell, runner.device, runner.folders)) for cell in given)
+    def here(
+        runner: Runner, function: Callable[[Cell], Result], given: Sequence[Cell]
+    ) -> Iterator[tuple[Cell, Result]]:
+        return ((cell, function(cell)) for cell in given)
 
     known: dict[str, Experiment] = {"tiny": TINY, "clothes": CLOTHES}
     for module in (command, experiments):

@@ -1,0 +1,147 @@
+"""What is trained and played: independent jobs whose results are stored in files of their own."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.leaderboard.entries import LEARNED
+from benchmarks.leaderboard.venue import Player, Populations, Training, Venue
+from paramarket_baselines.evaluation.matches import play_matches, returns_outside
+from paramarket_baselines.evaluation.protocol import met, trained_against
+from paramarket_baselines.evaluation.results import provenance, read_json, write_json
+from paramarket_baselines.policies.learned import MANIFEST, WEIGHTS, read_manifest
+from paramarket_baselines.training.sb3 import learn
+from paramarket_env.files import expanded
+from paramarket_env.market.devices import resolve_device
+
+Stored = dict[str, Any]
+"""A stored file in JSON's types."""
+
+OUTSIDE = "out-of-market"
+"""The player and the population of the returns out of the market."""
+
+# --- trainings ------------------------------------------------------------------------------------------------------
+
+
+def run_training(training: Training, device: str) -> Stored:
+    """Train a policy, keep it in its folder, and return the course and the cost of the training.
+
+    The folder is complete or not there: the training itself is in a folder next to it, which is removed at the end.
+    ``hole`` says why the policy cannot be trained, such as that an extra is missing.
+    """
+    workplace, began = training.folder.with_name(f"{training.folder.name}.unfinished"), time.monotonic()
+    try:
+        learn(training.plan, workplace, device)
+    except (ValueError, ImportError) as error:
+        return {"hole": str(error)}
+    minutes = (time.monotonic() - began) / 60
+    curve = pd.read_csv(workplace / "evaluations.csv")
+    _move_policy(workplace, training.folder)
+    origin = provenance([training.plan.seed], resolve_device(device))
+    plan = {name: value for name, value in training.plan.to_dict().items() if name != "config"}
+    steps = int(curve.timesteps.iloc[-1])
+    return {"plan": plan, **origin, "steps": steps, "minutes": round(minutes, 2), "curve": curve.to_dict("list")}
+
+
+def _move_policy(source: Path, target: Path) -> None:
+    """Move a saved policy, its manifest last, and remove what else the training has left."""
+    target.mkdir(parents=True, exist_ok=True)
+    for file in (*source.glob("weights*"), source / MANIFEST):
+        shutil.move(file, target / file.name)
+    shutil.rmtree(source)
+
+
+# --- plays ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """A player against some populations."""
+
+    venue: Venue
+    player: Player
+    populations: Populations
+
+    @property
+    def file(self) -> Path:
+        """The file of everything that the player has played."""
+        return play_file(self.venue, self.player.name)
+
+
+def play_file(venue: Venue, player: str) -> Path:
+    """The file of a player's returns."""
+    return venue.folder / "plays" / f"{player}.json"
+
+
+def play_job(job: Job, device: str) -> Stored:
+    """The returns of a player, ``[seats, seeds]`` for each population, or the reason why there are none: ``hole``."""
+    venue = job.venue
+    about = {**venue.stamp, "player": job.player.name, "policy": fingerprint(job.player)}
+    try:
+        returns = _returns(job, device)
+    except (ValueError, ImportError) as error:
+        return {**about, "hole": str(error)}
+    origin = provenance(venue.seeds, resolve_device(device), dated=False)
+    kept = {name: np.round(found, 6).tolist() for name, found in returns.items()}
+    return {**about, "met": _met(job), **origin, "returns": kept}
+
+
+def _returns(job: Job, device: str) -> dict[str, np.ndarray]:
+    venue = job.venue
+    if job.player.name == OUTSIDE:
+        return {OUTSIDE: returns_outside(venue.config, venue.seeds, device)}
+    return play_matches(venue.config, job.player.policy, job.populations, venue.seeds, device)
+
+
+def _met(job: Job) -> list[str]:
+    """The held-out populations that the player was trained against."""
+    populations = {name: texts[0] for name, texts in job.venue.held_out.items()}
+    return met(trained_against(job.player.policy), populations) if job.player.policy else []
+
+
+def fingerprint(player: Player) -> str:
+    """The textual form of a rule, or the hash of the file that defines the policy, wherever that lies."""
+    if player.policy.startswith("file:"):
+        return hashlib.sha256(Path(player.policy.removeprefix("file:")).read_bytes()).hexdigest()
+    manifest = expanded(player.policy.removeprefix(LEARNED)) / MANIFEST
+    known = player.policy.startswith(LEARNED) and manifest.is_file()
+    return read_manifest(manifest).files[WEIGHTS] if known else player.policy
+
+
+def missing(job: Job, *, again: bool) -> list[Job]:
+    """The job with the populations that are not played, or nothing if there are none."""
+    stored = _stored_of(job)
+    if again or stored is None:
+        return [job]
+    left = {name: texts for name, texts in job.populations.items() if name not in stored.get("returns", {})}
+    return [Job(job.venue, job.player, left)] if left and "hole" not in stored else []
+
+
+def _stored_of(job: Job) -> Stored | None:
+    """What the same policy has played under the same conditions."""
+    stored = read_json(job.file) if job.file.is_file() else {}
+    same = is_current(stored, job.venue) and stored.get("policy") == fingerprint(job.player)
+    return stored if same else None
+
+
+def is_current(stored: Stored, venue: Venue) -> bool:
+    """Whether a file was made under this protocol, in this market and on these seeds."""
+    return all(stored.get(name) == value for name, value in venue.stamp.items())
+
+
+def keep(job: Job, played: Stored) -> None:
+    """Store what was played next to what the player has played before. A hole does not replace returns."""
+    known = (_stored_of(job) or {}).get("returns", {})
+    if known and "hole" in played:
+        return
+    if known:
+        played = {**played, "returns": {**known, **played["returns"]}}
+    write_json(job.file, played, indent=None)
