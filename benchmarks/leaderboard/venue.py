@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.leaderboard.entries import LEARNED, Entry, slug
 from paramarket_baselines.evaluation.protocol import HELD_OUT_LEARNED, PROTOCOL, TRAINING_SET, held_out_rules
 from paramarket_baselines.policies.learned import MANIFEST, trainings_of
-from paramarket_baselines.training.sb3 import Plan, tuned
+from paramarket_baselines.training.sb3 import Plan, tuned, tuned_league
 from paramarket_env.config import MarketConfig
 from paramarket_env.scenarios import scenario
 
@@ -27,8 +27,8 @@ OPPONENTS: dict[str, dict[str, Any]] = {
 }
 """The trainings of the held-out learned policies. The exploiter has another algorithm and opponent than any entry."""
 
-BEST_RESPONSE: dict[str, Any] = {"algo": "ppo", "timesteps": 60_000, "seed": 0}
-"""The training of a best response: the same budget for all."""
+BEST_RESPONSE: dict[str, Any] = {"league": True, "past_selves": 0, "timesteps": 60_000, "seed": 0}
+"""The training of a best response: a league whose only opponent is the population. All have the same budget."""
 
 RESPONSES = "best-responses"
 """The folder of the best responses, and the first part of their names."""
@@ -146,7 +146,8 @@ class Venue:
 
     def _training(self, folder: str, settings: dict[str, Any]) -> Training:
         record = self.folder / "trainings" / f"{folder.replace('/', '.')}.json"
-        return Training(replace(tuned(self.name), **settings), self.policies / self.name / folder, record)
+        plan = tuned_league(self.config, self.name) if settings.get("league") else tuned(self.name)
+        return Training(replace(plan, **settings), self.policies / self.name / folder, record)
 
 
 def population_of(entry: Entry, players: int) -> str:

@@ -1,15 +1,16 @@
 """A league: the opponents are drawn anew for every episode, and past selves join them.
 
 Each opponent plays a rule of a broad family (:mod:`paramarket_baselines.policies.varied`), so the policy must be good
-on average, and must find out during the episode whom it meets; its observations contain the history of the episode.
-Three times during a training the current policy joins the opponents (fictitious self-play; Heinrich, Lanctot and
-Silver 2015), so that others cannot exploit it. The policy begins by imitating many sensible rules
+on average, and must find out during the episode whom it meets; its observations contain the history of the episode. At
+intervals the current policy joins the opponents (fictitious self-play; Heinrich, Lanctot and Silver 2015), so that
+others cannot exploit it. The policy begins by imitating many sensible rules
 (:mod:`paramarket_baselines.training.imitation`), and learns from groups of equal episodes
-(:mod:`paramarket_baselines.training.grouped`).
+(:mod:`paramarket_baselines.training.grouped`). Against one other opponent the same training makes a best response.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,14 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from paramarket_baselines.policies.learned import MANIFEST, Learned, save_policy
 from paramarket_baselines.policies.mixed import Mixed
-from paramarket_baselines.policies.varied import Varied
 from paramarket_baselines.training.grouped import GroupedRolloutBuffer
+from paramarket_env.interface.policy import POLICIES
 
 MEMBERS = 8
 """The number of equal episodes in a group."""
 
-PAST_SELVES = 3
-"""The number of past selves that join the opponents, at equal intervals."""
-
-VARIED_WEIGHT = 3
-"""A varied rule is drawn this many times as often as each past self."""
+WEIGHT = 3
+"""The first opponent is drawn this many times as often as each other, such as a past self."""
 
 LEAGUE_SEEDS = range(2**41, 2**41 + 96)
 """Seeds of the evaluations. The opponents differ from seed to seed, so there are many."""
@@ -51,33 +49,34 @@ def league_settings(cycles: int, rows: int, agents: int) -> dict[str, Any]:
 class League:
     """The opponents of a training. Past selves are kept in the folder ``past`` of the training."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, against: Sequence[str]) -> None:
         self.folder = folder / "past"
-        self.opponents = Mixed([Varied()], VARIED_WEIGHT)
+        self.opponents = Mixed(map(POLICIES.check, against), WEIGHT)
 
     def restore(self) -> None:
         """Let the past selves join that an earlier part of the training has left in the folder."""
-        for place in range(self.past_selves()):
+        for place in range(self.past_selves):
             self.opponents.add(Learned(str(self.folder / str(place))))
 
+    @property
     def past_selves(self) -> int:
         """The number of past selves in the folder."""
-        return sum((self.folder / str(place) / MANIFEST).is_file() for place in range(PAST_SELVES))
+        return len([*self.folder.glob(f"*/{MANIFEST}")])
 
 
 class PastSelves(BaseCallback):
-    """Lets the current policy join the opponents at equal intervals."""
+    """Lets the current policy join the opponents ``count`` times, at equal intervals."""
 
-    def __init__(self, league: League, timesteps: int) -> None:
+    def __init__(self, league: League, count: int, timesteps: int) -> None:
         super().__init__()
-        self._league, self._every = league, timesteps / (PAST_SELVES + 1)
+        self._league, self._count, self._every = league, count, timesteps / (count + 1)
 
     def _on_step(self) -> bool:
         return True
 
     def _on_rollout_end(self) -> None:
-        known = self._league.past_selves()
-        if known < PAST_SELVES and self.num_timesteps >= (known + 1) * self._every:
+        known = self._league.past_selves
+        if known < self._count and self.num_timesteps >= (known + 1) * self._every:
             folder = self._league.folder / str(known)
             save_policy(folder, self.model)
             self._league.opponents.add(Learned(str(folder)))

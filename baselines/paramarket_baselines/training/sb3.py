@@ -68,7 +68,9 @@ class Plan:
     against: tuple[str, ...] = ()
     """In each market one agent learns, and one of these policies has all other seats. Without any, all agents learn."""
     league: bool = False
-    """Learn against opponents that are drawn anew for every episode, and against past selves; see `training.league`."""
+    """In each episode draw one of the opponents anew; imitate rules first, and remember the episode."""
+    past_selves: Annotated[int, Field(ge=0, le=100)] = 0
+    """The number of past selves that join the opponents of a league."""
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON."""
@@ -78,6 +80,8 @@ class Plan:
         verb = self.config.action_mode == "verb"
         require(self.algo != "dqn" or verb, "algo", self.algo, "an algorithm other than dqn in round mode")
         require(not self.league or self.algo == "ppo", "algo", self.algo, "ppo in a league")
+        require(not self.league or len(self.against) > 0, "against", self.against, "one or more policies in a league")
+        require(self.league or not self.past_selves, "past_selves", self.past_selves, "0 without a league")
         members = MEMBERS * self.config.agents
         fits = not self.league or self.num_markets % members == 0
         require(fits, "num_markets", self.num_markets, f"a multiple of {members} in a league")
@@ -146,7 +150,7 @@ def tuned_league(config: MarketConfig, name: str = "") -> Plan:
     group = MEMBERS * config.agents
     markets = max(192 // group, 1) * group
     steps = LEAGUE_TIMESTEPS.get(name, 300_000)
-    return Plan(config, timesteps=steps, num_markets=markets, against=("varied",), league=True)
+    return Plan(config, timesteps=steps, num_markets=markets, against=("varied",), league=True, past_selves=3)
 
 
 def tuned(name: str) -> Plan:
@@ -175,7 +179,7 @@ def learn(
     plan.to_dict()  # refuse a plug-in without a name now, not when the first checkpoint is kept
     if resume:
         check_resume(plan, folder)
-    league = League(folder) if plan.league else None
+    league = League(folder, plan.against) if plan.league else None
     opponents = league.opponents if league else plan.against
     vec_env = ParaMarketVecEnv(plan.config, plan.num_markets, device, opponents, copy=False)
     env, model = _new(kind, vec_env, plan)
@@ -202,7 +206,7 @@ def learn(
     evaluation = EvalCallback(
         plan.config, plan.against, plan.timesteps, folder, save, device, done, about, on_evaluation, **settings
     )
-    past = [PastSelves(league, plan.timesteps)] if league else []
+    past = [PastSelves(league, plan.past_selves, plan.timesteps)] if league else []
     callbacks = CallbackList([Progress(on_rollout), MarketMetrics(vec_env), *past, evaluation])
     left = plan.timesteps - model.num_timesteps
     try:

@@ -43,9 +43,9 @@ def test_a_resumed_league_has_the_same_past_selves(brief: Plan, tmp_path: Path) 
     first = (tmp_path / "past" / "0" / "policy.json").read_bytes()
     learn(brief, tmp_path, "cpu", resume=True)
     assert (tmp_path / "past" / "0" / "policy.json").read_bytes() == first
-    known = league.League(tmp_path)
+    known = league.League(tmp_path, brief.against)
     known.restore()
-    assert len(known.opponents.members) == 1 + known.past_selves() > 1
+    assert len(known.opponents.members) == 1 + known.past_selves > 1
 
 
 def test_two_leagues_with_one_seed_are_the_same_to_the_byte(brief: Plan, tmp_path: Path) -> None:
@@ -113,7 +113,12 @@ def test_imitation_makes_the_policy_act_like_sensible_rules(brief: Plan, monkeyp
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"algo": "dqn"}, "ppo in a league"), ({"num_markets": 20}, "a multiple of 16 in a league")],
+    [
+        ({"algo": "dqn"}, "ppo in a league"),
+        ({"num_markets": 20}, "a multiple of 16 in a league"),
+        ({"against": ()}, "one or more policies in a league"),
+        ({"league": False}, "0 without a league"),
+    ],
 )
 def test_settings_that_a_league_does_not_have_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
