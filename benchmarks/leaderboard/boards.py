@@ -29,6 +29,7 @@ from paramarket_baselines.evaluation.protocol import (
 from paramarket_baselines.evaluation.results import read_json, write_json
 from paramarket_baselines.evaluation.trainings import Trainings
 from paramarket_baselines.games.payoffs import Payoffs
+from paramarket_env.validation import require
 
 SEALED = "sealed "
 """The beginning of the names of sealed populations, which are numbered."""
@@ -159,18 +160,24 @@ class Board:
 def read_board(venue: Venue, entries: Mapping[str, Entry]) -> Board:
     """The board of a scenario, from the stored plays of the entries."""
     stored = {name: stored_plays(venue, entry) for name, entry in entries.items()}
-    outside = _read(venue, OUTSIDE)
+    outside = _outside(venue)
     reasons = {name: _hole(venue, entries[name], plays) for name, plays in stored.items()}
-    if outside is None or not is_current(outside, venue):
+    if outside is None:
         reasons = dict.fromkeys(entries, "the returns out of the market are not played")
     return Board(
         venue,
         entries,
         {name: _returns(plays) for name, plays in stored.items() if _is_played(venue, plays)},
         _responses(venue),
-        None if outside is None else np.array(outside["returns"][OUTSIDE]),
+        outside,
         {name: reason for name, reason in reasons.items() if reason},
     )
+
+
+def _outside(venue: Venue) -> np.ndarray | None:
+    """The returns out of the market, if they are played."""
+    found = _read(venue, OUTSIDE)
+    return np.array(found["returns"][OUTSIDE]) if found is not None and _is_played(venue, [found]) else None
 
 
 def _read(venue: Venue, player: str) -> Stored | None:
@@ -247,6 +254,7 @@ def fix_anchors(board: Board, only: str = "") -> None:
     names = dict.fromkeys(name for played in board.returns.values() for name in played if name.startswith(only))
     allowed = (*venue.held_out, *TRAINING_SET)
     new = {name: _anchor(board, name) for name in names if name in allowed or name.startswith(SEALED)}
+    require(bool(new), "scenarios", venue.name, "played before its anchors are fixed")
     write_json(file, {**venue.stamp, "anchors": {**kept, **new}})
 
 

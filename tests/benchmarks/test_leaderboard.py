@@ -229,6 +229,13 @@ def test_what_cannot_be_trained_is_said_and_is_a_hole(folder: Path, capsys: pyte
     assert "never/1 was not trained: pricing='bounds' cannot play here" in capsys.readouterr().out
 
 
+def test_anchors_need_plays(folder: Path) -> None:
+    shutil.rmtree(folder / f"out/leaderboard/{NAME}/plays")
+    with pytest.raises(ValueError, match="played before its anchors are fixed"):
+        run(folder, "--page-only", "--fix-anchors")
+    assert "– (the returns out of the market are not played)" in run(folder, "--page-only")
+
+
 def test_without_anchors_there_is_no_score(folder: Path) -> None:
     (folder / f"out/leaderboard/{NAME}/anchors.json").unlink()
     page = run(folder, "--page-only")

@@ -44,7 +44,7 @@ def play_matches(
 
 def returns_outside(config: MarketConfig, seeds: Sequence[int], device: str | torch.device) -> np.ndarray:
     """The return of every seat out of the market, float64 ``[seats, seeds]``: all train, and the market never opens."""
-    seats = torch.zeros(len(seeds), config.agents, dtype=torch.int64)
+    seats = torch.zeros(len(seeds), config.agents, dtype=torch.int64, device="cpu")
     closed = config.changed(opens_at=config.max_cycles)
     returns = _play(closed, Seating([POLICIES.parse("train")], seats), seeds, device)
     return np.ascontiguousarray(returns.T)
@@ -55,7 +55,8 @@ def _seating(policy: str, populations: Sequence[Sequence[str]], agents: int, num
     texts, rows = [policy], []
     for given in populations:
         trainings = given[:num_seeds]
-        rows.append((torch.arange(num_seeds) % len(trainings) + len(texts)).repeat(agents, 1))
+        turns = torch.arange(num_seeds, device="cpu") % len(trainings)
+        rows.append((turns + len(texts)).repeat(agents, 1))
         texts += trainings
     numbers = torch.stack(rows)[..., None].repeat(1, 1, 1, agents)
     for seat in range(agents):
@@ -83,7 +84,7 @@ def _play(config: MarketConfig, seating: Seating, seeds: Sequence[int], device: 
 def _no_actions(batch: MarketBatch) -> Tensor:
     """The actions of no agents."""
     parts = len(batch.actions.nvec)
-    return torch.empty((0, parts) if parts > 1 else (0,), dtype=torch.int64)
+    return torch.empty((0, parts) if parts > 1 else (0,), dtype=torch.int64, device=batch.device)
 
 
 def _of_the_policy(returns: np.ndarray, populations: int) -> np.ndarray:
