@@ -20,7 +20,7 @@ FIRMS = (2, 3, 8)
 NUM_MARKETS = 64
 """The number of markets that are cleared at once."""
 
-PRICES = torch.tensor([0, 7, 10, 25, 60])
+PRICES = torch.tensor([0, 7, 10, 25, 60], device="cpu")
 """The ticks that can be asked and bid."""
 
 Columns = TypeVar("Columns", Book, Trades)
@@ -31,9 +31,9 @@ def random_book(mechanism: Mechanism, firms: int, seed: int = 0) -> Book:
     generator = torch.Generator().manual_seed(seed)
 
     def draws(high: int, *shape: int) -> Tensor:
-        return torch.randint(high, shape or (NUM_MARKETS, firms), generator=generator)
+        return torch.randint(high, shape or (NUM_MARKETS, firms), generator=generator, device="cpu")
 
-    seller = (torch.arange(firms) + 1 + draws(firms - 1)) % firms
+    seller = (torch.arange(firms, device="cpu") + 1 + draws(firms - 1)) % firms
     bid, ask = PRICES[draws(len(PRICES))], torch.where(draws(8) > 0, PRICES[draws(len(PRICES))], WITHHELD)
     return Book(
         wanted=torch.where(draws(8) > 0, seller, -1),
@@ -192,7 +192,7 @@ def is_deterministic(trial: MechanismTrial) -> None:
 def clears_each_market_alone(trial: MechanismTrial) -> None:
     """A batch of markets is cleared as each market alone."""
     trades = trial.expected
-    for market in torch.arange(NUM_MARKETS).split(1):
+    for market in torch.arange(NUM_MARKETS, device="cpu").split(1):
         alone = clear(trial.mechanism, _rows(trial.book, market))
         expected = f"the trades of the batch in market {market.item()} alone"
         expect(same_trades(alone, _rows(trades, market)), expected, "others")
@@ -206,14 +206,14 @@ def _rows(columns: Columns, rows: Tensor) -> Columns:
 def treats_firms_alike(trial: MechanismTrial) -> None:
     """Trades do not depend on the numbers of the firms: a permutation of firms permutes the trades."""
     trades = trial.expected
-    order = torch.randperm(trial.firms, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(trial.firms, generator=torch.Generator().manual_seed(0), device="cpu")
     came = clear(trial.mechanism, _moved(trial.book, order))
     expect(same_trades(came, _moved(trades, order)), "permuted trades of permuted firms", "others")
 
 
 def _moved(columns: Columns, order: Tensor) -> Columns:
     """The orders or trades after firm ``order[i]`` has become firm i."""
-    numbers = torch.cat([order.argsort(), torch.tensor([-1])])  # the last one stands for no firm
+    numbers = torch.cat([order.argsort(), torch.tensor([-1], device="cpu")])  # the last one stands for no firm
     moved = mapped(columns, lambda column: column[:, order] if column.dim() > 1 else column)
     sellers = {name: numbers[getattr(moved, name)] for name in ("wanted", "seller") if hasattr(moved, name)}
     return replace(moved, **sellers)

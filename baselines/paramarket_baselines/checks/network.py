@@ -52,7 +52,7 @@ class NetworkTrial:
 
     def __init__(self, architecture: str | Architecture, name: str, features: tuple[int, ...]) -> None:
         self.architecture, self.name, self.features = ARCHITECTURES.check(architecture), name, features
-        numbers = torch.arange(NUM_SAMPLES).repeat(NUM_NETWORKS, 1)
+        numbers = torch.arange(NUM_SAMPLES, device="cpu").repeat(NUM_NETWORKS, 1)
         self.labels = numbers % CLASSES * (numbers % 2)
         """int64 ``[R, n]``. More than half are class 0, so a network can learn from its labels alone."""
 
@@ -82,12 +82,14 @@ class NetworkTrial:
     def inputs(self) -> Tensor:
         """New samples for each network, float32 ``[R, n, *features]``."""
         generator = torch.Generator().manual_seed(0)
-        return torch.randn(NUM_NETWORKS, NUM_SAMPLES, *self.features, generator=generator)
+        return torch.randn(
+            NUM_NETWORKS, NUM_SAMPLES, *self.features, generator=generator, dtype=torch.float32, device="cpu"
+        )
 
     @property
     def parameters(self) -> Tensor:
         """New initial parameters of R networks, float32 ``[R, P]``."""
-        return initial_parameters(self.network, stream(torch.arange(NUM_NETWORKS), "network"))
+        return initial_parameters(self.network, stream(torch.arange(NUM_NETWORKS, device="cpu"), "network"))
 
     @property
     def estimated(self) -> Tensor:
@@ -122,7 +124,10 @@ class NetworkTrial:
 
     def gradients(self, parameters: Tensor) -> Tensor:
         """The gradients ``[R, P]`` of the mean cross-entropies of R networks ``[R, P]``."""
-        labels, weights = self.labels.unsqueeze(1), torch.full((NUM_NETWORKS, 1, NUM_SAMPLES), 1 / NUM_SAMPLES)
+        labels, weights = (
+            self.labels.unsqueeze(1),
+            torch.full((NUM_NETWORKS, 1, NUM_SAMPLES), 1 / NUM_SAMPLES, device="cpu"),
+        )
         loss_gradient = partial(cross_entropy_gradient, labels=labels, weights=weights)
         return torch.cat(list(self.network.gradients(parameters, self.inputs, loss_gradient)), dim=1)
 
@@ -184,7 +189,7 @@ def describes_its_tensors(trial: NetworkTrial) -> None:
         sizes = tuple(sum(segment.size for segment in axis) for axis in spec.axes)
         expect(sizes == spec.shape, f"axes of {spec.name} with sizes {spec.shape}", sizes)
         expect(bool(spec.layer), f"a layer that {spec.name} belongs to", spec.layer)
-    ends = torch.tensor([0, *(spec.size for spec in specs)]).cumsum(0).tolist()
+    ends = torch.tensor([0, *(spec.size for spec in specs)], device="cpu").cumsum(0).tolist()
     expect(trial.network.stem_size in ends, f"a stem that ends where a tensor ends: {ends}", trial.network.stem_size)
 
 
@@ -222,7 +227,7 @@ def is_its_module(trial: NetworkTrial) -> None:
 
 def holds_its_vector(trial: NetworkTrial) -> None:
     """Its torch module holds each element of the flat vector once, in tensors of its own."""
-    numbers = torch.arange(trial.estimated.shape[1], dtype=torch.float32)
+    numbers = torch.arange(trial.estimated.shape[1], dtype=torch.float32, device="cpu")
     trial.require_logits()
     module = trial.network.module(numbers)
     held = torch.cat([tensor.detach().flatten() for tensor in _tensors(module)])
@@ -247,7 +252,7 @@ def keeps_its_function_when_permuted(trial: NetworkTrial) -> None:
 def has_the_gradients_of_its_module(trial: NetworkTrial) -> None:
     """Its gradients are those that autograd finds for its torch module in training mode."""
     network, expected = trial.network, torch.zeros_like(trial.parameters)
-    numbered = network.module(torch.arange(expected.shape[1], dtype=torch.float32))
+    numbered = network.module(torch.arange(expected.shape[1], dtype=torch.float32, device="cpu"))
     places = [tensor.long().flatten() for tensor in numbered.parameters()]
     for row, vector in enumerate(trial.parameters):
         module = network.module(vector)

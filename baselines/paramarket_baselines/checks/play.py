@@ -75,7 +75,7 @@ def play(
 
     Raises :class:`PolicyError` or :class:`ActionError` where the policy does not play on.
     """
-    batch, seeds = MarketBatch(market, NUM_MARKETS, "cpu"), torch.arange(NUM_MARKETS)
+    batch, seeds = MarketBatch(market, NUM_MARKETS, "cpu"), torch.arange(NUM_MARKETS, device="cpu")
     batch.reset(seeds)
     seat, (key, *keys) = seat_of(batch, NUM_MARKETS), [stream(seeds, "policy", i) for i in range(market.agents)]
     player = _guarded(seated, policy, seat, key)
@@ -98,7 +98,7 @@ def play(
 def seated(policy: PolicyFactory, seat: Seat, keys: Tensor) -> Policy:
     """The policy in a new seat after a reset, with a market for each random stream of ``keys``, int64 ``[B]``."""
     player = policy(replace(seat, num_markets=len(keys)))
-    player.reset(torch.arange(len(keys)), keys.clone())
+    player.reset(torch.arange(len(keys), device="cpu"), keys.clone())
     return player
 
 
@@ -129,7 +129,9 @@ def require_in_space(actions: Tensor, seat: Seat, rows: int) -> None:
     if not isinstance(actions, Tensor) or actions.dtype != torch.int64 or tuple(actions.shape) != shape:
         came = f"{actions.dtype} {list(actions.shape)}" if isinstance(actions, Tensor) else type(actions).__name__
         raise ActionError(f"expected actions of int64 {list(shape)}, got {came}")
-    outside = (actions.view(rows, parts) < 0) | (actions.view(rows, parts) >= torch.tensor(seat.actions.nvec))
+    outside = (actions.view(rows, parts) < 0) | (
+        actions.view(rows, parts) >= torch.tensor(seat.actions.nvec, device="cpu")
+    )
     if bool(outside.any()):
         raise ActionError(f"expected values >= 0 and below {list(seat.actions.nvec)}, got {actions.tolist()}")
 

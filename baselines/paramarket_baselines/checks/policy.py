@@ -85,7 +85,7 @@ class PolicyTrial(MarketTrial):
     @property
     def rows(self) -> Tensor:
         """The rows of the recording, int64 ``[M]``."""
-        return torch.arange(len(self.recording.keys))
+        return torch.arange(len(self.recording.keys), device="cpu")
 
     def seated(self, rows: Tensor) -> Policy:
         """The policy in a new seat in the markets of these rows, int64 ``[B]``."""
@@ -223,7 +223,7 @@ def resets_only_the_given_rows(trial: PolicyTrial) -> None:
     actions = []
     for step, (observation, mask) in enumerate(zip(recording.observations, recording.masks, strict=True)):
         if step == recording.num_steps // 2:
-            player.reset(torch.tensor([0]), recording.keys[:1].clone())
+            player.reset(torch.tensor([0], device="cpu"), recording.keys[:1].clone())
         actions.append(player.act(observation.clone(), mask.clone()))
     _expect_same(torch.stack(actions)[:, 1:], expected[:, 1:], "of the rows after row 0, which alone was reset")
 
@@ -259,7 +259,9 @@ def plays_any_observation(trial: PolicyTrial) -> None:
     seat, rows = trial.recording.seat, trial.rows
     player = trial.seated(rows)
     low, high = (torch.from_numpy(bound) for bound in (seat.layout.low, seat.layout.high))
-    draws = torch.rand(len(rows), seat.layout.size, generator=torch.Generator().manual_seed(0))
+    draws = torch.rand(
+        len(rows), seat.layout.size, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu"
+    )
     for share in (torch.zeros_like(draws), torch.ones_like(draws), draws):
         require_in_space(player.act(low + (high - low) * share, trial.recording.masks[0].clone()), seat, len(rows))
 
@@ -292,7 +294,7 @@ COST_ROWS = 64
 
 def steps_per_second(policy: PolicyFactory, recording: Recording) -> float:
     """The agent-steps that a policy plays in a second on recorded observations."""
-    rows = torch.arange(COST_ROWS) % len(recording.keys)
+    rows = torch.arange(COST_ROWS, device="cpu") % len(recording.keys)
     player = seated(policy, recording.seat, recording.keys[rows])
     begin = time.perf_counter()
     repeat(player, recording, rows)

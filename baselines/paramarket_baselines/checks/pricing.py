@@ -53,7 +53,7 @@ class PricingTrial(MarketTrial):
     @property
     def rows(self) -> Tensor:
         """The rows of the recording, int64 ``[M]``."""
-        return torch.arange(len(self.recording.keys))
+        return torch.arange(len(self.recording.keys), device="cpu")
 
     def seat(self, rows: Tensor) -> Seat:
         """The seat in the markets of these rows."""

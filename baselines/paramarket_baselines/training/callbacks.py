@@ -136,12 +136,10 @@ class EvalCallback(BaseCallback):
         done: Evaluations,
         metadata: dict[str, Any],
         on_evaluation: OnEvaluation,
-        *,
-        seeds: Sequence[int] = EVALUATION_SEEDS,
-        patience: int = PATIENCE,
     ) -> None:
         super().__init__()
-        self._seeds, self._patience = seeds, patience
+        self.seeds: Sequence[int] = EVALUATION_SEEDS
+        self.patience = PATIENCE
         self._config, self._folder, self._save, self._device = config, folder, save, device
         self._populations, self._report = tuple(populations), on_evaluation
         self._every = timesteps / EVALUATIONS
@@ -151,7 +149,7 @@ class EvalCallback(BaseCallback):
     @property
     def stopped(self) -> bool:
         """Whether the policy has not become better for ``patience`` evaluations."""
-        return self._done.since >= self._patience
+        return self._done.since >= self.patience
 
     def _on_training_start(self) -> None:
         self._due = self.num_timesteps + self._every
@@ -183,7 +181,7 @@ class EvalCallback(BaseCallback):
             name = f"learned:{folder}"
             if not self._populations:
                 return self._score_of_all(name)
-            runs = evaluate(self._config, [name], self._populations, self._seeds, self._device)
+            runs = evaluate(self._config, [name], self._populations, self.seeds, self._device)
         score = float(runs["return"].mean())
         if np.isnan(score):
             raise ValueError(f"the policy cannot be evaluated: {runs.error.iloc[0]}")
@@ -191,7 +189,7 @@ class EvalCallback(BaseCallback):
 
     def _score_of_all(self, name: str) -> float:
         """The mean return of the agents if all have the policy: one episode for each seed, whatever their number."""
-        played = play(self._config, Arm(name, (name,)), self._seeds, self._device, closing_trade=False)
+        played = play(self._config, Arm(name, (name,)), self.seeds, self._device, closing_trade=False)
         return float(returns(played).mean())
 
     def publish(self) -> None:

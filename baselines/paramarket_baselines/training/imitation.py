@@ -49,7 +49,7 @@ def imitate(model: BaseAlgorithm, env: VecNormalize, markets: ParaMarketVecEnv, 
     optimizer = torch.optim.Adam(policy.parameters(), lr=LEARNING_RATE)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(EPOCHS):
-        for rows in torch.randperm(len(lessons.returns), generator=generator).split(BATCH):
+        for rows in torch.randperm(len(lessons.returns), generator=generator, device="cpu").split(BATCH):
             loss = _loss(policy, lessons, rows)
             optimizer.zero_grad()
             loss.backward()
@@ -59,7 +59,7 @@ def imitate(model: BaseAlgorithm, env: VecNormalize, markets: ParaMarketVecEnv, 
 
 def _observe(env: VecNormalize, markets: ParaMarketVecEnv) -> Lessons:
     """Play episodes in which each row has one of the teachers."""
-    batch, rows = markets.market_batch, torch.arange(markets.num_envs)
+    batch, rows = markets.market_batch, torch.arange(markets.num_envs, device="cpu")
     player = VariedPolicy(seat_of(batch, len(rows)), TEACHERS)
     size, seen, did, got = batch.layout.size, [], [], []
     env.reset()
@@ -79,9 +79,9 @@ def _observe(env: VecNormalize, markets: ParaMarketVecEnv) -> Lessons:
     returns = np.concatenate(got).reshape(-1) / np.sqrt(env.ret_rms.var + env.epsilon)
     observations = env.normalize_obs(np.concatenate(seen))
     return Lessons(
-        torch.as_tensor(observations, dtype=torch.float32),
+        torch.as_tensor(observations, dtype=torch.float32, device="cpu"),
         torch.from_numpy(np.concatenate(did)),
-        torch.as_tensor(returns, dtype=torch.float32),
+        torch.as_tensor(returns, dtype=torch.float32, device="cpu"),
     )
 
 

@@ -35,7 +35,7 @@ from paramarket_baselines.training.callbacks import (
 from paramarket_baselines.training.checkpoint import load_checkpoint, save_checkpoint
 from paramarket_baselines.training.grouped import grouped_seeds
 from paramarket_baselines.training.imitation import imitate
-from paramarket_baselines.training.league import LEAGUE_SEEDS, MEMBERS, League, PastSelves, league_settings
+from paramarket_baselines.training.league import MEMBERS, League, PastSelves, evaluation_seeds, league_settings
 from paramarket_baselines.training.remembering import RememberingVecEnv
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.config import MarketConfig
@@ -141,15 +141,15 @@ TUNED: dict[str, dict[str, Any]] = {
 """Settings by scenario that differ from a plan's defaults with one learner against ``TRAINING_OPPONENTS``."""
 
 
-LEAGUE_TIMESTEPS = {"three-firms-short": 200_000, "costly-training-short": 200_000, "crowd-short": 60_000}
-"""The agent-steps of a league by scenario, where they differ from 300,000: a step with more firms takes longer."""
+LEAGUE_TIMESTEPS = {"three-firms-short": 250_000, "costly-training-short": 250_000, "crowd-short": 40_000}
+"""The agent-steps of a league by scenario, where they differ from 500,000: a step with more firms takes longer."""
 
 
 def tuned_league(config: MarketConfig, name: str = "") -> Plan:
     """The plan of a league in a market, or in the scenario of that name."""
     group = MEMBERS * config.agents
     markets = max(192 // group, 1) * group
-    steps = LEAGUE_TIMESTEPS.get(name, 300_000)
+    steps = LEAGUE_TIMESTEPS.get(name, 500_000)
     return Plan(config, timesteps=steps, num_markets=markets, against=("varied",), league=True, past_selves=3)
 
 
@@ -202,7 +202,9 @@ def learn(
     def save(evaluations: Evaluations) -> None:
         save_checkpoint(checkpoint, model, env, vars(evaluations), about)
 
-    settings: dict[str, Any] = {"seeds": LEAGUE_SEEDS, "patience": EVALUATIONS} if league else {}
+    settings: dict[str, Any] = (
+        {"seeds": evaluation_seeds(plan.config.agents), "patience": EVALUATIONS} if league else {}
+    )
     evaluation = EvalCallback(
         plan.config, plan.against, plan.timesteps, folder, save, device, done, about, on_evaluation, **settings
     )

@@ -24,7 +24,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> Plan:
     """The plan of a league of two rollouts in a market of four cycles."""
     monkeypatch.setattr(imitation, "EPISODES", 1)
     monkeypatch.setattr(imitation, "EPOCHS", 2)
-    monkeypatch.setattr(sb3, "LEAGUE_SEEDS", range(2**41, 2**41 + 2))
+    monkeypatch.setattr(league, "EVALUATED", 4)
     monkeypatch.setattr(callbacks, "EVALUATIONS", 2)
     config = scenario("digits-priced-short", max_cycles=4)
     return replace(tuned_league(config), num_markets=16, timesteps=128)
