@@ -85,7 +85,7 @@ def test_the_authors_protocol_is_marked_wherever_its_figures_are_shown(
         (["--policies", "train", "train"], "policies=('train', 'train') is not allowed"),
         (["--first-seed", str(2**63)], "is not allowed: it must be an integer within [0, 2**63)"),
         (["--device", "mps"], "device='mps' is not allowed"),
-        (["--policies", "nobody"], "unknown policy 'nobody': choose from greedy, hold"),
+        (["--policies", "nobody"], "unknown policy 'nobody': choose from choosy, early"),
         (["--agents", "1"], "agents=1 is not allowed: it must be greater than or equal to 2"),
         (["--device", "cuda:99"], "device='cuda:99' is not available"),
         (["--batch-size", "500"], "training.batch_size=500 is not allowed"),
