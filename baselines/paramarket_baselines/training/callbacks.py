@@ -13,8 +13,8 @@ import pandas as pd
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
+from paramarket_baselines.evaluation.matches import play_matches
 from paramarket_baselines.evaluation.play import Arm, play
-from paramarket_baselines.evaluation.statistics import evaluate
 from paramarket_baselines.evaluation.welfare import returns
 from paramarket_baselines.policies.learned import save_policy
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
@@ -181,11 +181,9 @@ class EvalCallback(BaseCallback):
             name = f"learned:{folder}"
             if not self._populations:
                 return self._score_of_all(name)
-            runs = evaluate(self._config, [name], self._populations, self.seeds, self._device)
-        score = float(runs["return"].mean())
-        if np.isnan(score):
-            raise ValueError(f"the policy cannot be evaluated: {runs.error.iloc[0]}")
-        return score
+            populations = {each: [each] for each in self._populations}
+            returns = play_matches(self._config, name, populations, self.seeds, self._device)
+        return float(np.mean([*returns.values()]))
 
     def _score_of_all(self, name: str) -> float:
         """The mean return of the agents if all have the policy: one episode for each seed, whatever their number."""
