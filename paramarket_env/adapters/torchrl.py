@@ -28,7 +28,10 @@ class ParaMarketTorchRLEnv(Face, EnvBase):  # type: ignore[misc]  # TorchRL need
     | `agents, action_mask`     | `[M, N, A]`, flat in both action modes    | bool    |
     | `agents, action`          | `[M, N]` (`verb`), `[M, N, 2+S]` (`round`)| int64   |
     | `agents, reward`          | `[M, N, 1]`                               | float32 |
+    | `state`                   | `[M, N, D]`                               | float32 |
     | `done` and its two causes | `[M, 1]`                                  | bool    |
+
+    ``state`` has the observations of all agents of a market, as ``ParaMarketEnv.state()``, for centralised critics.
 
     A market is ``truncated`` after ``max_cycles``, and ``terminated`` when the networks of all agents have failed. If
     only some networks fail, their agents idle until the market ends: their orders are ignored, their rewards are 0, and
@@ -59,6 +62,7 @@ class ParaMarketTorchRLEnv(Face, EnvBase):  # type: ignore[misc]  # TorchRL need
             observation=Bounded(low, high, dtype=torch.float32, device=self.device),
             action_mask=self._flags(*agents, batch.actions.mask_size),
         )
+        self.observation_spec["state"] = self.observation_spec["agents", "observation"].clone()
         self.action_spec = self._group(action=self._action_spec(agents))
         self.reward_spec = self._group(reward=Unbounded((*agents, 1), dtype=torch.float32, device=self.device))
         ends = {name: self._flags(*self.batch_size, 1) for name in ("done", "terminated", "truncated")}
@@ -102,4 +106,5 @@ class ParaMarketTorchRLEnv(Face, EnvBase):  # type: ignore[misc]  # TorchRL need
         seen = {"observation": self._autoreset.observation, "action_mask": self._autoreset.mask}
         group = TensorDict(seen | rewards, batch_size=self._autoreset.mask.shape[:2], device=self.device)
         ends = {"done": terminated | truncated, "terminated": terminated.clone(), "truncated": truncated.clone()}
-        return TensorDict({"agents": group, **ends}, batch_size=self.batch_size, device=self.device)
+        state = self._autoreset.observation.clone()
+        return TensorDict({"agents": group, "state": state, **ends}, batch_size=self.batch_size, device=self.device)

@@ -64,6 +64,25 @@ def test_episodes_are_those_of_each_market_alone(envs: Any, mode: str) -> None:
     assert {step for played in alone for step in np.flatnonzero(played.ended).tolist()} == {2, 5, 8, 11, 14}
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_the_state_is_that_of_each_market_alone(envs: Any, mode: str) -> None:
+    env, actions = new_env(mode), scripted(priced_market(action_mode=mode), 5, 3)
+    env.set_seed(SEED)
+    now = env.reset()
+    alone = [paramarket_v0.parallel_env(priced_market(action_mode=mode), device="cpu") for _ in range(3)]
+    for market, seed in zip(alone, env.market_batch.seeds.tolist(), strict=True):
+        market.reset(seed)
+    for step in range(6):
+        state = np.stack([market.state() for market in alone])
+        torch.testing.assert_close(now["state"], torch.from_numpy(state), rtol=1e-4, atol=1e-5)
+        assert env.observation_spec["state"].is_in(now["state"])
+        if step < 5:
+            now["agents", "action"] = torch.from_numpy(actions[step])
+            now = env.step(now)["next"]
+            for market, chosen in zip(alone, actions[step], strict=True):
+                market.step(dict(zip(market.agents, chosen, strict=True)))
+
+
 def test_a_rollout_goes_on_through_the_ends(envs: Any) -> None:
     rollout = new_env().rollout(14, break_when_any_done=False)
     assert rollout.batch_size == (3, 14)

@@ -1,4 +1,4 @@
-"""Policies learned with Stable-Baselines3. They are saved in a folder, and ``learned:FOLDER`` plays them like a rule.
+"""Learned policies. They are saved in a folder, and ``learned:FOLDER`` plays them like a rule.
 
 The folder has ``policy.json`` (the algorithm, the layers of its network, and the observations and actions of the
 market) and the tensors in the safetensors format. To load a policy executes nothing of it.
@@ -186,9 +186,43 @@ def save_policy(
     name = lookup(names, type(model).__name__.lower(), "algorithm")
     market = _market_of(model)
     scaled = model.get_vec_normalize_env()
-    size = _width(model)
-    scale = Normaliser.identity(size) if scaled is None or not scaled.norm_obs else Normaliser.of(scaled)
-    linear, activation = _layers_of(model)
+    scale = Normaliser.identity(_width(model)) if scaled is None or not scaled.norm_obs else Normaliser.of(scaled)
+    _write(folder, name, market, _layers_of(model), scale, metadata, files)
+
+
+def save_network(
+    folder: Path | str,
+    network: nn.Module,
+    scale: Normaliser,
+    market: MarketBatch,
+    metadata: dict[str, Any] | None = None,
+) -> None:
+    """Save a network that scores actions, so that ``learned:FOLDER`` plays the legal action with the highest score.
+
+    The network maps scaled observations, float32 ``[B, D]``, to the logits of all parts of an action, ``[B, A]``. It
+    must be linear layers with one of ``ACTIVATIONS`` between them. Raises ``ValueError`` for another network, or for
+    other sizes than the market's. See :func:`save_policy` for ``metadata``.
+    """
+    found = _linear_layers([*network] if isinstance(network, nn.Sequential) else [network])
+    sizes = (len(scale.mean), market.actions.mask_size)
+    if found is None or (found[0][0].in_features, found[0][-1].out_features) != sizes:
+        raise ValueError(
+            f"network cannot be saved: it must be linear layers from {sizes[0]} inputs to {sizes[1]} outputs, with one "
+            f"of the activations {', '.join(ACTIVATIONS)} between them"
+        )
+    _write(folder, MASKABLE, market, found, scale, metadata, None)
+
+
+def _write(
+    folder: Path | str,
+    name: str,
+    market: MarketBatch,
+    layers: tuple[list[nn.Linear], str],
+    scale: Normaliser,
+    metadata: dict[str, Any] | None,
+    files: Mapping[str, bytes] | None,
+) -> None:
+    linear, activation = layers
     tensors = {"mean": torch.from_numpy(scale.mean), "variance": torch.from_numpy(scale.variance)}
     for place, layer in enumerate(linear):
         tensors |= {f"{place}.weight": layer.weight.detach().cpu(), f"{place}.bias": layer.bias.detach().cpu()}
@@ -198,7 +232,7 @@ def save_policy(
         "hidden": [layer.out_features for layer in linear[:-1]],
         "activation": activation,
         "clip": float(scale.clip) if np.isfinite(scale.clip) else None,
-        "history": size > market.layout.size,
+        "history": len(scale.mean) > market.layout.size,
         "metadata": metadata or {},
     }
     write_set(expanded(folder) / MANIFEST, content, {WEIGHTS: save(tensors), **(files or {})})
@@ -218,16 +252,22 @@ def _layers_of(model: BaseAlgorithm) -> tuple[list[nn.Linear], str]:
         type(part).__module__.startswith(ours) and type(part).__name__.removeprefix("Maskable") in known
         for part in parts
     )
-    kinds = {repr(kind()): name for name, kind in ACTIVATIONS.items()}
-    between = {repr(layer) for layer in layers[1::2]} or {repr(nn.Tanh())}
-    linear = layers[::2]
-    plain = all(type(layer) is nn.Linear and layer.bias is not None for layer in linear) and len(layers) % 2 == 1
-    if not (standard and plain and len(between) == 1 and between <= set(kinds)):
+    found = _linear_layers(layers)
+    if not standard or found is None:
         raise ValueError(
             "model cannot be saved: its network must be an MlpPolicy of linear layers with one of the activations "
             f"{', '.join(ACTIVATIONS)}; save another network with model.save(PATH), and play it as sb3:PATH"
         )
-    return linear, kinds[between.pop()]
+    return found
+
+
+def _linear_layers(layers: Sequence[nn.Module]) -> tuple[list[nn.Linear], str] | None:
+    """The linear layers and the name of the activation between them; None if there are other layers."""
+    kinds = {repr(kind()): name for name, kind in ACTIVATIONS.items()}
+    between = {repr(layer) for layer in layers[1::2]} or {repr(nn.Tanh())}
+    linear = [layer for layer in layers[::2] if type(layer) is nn.Linear and layer.bias is not None]
+    plain = len(layers) == 2 * len(linear) - 1
+    return (linear, kinds[between.pop()]) if plain and len(between) == 1 and between <= set(kinds) else None
 
 
 def _market_of(model: BaseAlgorithm) -> MarketBatch:
@@ -258,7 +298,7 @@ def _widths(layout: ObservationLayout) -> tuple[int, int]:
 
 @configuration
 class Learned:
-    """A policy that ``paramarket train`` or :func:`save_policy` has saved in a folder."""
+    """A policy that ``paramarket train``, :func:`save_policy` or :func:`save_network` has saved in a folder."""
 
     folder: str
 
@@ -281,7 +321,7 @@ def trainings_of(policy: str) -> list[str]:
 
 
 class LearnedPolicy(Policy):
-    """A learned policy in a seat, acting deterministically. It chooses what the model of Stable-Baselines3 would.
+    """A learned policy in a seat, acting deterministically. It chooses what the model that was saved would.
 
     Raises ``ValueError`` if the folder has no policy, a damaged one, or one for other observations or actions.
     """

@@ -1,7 +1,8 @@
 """TorchRL's PPO learns to trade: ``python -m paramarket_baselines.training.torchrl_ppo``.
 
 All agents of all markets share one actor and one critic, and play against each other. Every iteration plays one episode
-of every market and learns from it. At the end the policy is compared with random play on held-out seeds.
+of every market and learns from it. At the end the policy is compared with random play on held-out seeds. With a central
+critic this is MAPPO (Yu et al., *The surprising effectiveness of PPO in cooperative multi-agent games*, 2022).
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import torch
 import tyro
@@ -18,11 +21,15 @@ from torch.distributions import Distribution, Independent
 from torch.nn.functional import pad
 
 from paramarket_baselines.evaluation.display import new_console, new_progress
+from paramarket_baselines.evaluation.results import provenance
 from paramarket_baselines.evaluation.statistics import compare_with_random
 from paramarket_baselines.policies.best_action import BestAction
+from paramarket_baselines.policies.learned import Normaliser, save_network
 from paramarket_baselines.training.options import SelfPlayOptions
 from paramarket_env import paramarket_v0
 from paramarket_env.config import MarketConfig
+from paramarket_env.interface.batch import MarketBatch
+from paramarket_env.validation import require
 
 try:
     from tensordict import TensorDictBase
@@ -39,6 +46,9 @@ LEARNING_RATE = 1e-3
 CLIP = 10.0  # bound of standardised observations
 HELD_OUT = 100  # seeds of the comparison at the end
 
+Critic = Literal["own", "central"]
+"""The input of the critic: the agent's own observation, or the observations of all agents of its market."""
+
 NewNetwork = Callable[[int, int], nn.Module]
 """Makes a network from float32 ``[..., inputs]`` to ``[..., outputs]``, given the two sizes."""
 
@@ -49,6 +59,10 @@ class Options(SelfPlayOptions):
 
     device: str = "auto"
     """Device of the markets and the networks: `auto`, `cpu` or `cuda`."""
+    critic: Critic = "own"
+    """`own`: the critic sees what the agent sees. `central`: it sees the observations of all agents of the market."""
+    folder: Path | None = None
+    """The policy is saved in this folder, and `learned:FOLDER` plays it. None: it is not saved."""
 
 
 class Standardise(nn.BatchNorm1d):
@@ -65,10 +79,28 @@ class Standardise(nn.BatchNorm1d):
         """Standardised observations, float32 ``[..., D]`` as given."""
         return super().forward(observation.flatten(0, -2)).view_as(observation).clamp(-CLIP, CLIP)
 
+    def normaliser(self) -> Normaliser:
+        """The current scaling, for a saved policy."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        variance = self.running_var.double() + self.eps
+        return Normaliser(self.running_mean.double().cpu().numpy(), variance.cpu().numpy(), CLIP)
+
     def show(self, observation: Tensor) -> None:
         """Update the mean and variance with the observations of a rollout."""
         self.train()(observation)
         self.eval()
+
+
+class Perspectives(nn.Module):
+    """Gives each agent its view of the market's state: its own observation, then those of the agents after it.
+
+    The agents share one critic, so each of them must find itself at the same place.
+    """
+
+    def forward(self, state: Tensor) -> Tensor:
+        """The views, float32 ``[..., N, N * D]``, of a state ``[..., N, D]``."""
+        return torch.cat([state.roll(-place, -2) for place in range(state.shape[-2])], -1)
 
 
 def masked(logits: Tensor, mask: Tensor, nvec: Sequence[int]) -> Distribution:
@@ -102,10 +134,14 @@ def new_actor(scores: nn.Module, nvec: Sequence[int]) -> TensorDictModule:
     )
 
 
-def new_loss(actor: TensorDictModule, values: nn.Module) -> ClipPPOLoss:
-    """PPO's loss over agents; its ``value_estimator`` computes generalised advantage estimates."""
-    critic = TensorDictModule(values, [("agents", "observation")], [("agents", "state_value")])
-    loss = ClipPPOLoss(actor, critic, entropy_coeff=0.01, critic_coeff=0.5)
+def new_loss(actor: TensorDictModule, values: nn.Module, critic: Critic = "own") -> ClipPPOLoss:
+    """PPO's loss over agents; its ``value_estimator`` computes generalised advantage estimates.
+
+    ``values`` maps what the critic sees to values ``[..., N, 1]``: all observations or the state, ``[..., N, D]``.
+    """
+    seen = "state" if critic == "central" else ("agents", "observation")
+    value_operator = TensorDictModule(values, [seen], [("agents", "state_value")])
+    loss = ClipPPOLoss(actor, value_operator, entropy_coeff=0.01, critic_coeff=0.5)
     loss.set_keys(value=("agents", "state_value"), sample_log_prob=("agents", "action_log_prob"))
     loss.set_keys(**{name: ("agents", name) for name in ("action", "reward", "done", "terminated")})
     loss.make_value_estimator(ValueEstimators.GAE, gamma=GAMMA, lmbda=LAMBDA, average_gae=True)
@@ -137,6 +173,14 @@ def improve(loss: ClipPPOLoss, optimizer: torch.optim.Optimizer, rollout: Tensor
             optimizer.step()
 
 
+def new_values(standardise: Standardise, network: NewNetwork, agents: int, critic: Critic) -> nn.Module:
+    """The critic's network, for :func:`new_loss`."""
+    size = standardise.num_features
+    if critic == "own":
+        return nn.Sequential(standardise, network(size, 1))
+    return nn.Sequential(standardise, Perspectives(), network(agents * size, 1))
+
+
 def learn(
     config: MarketConfig,
     num_markets: int,
@@ -145,24 +189,27 @@ def learn(
     device: str | torch.device = "auto",
     on_iteration: Callable[[int, float], None] = lambda iteration, returned: None,
     network: NewNetwork = mlp,
-) -> nn.Module:
-    """Train the actor's network, which maps observations, float32 ``[..., D]``, to scores of the choices, ``[..., A]``.
+    critic: Critic = "own",
+) -> nn.Sequential:
+    """Train the actor, which maps observations, float32 ``[..., D]``, to scores of the choices, ``[..., A]``.
+
+    The actor is a ``Standardise`` and a network. A ``central`` critic sees the state of the whole market, and the actor
+    only the agent's own observation.
 
     ``on_iteration`` is called with the iteration, counted from 1, and an agent's mean return in its episodes. Seeds
     torch's global generator.
     """
+    require(critic in get_args(Critic), "critic", critic, "'own' or 'central'")
     env: EnvBase = paramarket_v0.torchrl_env(config, num_markets=num_markets, device=device)
     torch.manual_seed(seed)
     env.set_seed(seed)
     batch = env.market_batch
     standardise = Standardise(batch.layout.size)
-    scores, values = (
-        nn.Sequential(standardise, network(batch.layout.size, outputs)).to(env.device)
-        for outputs in (batch.actions.mask_size, 1)
-    )
+    scores = nn.Sequential(standardise, network(batch.layout.size, batch.actions.mask_size)).to(env.device)
+    values = new_values(standardise, network, config.agents, critic).to(env.device)
     standardise.show(env.rollout(config.max_cycles, break_when_any_done=False)["agents", "observation"])
     actor = new_actor(scores, batch.actions.nvec)
-    loss = new_loss(actor, values)
+    loss = new_loss(actor, values, critic)
     optimizer = torch.optim.Adam(loss.parameters(), lr=LEARNING_RATE)
     for iteration in range(1, iterations + 1):
         with torch.no_grad():
@@ -172,6 +219,18 @@ def learn(
         standardise.show(rollout["agents", "observation"])
         on_iteration(iteration, float(rollout["next", "agents", "reward"].sum(1).mean()))
     return scores
+
+
+def save_scores(
+    folder: Path | str, scores: nn.Sequential, config: MarketConfig, metadata: dict[str, Any] | None = None
+) -> None:
+    """Save the actor that :func:`learn` has trained, so that ``learned:FOLDER`` plays its most likely actions.
+
+    See ``save_network`` for the networks that can be saved, for ``metadata``, and for errors.
+    """
+    standardise, network = scores
+    assert isinstance(standardise, Standardise)
+    save_network(folder, network, standardise.normaliser(), MarketBatch(config, 1, "cpu"), metadata)
 
 
 def run(options: Options, console: Console) -> None:
@@ -184,7 +243,19 @@ def run(options: Options, console: Console) -> None:
             progress.update(task, completed=iteration)
             console.print(f"iteration {iteration:>4}   return {returned:6.3f}")
 
-        scores = learn(config, options.num_markets, options.iterations, options.seed, options.device, on_iteration)
+        scores = learn(
+            config,
+            options.num_markets,
+            options.iterations,
+            options.seed,
+            options.device,
+            on_iteration,
+            critic=options.critic,
+        )
+    if options.folder is not None:
+        kept = {name: value for name, value in vars(options).items() if name != "folder"}
+        about = {"options": kept, **provenance([options.seed], next(scores.parameters()).device, dated=False)}
+        save_scores(options.folder, scores, config, about)
     # Training starts with the seeds before these; its later episodes use hashes of them.
     seeds = range(options.seed + options.num_markets, options.seed + options.num_markets + HELD_OUT)
     console.print(f"mean return on {HELD_OUT} held-out seeds, [95 % interval]")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,18 @@ from torch import Tensor, nn
 
 from paramarket_baselines.evaluation.play import Arm, play
 from paramarket_baselines.policies.best_action import BestAction
+from paramarket_baselines.policies.learned import MANIFEST, read_manifest
 from paramarket_env import paramarket_v0
+from paramarket_env.config import ActionMode
 from paramarket_env.interface.batch import MarketBatch
+from paramarket_env.interface.policy import seat_of
 from paramarket_env.learning.training import SGD
+from tests.baselines.policies.test_decisions import seated
 from tests.helpers import priced_market, tiny_market
 
 pytest.importorskip("torchrl")
+
+from tensordict.nn import set_interaction_type
 
 from paramarket_baselines.training import torchrl_ppo as ppo
 
@@ -49,13 +56,59 @@ def played(mode: str, steps: int, standardise: Any = None) -> tuple[Any, Any]:
     return rollout, ppo.new_loss(actor, Values())
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_the_best_action_of_a_single_step_is_found(mode: str) -> None:
+@pytest.mark.parametrize(("mode", "critic"), [("verb", "own"), ("round", "own"), ("verb", "central")])
+def test_the_best_action_of_a_single_step_is_found(mode: str, critic: ppo.Critic) -> None:
     # Nobody's offer is worth anything yet, and to hold gains nothing: to train is the one action that pays.
     config = tiny_market(max_cycles=1, optimizer=SGD(lr=0.2), opens_at=1, endowment="iid", action_mode=mode)
-    scores = ppo.learn(config, 16, 12, 0, "cpu")
+    scores = ppo.learn(config, 16, 12, 0, "cpu", critic=critic)
     steps = play(config, Arm("", (partial(BestAction, scores),)), range(100, 120), "cpu").steps
     assert steps[steps.cycle == 1].trained.mean() > 0.9
+
+
+def test_each_agent_finds_itself_first_in_its_view_of_the_state() -> None:
+    state = torch.arange(6.0, dtype=torch.float32, device="cpu").view(1, 3, 2)
+    views = ppo.Perspectives()(state)
+    assert views.tolist() == [[[0, 1, 2, 3, 4, 5], [2, 3, 4, 5, 0, 1], [4, 5, 0, 1, 2, 3]]]
+
+
+@pytest.mark.parametrize("critic", ["own", "central"])
+def test_only_a_central_critic_sees_the_other_agents(critic: ppo.Critic) -> None:
+    rollout, _ = played("verb", 2)
+    size = rollout["state"].shape[-1]
+    standardise = ppo.Standardise(size)
+    actor = ppo.new_actor(nn.Sequential(standardise, ppo.mlp(size, rollout["agents", "logits"].shape[-1])), [1])
+    loss = ppo.new_loss(actor, ppo.new_values(standardise, ppo.mlp, 3, critic), critic)
+    other = rollout.clone()
+    for seen in (other["state"], other["agents", "observation"]):
+        seen[..., 2, :] += 1  # the last agent's
+    with loss.critic_network_params.to_module(loss.critic_network):
+        before, after = (loss.critic_network(part)["agents", "state_value"] for part in (rollout, other))
+    assert before.shape == (4, 2, 3, 1)
+    assert (before != after).all(1).all(0).flatten().tolist() == [critic == "central", critic == "central", True]
+    assert actor.in_keys == [("agents", "observation"), ("agents", "action_mask")]
+
+
+def test_an_unknown_critic_is_refused() -> None:
+    with pytest.raises(ValueError, match="critic='all' is not allowed: it must be 'own' or 'central'"):
+        ppo.learn(tiny_market(), 1, 1, 0, "cpu", critic="all")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_saved_policy_chooses_the_most_likely_actions_of_the_actor(mode: ActionMode, tmp_path: Path) -> None:
+    options = ppo.Options(action_mode=mode, max_cycles=3, device="cpu", critic="central")
+    scores = ppo.learn(options.config, 4, 2, 0, "cpu", critic="central")
+    ppo.save_scores(tmp_path, scores, options.config)
+    env = paramarket_v0.torchrl_env(options.config, num_markets=4, device="cpu")
+    batch = env.market_batch
+    actor = ppo.new_actor(scores, batch.actions.nvec)
+    learned = seated(f"learned:{tmp_path}", seat_of(batch, 4))
+    now = env.reset()
+    for _ in range(3):
+        with torch.no_grad(), set_interaction_type(ppo.InteractionType.MODE):
+            now = actor(now)
+        chosen = learned.act(now["agents", "observation"][:, 0], now["agents", "action_mask"][:, 0])
+        assert torch.equal(chosen, now["agents", "action"][:, 0])
+        now = env.step(now)["next"]
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -151,12 +204,28 @@ def test_a_network_of_ones_own_is_trained() -> None:
     assert isinstance(scores[1], nn.Linear)
 
 
-def test_the_command_compares_with_random_play(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+def test_a_network_of_other_layers_is_not_saved(tmp_path: Path) -> None:
+    config = tiny_market()
+    batch = MarketBatch(config, 1, "cpu")
+    inputs, outputs = batch.layout.size, batch.actions.mask_size
+    for network in (ppo.mlp(inputs, outputs + 1), nn.Sequential(nn.Linear(inputs, outputs), nn.LayerNorm(outputs))):
+        with pytest.raises(ValueError, match=f"network cannot be saved: .* {inputs} inputs to {outputs} outputs"):
+            ppo.save_scores(tmp_path / "none", nn.Sequential(ppo.Standardise(inputs), network), config)
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_command_saves_its_policy_and_compares_it_with_random_play(
+    capsys: pytest.CaptureFixture[str], monkeypatch: Any, tmp_path: Path
+) -> None:
     monkeypatch.setattr(ppo, "HELD_OUT", 3)
-    ppo.run(ppo.Options(max_cycles=2, num_markets=2, iterations=2, device="cpu"), ppo.new_console())
+    options = ppo.Options(max_cycles=2, num_markets=2, iterations=2, device="cpu", critic="central", folder=tmp_path)
+    ppo.run(options, ppo.new_console())
     printed = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in printed[:2]] == [["iteration", "1"], ["iteration", "2"]]
     assert [line.split()[0] for line in printed[-2:]] == ["random", "learned"]
+    saved = read_manifest(tmp_path / MANIFEST)
+    assert (saved.algorithm, saved.metadata["options"]["critic"]) == ("maskable-ppo", "central")
+    assert not play(options.config, Arm("", (f"learned:{tmp_path}",)), (0,), "cpu", closing_trade=False).steps.empty
 
 
 def test_what_cannot_be_is_refused() -> None:
