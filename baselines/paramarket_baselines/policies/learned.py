@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # slow to import, and rules do not need it
     from stable_baselines3.common.vec_env import VecNormalize
 
 MASKABLE = "maskable-ppo"
+RECURRENT = "recurrent-ppo"
 
 MANIFEST = "policy.json"
 """The file of a saved policy that names the others."""
@@ -43,6 +44,7 @@ WEIGHTS = "weights.safetensors"
 ALGORITHMS = {
     "ppo": ("stable_baselines3", "PPO"),
     MASKABLE: ("sb3_contrib", "MaskablePPO"),
+    RECURRENT: ("sb3_contrib", "RecurrentPPO"),
     "a2c": ("stable_baselines3", "A2C"),
     "dqn": ("stable_baselines3", "DQN"),
 }
@@ -58,6 +60,10 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
 }
 """The activations that a saved policy can have, with torch's default settings."""
+
+
+LSTM_TENSORS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+"""The tensors of an LSTM, with torch's names and in the order of ``torch.lstm_cell``."""
 
 
 def algorithm(name: str) -> type[BaseAlgorithm]:
@@ -78,7 +84,7 @@ def interface_signature(layout: ObservationLayout, actions: Actions) -> dict[str
 
 
 Size = Annotated[int, Field(ge=1, le=2**16)]
-Algorithm = Literal["ppo", "maskable-ppo", "a2c", "dqn"]
+Algorithm = Literal["ppo", "maskable-ppo", "recurrent-ppo", "a2c", "dqn"]
 
 
 @configuration
@@ -99,6 +105,8 @@ class SavedPolicy:
     """The SHA-256 of each file of the set, by name."""
     history: bool = False
     """Whether the network sees the history of the episode behind the observation (see ``History``)."""
+    lstm: Size | None = None
+    """H, the number of units of the LSTM before the hidden layers, or None for a network without memory."""
     metadata: dict[str, Any] = field(default_factory=dict)
     """Anything else that is worth knowing about the policy."""
 
@@ -106,8 +114,12 @@ class SavedPolicy:
         """The shape of every tensor of the policy."""
         fields = {name: size for name, size, _, _ in self.observation}
         width = sum(fields.values()) + (sum(feature_sizes(fields).values()) if self.history else 0)
-        sizes = (width, *self.hidden, sum(self.nvec))
+        sizes = (self.lstm or width, *self.hidden, sum(self.nvec))
         shapes: dict[str, tuple[int, ...]] = {"mean": (width,), "variance": (width,)}
+        if self.lstm:
+            gates = 4 * self.lstm
+            of_lstm = ((gates, width), (gates, self.lstm), (gates,), (gates,))
+            shapes |= {f"lstm.{name}": shape for name, shape in zip(LSTM_TENSORS, of_lstm, strict=True)}
         for place, (before, after) in enumerate(pairwise(sizes)):
             shapes |= {f"{place}.weight": (after, before), f"{place}.bias": (after,)}
         return shapes
@@ -176,7 +188,7 @@ def save_policy(
 
     The model must have learned on a ``ParaMarketVecEnv``, optionally in a ``VecNormalize``, in a ``RememberingVecEnv``,
     or in wrappers that leave observations unchanged. Its network must be an ``MlpPolicy`` of linear layers and one of
-    ``ACTIVATIONS``.
+    ``ACTIVATIONS``, or an ``MlpLstmPolicy`` with an LSTM of one layer before them.
     ``metadata`` must be JSON; it is saved in ``policy.json`` too. ``files`` has contents of further files by name; they
     are saved as one set with the policy. Raises ``ValueError`` for another environment or network, and for an
     algorithm that is not in ``ALGORITHMS``.
@@ -187,7 +199,8 @@ def save_policy(
     market = _market_of(model)
     scaled = model.get_vec_normalize_env()
     scale = Normaliser.identity(_width(model)) if scaled is None or not scaled.norm_obs else Normaliser.of(scaled)
-    _write(folder, name, market, _layers_of(model), scale, metadata, files)
+    lstm: nn.LSTM | None = getattr(model.policy, "lstm_actor", None)
+    _write(folder, name, market, _layers_of(model), scale, metadata, files, lstm)
 
 
 def save_network(
@@ -210,7 +223,7 @@ def save_network(
             f"network cannot be saved: it must be linear layers from {sizes[0]} inputs to {sizes[1]} outputs, with one "
             f"of the activations {', '.join(ACTIVATIONS)} between them"
         )
-    _write(folder, MASKABLE, market, found, scale, metadata, None)
+    _write(folder, MASKABLE, market, found, scale, metadata)
 
 
 def _write(
@@ -220,12 +233,15 @@ def _write(
     layers: tuple[list[nn.Linear], str],
     scale: Normaliser,
     metadata: dict[str, Any] | None,
-    files: Mapping[str, bytes] | None,
+    files: Mapping[str, bytes] | None = None,
+    lstm: nn.LSTM | None = None,
 ) -> None:
     linear, activation = layers
     tensors = {"mean": torch.from_numpy(scale.mean), "variance": torch.from_numpy(scale.variance)}
     for place, layer in enumerate(linear):
         tensors |= {f"{place}.weight": layer.weight.detach().cpu(), f"{place}.bias": layer.bias.detach().cpu()}
+    if lstm:
+        tensors |= {f"lstm.{each}": getattr(lstm, f"{each}_l0").detach().cpu() for each in LSTM_TENSORS}
     content = {
         "algorithm": name,
         **interface_signature(market.layout, market.actions),
@@ -233,6 +249,7 @@ def _write(
         "activation": activation,
         "clip": float(scale.clip) if np.isfinite(scale.clip) else None,
         "history": len(scale.mean) > market.layout.size,
+        "lstm": lstm.hidden_size if lstm else None,
         "metadata": metadata or {},
     }
     write_set(expanded(folder) / MANIFEST, content, {WEIGHTS: save(tensors), **(files or {})})
@@ -246,17 +263,19 @@ def _layers_of(model: BaseAlgorithm) -> tuple[list[nn.Linear], str]:
     else:
         parts = [policy, policy.pi_features_extractor, policy.mlp_extractor]
         layers = [*policy.mlp_extractor.policy_net, policy.action_net]
-    known = ("FlattenExtractor", "MlpExtractor", "QNetwork", "DQNPolicy", "ActorCriticPolicy")
+    actors = [f"{kind}ActorCriticPolicy" for kind in ("", "Maskable", "Recurrent")]
+    known = ("FlattenExtractor", "MlpExtractor", "QNetwork", "DQNPolicy", *actors)
     ours = ("stable_baselines3.", "sb3_contrib.")
-    standard = all(
-        type(part).__module__.startswith(ours) and type(part).__name__.removeprefix("Maskable") in known
-        for part in parts
-    )
+    standard = all(type(part).__module__.startswith(ours) and type(part).__name__ in known for part in parts)
+    lstm = getattr(policy, "lstm_actor", None)
+    # With torch's default settings an LSTM shows its sizes alone.
+    standard &= lstm is None or repr(lstm) == f"LSTM({lstm.input_size}, {lstm.hidden_size})"
     found = _linear_layers(layers)
     if not standard or found is None:
         raise ValueError(
             "model cannot be saved: its network must be an MlpPolicy of linear layers with one of the activations "
-            f"{', '.join(ACTIVATIONS)}; save another network with model.save(PATH), and play it as sb3:PATH"
+            f"{', '.join(ACTIVATIONS)}, or such an MlpLstmPolicy with an LSTM of one layer; save another "
+            "network with model.save(PATH), and play it as sb3:PATH"
         )
     return found
 
@@ -337,12 +356,16 @@ class LearnedPolicy(Policy):
         self.tensors = {name: tensor.to(seat.device) for name, tensor in tensors.items()}
         self.history = History(seat.layout)
         self.memory = self.history.start(seat.num_markets, seat.device)
+        # The hidden state and the cell state of the LSTM.
+        shape = (2, seat.num_markets, self.saved.lstm or 0)
+        self.state = torch.zeros(shape, dtype=torch.float32, device=seat.device)
         self.activation = ACTIVATIONS[self.saved.activation]()
 
     def reset(self, rows: Tensor, keys: Tensor) -> None:
         """See :meth:`Policy.reset`."""
         fresh = self.history.start(len(rows), keys.device)
         self.memory = {name: kept.index_copy(0, rows, fresh[name]) for name, kept in self.memory.items()}
+        self.state = self.state.index_fill(1, rows, 0)
 
     def act(self, observation: Tensor, mask: Tensor) -> Tensor:
         """See :meth:`Policy.act`."""
@@ -365,6 +388,10 @@ class LearnedPolicy(Policy):
     @torch.no_grad()
     def _scores(self, observation: Tensor) -> Tensor:
         values, last = self._scaled(observation), len(self.saved.hidden)
+        if self.saved.lstm:
+            weights = [self.tensors[f"lstm.{name}"] for name in LSTM_TENSORS]
+            self.state = torch.stack(torch.lstm_cell(values, self.state.unbind(), *weights))
+            values = self.state[0]
         for place in range(last + 1):
             values = F.linear(values, self.tensors[f"{place}.weight"], self.tensors[f"{place}.bias"])
             values = self.activation(values) if place < last else values

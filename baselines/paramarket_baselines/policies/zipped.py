@@ -36,6 +36,8 @@ class ZippedPolicy(Policy):
 
     def __init__(self, seat: Seat, saved: Zipped) -> None:
         self._masks = saved.algo == MASKABLE
+        self._state: Any = None  # of a recurrent policy
+        self._starts = np.ones(seat.num_markets, dtype=bool)
         try:
             self.model: Any = algorithm(saved.algo).load(expanded(saved.path), device="cpu")
             self.scale = _normaliser(saved.normalise, seat.layout.size)
@@ -49,10 +51,16 @@ class ZippedPolicy(Policy):
         actions = tuple(space.nvec) if hasattr(space, "nvec") else (space.n,)
         require(actions == tuple(seat.actions.nvec), "policy", saved.path, f"a model for actions {seat.actions.nvec}")
 
+    def reset(self, rows: Tensor, keys: Tensor) -> None:
+        """See :meth:`Policy.reset`."""
+        self._starts[rows.cpu().numpy()] = True
+
     def act(self, observation: Tensor, mask: Tensor) -> Tensor:
         """See :meth:`Policy.act`."""
         masks = {"action_masks": mask.cpu().numpy()} if self._masks else {}
-        actions, _ = self.model.predict(self.scale(observation.cpu().numpy()), deterministic=True, **masks)
+        seen = self.scale(observation.cpu().numpy())
+        actions, self._state = self.model.predict(seen, self._state, self._starts, deterministic=True, **masks)
+        self._starts = np.zeros_like(self._starts)
         return torch.from_numpy(np.asarray(actions, dtype=np.int64)).to(observation.device)
 
 

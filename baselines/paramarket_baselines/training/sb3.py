@@ -22,7 +22,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 from paramarket_baselines.evaluation.results import provenance
-from paramarket_baselines.policies.learned import MANIFEST, MASKABLE, WEIGHTS, algorithm, read_manifest
+from paramarket_baselines.policies.learned import MANIFEST, MASKABLE, RECURRENT, WEIGHTS, algorithm, read_manifest
 from paramarket_baselines.training.callbacks import (
     EVALUATIONS,
     EvalCallback,
@@ -58,7 +58,7 @@ class Plan:
 
     config: MarketConfig
     algo: str = "ppo"
-    """`ppo`, `maskable-ppo` (takes no illegal actions; needs sb3-contrib), `a2c` or `dqn` (only in verb mode)."""
+    """`ppo`, `a2c`, `dqn` (only in verb mode) or, with sb3-contrib, `maskable-ppo` or `recurrent-ppo` (an LSTM)."""
     timesteps: Count = 200_000
     """Agent-steps to train for, counting only agents that learn."""
     num_markets: Count = 48
@@ -110,6 +110,11 @@ def linear_schedule(left: float) -> float:
 SETTINGS: dict[str, Callable[[Plan, int], dict[str, Any]]] = {
     "ppo": _on_policy,
     MASKABLE: _on_policy,
+    RECURRENT: lambda plan, rows: {
+        **_on_policy(plan, rows),
+        "policy": "MlpLstmPolicy",
+        "policy_kwargs": {"lstm_hidden_size": 64},
+    },
     "a2c": lambda plan, rows: {"n_steps": plan.config.max_cycles, "ent_coef": 0.01},
     "dqn": lambda plan, rows: {
         "learning_starts": 500,
@@ -240,7 +245,7 @@ def _new(kind: Any, vec_env: ParaMarketVecEnv, plan: Plan) -> tuple[VecNormalize
         settings = SETTINGS[plan.algo](plan, vec_env.num_envs)
     window = vec_env.num_envs
     arguments = {"seed": plan.seed, "gamma": GAMMA, "device": "cpu", "stats_window_size": window}
-    model = kind("MlpPolicy", env, **arguments, **settings)
+    model = kind(**{"policy": "MlpPolicy", "env": env, **arguments, **settings})
     if isinstance(model, OnPolicyAlgorithm) and isinstance(vec_env.market_batch.actions, VerbActions):
         _make_verbs_even(model, vec_env.market_batch.actions)
     return env, model

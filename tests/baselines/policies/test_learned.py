@@ -44,7 +44,11 @@ def trained(config: MarketConfig, name: str, folder: Path) -> BaseAlgorithm:
 
 
 @pytest.mark.parametrize(
-    ("name", "mode"), [("ppo", "round"), ("dqn", "verb"), ("maskable-ppo", "round"), ("a2c", "verb")]
+    ("name", "mode"),
+    [
+        *(("ppo", "round"), ("dqn", "verb"), ("maskable-ppo", "round"), ("a2c", "verb")),
+        *(("recurrent-ppo", "round"), ("recurrent-ppo", "verb")),
+    ],
 )
 def test_a_policy_that_was_kept_acts_as_the_model_that_was_trained(name: str, mode: str, tmp_path: Path) -> None:
     config = priced_market(max_cycles=4, action_mode=mode)
@@ -61,6 +65,38 @@ def test_a_policy_that_was_kept_acts_as_the_model_that_was_trained(name: str, mo
         parts = mask[:, 1].split(batch.actions.nvec, dim=1)
         acted = player.act(seen[:, 1], mask[:, 1]).unbind(1)
         assert all(bool(part.gather(1, action.unsqueeze(1)).all()) for part, action in zip(parts, acted, strict=True))
+
+
+@pytest.mark.parametrize("mode", ["verb", "round"])
+def test_a_recurrent_policy_remembers_the_episode_of_each_row_as_the_model_does(mode: str, tmp_path: Path) -> None:
+    config = priced_market(max_cycles=4, action_mode=mode)
+    model: Any = trained(config, "recurrent-ppo", tmp_path)
+    with torch.no_grad():  # almost untrained, it would hardly use what it remembers
+        model.policy.action_net.weight.normal_(generator=torch.Generator().manual_seed(0))
+        model.policy.action_net.bias.zero_()
+    save_policy(tmp_path / "mine", model)
+    model.save(tmp_path / "mine.zip")
+    scaled = model.get_vec_normalize_env()
+    scaled.save(tmp_path / "scale")
+    zipped = f"path={str(tmp_path / 'mine.zip')!r}, normalise={str(tmp_path / 'scale')!r}"
+    env = ParaMarketVecEnv(config, 6, "cpu", ("random",))
+    names = (f"learned:{tmp_path / 'mine'}", f"sb3({zipped}, algo='recurrent-ppo')")
+    players = [seated(name, seat_of(env.market_batch, 6)) for name in names]
+    seen, state, starts, differs = env.reset(), None, np.ones(6, dtype=bool), False
+    for step in range(8):
+        observation, mask = torch.from_numpy(seen), torch.from_numpy(env.action_masks())
+        if step == 2:  # an episode can begin in some rows alone
+            starts[[1, 4]] = True
+        rows = torch.from_numpy(starts.nonzero()[0])
+        expected, state = model.predict(scaled.normalize_obs(seen), state, starts, deterministic=True)
+        forgetful, _ = model.predict(scaled.normalize_obs(seen), deterministic=True)
+        differs |= not np.array_equal(expected, forgetful)
+        for player in players:
+            player.reset(rows, rows)
+            assert np.array_equal(player.act(observation, mask).numpy(), expected)
+        seen, _, starts, _ = env.step(expected)
+    assert starts.all()
+    assert differs
 
 
 @pytest.mark.parametrize("normalise", [False, True])
@@ -95,7 +131,7 @@ def test_an_algorithm_that_could_not_be_loaded_is_not_kept(tmp_path: Path) -> No
         pass
 
     model = MyPPO("MlpPolicy", ParaMarketVecEnv(CONFIG, 1, "cpu"), n_steps=4, batch_size=4, device="cpu")
-    with pytest.raises(ValueError, match="unknown algorithm 'myppo': choose from a2c, dqn, maskableppo, ppo"):
+    with pytest.raises(ValueError, match="unknown algorithm 'myppo': choose from a2c, dqn, maskableppo, ppo, rec"):
         save_policy(tmp_path, model)
 
 
@@ -124,10 +160,11 @@ def test_a_folder_without_a_policy_is_refused(tmp_path: Path) -> None:
         seated(f"learned:{tmp_path}", seat(CONFIG))
 
 
-def test_an_extra_that_is_missing_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["maskable-ppo", "recurrent-ppo"])
+def test_an_extra_that_is_missing_is_named_with_the_command(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sb3_contrib", None)
-    with pytest.raises(ImportError, match="algo='maskable-ppo' needs sb3-contrib: pip install sb3-contrib"):
-        algorithm("maskable-ppo")
+    with pytest.raises(ImportError, match=f"algo='{name}' needs sb3-contrib: pip install sb3-contrib"):
+        algorithm(name)
 
 
 # --- damaged and foreign files ------------------------------------------------------------------------------------
@@ -191,7 +228,9 @@ NUMBERS: list[Any] = [
 
 
 @pytest.mark.parametrize("value", NUMBERS, ids=lambda value: str(value)[:12])
-@pytest.mark.parametrize("key", ["algorithm", "observation", "nvec", "hidden", "activation", "clip", "files", "new"])
+@pytest.mark.parametrize(
+    "key", ["algorithm", "observation", "nvec", "hidden", "activation", "clip", "files", "lstm", "new"]
+)
 def test_json_of_other_types_and_sizes_is_refused(key: str, value: Any, tmp_path: Path) -> None:
     content = json.loads(files_of_a_policy()["policy.json"])
     if content.get(key, "-") == value or (key == "clip" and value in (2**63, 1e308)):
@@ -278,6 +317,22 @@ def test_a_network_that_the_format_cannot_hold_is_refused_and_says_what_to_do(ne
     player = seated(f"sb3(path={str(tmp_path / 'mine.zip')!r}, algo='a2c')", seat_of(batch, 5))
     expected, _ = model.predict(seen[:, 1].numpy(), deterministic=True)
     assert np.array_equal(player.act(seen[:, 1], mask[:, 1]).numpy(), expected)
+
+
+@pytest.mark.parametrize("network", [{"n_lstm_layers": 2}, {"lstm_kwargs": {"bias": False}}])
+def test_another_lstm_than_one_of_a_single_layer_is_refused(network: Any, tmp_path: Path) -> None:
+    model = algorithm("recurrent-ppo")(
+        "MlpLstmPolicy", ParaMarketVecEnv(CONFIG, 1, "cpu"), policy_kwargs=network, device="cpu"
+    )
+    with pytest.raises(ValueError, match=r"model cannot be saved: .* MlpLstmPolicy with an LSTM of one layer"):
+        save_policy(tmp_path / "mine", model)
+
+
+def test_an_lstm_of_another_size_than_its_tensors_is_refused(tmp_path: Path) -> None:
+    content = json.loads(files_of_a_policy()["policy.json"])
+    folder = write_policy(tmp_path, {"policy.json": json.dumps(content | {"lstm": 8}).encode()})
+    with pytest.raises(ValueError, match=r"is damaged: its tensors 0.weight, lstm.bias_hh, .* are not those"):
+        Learned(folder)(seat(CONFIG))
 
 
 def test_a_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

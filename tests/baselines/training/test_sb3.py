@@ -47,7 +47,7 @@ def acted(config: MarketConfig, folder: Path) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("against", [(), pytest.param(("hold",), marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["ppo", "dqn", "maskable-ppo", "a2c"])
+@pytest.mark.parametrize("name", ["ppo", "dqn", "maskable-ppo", "recurrent-ppo", "a2c"])
 def test_the_best_action_of_a_single_step_is_found(name: str, against: tuple[str, ...], tmp_path: Path) -> None:
     # Nobody's offer is worth anything yet, and to hold gains nothing: to train is the one action that pays.
     config = tiny_market(max_cycles=1, optimizer=SGD(lr=0.2), opens_at=1, endowment="iid")
@@ -55,14 +55,17 @@ def test_the_best_action_of_a_single_step_is_found(name: str, against: tuple[str
     assert (acted(config, tmp_path) == 1).float().mean() > 0.9
 
 
-@pytest.mark.parametrize("name", ["ppo", "maskable-ppo", "a2c"])
+@pytest.mark.parametrize("name", ["ppo", "maskable-ppo", "recurrent-ppo", "a2c"])
 def test_learning_begins_with_even_chances_for_every_verb(name: str) -> None:
     config = priced_market(parameter_sets="layers")
     plan, markets = Plan(config, name), ParaMarketVecEnv(config, 20, "cpu")
     _, model = sb3._new(algorithm(name), markets, plan)
     policy: Any = model.policy
-    first = policy.get_distribution(torch.from_numpy(markets.reset())).distribution
-    chances = first.probs.detach().numpy().mean(0)
+    begun: dict[str, Any] = {}
+    if name == "recurrent-ppo":
+        begun = {"lstm_states": [torch.zeros(1, markets.num_envs, 64)] * 2, "episode_starts": torch.ones(60)}
+    first = policy.get_distribution(torch.from_numpy(markets.reset()), **begun)
+    chances = (first[0] if begun else first).distribution.probs.detach().numpy().mean(0)
     buy, ask = 2, markets.market_batch.actions.first_ask
     verbs = chances[0], chances[1], chances[buy:ask].sum(), chances[ask:].sum()
     assert ask - buy > 1
@@ -174,7 +177,7 @@ def test_a_resumed_training_ends_as_early_as_without_the_interruption(
 # --- going on -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["ppo", "dqn"])
+@pytest.mark.parametrize("name", ["ppo", "dqn", "recurrent-ppo"])
 def test_training_goes_on_from_a_checkpoint_and_keeps_a_better_policy_of_before(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,6 +196,23 @@ def test_training_goes_on_from_a_checkpoint_and_keeps_a_better_policy_of_before(
     )
     if name == "dqn":
         assert longer.replay_buffer.pos > first.replay_buffer.pos  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["ppo", "recurrent-ppo"])
+def test_a_resumed_training_has_the_networks_and_the_optimizer_of_its_checkpoint(name: str, tmp_path: Path) -> None:
+    plan = replace(SHORT, algo=name)
+    first = learn(plan, tmp_path, "cpu")
+    again = learn(plan, tmp_path, "cpu", resume=True)
+    exactly = {"rtol": 0.0, "atol": 0.0}
+    torch.testing.assert_close(again.policy.state_dict(), first.policy.state_dict(), **exactly)
+    now, then = (model.policy.optimizer.state_dict()["state"] for model in (again, first))
+    torch.testing.assert_close(now, then, **exactly)
+
+
+@pytest.mark.parametrize("cycles", [1, 7])
+def test_a_rollout_of_a_recurrent_policy_has_whole_episodes(cycles: int) -> None:
+    plan = Plan(priced_market(max_cycles=cycles), "recurrent-ppo")
+    assert SETTINGS[plan.algo](plan, 15)["n_steps"] % cycles == 0
 
 
 def test_nothing_is_left_to_learn_after_all_steps(tmp_path: Path) -> None:
@@ -305,6 +325,7 @@ def test_the_command_trains_and_keeps_a_policy_that_can_be_evaluated(
     [
         (["--algo", "sarsa"], "unknown algorithm 'sarsa': choose from a2c, dqn"),
         (["--algo", "dqn", "--action-mode", "round"], "algo='dqn' is not allowed"),
+        (["--algo", "recurrent-ppo", "--league"], "algo='recurrent-ppo' is not allowed: it must be ppo in a league"),
         (["--timesteps", "0"], "timesteps=0 is not allowed"),
         (["--num-markets", "0"], "num_markets=0 is not allowed"),
         (["--against", "nobody"], "unknown policy 'nobody'"),
