@@ -6,7 +6,6 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,17 +51,17 @@ def test_every_rule_passes(name: str, market: str) -> None:
         check(trial)
 
 
-@pytest.fixture(scope="module")
-def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a policy that was trained for a moment."""
+@pytest.fixture(scope="module", params=["maskable-ppo", "recurrent-ppo"])
+def learned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """The algorithm and the folder of a policy that was trained for a moment."""
     folder = tmp_path_factory.mktemp("learned")
-    learn(Plan(MARKET, "maskable-ppo", timesteps=1, num_markets=2), folder, "cpu").save(folder / "model.zip")
-    return folder
+    learn(Plan(MARKET, request.param, timesteps=1, num_markets=2), folder, "cpu").save(folder / "model.zip")
+    return {"algo": request.param, "folder": folder}
 
 
-@pytest.mark.parametrize("name", ["learned:{}/checkpoint", "sb3(path='{}/model.zip', algo='maskable-ppo')"])
-def test_a_learned_policy_passes_in_its_market_and_claims_no_other(name: str, learned: Path) -> None:
-    policy = name.format(learned)
+@pytest.mark.parametrize("name", ["learned:{folder}/checkpoint", "sb3(path='{folder}/model.zip', algo='{algo}')"])
+def test_a_learned_policy_passes_in_its_market_and_claims_no_other(name: str, learned: dict[str, object]) -> None:
+    policy = name.format(**learned)
     own, other = PolicyTrial(policy, "own", MARKET), PolicyTrial(policy, "other", MARKETS["free"])
     for check in POLICY_CHECKS:
         check(own)
