@@ -202,12 +202,11 @@ def learn(
     def save(evaluations: Evaluations) -> None:
         save_checkpoint(checkpoint, model, env, vars(evaluations), about)
 
-    settings: dict[str, Any] = (
-        {"seeds": evaluation_seeds(plan.config.agents), "patience": EVALUATIONS} if league else {}
-    )
     evaluation = EvalCallback(
-        plan.config, plan.against, plan.timesteps, folder, save, device, done, about, on_evaluation, **settings
+        plan.config, plan.against, plan.timesteps, folder, save, device, done, about, on_evaluation
     )
+    if league:
+        evaluation.seeds, evaluation.patience = evaluation_seeds(plan.config.agents), EVALUATIONS
     past = [PastSelves(league, plan.past_selves, plan.timesteps)] if league else []
     callbacks = CallbackList([Progress(on_rollout), MarketMetrics(vec_env), *past, evaluation])
     left = plan.timesteps - model.num_timesteps
