@@ -19,18 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paramarket_baselines.policies.varied import TEACHERS, VariedPolicy
+from paramarket_baselines.training.league import LeagueSettings
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.interface.policy import seat_of
 from paramarket_env.seeding import stream
-
-EPISODES = 8
-"""The number of episodes that are imitated, in every market."""
-
-EPOCHS = 15
-BATCH = 1024
-LEARNING_RATE = 1e-3
-SMOOTHING = 0.05
-"""The share of the probability that stays spread over all actions, so that none is ruled out."""
 
 
 @dataclass(frozen=True)
@@ -42,28 +34,31 @@ class Lessons:
     returns: Tensor
 
 
-def imitate(model: BaseAlgorithm, env: VecNormalize, markets: ParaMarketVecEnv, seed: int) -> None:
+def imitate(
+    model: BaseAlgorithm, env: VecNormalize, markets: ParaMarketVecEnv, seed: int, settings: LeagueSettings
+) -> None:
     """Let the policy choose what ``TEACHERS`` would, and the critic expect what they got."""
-    lessons = _observe(env, markets)
+    lessons = _observe(env, markets, settings.imitation_episodes)
     policy: Any = model.policy
-    optimizer = torch.optim.Adam(policy.parameters(), lr=LEARNING_RATE)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=settings.imitation_learning_rate)
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(EPOCHS):
-        for rows in torch.randperm(len(lessons.returns), generator=generator, device="cpu").split(BATCH):
-            loss = _loss(policy, lessons, rows)
+    for _ in range(settings.imitation_epochs):
+        order = torch.randperm(len(lessons.returns), generator=generator, device="cpu")
+        for rows in order.split(settings.imitation_batch):
+            loss = _loss(policy, lessons, rows, settings.smoothing)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(policy.parameters(), 0.5)
             optimizer.step()
 
 
-def _observe(env: VecNormalize, markets: ParaMarketVecEnv) -> Lessons:
+def _observe(env: VecNormalize, markets: ParaMarketVecEnv, episodes: int) -> Lessons:
     """Play episodes in which each row has one of the teachers."""
     batch, rows = markets.market_batch, torch.arange(markets.num_envs, device="cpu")
     player = VariedPolicy(seat_of(batch, len(rows)), TEACHERS)
     size, seen, did, got = batch.layout.size, [], [], []
     env.reset()
-    for episode in range(EPISODES):
+    for episode in range(episodes):
         # The rows of a group have the same seed, and different teachers.
         player.reset(rows, stream(rows, "teacher", episode))
         rewards = []
@@ -85,8 +80,8 @@ def _observe(env: VecNormalize, markets: ParaMarketVecEnv) -> Lessons:
     )
 
 
-def _loss(policy: Any, lessons: Lessons, rows: Tensor) -> Tensor:
+def _loss(policy: Any, lessons: Lessons, rows: Tensor, smoothing: float) -> Tensor:
     values, chances, entropy = policy.evaluate_actions(lessons.observations[rows], lessons.actions[rows])
     error = F.mse_loss(values.squeeze(1), lessons.returns[rows])
-    loss: Tensor = 0.5 * error - chances.mean() - SMOOTHING * entropy.mean()
+    loss: Tensor = 0.5 * error - chances.mean() - smoothing * entropy.mean()
     return loss

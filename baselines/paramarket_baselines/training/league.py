@@ -12,23 +12,53 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from stable_baselines3.common.callbacks import BaseCallback
 
 from paramarket_baselines.policies.learned import MANIFEST, Learned, save_policy
 from paramarket_baselines.policies.mixed import Mixed
 from paramarket_baselines.training.grouped import GroupedRolloutBuffer
 from paramarket_env.interface.policy import POLICIES
-
-MEMBERS = 8
-"""The number of equal episodes in a group."""
-
-WEIGHT = 3
-"""The first opponent is drawn this many times as often as each other, such as a past self."""
+from paramarket_env.validation import Count, configuration
 
 EVALUATED = 192
 """The number of episodes of an evaluation, over all seats. The opponents differ from seed to seed, so it is large."""
+
+
+@configuration
+class LeagueSettings:
+    """The settings of a league's algorithm. `python -m benchmarks.tuning` searches for better ones."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 7e-4
+    """PPO's learning rate at the beginning. It falls in proportion to what is left of the training."""
+    entropy: Annotated[float, Field(ge=0)] = 0.05
+    """The weight of the entropy in PPO's loss. With a tenth of the default, the policy soon repeats one plan, and its
+    groups then have nothing left to compare."""
+    epochs: Count = 4
+    """How often PPO goes through a rollout."""
+    minibatches: Count = 4
+    """The number of equal parts of a rollout; each gives one step of the optimizer."""
+    layers: Annotated[tuple[Count, ...], Field(min_length=1)] = (128, 128)
+    """The widths of the hidden layers of the policy, and of the critic."""
+    members: Annotated[int, Field(ge=2)] = 8
+    """The number of equal episodes in a group."""
+    weight: Count = 3
+    """The first opponent is drawn this many times as often as each other, such as a past self."""
+    imitation_episodes: Count = 8
+    """The number of episodes that are imitated, in every market."""
+    imitation_epochs: Count = 15
+    """How often the imitation goes through these episodes."""
+    imitation_batch: Count = 1024
+    """The number of agent-steps in a minibatch of the imitation."""
+    imitation_learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """The learning rate of the imitation."""
+    smoothing: Annotated[float, Field(ge=0)] = 0.05
+    """The weight of the entropy in the imitation's loss, so that no action is ruled out."""
+
+
+DEFAULTS = LeagueSettings()
 
 
 def evaluation_seeds(agents: int) -> range:
@@ -36,31 +66,27 @@ def evaluation_seeds(agents: int) -> range:
     return range(2**41, 2**41 + max(EVALUATED // agents, 2))
 
 
-def league_settings(cycles: int, rows: int, agents: int) -> dict[str, Any]:
-    """PPO's settings in a league: a rollout is one episode of every market.
-
-    Much entropy is kept. With a tenth of it, the policy soon repeats one plan, and its groups then have nothing left to
-    compare.
-    """
-    layers = [128, 128]
+def ppo_settings(settings: LeagueSettings, cycles: int, rows: int, agents: int) -> dict[str, Any]:
+    """PPO's settings in a league: a rollout is one episode of every market."""
+    layers = list(settings.layers)
     return {
         "n_steps": cycles,
-        "batch_size": cycles * rows // 4,
-        "n_epochs": 4,
-        "learning_rate": lambda left: 7e-4 * max(left, 0.05),
-        "ent_coef": 0.05,
+        "batch_size": cycles * rows // settings.minibatches,
+        "n_epochs": settings.epochs,
+        "learning_rate": lambda left: settings.learning_rate * max(left, 0.05),
+        "ent_coef": settings.entropy,
         "policy_kwargs": {"net_arch": {"pi": layers, "vf": layers}},
         "rollout_buffer_class": GroupedRolloutBuffer,
-        "rollout_buffer_kwargs": {"members": MEMBERS, "agents": agents},
+        "rollout_buffer_kwargs": {"members": settings.members, "agents": agents},
     }
 
 
 class League:
     """The opponents of a training. Past selves are kept in the folder ``past`` of the training."""
 
-    def __init__(self, folder: Path, against: Sequence[str]) -> None:
+    def __init__(self, folder: Path, against: Sequence[str], weight: int) -> None:
         self.folder = folder / "past"
-        self.opponents = Mixed(map(POLICIES.check, against), WEIGHT)
+        self.opponents = Mixed(map(POLICIES.check, against), weight)
 
     def restore(self) -> None:
         """Let the past selves join that an earlier part of the training has left in the folder."""

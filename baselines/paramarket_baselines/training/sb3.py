@@ -10,6 +10,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,7 +36,14 @@ from paramarket_baselines.training.callbacks import (
 from paramarket_baselines.training.checkpoint import load_checkpoint, save_checkpoint
 from paramarket_baselines.training.grouped import grouped_seeds
 from paramarket_baselines.training.imitation import imitate
-from paramarket_baselines.training.league import MEMBERS, League, PastSelves, evaluation_seeds, league_settings
+from paramarket_baselines.training.league import (
+    DEFAULTS,
+    League,
+    LeagueSettings,
+    PastSelves,
+    evaluation_seeds,
+    ppo_settings,
+)
 from paramarket_baselines.training.remembering import RememberingVecEnv
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.config import MarketConfig
@@ -71,10 +79,18 @@ class Plan:
     """In each episode draw one of the opponents anew; imitate rules first, and remember the episode."""
     past_selves: Annotated[int, Field(ge=0, le=100)] = 0
     """The number of past selves that join the opponents of a league."""
+    league_settings: LeagueSettings = DEFAULTS
+    """The settings of a league's algorithm."""
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON."""
-        return {**vars(self), "config": self.config.to_dict(), "against": list(self.against)}
+        settings = asdict(self.league_settings) | {"layers": list(self.league_settings.layers)}
+        return {
+            **vars(self),
+            "config": self.config.to_dict(),
+            "against": list(self.against),
+            "league_settings": settings,
+        }
 
     def __post_init__(self) -> None:
         verb = self.config.action_mode == "verb"
@@ -82,9 +98,13 @@ class Plan:
         require(not self.league or self.algo == "ppo", "algo", self.algo, "ppo in a league")
         require(not self.league or len(self.against) > 0, "against", self.against, "one or more policies in a league")
         require(self.league or not self.past_selves, "past_selves", self.past_selves, "0 without a league")
-        members = MEMBERS * self.config.agents
+        settings = self.league_settings
+        require(self.league or settings == DEFAULTS, "league_settings", settings, "the default without a league")
+        members, rollout = settings.members * self.config.agents, self.config.max_cycles * self.num_markets
         fits = not self.league or self.num_markets % members == 0
         require(fits, "num_markets", self.num_markets, f"a multiple of {members} in a league")
+        equal = not self.league or rollout % settings.minibatches == 0
+        require(equal, "minibatches", settings.minibatches, f"a divisor of the {rollout} agent-steps of a rollout")
 
 
 def _on_policy(plan: Plan, rows: int) -> dict[str, Any]:
@@ -150,12 +170,20 @@ LEAGUE_TIMESTEPS = {"three-firms-short": 250_000, "costly-training-short": 250_0
 """The agent-steps of a league by scenario, where they differ from 500,000: a step with more firms takes longer."""
 
 
-def tuned_league(config: MarketConfig, name: str = "") -> Plan:
+def tuned_league(config: MarketConfig, name: str = "", settings: LeagueSettings = DEFAULTS) -> Plan:
     """The plan of a league in a market, or in the scenario of that name."""
-    group = MEMBERS * config.agents
+    group = settings.members * config.agents
     markets = max(192 // group, 1) * group
     steps = LEAGUE_TIMESTEPS.get(name, 500_000)
-    return Plan(config, timesteps=steps, num_markets=markets, against=("varied",), league=True, past_selves=3)
+    return Plan(
+        config,
+        timesteps=steps,
+        num_markets=markets,
+        against=("varied",),
+        league=True,
+        past_selves=3,
+        league_settings=settings,
+    )
 
 
 def tuned(name: str) -> Plan:
@@ -184,7 +212,7 @@ def learn(
     plan.to_dict()  # refuse a plug-in without a name now, not when the first checkpoint is kept
     if resume:
         check_resume(plan, folder)
-    league = League(folder, plan.against) if plan.league else None
+    league = League(folder, plan.against, plan.league_settings.weight) if plan.league else None
     opponents = league.opponents if league else plan.against
     vec_env = ParaMarketVecEnv(plan.config, plan.num_markets, device, opponents, copy=False)
     env, model = _new(kind, vec_env, plan)
@@ -197,9 +225,10 @@ def learn(
     else:
         remove_training(folder)
     seed = TRAINING_SEEDS + plan.seed * 2**20 + model.num_timesteps
-    vec_env.seed(grouped_seeds(seed, plan.num_markets, MEMBERS * plan.config.agents) if league else seed)
+    group = plan.league_settings.members * plan.config.agents
+    vec_env.seed(grouped_seeds(seed, plan.num_markets, group) if league else seed)
     if league and not resume:
-        imitate(model, env, vec_env, plan.seed)
+        imitate(model, env, vec_env, plan.seed, plan.league_settings)
     model.set_logger(configure(str(folder / "log" / f"from-{model.num_timesteps}"), _formats()))
 
     about = {"plan": plan.to_dict(), **provenance([plan.seed], vec_env.market_batch.device, dated=False)}
@@ -207,12 +236,11 @@ def learn(
     def save(evaluations: Evaluations) -> None:
         save_checkpoint(checkpoint, model, env, vars(evaluations), about)
 
-    settings: dict[str, Any] = (
-        {"seeds": evaluation_seeds(plan.config.agents), "patience": EVALUATIONS} if league else {}
-    )
     evaluation = EvalCallback(
-        plan.config, plan.against, plan.timesteps, folder, save, device, done, about, on_evaluation, **settings
+        plan.config, plan.against, plan.timesteps, folder, save, device, done, about, on_evaluation
     )
+    if league:
+        evaluation.seeds, evaluation.patience = evaluation_seeds(plan.config.agents), EVALUATIONS
     past = [PastSelves(league, plan.past_selves, plan.timesteps)] if league else []
     callbacks = CallbackList([Progress(on_rollout), MarketMetrics(vec_env), *past, evaluation])
     left = plan.timesteps - model.num_timesteps
@@ -240,7 +268,7 @@ def remove_training(folder: Path) -> None:
 def _new(kind: Any, vec_env: ParaMarketVecEnv, plan: Plan) -> tuple[VecNormalize, BaseAlgorithm]:
     env = VecNormalize(VecMonitor(RememberingVecEnv(vec_env) if plan.league else vec_env), gamma=GAMMA)
     if plan.league:
-        settings = league_settings(plan.config.max_cycles, vec_env.num_envs, plan.config.agents)
+        settings = ppo_settings(plan.league_settings, plan.config.max_cycles, vec_env.num_envs, plan.config.agents)
     else:
         settings = SETTINGS[plan.algo](plan, vec_env.num_envs)
     window = vec_env.num_envs

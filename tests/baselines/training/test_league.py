@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from paramarket_baselines.cli import Train, _parse
 from paramarket_baselines.evaluation.play import Arm, play
 from paramarket_baselines.policies.learned import Learned, save_policy
 from paramarket_baselines.training import callbacks, imitation, league, sb3
+from paramarket_baselines.training.league import LeagueSettings
 from paramarket_baselines.training.remembering import RememberingVecEnv
-from paramarket_baselines.training.sb3 import Plan, learn, tuned_league
+from paramarket_baselines.training.sb3 import Plan, check_resume, learn, tuned_league
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.interface.policy import POLICIES, seat_of
 from paramarket_env.scenarios import scenario
@@ -22,12 +24,11 @@ from paramarket_env.scenarios import scenario
 @pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> Plan:
     """The plan of a league of two rollouts in a market of four cycles."""
-    monkeypatch.setattr(imitation, "EPISODES", 1)
-    monkeypatch.setattr(imitation, "EPOCHS", 2)
     monkeypatch.setattr(league, "EVALUATED", 4)
     monkeypatch.setattr(callbacks, "EVALUATIONS", 2)
     config = scenario("digits-priced-short", max_cycles=4)
-    return replace(tuned_league(config), num_markets=16, timesteps=128)
+    settings = LeagueSettings(imitation_episodes=1, imitation_epochs=2)
+    return replace(tuned_league(config, settings=settings), num_markets=16, timesteps=128)
 
 
 def test_a_league_saves_a_policy_with_its_history_and_past_selves(brief: Plan, tmp_path: Path) -> None:
@@ -43,7 +44,7 @@ def test_a_resumed_league_has_the_same_past_selves(brief: Plan, tmp_path: Path) 
     first = (tmp_path / "past" / "0" / "policy.json").read_bytes()
     learn(brief, tmp_path, "cpu", resume=True)
     assert (tmp_path / "past" / "0" / "policy.json").read_bytes() == first
-    known = league.League(tmp_path, brief.against)
+    known = league.League(tmp_path, brief.against, 3)
     known.restore()
     assert len(known.opponents.members) == 1 + known.past_selves > 1
 
@@ -93,14 +94,13 @@ def test_the_last_observation_of_an_episode_has_its_history() -> None:
         assert seen[row, loss_at_start] != last[loss_at_start]
 
 
-def test_imitation_makes_the_policy_act_like_sensible_rules(brief: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imitation_makes_the_policy_act_like_sensible_rules(brief: Plan) -> None:
     kind = sb3.algorithm("ppo")
     plan = replace(brief, config=scenario("digits-short"))
     markets = ParaMarketVecEnv(plan.config, 16, "cpu", ["train"], copy=False)
     env, model = sb3._new(kind, markets, plan)
     markets.seed(0)
-    monkeypatch.setattr(imitation, "EPOCHS", 60)
-    imitation.imitate(model, env, markets, 0)
+    imitation.imitate(model, env, markets, 0, LeagueSettings(imitation_episodes=1, imitation_epochs=60))
     env.reset()
     trained = []
     for _ in range(plan.config.max_cycles):
@@ -118,6 +118,9 @@ def test_imitation_makes_the_policy_act_like_sensible_rules(brief: Plan, monkeyp
         ({"num_markets": 20}, "a multiple of 16 in a league"),
         ({"against": ()}, "one or more policies in a league"),
         ({"league": False}, "0 without a league"),
+        ({"league": False, "past_selves": 0, "league_settings": LeagueSettings(epochs=1)}, "default without a league"),
+        ({"league_settings": LeagueSettings(members=7)}, "a multiple of 14 in a league"),
+        ({"league_settings": LeagueSettings(minibatches=7)}, "minibatches=7 .* a divisor of the 2304 agent-steps"),
     ],
 )
 def test_settings_that_a_league_does_not_have_are_refused(changes: dict[str, object], message: str) -> None:
@@ -127,3 +130,51 @@ def test_settings_that_a_league_does_not_have_are_refused(changes: dict[str, obj
 
 def test_varied_is_a_policy_like_any_other() -> None:
     assert POLICIES.text(POLICIES.parse("varied")) == "varied"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rate": 0.0}, "learning_rate=0.0 is not allowed: it must be greater than 0"),
+        ({"entropy": -0.1}, "entropy=-0.1 is not allowed"),
+        ({"layers": ()}, r"layers=\(\) is not allowed"),
+        ({"members": 1}, "members=1 is not allowed"),
+        ({"smoothing": float("nan")}, "smoothing=nan is not allowed"),
+    ],
+)
+def test_league_settings_are_checked(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LeagueSettings(**changes)  # type: ignore[arg-type]
+
+
+def test_ppo_and_the_opponents_have_the_settings_of_the_league(brief: Plan, tmp_path: Path) -> None:
+    settings = LeagueSettings(
+        learning_rate=1e-3,
+        entropy=0.1,
+        epochs=2,
+        minibatches=2,
+        layers=(16, 8),
+        members=4,
+        weight=2,
+        imitation_episodes=1,
+        imitation_epochs=1,
+    )
+    plan = replace(brief, league_settings=settings, timesteps=64)
+    model = learn(plan, tmp_path, "cpu")
+    assert (model.learning_rate(1.0), model.ent_coef, model.n_epochs, model.batch_size) == (1e-3, 0.1, 2, 32)
+    assert [layer.out_features for layer in model.policy.mlp_extractor.policy_net[::2]] == [16, 8]
+    assert model.rollout_buffer.members == 4
+
+
+def test_a_league_with_other_settings_is_not_resumed(brief: Plan, tmp_path: Path) -> None:
+    learn(replace(brief, timesteps=64), tmp_path, "cpu")
+    check_resume(brief, tmp_path)
+    other = replace(brief, league_settings=replace(brief.league_settings, entropy=0.1))
+    with pytest.raises(ValueError, match=r"league_settings.entropy=0.1 is not allowed: it must be 0.05"):
+        check_resume(other, tmp_path)
+
+
+def test_the_command_has_the_settings_of_a_league() -> None:
+    chosen = _parse(["train", "--league", "--entropy", "0.1", "--layers", "64", "32", "--imitation-epochs", "3"])
+    assert isinstance(chosen, Train)
+    assert chosen.plan.league_settings == LeagueSettings(entropy=0.1, layers=(64, 32), imitation_epochs=3)
