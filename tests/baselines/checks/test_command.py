@@ -74,7 +74,7 @@ def test_markets_that_a_policy_does_not_claim_are_counted(tmp_path: Path, capsys
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nobody"], "unknown policy 'nobody': choose from greedy, hold"),
+        (["nobody"], "unknown policy 'nobody': choose from choosy, early"),
         (["hold", "--scenarios", "nowhere"], "unknown scenario 'nowhere': choose from cifar10"),
         (
             ["hold", "--scenarios", "digits-short", "digits-short"],

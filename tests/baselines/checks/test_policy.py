@@ -24,6 +24,9 @@ from paramarket_env.scenarios import scenario
 from tests.helpers import priced_market, tiny_market
 from tests.test_examples import EXAMPLES
 
+PLAYERS = (*RULES, "linear-equilibrium", "varied")
+"""All policies of the registry that play without a file."""
+
 MARKET = priced_market(max_cycles=7)
 MARKETS = {
     "two firms": priced_market(agents=2, mechanism="double-auction", disclosure="none"),
@@ -43,7 +46,7 @@ def failed(policy: PolicyFactory) -> set[str]:
 # --- policies that are right ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", PLAYERS)
 @pytest.mark.parametrize("market", MARKETS)
 def test_every_rule_passes(name: str, market: str) -> None:
     trial = PolicyTrial(name, market, MARKETS[market])
@@ -77,11 +80,11 @@ def test_the_example_passes() -> None:
 
 
 def test_every_policy_is_tested() -> None:
-    assert {*RULES, "learned", "sb3"} == set(POLICIES)
+    assert {*PLAYERS, "learned", "sb3"} == set(POLICIES)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*RULES, "paper+history", "patient+thompson", "hold+bounds", "hold+omniscient"])
+@pytest.mark.parametrize("name", [*PLAYERS, "paper+history", "patient+thompson", "hold+bounds", "hold+omniscient"])
 @pytest.mark.parametrize("market", DEFAULT_SCENARIOS)
 def test_every_rule_passes_in_all_variants(name: str, market: str) -> None:
     check_policy(name, market)
