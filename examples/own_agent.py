@@ -11,7 +11,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 from paramarket_baselines.evaluation.statistics import estimates_table, evaluate, summary
-from paramarket_baselines.policies.learned import save_policy
+from paramarket_baselines.policies.saving import save_policy
 from paramarket_env import paramarket_v0
 from paramarket_env.scenarios import scenario
 

@@ -26,7 +26,8 @@ from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 from paramarket_baselines.cli import _folder, _parse
 from paramarket_baselines.evaluation.results import write_json, write_picture, write_results
-from paramarket_baselines.policies.learned import Learned, save_policy
+from paramarket_baselines.policies.learned import Learned
+from paramarket_baselines.policies.saving import save_policy
 from paramarket_baselines.training.callbacks import PATIENCE
 from paramarket_baselines.training.checkpoint import load_checkpoint, save_checkpoint
 from paramarket_baselines.training.sb3 import Plan, check_resume, learn

@@ -252,6 +252,7 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "best_action": set(),
         "history": set(),
         "learned": {"history"},
+        "saving": {"history", "learned"},
         "zipped": {"learned"},
         "decisions": {"pricing"},
         "varied": {"decisions", "pricing"},

@@ -16,7 +16,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from paramarket_baselines.evaluation.matches import play_matches
 from paramarket_baselines.evaluation.play import Arm, play
 from paramarket_baselines.evaluation.welfare import returns
-from paramarket_baselines.policies.learned import save_policy
+from paramarket_baselines.policies.saving import save_policy
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.config import MarketConfig
 from paramarket_env.files import write_file

@@ -18,7 +18,8 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
-from paramarket_baselines.policies.learned import MANIFEST, read_manifest, read_tensors, save_policy
+from paramarket_baselines.policies.learned import MANIFEST, read_manifest, read_tensors
+from paramarket_baselines.policies.saving import save_policy
 from paramarket_env.validation import configuration, explain
 
 if TYPE_CHECKING:

@@ -17,8 +17,9 @@ from typing import Annotated, Any
 from pydantic import Field
 from stable_baselines3.common.callbacks import BaseCallback
 
-from paramarket_baselines.policies.learned import MANIFEST, Learned, save_policy
+from paramarket_baselines.policies.learned import MANIFEST, Learned
 from paramarket_baselines.policies.mixed import Mixed
+from paramarket_baselines.policies.saving import save_policy
 from paramarket_baselines.training.grouped import GroupedRolloutBuffer
 from paramarket_env.interface.policy import POLICIES
 from paramarket_env.validation import Count, configuration

@@ -24,7 +24,8 @@ from paramarket_baselines.evaluation.display import new_console, new_progress
 from paramarket_baselines.evaluation.results import provenance
 from paramarket_baselines.evaluation.statistics import compare_with_random
 from paramarket_baselines.policies.best_action import BestAction
-from paramarket_baselines.policies.learned import Normaliser, save_network
+from paramarket_baselines.policies.learned import Normaliser
+from paramarket_baselines.policies.saving import save_network
 from paramarket_baselines.training.options import SelfPlayOptions
 from paramarket_env import paramarket_v0
 from paramarket_env.config import MarketConfig

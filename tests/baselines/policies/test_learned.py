@@ -22,7 +22,8 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 from paramarket_baselines.evaluation.play import Arm, play
-from paramarket_baselines.policies.learned import Learned, Normaliser, algorithm, save_policy
+from paramarket_baselines.policies.learned import Learned, Normaliser, algorithm
+from paramarket_baselines.policies.saving import save_policy
 from paramarket_baselines.training.sb3 import Plan, learn
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.config import MarketConfig

@@ -11,7 +11,8 @@ import torch
 
 from paramarket_baselines.cli import Train, _parse
 from paramarket_baselines.evaluation.play import Arm, play
-from paramarket_baselines.policies.learned import Learned, save_policy
+from paramarket_baselines.policies.learned import Learned
+from paramarket_baselines.policies.saving import save_policy
 from paramarket_baselines.training import callbacks, imitation, league, sb3
 from paramarket_baselines.training.league import LeagueSettings
 from paramarket_baselines.training.remembering import RememberingVecEnv
