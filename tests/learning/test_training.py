@@ -152,7 +152,7 @@ def test_a_shuffle_follows_from_its_key_alone() -> None:
 
 
 def test_an_unknown_optimizer_is_refused_with_those_that_exist() -> None:
-    with pytest.raises(ValueError, match=r"unknown optimizer 'lion': choose from adam, sgd"):
+    with pytest.raises(ValueError, match=r"unknown optimizer 'lion': choose from adam, known-steps, sgd"):
         TrainingConfig(optimizer="lion")
 
 

@@ -69,7 +69,7 @@ OPPONENTS = Family(
 
 TEACHERS = Family(
     prices=("none", "fixed", "fixed", "fixed", "fixed"),
-    patience=(0.25, 0.42, 0.5, 0.58, 0.67, 0.75, 0.83, 0.92),
+    patience=(0.25, 0.42, 0.5, 0.58, 0.67, 0.75, 0.92),
     lowest_price=0.5,
 )
 """Sensible rules, which a policy imitates before it learns."""

@@ -22,7 +22,7 @@ from paramarket_baselines.evaluation.protocol import (
     trained_against,
 )
 from paramarket_baselines.policies.learned import trainings_of
-from paramarket_baselines.policies.varied import FAMILY
+from paramarket_baselines.policies.varied import OPPONENTS, TEACHERS
 from paramarket_baselines.training import sb3
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.policy import POLICIES, seat_of
@@ -53,7 +53,8 @@ def test_every_population_can_play(name: str) -> None:
 def test_no_training_opponent_is_held_out() -> None:
     held_out = {rule: rule for rule in held_out_rules(scenario("digits-priced-short"))}
     assert met([*TRAINING_SET, *sb3.TRAINING_OPPONENTS], held_out) == []
-    assert not {4, 10} & set(FAMILY["patience"])
+    drawn = {round(12 * share) for share in (*OPPONENTS.patience, *TEACHERS.patience)}
+    assert not {4, 10} & drawn
 
 
 def test_without_prices_no_rule_is_listed_twice() -> None:
