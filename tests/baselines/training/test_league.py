@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from paramarket_baselines.cli import Train, _parse
+from paramarket_baselines.cli import Train, _parse, main
 from paramarket_baselines.evaluation.play import Arm, play
 from paramarket_baselines.policies.learned import Learned
 from paramarket_baselines.policies.saving import save_policy
@@ -179,3 +179,13 @@ def test_the_command_has_the_settings_of_a_league() -> None:
     chosen = _parse(["train", "--league", "--entropy", "0.1", "--layers", "64", "32", "--imitation-epochs", "3"])
     assert isinstance(chosen, Train)
     assert chosen.plan.league_settings == LeagueSettings(entropy=0.1, layers=(64, 32), imitation_epochs=3)
+
+
+def test_the_command_trains_a_league_with_its_defaults(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    given = ["train", "--league", "--scenario", "digits-short", "--out", str(tmp_path / "mine"), "--device", "cpu"]
+    brief = ["--timesteps", "1", "--num-markets", "16", "--imitation-episodes", "1", "--imitation-epochs", "1"]
+    assert main([*given, *brief]) == 0
+    assert "in a league" in capsys.readouterr().out
+    assert (tmp_path / "mine" / "policy.json").is_file()
+    assert main([*given, "--overwrite", "--algo", "dqn"]) == 2
+    assert "algo='dqn' is not allowed" in capsys.readouterr().err
