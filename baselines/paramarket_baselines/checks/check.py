@@ -1,4 +1,4 @@
-"""A check of a plug-in, and what comes of it."""
+"""A check of a plug-in, and its outcome."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Check(Generic[Trial]):
             raise
         except AssertionError as error:
             raise AssertionError(f"{self} ({trial}): {error}") from error
-        except Exception as error:
+        except Exception as error:  # whatever a plug-in raises is a failure of its check
             came = f"{type(error).__name__}: {error}"
             raise AssertionError(f"{self} ({trial}): expected no exception, got {came}") from error
 
@@ -82,7 +82,7 @@ Status = Literal["passed", "failed", "not claimed", "not run"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one check in one setting."""
+    """The result of one check in one setting."""
 
     check: str
     setting: str

@@ -59,7 +59,7 @@ class MarketTrial(ABC):
         """The exception by which the plug-in refuses the market, if it does."""
         try:
             self.take_seat()
-        except Exception as error:
+        except Exception as error:  # a check judges whether it is a proper refusal
             return error
         return None
 

@@ -65,7 +65,7 @@ class MechanismTrial:
         """The trades that the orders lead to, or the exception that the mechanism raises."""
         try:
             return clear(self.mechanism, copied(self.book))
-        except Exception as error:
+        except Exception as error:  # a check judges whatever the mechanism raises
             return error
 
     @property

@@ -64,7 +64,7 @@ class NetworkTrial:
         """The network, or the exception by which the architecture refuses the samples."""
         try:
             return self.architecture(self.features, CLASSES)
-        except Exception as error:
+        except Exception as error:  # a check judges whatever the architecture raises
             return error
 
     @property
@@ -107,7 +107,7 @@ class NetworkTrial:
         """The logits of all networks, ``[R, classes, n]``, or the exception that the network raises."""
         try:
             return self.logits(self.estimated, self.inputs)
-        except Exception as error:
+        except Exception as error:  # a check judges whatever the architecture raises
             return error
 
     @property
@@ -124,16 +124,14 @@ class NetworkTrial:
 
     def gradients(self, parameters: Tensor) -> Tensor:
         """The gradients ``[R, P]`` of the mean cross-entropies of R networks ``[R, P]``."""
-        labels, weights = (
-            self.labels.unsqueeze(1),
-            torch.full((NUM_NETWORKS, 1, NUM_SAMPLES), 1 / NUM_SAMPLES, device="cpu"),
-        )
+        labels = self.labels.unsqueeze(1)
+        weights = torch.full((NUM_NETWORKS, 1, NUM_SAMPLES), 1 / NUM_SAMPLES, device="cpu")
         loss_gradient = partial(cross_entropy_gradient, labels=labels, weights=weights)
         return torch.cat(list(self.network.gradients(parameters, self.inputs, loss_gradient)), dim=1)
 
 
 def wrong_logits(logits: Tensor) -> str:
-    """What is wrong with logits; empty if they are right."""
+    """The fault of logits; empty if they are right."""
     shape = [NUM_NETWORKS, CLASSES, NUM_SAMPLES]
     if logits.dtype != torch.float32 or list(logits.shape) != shape:
         return f"{logits.dtype} {list(logits.shape)} instead of float32 {shape}"

@@ -103,10 +103,10 @@ def seated(policy: PolicyFactory, seat: Seat, keys: Tensor) -> Policy:
 
 
 def _guarded(call: Callable[..., Returned], *arguments: object) -> Returned:
-    """What a policy returns; raises :class:`PolicyError` for its exceptions."""
+    """Call a method of a policy; raises :class:`PolicyError` for its exceptions."""
     try:
         return call(*arguments)
-    except Exception as error:
+    except Exception as error:  # a check judges whatever the policy raises
         raise PolicyError(f"{type(error).__name__}: {error}") from error
 
 
@@ -129,9 +129,8 @@ def require_in_space(actions: Tensor, seat: Seat, rows: int) -> None:
     if not isinstance(actions, Tensor) or actions.dtype != torch.int64 or tuple(actions.shape) != shape:
         came = f"{actions.dtype} {list(actions.shape)}" if isinstance(actions, Tensor) else type(actions).__name__
         raise ActionError(f"expected actions of int64 {list(shape)}, got {came}")
-    outside = (actions.view(rows, parts) < 0) | (
-        actions.view(rows, parts) >= torch.tensor(seat.actions.nvec, device="cpu")
-    )
+    sizes, chosen = torch.tensor(seat.actions.nvec, device="cpu"), actions.view(rows, parts)
+    outside = (chosen < 0) | (chosen >= sizes)
     if bool(outside.any()):
         raise ActionError(f"expected values >= 0 and below {list(seat.actions.nvec)}, got {actions.tolist()}")
 

@@ -80,12 +80,12 @@ class PricingTrial(MarketTrial):
         self.require_claimed()
         try:
             return self.price(self.rows)
-        except Exception as error:
+        except Exception as error:  # a check judges whatever the rule raises
             return error
 
     @cached_property
     def wrong(self) -> str:
-        """What is wrong with the levels of the first step that has wrong ones; empty if all are right."""
+        """The fault of the first levels that are wrong; empty if all are right."""
         if isinstance(self.priced, Exception):
             raise NotRun(f"needs prices-every-observation: {self.priced}")
         return next(filter(None, (wrong_levels(levels, self.recording.seat) for levels in self.priced)), "")
@@ -109,7 +109,7 @@ class PricingTrial(MarketTrial):
 
 
 def wrong_levels(levels: Tensor, seat: Seat) -> str:
-    """What is wrong with the levels that a rule returns; empty if they are right."""
+    """The fault of levels that a rule returns; empty if they are right."""
     shape, top = [seat.num_markets, seat.actions.choices.ask_slots], len(seat.prices)
     if levels.dtype != torch.int64 or list(levels.shape) != shape:
         return f"{levels.dtype} {list(levels.shape)} instead of int64 {shape}"

@@ -53,12 +53,12 @@ class Payoffs:
 
     @cached_property
     def opponents(self) -> np.ndarray:
-        """How many opponents play each strategy, int64 ``[multisets, strategies]``."""
+        """The number of opponents that play each strategy, int64 ``[multisets, strategies]``."""
         return _counts(len(self.strategies), self.players - 1)
 
     @cached_property
     def profiles(self) -> np.ndarray:
-        """How many players play each strategy in each profile, int64 ``[profiles, strategies]``."""
+        """The number of players with each strategy in each profile, int64 ``[profiles, strategies]``."""
         return _counts(len(self.strategies), self.players)
 
     @cached_property

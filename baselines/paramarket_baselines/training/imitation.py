@@ -27,7 +27,7 @@ from paramarket_env.seeding import stream
 
 @dataclass(frozen=True)
 class Lessons:
-    """What teachers did: observations ``[n, D]``, actions ``[n, ...]`` and the returns that followed, ``[n]``."""
+    """The steps of teachers: observations ``[n, D]``, actions ``[n, ...]`` and the returns that followed, ``[n]``."""
 
     observations: Tensor
     actions: Tensor

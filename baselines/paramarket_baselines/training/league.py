@@ -20,6 +20,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from paramarket_baselines.policies.learned import MANIFEST, Learned
 from paramarket_baselines.policies.mixed import Mixed
 from paramarket_baselines.policies.saving import save_policy
+from paramarket_baselines.training.callbacks import EVALUATION_SEEDS
 from paramarket_baselines.training.grouped import GroupedRolloutBuffer
 from paramarket_env.interface.policy import POLICIES
 from paramarket_env.validation import Count, configuration
@@ -64,7 +65,8 @@ DEFAULTS = LeagueSettings()
 
 def evaluation_seeds(agents: int) -> range:
     """Seeds of the evaluations, which begin as those of other trainings do."""
-    return range(2**41, 2**41 + max(EVALUATED // agents, 2))
+    first = EVALUATION_SEEDS.start
+    return range(first, first + max(EVALUATED // agents, 2))
 
 
 def ppo_settings(settings: LeagueSettings, cycles: int, rows: int, agents: int) -> dict[str, Any]:
