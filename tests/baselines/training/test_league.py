@@ -12,6 +12,7 @@ import torch
 from paramarket_baselines.cli import Train, _parse, main
 from paramarket_baselines.evaluation.play import Arm, play
 from paramarket_baselines.policies.learned import Learned
+from paramarket_baselines.policies.mixed import Mixed
 from paramarket_baselines.policies.saving import save_policy
 from paramarket_baselines.training import callbacks, imitation, league, sb3
 from paramarket_baselines.training.league import LeagueSettings
@@ -32,8 +33,13 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> Plan:
     return replace(tuned_league(config, settings=settings), num_markets=16, timesteps=128)
 
 
-def test_a_league_saves_a_policy_with_its_history_and_past_selves(brief: Plan, tmp_path: Path) -> None:
+def test_a_league_saves_a_policy_with_its_history_and_past_selves(
+    brief: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined = []
+    monkeypatch.setattr(Mixed, "add", lambda mixed, member: joined.append(member))
     model = learn(brief, tmp_path, "cpu")
+    assert joined == [Learned(str(tmp_path / "past" / place)) for place in ("0", "1")]
     assert model.num_timesteps == 128
     assert sorted(each.name for each in (tmp_path / "past").iterdir()) == ["0", "1"]
     played = play(brief.config, Arm("mine", (f"learned:{tmp_path}",)), [3, 4], "cpu")
