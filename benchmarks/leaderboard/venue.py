@@ -27,8 +27,15 @@ OPPONENTS: dict[str, dict[str, Any]] = {
 }
 """The trainings of the held-out learned policies. The exploiter has another algorithm and opponent than any entry."""
 
-BEST_RESPONSE: dict[str, Any] = {"league": True, "past_selves": 0, "timesteps": 60_000, "seed": 0}
-"""The training of a best response: a league whose only opponent is the population. All have the same budget."""
+BEST_RESPONSE: dict[str, Any] = {
+    "league": True,
+    "past_selves": 0,
+    "timesteps": 60_000,
+    "num_markets": 192,
+    "seed": 0,
+}
+"""The training of a best response: a league whose only opponent is the population. All have the same budget. In so
+short a training, more markets would leave too few updates."""
 
 RESPONSES = "best-responses"
 """The folder of the best responses, and the first part of their names."""

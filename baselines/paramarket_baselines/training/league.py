@@ -33,14 +33,14 @@ EVALUATED = 192
 class LeagueSettings:
     """The settings of a league's algorithm. `python -m benchmarks.tuning` searches for better ones."""
 
-    learning_rate: Annotated[float, Field(gt=0)] = 7e-4
+    learning_rate: Annotated[float, Field(gt=0)] = 1.5e-3
     """PPO's learning rate at the beginning. It falls in proportion to what is left of the training."""
     entropy: Annotated[float, Field(ge=0)] = 0.05
-    """The weight of the entropy in PPO's loss. With a tenth of the default, the policy soon repeats one plan, and its
-    groups then have nothing left to compare."""
-    epochs: Count = 4
+    """The weight of the entropy in PPO's loss at the beginning; see :class:`FallingEntropy`. If it is small from the
+    beginning, the policy soon repeats one plan, and its groups then have nothing left to compare."""
+    epochs: Count = 8
     """How often PPO goes through a rollout."""
-    minibatches: Count = 4
+    minibatches: Count = 16
     """The number of equal parts of a rollout; each gives one step of the optimizer."""
     layers: Annotated[tuple[Count, ...], Field(min_length=1)] = (128, 128)
     """The widths of the hidden layers of the policy, and of the critic."""
@@ -48,7 +48,7 @@ class LeagueSettings:
     """The number of equal episodes in a group."""
     weight: Count = 3
     """The first opponent is drawn this many times as often as each other, such as a past self."""
-    imitation_episodes: Count = 8
+    imitation_episodes: Count = 2
     """The number of episodes that are imitated, in every market."""
     imitation_epochs: Count = 15
     """How often the imitation goes through these episodes."""
@@ -100,6 +100,25 @@ class League:
     def past_selves(self) -> int:
         """The number of past selves in the folder."""
         return len([*self.folder.glob(f"*/{MANIFEST}")])
+
+
+class FallingEntropy(BaseCallback):
+    """Lets the weight of the entropy fall in proportion to what is left of the training, to a tenth.
+
+    At first the policy explores. In the end, when it is compared by its most probable actions, it commits itself.
+    """
+
+    def __init__(self, entropy: float, timesteps: int) -> None:
+        super().__init__()
+        self._entropy, self._timesteps = entropy, timesteps
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        model: Any = self.model
+        left = 1 - self.num_timesteps / self._timesteps
+        model.ent_coef = self._entropy * max(left, 0.1)
 
 
 class PastSelves(BaseCallback):

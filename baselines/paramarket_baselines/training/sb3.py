@@ -38,6 +38,7 @@ from paramarket_baselines.training.grouped import grouped_seeds
 from paramarket_baselines.training.imitation import imitate
 from paramarket_baselines.training.league import (
     DEFAULTS,
+    FallingEntropy,
     League,
     LeagueSettings,
     PastSelves,
@@ -166,24 +167,20 @@ TUNED: dict[str, dict[str, Any]] = {
 """Settings by scenario that differ from a plan's defaults with one learner against ``TRAINING_OPPONENTS``."""
 
 
-LEAGUE_TIMESTEPS = {"three-firms-short": 250_000, "costly-training-short": 250_000, "crowd-short": 40_000}
-"""The agent-steps of a league by scenario, where they differ from 500,000: a step with more firms takes longer."""
+LEAGUES: dict[str, dict[str, Any]] = {
+    # A step with more firms takes longer. With fewer agent-steps, smaller rollouts leave enough updates.
+    "three-firms-short": {"timesteps": 250_000, "num_markets": 384},
+    "costly-training-short": {"timesteps": 250_000, "num_markets": 384},
+    "crowd-short": {"timesteps": 40_000, "num_markets": 192},
+}
+"""Settings by scenario that differ from the defaults of a league."""
 
 
 def tuned_league(config: MarketConfig, name: str = "", settings: LeagueSettings = DEFAULTS) -> Plan:
     """The plan of a league in a market, or in the scenario of that name."""
     group = settings.members * config.agents
-    markets = max(192 // group, 1) * group
-    steps = LEAGUE_TIMESTEPS.get(name, 500_000)
-    return Plan(
-        config,
-        timesteps=steps,
-        num_markets=markets,
-        against=("varied",),
-        league=True,
-        past_selves=3,
-        league_settings=settings,
-    )
+    chosen = {"timesteps": 500_000, "num_markets": max(768 // group, 1) * group, **LEAGUES.get(name, {})}
+    return Plan(config, against=("varied",), league=True, past_selves=3, league_settings=settings, **chosen)
 
 
 def tuned(name: str) -> Plan:
@@ -241,8 +238,15 @@ def learn(
     )
     if league:
         evaluation.seeds, evaluation.patience = evaluation_seeds(plan.config.agents), EVALUATIONS
-    past = [PastSelves(league, plan.past_selves, plan.timesteps)] if league else []
-    callbacks = CallbackList([Progress(on_rollout), MarketMetrics(vec_env), *past, evaluation])
+    of_league = (
+        [
+            FallingEntropy(plan.league_settings.entropy, plan.timesteps),
+            PastSelves(league, plan.past_selves, plan.timesteps),
+        ]
+        if league
+        else []
+    )
+    callbacks = CallbackList([Progress(on_rollout), MarketMetrics(vec_env), *of_league, evaluation])
     left = plan.timesteps - model.num_timesteps
     try:
         evaluation.init_callback(model)

@@ -56,6 +56,18 @@ def test_a_resumed_league_has_the_same_past_selves(brief: Plan, tmp_path: Path) 
     assert len(known.opponents.members) == 1 + known.past_selves > 1
 
 
+def test_the_weight_of_the_entropy_falls_whether_a_league_is_resumed_or_not(
+    brief: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, used = replace(brief, timesteps=256), []
+    monkeypatch.setattr(sb3.algorithm("ppo"), "train", lambda model: used.append(model.ent_coef))
+    learn(plan, tmp_path / "whole", "cpu")
+    assert used == pytest.approx([0.05 * left for left in (0.75, 0.5, 0.25, 0.1)])
+    learn(replace(plan, timesteps=128), tmp_path / "parts", "cpu")
+    learn(plan, tmp_path / "parts", "cpu", resume=True)
+    assert used[-2:] == used[2:4]
+
+
 def test_two_leagues_with_one_seed_are_the_same_to_the_byte(brief: Plan, tmp_path: Path) -> None:
     for name in ("a", "b"):
         learn(brief, tmp_path / name, "cpu")
@@ -127,7 +139,7 @@ def test_imitation_makes_the_policy_act_like_sensible_rules(brief: Plan) -> None
         ({"league": False}, "0 without a league"),
         ({"league": False, "past_selves": 0, "league_settings": LeagueSettings(epochs=1)}, "default without a league"),
         ({"league_settings": LeagueSettings(members=7)}, "a multiple of 14 in a league"),
-        ({"league_settings": LeagueSettings(minibatches=7)}, "minibatches=7 .* a divisor of the 2304 agent-steps"),
+        ({"league_settings": LeagueSettings(minibatches=7)}, "minibatches=7 .* a divisor of the 9216 agent-steps"),
     ],
 )
 def test_settings_that_a_league_does_not_have_are_refused(changes: dict[str, object], message: str) -> None:
@@ -168,7 +180,7 @@ def test_ppo_and_the_opponents_have_the_settings_of_the_league(brief: Plan, tmp_
     )
     plan = replace(brief, league_settings=settings, timesteps=64)
     model = learn(plan, tmp_path, "cpu")
-    assert (model.learning_rate(1.0), model.ent_coef, model.n_epochs, model.batch_size) == (1e-3, 0.1, 2, 32)
+    assert (model.learning_rate(1.0), model.n_epochs, model.batch_size) == (1e-3, 2, 32)
     assert [layer.out_features for layer in model.policy.mlp_extractor.policy_net[::2]] == [16, 8]
     assert model.rollout_buffer.members == 4
 
