@@ -61,7 +61,7 @@ OPPONENTS = Family(
     margin=(0, 0.8, 1, 1, 1, 1, 1, 1, 1.2, 1.5),
     first_purchase=(0, 0, 0, 0, 0, 0, 0.25, 0.5, 1),
     closes=(1, 1, 0),
-    spending=(1, 1, 1, 0.5, 0.2),
+    spending=(1, 1, 1, 1, 1, 0.5),
     diligence=(1, 1, 1, 1, 1, 0.7),
     noise=(0, 0, 0, 0, 0, 0.1, 0.5),
 )

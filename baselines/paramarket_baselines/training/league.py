@@ -35,9 +35,9 @@ class LeagueSettings:
 
     learning_rate: Annotated[float, Field(gt=0)] = 1.5e-3
     """PPO's learning rate at the beginning. It falls in proportion to what is left of the training."""
-    entropy: Annotated[float, Field(ge=0)] = 0.05
-    """The weight of the entropy in PPO's loss at the beginning; see :class:`FallingEntropy`. If it is small from the
-    beginning, the policy soon repeats one plan, and its groups then have nothing left to compare."""
+    entropy: Annotated[float, Field(ge=0)] = 0.15
+    """The weight of the entropy in PPO's loss at the beginning; see :class:`FallingEntropy`. If it is small, the policy
+    soon repeats one plan, such as one price against everybody, and its groups then have nothing left to compare."""
     epochs: Count = 8
     """How often PPO goes through a rollout."""
     minibatches: Count = 16
@@ -46,7 +46,7 @@ class LeagueSettings:
     """The widths of the hidden layers of the policy, and of the critic."""
     members: Annotated[int, Field(ge=2)] = 8
     """The number of equal episodes in a group."""
-    weight: Count = 3
+    weight: Count = 9
     """The first opponent is drawn this many times as often as each other, such as a past self."""
     imitation_episodes: Count = 2
     """The number of episodes that are imitated, in every market."""
@@ -103,7 +103,7 @@ class League:
 
 
 class FallingEntropy(BaseCallback):
-    """Lets the weight of the entropy fall in proportion to what is left of the training, to a tenth.
+    """Lets the weight of the entropy fall to 0, in proportion to what is left of the training.
 
     At first the policy explores. In the end, when it is compared by its most probable actions, it commits itself.
     """
@@ -117,8 +117,7 @@ class FallingEntropy(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         model: Any = self.model
-        left = 1 - self.num_timesteps / self._timesteps
-        model.ent_coef = self._entropy * max(left, 0.1)
+        model.ent_coef = self._entropy * max(0.0, 1 - self.num_timesteps / self._timesteps)
 
 
 class PastSelves(BaseCallback):

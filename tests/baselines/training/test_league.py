@@ -62,7 +62,7 @@ def test_the_weight_of_the_entropy_falls_whether_a_league_is_resumed_or_not(
     plan, used = replace(brief, timesteps=256), []
     monkeypatch.setattr(sb3.algorithm("ppo"), "train", lambda model: used.append(model.ent_coef))
     learn(plan, tmp_path / "whole", "cpu")
-    assert used == pytest.approx([0.05 * left for left in (0.75, 0.5, 0.25, 0.1)])
+    assert used == pytest.approx([0.15 * left for left in (0.75, 0.5, 0.25, 0)])
     learn(replace(plan, timesteps=128), tmp_path / "parts", "cpu")
     learn(plan, tmp_path / "parts", "cpu", resume=True)
     assert used[-2:] == used[2:4]
