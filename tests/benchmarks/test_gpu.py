@@ -46,6 +46,7 @@ def test_the_tests_part_reports_failures(tmp_path: Path, monkeypatch: pytest.Mon
     file = tmp_path / "test_planted.py"
     file.write_text("def test_good(): pass\ndef test_bad(): assert False\n")
     monkeypatch.setattr(gpu, "TESTS", (str(file),))
+    monkeypatch.setattr(gpu, "PROCESSES", 2)
     [figures] = gpu.run_tests(SMALL, CPU, 100)
     assert not figures["passed"]
     assert "1 failed, 1 passed" in figures["summary"]
