@@ -35,6 +35,8 @@ from paramarket_env.scenarios import scenario
 
 ROOT = Path(__file__).parents[1]
 TESTS = ("tests/market/test_cuda.py", "tests/learning/kernels/triton_cases.py")
+PROCESSES = 8
+"""The number of processes that run the tests. Most of the time is that of Triton's compiler, so they share it."""
 TOO_LARGE = (ValueError, torch.cuda.OutOfMemoryError)
 """An engine raises these if its markets do not fit into memory."""
 
@@ -99,8 +101,8 @@ def measured(seconds: float, jobs: Mapping[str, Callable[[], Row]]) -> Iterator[
 
 def run_tests(options: Gpu, device: torch.device, seconds: float) -> Iterator[Figures]:
     """Run the tests of a GPU; figures are pytest's last line and the tests that failed."""
-    # Most of the time is that of Triton's compiler, so processes share it. With them, pytest-benchmark gives a warning.
-    command = [sys.executable, "-m", "pytest", "-q", "-n8", "-p", "no:benchmark", "--tb=line", *TESTS]
+    # With several processes, pytest-benchmark gives a warning.
+    command = [sys.executable, "-m", "pytest", "-q", f"-n{PROCESSES}", "-p", "no:benchmark", "--tb=line", *TESTS]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=0.95 * seconds)
     lines = (done.stdout + done.stderr).splitlines()
     failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]

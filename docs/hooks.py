@@ -15,9 +15,12 @@ PAGES = (".png", ".md")
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the benchmarks' pictures, the leaderboard and the pages of the paper's experiments as ``results/``."""
+    """Add the benchmarks' pictures, the leaderboard and the pages of the paper's experiments as ``results/``.
+
+    The page of the tuning is added if a search has made it.
+    """
     paper = [path for path in RESULTS.glob("paper/**/*") if path.suffix in PAGES]
-    for path in (*RESULTS.glob("*.png"), RESULTS / "leaderboard.md", *paper):
+    for path in (*RESULTS.glob("*.png"), RESULTS / "leaderboard.md", *RESULTS.glob("tuning.md"), *paper):
         files.append(File.generated(config, f"results/{path.relative_to(RESULTS).as_posix()}", abs_src_path=str(path)))
     return files
 

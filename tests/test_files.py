@@ -24,7 +24,8 @@ from stable_baselines3 import A2C, DQN
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
-from paramarket_baselines.cli import _folder, _parse
+from paramarket_baselines.cli import _parse
+from paramarket_baselines.commands.options import result_folder
 from paramarket_baselines.evaluation.results import write_json, write_picture, write_results
 from paramarket_baselines.policies.learned import Learned
 from paramarket_baselines.policies.saving import save_policy
@@ -244,7 +245,7 @@ def test_a_folder_has_one_owner_at_a_time(existing: bool, tmp_path: Path) -> Non
 
 
 def test_new_folders_of_the_same_second_have_different_names() -> None:
-    assert len({_folder(None, "run") for _ in range(20)}) == 20
+    assert len({result_folder(None, "run") for _ in range(20)}) == 20
 
 
 def test_a_folder_of_a_process_that_was_killed_is_free(tmp_path: Path) -> None:

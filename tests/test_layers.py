@@ -225,8 +225,17 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "checks": {"policies", "evaluation"},
         "process": set(),
         "plugin_options": set(),
-        "cli": {"plugin_options", "policies", "evaluation", "training", "checks"},
+        "commands": {"policies", "evaluation", "training", "checks"},
+        "cli": {"plugin_options", "evaluation", "training", "commands"},
         "__main__": {"process", "cli"},
+    },
+    "paramarket_baselines.commands": {
+        "__init__": set(),
+        "options": set(),
+        "run": {"options"},
+        "evaluate": {"options"},
+        "train": {"options"},
+        "check": set(),
     },
     "paramarket_baselines.games": {
         "__init__": set(),
@@ -243,7 +252,6 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "pricing": {"check", "markets", "play"},
         "mechanism": {"check"},
         "network": {"check"},
-        "command": {"check", "markets", "policy"},
         "__init__": {"check", "policy", "pricing", "mechanism", "network"},
     },
     "paramarket_baselines.policies": {

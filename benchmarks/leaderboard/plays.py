@@ -35,20 +35,21 @@ def run_training(training: Training, device: str) -> Stored:
     """Train a policy, keep it in its folder, and return the course and the cost of the training.
 
     The folder is complete or not there: the training itself is in a folder next to it, which is removed at the end.
-    ``hole`` says why the policy cannot be trained, such as that an extra is missing.
+    ``hole`` says why the policy cannot be trained: the scenario refuses the plan, or an extra is missing.
     """
     workplace, began = training.folder.with_name(f"{training.folder.name}.unfinished"), time.monotonic()
     try:
-        learn(training.plan, workplace, device)
+        plan = training.plan
+        learn(plan, workplace, device)
     except (ValueError, ImportError) as error:
         return {"hole": str(error)}
     minutes = (time.monotonic() - began) / 60
     curve = pd.read_csv(workplace / "evaluations.csv")
     _move_policy(workplace, training.folder)
-    origin = provenance([training.plan.seed], resolve_device(device))
-    plan = {name: value for name, value in training.plan.to_dict().items() if name != "config"}
+    origin = provenance([plan.seed], resolve_device(device))
+    settings = {name: value for name, value in plan.to_dict().items() if name != "config"}
     steps = int(curve.timesteps.iloc[-1])
-    return {"plan": plan, **origin, "steps": steps, "minutes": round(minutes, 2), "curve": curve.to_dict("list")}
+    return {"plan": settings, **origin, "steps": steps, "minutes": round(minutes, 2), "curve": curve.to_dict("list")}
 
 
 def _move_policy(source: Path, target: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -54,10 +54,19 @@ class Player:
 class Training:
     """A training that the leaderboard runs and keeps."""
 
-    plan: Plan
+    scenario: str
+    settings: Mapping[str, Any]
+    """The fields of the plan that differ from those of the scenario's own."""
     folder: Path
     record: Path
     """The file of its course and cost."""
+
+    @property
+    def plan(self) -> Plan:
+        """The plan. Raises ``ValueError`` if the scenario refuses the settings."""
+        league = self.settings.get("league", False)
+        plan = tuned_league(scenario(self.scenario), self.scenario) if league else tuned(self.scenario)
+        return replace(plan, **self.settings)
 
     @property
     def is_complete(self) -> bool:
@@ -153,8 +162,7 @@ class Venue:
 
     def _training(self, folder: str, settings: dict[str, Any]) -> Training:
         record = self.folder / "trainings" / f"{folder.replace('/', '.')}.json"
-        plan = tuned_league(self.config, self.name) if settings.get("league") else tuned(self.name)
-        return Training(replace(plan, **settings), self.policies / self.name / folder, record)
+        return Training(self.name, settings, self.policies / self.name / folder, record)
 
 
 def population_of(entry: Entry, players: int) -> str:

@@ -343,7 +343,7 @@ def test_figures_are_printed_although_they_cannot_be_saved(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("paramarket_baselines.cli.write_results", full)
+    monkeypatch.setattr(f"paramarket_baselines.commands.{command[0]}.write_results", full)
     assert main([*command, *SMALL, "--out", str(tmp_path / "run")]) == 2
     printed = capsys.readouterr()
     assert re.search(r"hold +.*0\.00", printed.out)

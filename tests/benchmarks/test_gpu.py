@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -20,11 +19,12 @@ SMALL = Gpu(device="cpu", num_markets=(1, 2), compared=1, memory_markets=(1,), c
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_the_command_says_so_in_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.gpu", "--out", str(tmp_path / "gpu.json")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=gpu.ROOT)
-    assert done.returncode == 1
-    assert done.stderr.splitlines() == ["There is no GPU: torch.cuda.is_available() is False. Nothing was measured."]
+def test_without_a_gpu_the_command_says_so_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu", "--out", str(tmp_path / "gpu.json")])
+    with pytest.raises(SystemExit) as ended:
+        gpu.main()
+    # Python prints a text on standard error and exits with status 1.
+    assert ended.value.code == "There is no GPU: torch.cuda.is_available() is False. Nothing was measured."
     assert not list(tmp_path.iterdir())
 
 
@@ -46,6 +46,7 @@ def test_the_tests_part_reports_failures(tmp_path: Path, monkeypatch: pytest.Mon
     file = tmp_path / "test_planted.py"
     file.write_text("def test_good(): pass\ndef test_bad(): assert False\n")
     monkeypatch.setattr(gpu, "TESTS", (str(file),))
+    monkeypatch.setattr(gpu, "PROCESSES", 2)
     [figures] = gpu.run_tests(SMALL, CPU, 100)
     assert not figures["passed"]
     assert "1 failed, 1 passed" in figures["summary"]

@@ -223,10 +223,33 @@ def test_a_hole_replaces_no_returns_and_opponents_must_be_trained(
         run(folder)
 
 
-def test_what_cannot_be_trained_is_said_and_is_a_hole(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    new_entries(folder / "entries", never={"train": {"against": ["paper+bounds"]}})
-    assert "\n| never | – (0 of 2 trainings) |" in run(folder, "--entries", "never")
-    assert "never/1 was not trained: pricing='bounds' cannot play here" in capsys.readouterr().out
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "pricing": ({"against": ["paper+bounds"]}, "pricing='bounds' cannot play here"),
+    "alone": ({"past_selves": 1}, "past_selves=1 is not allowed: it must be 0 without a league"),
+    "uneven": ({"league": True, "num_markets": 3}, "num_markets=3 is not allowed: it must be a multiple of 16"),
+    "unknown": ({"patience": 3}, "plan.patience is not a field"),
+}
+"""Trainings that the scenario refuses: once it is played, or as soon as its settings are read."""
+
+
+def test_a_training_that_is_refused_is_a_hole_with_its_reason_and_stops_no_other(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new_entries(folder / "entries", **{name: {"train": settings} for name, (settings, _) in REFUSED.items()})
+    new_entries(folder / "entries", zero={"train": {"seed": 7}})
+    page = run(folder, "--entries", *REFUSED, "zero")
+    printed = capsys.readouterr().out
+    for name, (_, reason) in REFUSED.items():
+        assert f"\n| {name} | – (0 of 2 trainings) |" in page
+        assert f"{name}/1 was not trained: {reason}" in printed
+    assert "zero" in board_of(folder).complete
+
+
+def test_dqn_is_a_hole_in_a_scenario_with_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(scenarios.SCENARIOS._entries, NAME, lambda: tiny_market(action_mode="round"))
+    [training] = Venue(NAME, 4, tmp_path, tmp_path).trainings(read_entries(HERE / "entries")["dqn"], 1)
+    hole = plays.run_training(training, "cpu")["hole"]
+    assert hole == "algo='dqn' is not allowed: it must be an algorithm other than dqn in round mode"
 
 
 def test_anchors_need_plays(folder: Path) -> None:
@@ -300,7 +323,7 @@ def test_every_entry_of_the_repository_can_be_trained_or_named() -> None:
     assert sum(entry.swept for entry in entries.values()) >= 20
     for entry in entries.values():
         trainings = Venue("crowd-short", 40, HERE, HERE).trainings(entry, 5)
-        assert len(trainings) == (5 if entry.is_trained_here else 0)
+        assert len({training.plan.seed for training in trainings}) == (5 if entry.is_trained_here else 0)
         require(bool(entry.policy) or bool(trainings), "entry", entry, "a policy or a training")
 
 

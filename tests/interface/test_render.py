@@ -80,7 +80,7 @@ def test_the_text_before_the_first_reset_says_what_to_do() -> None:
 def test_the_picture_changes_with_the_episode_and_with_trades() -> None:
     bought, held = new_env("rgb_array"), new_env("rgb_array")
     first = picture(bought)
-    assert len(np.unique(first.reshape(-1, 3), axis=0)) > 20
+    assert len(np.unique(first @ [1, 2**8, 2**16])) > 20  # colours
     assert np.array_equal(picture(held), first)
     bought.step({"trader_0": 2, "trader_1": 0, "trader_2": 0})
     held.step({"trader_0": 0, "trader_1": 0, "trader_2": 0})
@@ -247,12 +247,12 @@ def test_a_copy_opens_a_window_of_its_own(display: FakeDisplay, copied: Any) -> 
 def test_a_list_mode_returns_the_frames_since_the_last_call(mode: str) -> None:
     single, several = new_env(mode), new_env(f"{mode}_list")
     frames = [single.render()]
-    for _ in range(3):
+    for _ in range(2):
         single.step(dict.fromkeys(single.agents, 1))
         several.step(dict.fromkeys(several.agents, 1))
         frames.append(single.render())
     shown: Any = several.render()
-    assert len(shown) == 4
+    assert len(shown) == 3
     assert all(np.array_equal(one, other) for one, other in zip(shown, frames, strict=True))
     assert several.render() == []
     several.step(dict.fromkeys(several.agents, 1))

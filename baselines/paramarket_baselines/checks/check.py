@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import random
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 from unittest import SkipTest
@@ -124,14 +125,16 @@ def run_all(checks: Iterable[Check[Trial]], trials: Iterable[Trial]) -> None:
     expect(claims, "a plug-in that takes part in at least one of the settings", refusal)
 
 
-def random_states() -> dict[str, bytes]:
-    """The states of the global random generators of torch, NumPy and Python."""
+@contextmanager
+def unchanged_randomness() -> Iterator[None]:
+    """Raise ``AssertionError`` if the global random generators of torch, NumPy and Python change within the block."""
+    before = _random_states()
+    yield
+    changed = [name for name, state in _random_states().items() if state != before[name]]
+    expect(not changed, "unchanged global random generators", f"changed ones of {', '.join(changed)}")
+
+
+def _random_states() -> dict[str, bytes]:
     numpy = np.random.get_state()  # noqa: NPY002  # the global state is what is watched
     states = {"torch": torch.get_rng_state().tolist(), "NumPy": numpy, "Python": random.getstate()}
     return {name: pickle.dumps(state) for name, state in states.items()}
-
-
-def expect_same_randomness(before: dict[str, bytes]) -> None:
-    """Raise ``AssertionError`` unless the global random generators are in the states ``before``."""
-    changed = [name for name, state in random_states().items() if state != before[name]]
-    expect(not changed, "unchanged global random generators", f"changed ones of {', '.join(changed)}")

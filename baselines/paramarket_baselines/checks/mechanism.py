@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from paramarket_baselines.checks.check import Check, NotRun, expect, expect_same_randomness, random_states, run_all
+from paramarket_baselines.checks.check import Check, NotRun, expect, run_all, unchanged_randomness
 from paramarket_env.economics.clearing import MECHANISMS, WITHHELD, Book, Mechanism, Trades, clear
 from paramarket_env.economics.ledger import covered, settle
 
@@ -242,9 +242,8 @@ def leaves_the_book_alone(trial: MechanismTrial) -> None:
 def leaves_global_randomness_alone(trial: MechanismTrial) -> None:
     """It does not touch the global random generators of torch, NumPy and Python."""
     trial.require_trades()
-    before = random_states()
-    clear(trial.mechanism, copied(trial.book))
-    expect_same_randomness(before)
+    with unchanged_randomness():
+        clear(trial.mechanism, copied(trial.book))
 
 
 MECHANISM_CHECKS = tuple(

@@ -14,9 +14,8 @@ from paramarket_baselines.checks.check import (
     NotRun,
     expect,
     expect_proper_refusal,
-    expect_same_randomness,
-    random_states,
     run_all,
+    unchanged_randomness,
 )
 from paramarket_env.learning.alignment.permutations import permute
 from paramarket_env.learning.alignment.restarts import random_orders
@@ -286,11 +285,10 @@ def leaves_its_inputs_alone(trial: NetworkTrial) -> None:
 def leaves_global_randomness_alone(trial: NetworkTrial) -> None:
     """It does not touch the global random generators of torch, NumPy and Python."""
     trial.require_logits()
-    before = random_states()
-    trial.architecture(trial.features, CLASSES)
-    trial.logits(trial.estimated, trial.inputs)
-    trial.gradients(trial.parameters)
-    expect_same_randomness(before)
+    with unchanged_randomness():
+        trial.architecture(trial.features, CLASSES)
+        trial.logits(trial.estimated, trial.inputs)
+        trial.gradients(trial.parameters)
 
 
 NETWORK_CHECKS = tuple(

@@ -51,6 +51,11 @@ class Recording:
         """T, the number of steps."""
         return len(self.observations)
 
+    @property
+    def rows(self) -> Tensor:
+        """The numbers of the markets, int64 ``[M]``."""
+        return torch.arange(len(self.keys), device="cpu")
+
     @cached_property
     def legal(self) -> Tensor:
         """Whether each action is legal, bool ``[T, M]``."""

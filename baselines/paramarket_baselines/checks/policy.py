@@ -13,9 +13,8 @@ from paramarket_baselines.checks.check import (
     NotRun,
     expect,
     expect_proper_refusal,
-    expect_same_randomness,
-    random_states,
     run_all,
+    unchanged_randomness,
 )
 from paramarket_baselines.checks.markets import MarketTrial, variants
 from paramarket_baselines.checks.play import (
@@ -82,18 +81,14 @@ class PolicyTrial(MarketTrial):
             return self.episode
         raise NotRun(f"needs a whole episode: {self.episode}")
 
-    @property
-    def rows(self) -> Tensor:
-        """The rows of the recording, int64 ``[M]``."""
-        return torch.arange(len(self.recording.keys), device="cpu")
-
     def seated(self, rows: Tensor) -> Policy:
         """The policy in a new seat in the markets of these rows, int64 ``[B]``."""
         return seated(self.policy, self.recording.seat, self.recording.keys[rows])
 
     def again(self) -> Tensor:
         """The actions of a new seat that sees the recorded observations, ``[T, M, ...]``. There is no market now."""
-        return repeat(self.seated(self.rows), self.recording, self.rows)
+        rows = self.recording.rows
+        return repeat(self.seated(rows), self.recording, rows)
 
     @cached_property
     def repetitions(self) -> tuple[Tensor, Tensor]:
@@ -180,15 +175,15 @@ def leaves_the_market_alone(trial: PolicyTrial) -> None:
 
 def plays_each_row_alone(trial: PolicyTrial) -> None:
     """A batch of markets is played as each market alone, in any order."""
-    expected = trial.expected
-    for rows in (*trial.rows.split(1), trial.rows.flip(0)):
-        came = repeat(trial.seated(rows), trial.recording, rows)
+    expected, recording = trial.expected, trial.recording
+    for rows in (*recording.rows.split(1), recording.rows.flip(0)):
+        came = repeat(trial.seated(rows), recording, rows)
         _expect_same(came, expected[:, rows], f"as in a batch of all markets, with only the markets {rows.tolist()}")
 
 
 def leaves_its_inputs_alone(trial: PolicyTrial) -> None:
     """It changes neither observations nor masks nor keys in place."""
-    recording, rows = trial.recording, trial.rows
+    recording, rows = trial.recording, trial.recording.rows
     keys, places = recording.keys.clone(), rows.clone()
     player = trial.seated(rows)
     player.reset(places, keys)
@@ -202,14 +197,13 @@ def leaves_its_inputs_alone(trial: PolicyTrial) -> None:
 
 def leaves_global_randomness_alone(trial: PolicyTrial) -> None:
     """It does not touch the global random generators of torch, NumPy and Python."""
-    before = random_states()
-    trial.again()
-    expect_same_randomness(before)
+    with unchanged_randomness():
+        trial.again()
 
 
 def begins_anew(trial: PolicyTrial) -> None:
     """After a reset it plays as in its first episode."""
-    expected, recording, rows = trial.expected, trial.recording, trial.rows
+    expected, recording, rows = trial.expected, trial.recording, trial.recording.rows
     player = trial.seated(rows)
     repeat(player, recording, rows)
     player.reset(rows.clone(), recording.keys.clone())
@@ -219,7 +213,7 @@ def begins_anew(trial: PolicyTrial) -> None:
 def resets_only_the_given_rows(trial: PolicyTrial) -> None:
     """A reset of some rows leaves the others in their episodes."""
     expected, recording = trial.expected, trial.recording
-    player = trial.seated(trial.rows)
+    player = trial.seated(recording.rows)
     actions = []
     for step, (observation, mask) in enumerate(zip(recording.observations, recording.masks, strict=True)):
         if step == recording.num_steps // 2:
@@ -256,7 +250,7 @@ def _expect_episode(trial: PolicyTrial, market: MarketConfig, disturb: Disturb =
 
 def plays_any_observation(trial: PolicyTrial) -> None:
     """It acts in the space for every observation within the bounds, the lowest and the highest among them."""
-    seat, rows = trial.recording.seat, trial.rows
+    seat, rows = trial.recording.seat, trial.recording.rows
     player = trial.seated(rows)
     low, high = (torch.from_numpy(bound) for bound in (seat.layout.low, seat.layout.high))
     draws = torch.rand(

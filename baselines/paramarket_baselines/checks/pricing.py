@@ -14,9 +14,8 @@ from paramarket_baselines.checks.check import (
     NotRun,
     expect,
     expect_proper_refusal,
-    expect_same_randomness,
-    random_states,
     run_all,
+    unchanged_randomness,
 )
 from paramarket_baselines.checks.markets import MarketTrial, variants
 from paramarket_baselines.checks.play import Recording, play
@@ -50,11 +49,6 @@ class PricingTrial(MarketTrial):
         """The observations that the rule prices."""
         return _episode(self.market)
 
-    @property
-    def rows(self) -> Tensor:
-        """The rows of the recording, int64 ``[M]``."""
-        return torch.arange(len(self.recording.keys), device="cpu")
-
     def seat(self, rows: Tensor) -> Seat:
         """The seat in the markets of these rows."""
         return replace(self.recording.seat, num_markets=len(rows))
@@ -79,7 +73,7 @@ class PricingTrial(MarketTrial):
         """The levels of the whole batch, or the exception that the rule raises."""
         self.require_claimed()
         try:
-            return self.price(self.rows)
+            return self.price(self.recording.rows)
         except Exception as error:  # a check judges whatever the rule raises
             return error
 
@@ -105,7 +99,7 @@ class PricingTrial(MarketTrial):
     @cached_property
     def again(self) -> Tensor:
         """The levels of the whole batch when it is priced a second time."""
-        return torch.stack(self.price(self.rows))
+        return torch.stack(self.price(self.recording.rows))
 
 
 def wrong_levels(levels: Tensor, seat: Seat) -> str:
@@ -160,11 +154,12 @@ def posts_in_a_period(trial: PricingTrial) -> None:
 def keeps_a_memory_of_rows(trial: PricingTrial) -> None:
     """The memory has a row for each market, and what is learned has the same names, shapes and dtypes."""
     trial.require_levels()
-    seat, (before, now, *_) = trial.seat(trial.rows), trial.fields(trial.rows)
+    rows = trial.recording.rows
+    seat, (before, now, *_) = trial.seat(rows), trial.fields(rows)
     memory = trial.rule.memory(seat, trial.recording.keys.clone())
     first = _shapes(memory)
-    rows = all(shape[:1] == (len(trial.rows),) for shape, _ in first.values())
-    expect(rows, f"tensors of {len(trial.rows)} rows", first)
+    one_each = all(shape[:1] == (len(rows),) for shape, _ in first.values())
+    expect(one_each, f"tensors of {len(rows)} rows", first)
     expect(_shapes(trial.rule.learn(seat, memory, before, now)) == first, f"a memory like {first}", "another one")
 
 
@@ -182,7 +177,7 @@ def prices_each_row_alone(trial: PricingTrial) -> None:
     levels = trial.levels
     if not torch.equal(levels, trial.again):
         raise NotRun("needs is-deterministic")
-    for row in trial.rows.split(1):
+    for row in trial.recording.rows.split(1):
         alone = torch.stack(trial.price(row))
         expect(torch.equal(alone, levels[:, row]), "the levels of the batch in a row alone", "others")
 
@@ -190,7 +185,8 @@ def prices_each_row_alone(trial: PricingTrial) -> None:
 def leaves_its_inputs_alone(trial: PricingTrial) -> None:
     """It changes neither observations nor the memory in place."""
     trial.require_levels()
-    seat, (before, now, *_) = trial.seat(trial.rows), trial.fields(trial.rows)
+    rows = trial.recording.rows
+    seat, (before, now, *_) = trial.seat(rows), trial.fields(rows)
     keys = trial.recording.keys.clone()
     memory = trial.rule.memory(seat, keys)
     given = (before, now, memory, {"keys": keys})
@@ -204,18 +200,18 @@ def leaves_its_inputs_alone(trial: PricingTrial) -> None:
 def leaves_global_randomness_alone(trial: PricingTrial) -> None:
     """It does not touch the global random generators of torch, NumPy and Python."""
     trial.require_levels()
-    before = random_states()
-    trial.price(trial.rows)
-    expect_same_randomness(before)
+    with unchanged_randomness():
+        trial.price(trial.recording.rows)
 
 
 def prices_any_observation(trial: PricingTrial) -> None:
     """It returns levels for every observation within the bounds, the lowest and the highest among them."""
     trial.require_levels()
-    seat, layout = trial.seat(trial.rows), trial.recording.seat.layout
+    rows, layout = trial.recording.rows, trial.recording.seat.layout
+    seat = trial.seat(rows)
     memory = trial.rule.memory(seat, trial.recording.keys.clone())
     bounds = torch.from_numpy(layout.low), torch.from_numpy(layout.high)
-    low, high = (layout.unpack(bound.repeat(len(trial.rows), 1)) for bound in bounds)
+    low, high = (layout.unpack(bound.repeat(len(rows), 1)) for bound in bounds)
     for before, now in ((low, high), (high, low), (high, high)):
         memory = trial.rule.learn(seat, memory, before, now)
         wrong = wrong_levels(trial.rule.price(seat, memory, now), seat)

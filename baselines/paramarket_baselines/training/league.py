@@ -22,6 +22,7 @@ from paramarket_baselines.policies.mixed import Mixed
 from paramarket_baselines.policies.saving import save_policy
 from paramarket_baselines.training.callbacks import EVALUATION_SEEDS
 from paramarket_baselines.training.grouped import GroupedRolloutBuffer
+from paramarket_baselines.training.schedules import linear_schedule
 from paramarket_env.interface.policy import POLICIES
 from paramarket_env.validation import Count, configuration
 
@@ -76,7 +77,7 @@ def ppo_settings(settings: LeagueSettings, cycles: int, rows: int, agents: int) 
         "n_steps": cycles,
         "batch_size": cycles * rows // settings.minibatches,
         "n_epochs": settings.epochs,
-        "learning_rate": lambda left: settings.learning_rate * max(left, 0.05),
+        "learning_rate": linear_schedule(settings.learning_rate),
         "ent_coef": settings.entropy,
         "policy_kwargs": {"net_arch": {"pi": layers, "vf": layers}},
         "rollout_buffer_class": GroupedRolloutBuffer,

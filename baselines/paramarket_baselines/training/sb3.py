@@ -46,6 +46,7 @@ from paramarket_baselines.training.league import (
     ppo_settings,
 )
 from paramarket_baselines.training.remembering import RememberingVecEnv
+from paramarket_baselines.training.schedules import linear_schedule
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.config import MarketConfig
 from paramarket_env.files import expanded, remove_set
@@ -118,14 +119,9 @@ def _on_policy(plan: Plan, rows: int) -> dict[str, Any]:
         "n_steps": steps,
         "batch_size": minibatch,
         "n_epochs": 8,
-        "learning_rate": linear_schedule,
+        "learning_rate": linear_schedule(1e-3),
         "ent_coef": 0.01,
     }
-
-
-def linear_schedule(left: float) -> float:
-    """The learning rate, given the share of the training that is left."""
-    return 1e-3 * max(left, 0.05)
 
 
 SETTINGS: dict[str, Callable[[Plan, int], dict[str, Any]]] = {

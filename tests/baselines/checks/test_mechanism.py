@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import runpy
-from collections.abc import Callable
 from itertools import count
 from typing import Any
 
@@ -11,17 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from paramarket_baselines.checks import MECHANISM_CHECKS, check_mechanism, mechanism_trials, outcome
+from paramarket_baselines.checks import MECHANISM_CHECKS, check_mechanism, mechanism_trials
 from paramarket_env.economics.clearing import MECHANISMS, Book, Mechanism
 from paramarket_env.economics.ledger import share_of
 from paramarket_env.economics.mechanisms import DoubleAuction, Personal, Posted, SecondPrice
+from tests.baselines.checks.mutants import Mutants, failed
 from tests.test_examples import EXAMPLES
 
 
-def failed(mechanism: Mechanism) -> set[str]:
+def faults(mechanism: Mechanism) -> set[str]:
     """The checks that a mechanism fails with any number of firms."""
-    found = [outcome(check, trial) for trial in mechanism_trials(mechanism) for check in MECHANISM_CHECKS]
-    return {each.check for each in found if each.status == "failed"}
+    return failed(MECHANISM_CHECKS, *mechanism_trials(mechanism))
 
 
 @pytest.mark.parametrize("name", [*MECHANISMS, "double-auction(k=0)", "double-auction(k=1)", "second-price(copies=2)"])
@@ -33,17 +32,8 @@ def test_the_example_passes() -> None:
     check_mechanism(runpy.run_path(str(EXAMPLES / "own_mechanism.py"))["mechanism"](copies=2))
 
 
-MUTANTS: list[tuple[str, type[Any]]] = []
-
-
-def fails(check: str) -> Callable[[type[Any]], type[Any]]:
-    """Mark a mechanism that fails one check."""
-
-    def keep(mechanism: type[Any]) -> type[Any]:
-        MUTANTS.append((check, mechanism))
-        return mechanism
-
-    return keep
+MUTANTS = Mutants()
+fails = MUTANTS.fails
 
 
 @fails("clears-every-book")
@@ -135,14 +125,13 @@ class Draws(Posted):
         return book.ask
 
 
-@pytest.mark.parametrize(("check", "mechanism"), MUTANTS, ids=[mechanism.__name__ for _, mechanism in MUTANTS])
+@pytest.mark.parametrize(("check", "mechanism"), MUTANTS, ids=MUTANTS.names)
 def test_each_check_finds_the_mechanism_that_is_wrong_in_its_way_alone(check: str, mechanism: type[Any]) -> None:
-    assert failed(mechanism()) == {check}
+    assert faults(mechanism()) == {check}
 
 
 def test_every_check_has_a_mutant_and_a_sentence() -> None:
-    assert {check for check, _ in MUTANTS} == {str(check) for check in MECHANISM_CHECKS}
-    assert all(check.sentence.endswith(".") for check in MECHANISM_CHECKS)
+    MUTANTS.assert_complete(MECHANISM_CHECKS)
 
 
 def test_a_failure_names_check_market_and_what_was_expected_and_came() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import runpy
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 
@@ -11,17 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from paramarket_baselines.checks import NETWORK_CHECKS, NetworkTrial, check_network, outcome
+from paramarket_baselines.checks import NETWORK_CHECKS, NetworkTrial, check_network
 from paramarket_env.learning.networks.mlp import MLPNetwork
 from paramarket_env.learning.networks.network import Architecture, Gradients, LogitGradient, Network, require_elements
+from tests.baselines.checks.mutants import Mutants, failed
 from tests.learning.networks.test_architectures import SMALL
 from tests.test_examples import EXAMPLES
 
 
-def failed(architecture: Architecture) -> set[str]:
+def faults(architecture: Architecture) -> set[str]:
     """The checks that an architecture fails for vectors."""
-    trial = NetworkTrial(architecture, "vectors", (12,))
-    return {found.check for found in (outcome(check, trial) for check in NETWORK_CHECKS) if found.status == "failed"}
+    return failed(NETWORK_CHECKS, NetworkTrial(architecture, "vectors", (12,)))
 
 
 @pytest.mark.parametrize("text", SMALL.values(), ids=SMALL)
@@ -42,20 +41,11 @@ class Honest(MLPNetwork):
 
 
 def test_an_honest_architecture_passes() -> None:
-    assert failed(Honest) == set()
+    assert faults(Honest) == set()
 
 
-MUTANTS: list[tuple[str, Architecture]] = []
-
-
-def fails(check: str) -> Callable[[Architecture], Architecture]:
-    """Mark an architecture that fails one check."""
-
-    def keep(architecture: Architecture) -> Architecture:
-        MUTANTS.append((check, architecture))
-        return architecture
-
-    return keep
+MUTANTS = Mutants()
+fails = MUTANTS.fails
 
 
 @fails("takes-or-refuses-samples")
@@ -172,16 +162,15 @@ class Draws(Honest):
         return super().gradients(parameters, inputs, logit_gradient)
 
 
-@pytest.mark.parametrize(("check", "architecture"), MUTANTS, ids=[mutant.__name__ for _, mutant in MUTANTS])
+@pytest.mark.parametrize(("check", "architecture"), MUTANTS, ids=MUTANTS.names)
 def test_each_check_finds_the_architecture_that_is_wrong_in_its_way_alone(
     check: str, architecture: Architecture
 ) -> None:
-    assert failed(architecture) == {check}
+    assert faults(architecture) == {check}
 
 
 def test_every_check_has_a_mutant_and_a_sentence() -> None:
-    assert {check for check, _ in MUTANTS} == {str(check) for check in NETWORK_CHECKS}
-    assert all(check.sentence.endswith(".") for check in NETWORK_CHECKS)
+    MUTANTS.assert_complete(NETWORK_CHECKS)
 
 
 def test_a_failure_names_check_samples_and_what_was_expected_and_came() -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from paramarket_baselines.checks import POLICY_CHECKS, NotClaimed, PolicyTrial, check_policy, outcome, policy_trials
+from paramarket_baselines.checks import POLICY_CHECKS, NotClaimed, PolicyTrial, check_policy, policy_trials
 from paramarket_baselines.checks.markets import DEFAULT_SCENARIOS, variants
 from paramarket_baselines.policies.decisions import RULES
 from paramarket_baselines.training.sb3 import Plan, learn
@@ -21,6 +21,7 @@ from paramarket_env.economics.kappa import KAPPA_MAX
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.policy import POLICIES, Policy, PolicyFactory, Seat
 from paramarket_env.scenarios import scenario
+from tests.baselines.checks.mutants import Mutants, failed
 from tests.helpers import priced_market, tiny_market
 from tests.test_examples import EXAMPLES
 
@@ -37,10 +38,9 @@ MARKETS = {
 """Markets with few and many firms, in both modes and of every mechanism."""
 
 
-def failed(policy: PolicyFactory) -> set[str]:
+def faults(policy: PolicyFactory) -> set[str]:
     """The checks that a policy fails in a market."""
-    trial = PolicyTrial(policy, "tiny", MARKET)
-    return {found.check for found in (outcome(check, trial) for check in POLICY_CHECKS) if found.status == "failed"}
+    return failed(POLICY_CHECKS, PolicyTrial(policy, "tiny", MARKET))
 
 
 # --- policies that are right ------------------------------------------------------------------------------------------
@@ -111,20 +111,11 @@ class Honest(Policy):
 
 
 def test_an_honest_policy_passes() -> None:
-    assert failed(Honest) == set()
+    assert faults(Honest) == set()
 
 
-MUTANTS: list[tuple[str, type[Honest]]] = []
-
-
-def fails(check: str) -> Callable[[type[Honest]], type[Honest]]:
-    """Mark a policy that fails one check."""
-
-    def keep(policy: type[Honest]) -> type[Honest]:
-        MUTANTS.append((check, policy))
-        return policy
-
-    return keep
+MUTANTS = Mutants()
+fails = MUTANTS.fails
 
 
 @fails("takes-or-refuses-a-seat")
@@ -304,14 +295,13 @@ class Modest(Honest):
         return super().act(observation, mask)
 
 
-@pytest.mark.parametrize(("check", "policy"), MUTANTS, ids=[policy.__name__ for _, policy in MUTANTS])
+@pytest.mark.parametrize(("check", "policy"), MUTANTS, ids=MUTANTS.names)
 def test_each_check_finds_the_policy_that_is_wrong_in_its_way_alone(check: str, policy: type[Honest]) -> None:
-    assert failed(policy) == {check}
+    assert faults(policy) == {check}
 
 
 def test_every_check_has_a_mutant_and_a_sentence() -> None:
-    assert {check for check, _ in MUTANTS} == {str(check) for check in POLICY_CHECKS}
-    assert all(check.sentence.endswith(".") for check in POLICY_CHECKS)
+    MUTANTS.assert_complete(POLICY_CHECKS)
 
 
 # --- the function and the settings ------------------------------------------------------------------------------------

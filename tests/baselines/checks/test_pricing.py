@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import runpy
-from collections.abc import Callable
 from itertools import count
 from typing import Any
 
@@ -11,19 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from paramarket_baselines.checks import PRICING_CHECKS, PricingTrial, check_pricing, outcome
+from paramarket_baselines.checks import PRICING_CHECKS, PricingTrial, check_pricing
 from paramarket_baselines.policies.pricing import PRICING, Fields, Memory, PricingRule
 from paramarket_env.interface.policy import Seat
+from tests.baselines.checks.mutants import Mutants, failed
 from tests.helpers import priced_market
 from tests.test_examples import EXAMPLES
 
 MARKET = priced_market(max_cycles=7, action_mode="round")
 
 
-def failed(rule: PricingRule) -> set[str]:
+def faults(rule: PricingRule) -> set[str]:
     """The checks that a rule fails in a market."""
-    trial = PricingTrial(rule, "tiny", MARKET)
-    return {found.check for found in (outcome(check, trial) for check in PRICING_CHECKS) if found.status == "failed"}
+    return failed(PRICING_CHECKS, PricingTrial(rule, "tiny", MARKET))
 
 
 @pytest.mark.parametrize("name", PRICING)
@@ -50,20 +49,11 @@ class Honest(PricingRule):
 
 
 def test_an_honest_rule_passes() -> None:
-    assert failed(Honest()) == set()
+    assert faults(Honest()) == set()
 
 
-MUTANTS: list[tuple[str, type[Honest]]] = []
-
-
-def fails(check: str) -> Callable[[type[Honest]], type[Honest]]:
-    """Mark a rule that fails one check."""
-
-    def keep(rule: type[Honest]) -> type[Honest]:
-        MUTANTS.append((check, rule))
-        return rule
-
-    return keep
+MUTANTS = Mutants()
+fails = MUTANTS.fails
 
 
 @fails("takes-or-refuses-a-market")
@@ -159,14 +149,13 @@ class Poor(Honest):
         return super().price(seat, memory, fields) + 9 * (fields["kappa"] > 99).long()
 
 
-@pytest.mark.parametrize(("check", "rule"), MUTANTS, ids=[rule.__name__ for _, rule in MUTANTS])
+@pytest.mark.parametrize(("check", "rule"), MUTANTS, ids=MUTANTS.names)
 def test_each_check_finds_the_rule_that_is_wrong_in_its_way_alone(check: str, rule: Any) -> None:
-    assert failed(rule()) == {check}
+    assert faults(rule()) == {check}
 
 
 def test_every_check_has_a_mutant_and_a_sentence() -> None:
-    assert {check for check, _ in MUTANTS} == {str(check) for check in PRICING_CHECKS}
-    assert all(check.sentence.endswith(".") for check in PRICING_CHECKS)
+    MUTANTS.assert_complete(PRICING_CHECKS)
 
 
 def test_a_failure_names_check_market_and_what_was_expected_and_came() -> None:

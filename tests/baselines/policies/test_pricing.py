@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from paramarket_baselines.evaluation.play import Arm, play
 from paramarket_baselines.policies.decisions import RULES
 from paramarket_baselines.policies.pricing import (
     PRICING,
@@ -37,6 +37,7 @@ from paramarket_env.seeding import stream
 from tests.baselines.policies.test_decisions import seat, see
 from tests.baselines.policies.test_failed_agents import plays
 from tests.helpers import CPU, CROWD, priced_market
+from tests.known import played
 
 LEVELS = (0, 10, 25, 60)  # ticks of 0.001; three agents, so two possible buyers
 CONFIG = priced_market(action_mode="round")
@@ -128,28 +129,26 @@ def test_every_rule_that_a_market_suits_plays_it(mechanism: str, disclosure: str
         mechanism=mechanism,
         disclosure=disclosure,
         reward_terms=(TrainCost(0.01), Rivalry(0.2)),
-        max_cycles=3,
+        max_cycles=4,
     )
-    played = 0
-    for name in PRICING:
-        try:
-            seller(PRICING.parse(name), seat(config))
-        except ValueError:
-            continue
-        play(config, Arm(name, (f"paper+{name}",)), [0, 1], "cpu")
-        played += 1
-    assert played >= 6
+    chair = seat(config)
+    policies = [f"paper+{name}" for name in PRICING]
+    able = [policy for policy in policies if plays(policy, chair)]
+    for policy in able:
+        assert np.isfinite(played(config, [policy] * config.agents, 2)).all()
+    assert len(able) >= 6
 
 
 @pytest.mark.parametrize("mechanism", [name for name in MECHANISMS if not MECHANISMS.parse(name).personal])
 @pytest.mark.parametrize("disclosure", ["none", "transactions", "bounds", "full"])
 def test_every_rule_that_a_crowd_suits_plays_it(mechanism: str, disclosure: str) -> None:
-    config = market(**CROWD, mechanism=mechanism, disclosure=disclosure, max_cycles=2, reward_terms=(Rivalry(0.2),))
+    config = market(**CROWD, mechanism=mechanism, disclosure=disclosure, max_cycles=3, reward_terms=(Rivalry(0.2),))
+    chair = seat(config)
     policies = [*RULES, *(f"patient:1+{name}" for name in PRICING)]
-    played = [policy for policy in policies if plays(policy, seat(config))]
-    for policy in played:
-        play(config, Arm(policy, (policy,)), [0], "cpu")
-    assert len(played) >= len(RULES) + 6
+    able = [policy for policy in policies if plays(policy, chair)]
+    for policy in able:
+        assert np.isfinite(played(config, [policy] * config.agents, 1)).all()
+    assert len(able) >= len(RULES) + 6
 
 
 @pytest.mark.parametrize("name", ["dear", "fixed:", "fixed:x", "fixed:-1", "bayesian:2", "bayesian(k=1)", ""])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -46,12 +47,25 @@ def acted(config: MarketConfig, folder: Path) -> torch.Tensor:
     return player.act(seen[:, 0], mask[:, 0])
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    learn(SHORT, folder, "cpu")
+    return folder
+
+
+@pytest.fixture
+def trained(made: Path, tmp_path: Path) -> Path:
+    """A copy of the folder of a short training."""
+    return Path(shutil.copytree(made, tmp_path / "trained"))
+
+
 @pytest.mark.parametrize("against", [(), pytest.param(("hold",), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["ppo", "dqn", "maskable-ppo", "recurrent-ppo", "a2c"])
 def test_the_best_action_of_a_single_step_is_found(name: str, against: tuple[str, ...], tmp_path: Path) -> None:
     # Nobody's offer is worth anything yet, and to hold gains nothing: to train is the one action that pays.
     config = tiny_market(max_cycles=1, optimizer=SGD(lr=0.2), opens_at=1, endowment="iid")
-    learn(Plan(config, name, 3000, 16, against=against), tmp_path, "cpu")
+    learn(Plan(config, name, 2000, 16, against=against), tmp_path, "cpu")
     assert (acted(config, tmp_path) == 1).float().mean() > 0.9
 
 
@@ -115,10 +129,9 @@ def test_one_agent_learns_against_rules_and_in_a_crowd_all_do() -> None:
     assert all(tuned(name).against == () for name in ("crowd-short", "crowd-64", "crowd-256"))
 
 
-def test_a_policy_that_all_share_scores_what_it_returns_in_every_seat(tmp_path: Path) -> None:
-    learn(SHORT, tmp_path, "cpu")
-    score = pd.read_csv(tmp_path / "evaluations.csv")["return"].iloc[-1]
-    name = f"learned:{tmp_path / 'checkpoint'}"
+def test_a_policy_that_all_share_scores_what_it_returns_in_every_seat(trained: Path) -> None:
+    score = pd.read_csv(trained / "evaluations.csv")["return"].iloc[-1]
+    name = f"learned:{trained / 'checkpoint'}"
     runs = evaluate(SHORT.config, [name], [name], callbacks.EVALUATION_SEEDS, "cpu")
     assert score == pytest.approx(runs["return"].mean())
 
@@ -177,18 +190,19 @@ def test_a_resumed_training_ends_as_early_as_without_the_interruption(
 # --- going on -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["ppo", "dqn", "recurrent-ppo"])
+# DQN learns from its 500th step on.
+@pytest.mark.parametrize(("name", "steps"), [("ppo", 64), ("dqn", 600), ("recurrent-ppo", 64)])
 def test_training_goes_on_from_a_checkpoint_and_keeps_a_better_policy_of_before(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = replace(SHORT, algo=name, timesteps=600)
+    plan = replace(SHORT, algo=name, timesteps=steps)
     monkeypatch.setattr(callbacks, "PATIENCE", 100)
     scored(monkeypatch, [0.9] * 40)
     first = learn(plan, tmp_path, "cpu")
     best = (tmp_path / "policy.json").read_text()
     scored(monkeypatch, [0.5] * 40)
-    longer = learn(replace(plan, timesteps=first.num_timesteps + 600), tmp_path, "cpu", resume=True)
-    assert longer.num_timesteps >= first.num_timesteps + 600
+    longer = learn(replace(plan, timesteps=first.num_timesteps + steps), tmp_path, "cpu", resume=True)
+    assert longer.num_timesteps >= first.num_timesteps + steps
     assert (tmp_path / "policy.json").read_text() == best
     assert (
         json.loads((tmp_path / "checkpoint" / "policy.json").read_text())["metadata"]["timesteps"]
@@ -215,12 +229,11 @@ def test_a_rollout_of_a_recurrent_policy_has_whole_episodes(cycles: int) -> None
     assert SETTINGS[plan.algo](plan, 15)["n_steps"] % cycles == 0
 
 
-def test_nothing_is_left_to_learn_after_all_steps(tmp_path: Path) -> None:
-    first = learn(SHORT, tmp_path, "cpu")
-    files = contents(tmp_path)
-    again = learn(SHORT, tmp_path, "cpu", resume=True)
-    assert again.num_timesteps == first.num_timesteps
-    assert files == contents(tmp_path)
+def test_nothing_is_left_to_learn_after_all_steps(trained: Path) -> None:
+    files = contents(trained)
+    steps = json.loads((trained / "checkpoint" / "policy.json").read_text())["metadata"]["timesteps"]
+    assert learn(SHORT, trained, "cpu", resume=True).num_timesteps == steps
+    assert files == contents(trained)
 
 
 @pytest.mark.parametrize(
@@ -232,10 +245,9 @@ def test_nothing_is_left_to_learn_after_all_steps(tmp_path: Path) -> None:
         ({"num_markets": 5}, "num_markets=5 is not allowed"),
     ],
 )
-def test_training_goes_on_with_the_same_plan_only(changes: Any, message: str, tmp_path: Path) -> None:
-    learn(SHORT, tmp_path, "cpu")
+def test_training_goes_on_with_the_same_plan_only(changes: Any, message: str, trained: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        learn(replace(SHORT, timesteps=9000, **changes), tmp_path, "cpu", resume=True)
+        learn(replace(SHORT, timesteps=9000, **changes), trained, "cpu", resume=True)
 
 
 def test_a_market_that_cannot_be_kept_is_refused_before_training(tmp_path: Path) -> None:
@@ -258,14 +270,13 @@ def edited(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     file.write_text(json.dumps(content))
 
 
-def test_a_checkpoint_of_before_a_setting_is_resumed_and_one_with_an_unknown_setting_is_not(tmp_path: Path) -> None:
-    learn(SHORT, tmp_path, "cpu")
-    edited(tmp_path, lambda plan: plan.pop("against"))
-    edited(tmp_path, lambda plan: plan["config"]["economy"].pop("broker_fee"))
-    learn(SHORT, tmp_path, "cpu", resume=True)
-    edited(tmp_path, lambda plan: plan.update(colour="red"))
+def test_a_checkpoint_of_before_a_setting_is_resumed_and_one_with_an_unknown_setting_is_not(trained: Path) -> None:
+    edited(trained, lambda plan: plan.pop("against"))
+    edited(trained, lambda plan: plan["config"]["economy"].pop("broker_fee"))
+    learn(SHORT, trained, "cpu", resume=True)
+    edited(trained, lambda plan: plan.update(colour="red"))
     with pytest.raises(ValueError, match=r"policy.json' cannot be resumed: .*colour is not a field"):
-        learn(SHORT, tmp_path, "cpu", resume=True)
+        learn(SHORT, trained, "cpu", resume=True)
 
 
 def test_opponents_are_compared_as_policies_and_not_as_text(tmp_path: Path) -> None:
@@ -276,11 +287,10 @@ def test_opponents_are_compared_as_policies_and_not_as_text(tmp_path: Path) -> N
         learn(replace(plan, against=("patient:4",)), tmp_path, "cpu", resume=True)
 
 
-def test_a_new_training_leaves_no_policy_of_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    learn(SHORT, tmp_path, "cpu")
-    outside = tmp_path.parent / f"{tmp_path.name}-outside"
-    (tmp_path / "checkpoint").rename(outside)
-    (tmp_path / "checkpoint").symlink_to(outside)
+def test_a_new_training_leaves_no_policy_of_before(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outside = trained.parent / f"{trained.name}-outside"
+    (trained / "checkpoint").rename(outside)
+    (trained / "checkpoint").symlink_to(outside)
 
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -288,8 +298,8 @@ def test_a_new_training_leaves_no_policy_of_before(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(callbacks.EvalCallback, "_score", interrupted)
     before = contents(outside)
     with pytest.raises(KeyboardInterrupt):
-        learn(SHORT, tmp_path, "cpu")
-    assert contents(tmp_path) == {}
+        learn(SHORT, trained, "cpu")
+    assert contents(trained) == {}
     assert contents(outside) == before
 
 

@@ -1,0 +1,1 @@
+"""The commands of ``paramarket``: the options of each, and what it does."""

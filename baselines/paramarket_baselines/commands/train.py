@@ -1,0 +1,86 @@
+"""The command ``paramarket train``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import torch
+import tyro
+from rich.console import Console
+from rich.progress import TextColumn
+
+from paramarket_baselines.commands.options import MarketOptions, result_folder
+from paramarket_baselines.evaluation.display import new_progress
+from paramarket_baselines.evaluation.names import without_folders
+from paramarket_baselines.policies.learned import algorithm
+from paramarket_baselines.training.sb3 import Plan, check_resume, learn
+from paramarket_env.config import MarketConfig
+from paramarket_env.files import claimed
+from paramarket_env.interface.policy import POLICIES
+from paramarket_env.market.devices import resolve_device
+from paramarket_env.market.engine import Engine
+from paramarket_env.validation import require
+
+
+@dataclass(frozen=True)
+class Train(MarketOptions):
+    """Train a policy with Stable-Baselines3, and save it in a folder; `learned:FOLDER` plays it like a rule."""
+
+    out: Path | None = None
+    """Folder for the policy. Without it: a new one under `runs/`."""
+    overwrite: bool = False
+    """Write into `out` even if it exists."""
+    resume: bool = False
+    """Continue from the checkpoint in `out`. Only `timesteps` may differ from its settings."""
+    device: str = "auto"
+    """Device of the markets: `auto`, `cpu` or `cuda`. The policy's small network stays on the CPU."""
+    plan: Annotated[Plan, tyro.conf.arg(name="")] = field(default_factory=lambda: Plan(MarketConfig()))
+
+    def __post_init__(self) -> None:
+        require(
+            not self.resume or self.out is not None,
+            "resume",
+            self.resume,
+            "used together with out, the folder of the training",
+        )
+
+
+def train(options: Train, console: Console) -> None:
+    """Train, and save the policy."""
+    plan, device = options.plan, resolve_device(options.device)
+    folder = result_folder(options.out, f"{plan.algo}-{options.market_name}-{plan.config.action_mode}")
+    algorithm(plan.algo)
+    for name in plan.against:
+        POLICIES.parse(name)
+    Engine(plan.config, plan.num_markets, device)  # refuse invalid settings before making a folder
+    if options.resume:
+        check_resume(plan, folder)
+    with claimed(folder, existing=options.overwrite or options.resume):
+        _train(options, folder, device, console)
+
+
+def _train(options: Train, folder: Path, device: torch.device, console: Console) -> None:
+    plan = options.plan
+    met = f"against {', '.join(without_folders(plan.against))}" if plan.against else "in self-play"
+    opponents = "in a league" if plan.league else met
+    console.print(f"{plan.algo} on {options.shown_name}, {plan.config.action_mode} mode, {opponents}")
+    with new_progress(console, TextColumn("return {task.fields[returned]:.2f}")) as progress:
+        task = progress.add_task(plan.algo, total=plan.timesteps, returned=float("nan"))
+
+        def on_rollout(steps: int, returned: float) -> None:
+            progress.update(task, completed=min(steps, plan.timesteps), returned=returned)
+
+        def on_evaluation(steps: int, returned: float, best: float) -> None:
+            console.print(f"{steps:>9,} steps: return {returned:.2f} in the evaluation, best {best:.2f}")
+
+        learn(plan, folder, device, on_rollout, on_evaluation, resume=options.resume)
+    scores = pd.read_csv(folder / "evaluations.csv")
+    best = scores.iloc[int(scores["return"].to_numpy().argmax())]
+    console.print(
+        f"best of {len(scores)} evaluations: return {best['return']:.2f} after {best.timesteps:,.0f} steps; "
+        f"saved in {folder}; play it as learned:{folder}",
+        soft_wrap=True,
+    )
