@@ -107,10 +107,11 @@ def test_batched_as_in_a_loop(text: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("text", MODULES)
 def test_the_same_episode_batched_and_in_a_loop(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    played = []
+    # Adam would make whole steps of gradients that are 0 but for rounding, which differs.
+    config, played = tiny_market(architecture=text, max_cycles=3, optimizer=SGD(lr=0.05)), []
     for elements, loops in ((0, True), (2**60, False)):
         monkeypatch.setattr(modules, "LOOP_ELEMENTS", elements)
-        engine, rng = new_engine(tiny_market(architecture=text, max_cycles=3), (0, 1)), np.random.default_rng(0)
+        engine, rng = new_engine(config, (0, 1)), np.random.default_rng(0)
         assert isinstance(engine.network, ModuleNetwork)
         assert engine.network._loops(CPU, 1) == loops
         for _ in range(3):
