@@ -20,7 +20,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from paramarket_env.autograd import no_grad
@@ -101,6 +100,8 @@ class Digits:
 
     def __call__(self) -> Dataset:
         """Read the samples from scikit-learn."""
+        from sklearn.datasets import load_digits  # noqa: PLC0415  # takes a second, and other data do not need it
+
         images, labels = load_digits(return_X_y=True)
         pixels = torch.from_numpy(images).float().view(-1, 1, 8, 8)
         return Dataset(pixels / 16, torch.from_numpy(labels).long(), classes=10, official_test=0)
