@@ -34,6 +34,7 @@ from paramarket_baselines.training.callbacks import (
     Progress,
 )
 from paramarket_baselines.training.checkpoint import load_checkpoint, save_checkpoint
+from paramarket_baselines.training.exploration import begin_with, even_verbs
 from paramarket_baselines.training.grouped import grouped_seeds
 from paramarket_baselines.training.imitation import imitate
 from paramarket_baselines.training.league import (
@@ -44,17 +45,14 @@ from paramarket_baselines.training.league import (
     evaluation_seeds,
     ppo_settings,
 )
+from paramarket_baselines.training.options import GAMMA
 from paramarket_baselines.training.remembering import RememberingVecEnv
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.config import MarketConfig
 from paramarket_env.files import expanded, remove_set
-from paramarket_env.interface.actions import VerbActions
 from paramarket_env.interface.policy import POLICIES
 from paramarket_env.scenarios import scenario
 from paramarket_env.validation import Count, configuration, explain, require
-
-GAMMA = 1.0
-"""The discount factor. Episodes are short, and the goal is their undiscounted return."""
 
 TRAINING_SEEDS = 2**40
 """Training starts with seeds from here on, and continues with hashes of them. Smaller seeds are held out."""
@@ -274,21 +272,10 @@ def _new(kind: Any, vec_env: ParaMarketVecEnv, plan: Plan) -> tuple[VecNormalize
     window = vec_env.num_envs
     arguments = {"seed": plan.seed, "gamma": GAMMA, "device": "cpu", "stats_window_size": window}
     model = kind(**{"policy": "MlpPolicy", "env": env, **arguments, **settings})
-    if isinstance(model, OnPolicyAlgorithm) and isinstance(vec_env.market_batch.actions, VerbActions):
-        _make_verbs_even(model, vec_env.market_batch.actions)
+    if isinstance(model, OnPolicyAlgorithm):
+        scores: Any = model.policy.action_net
+        begin_with(scores, even_verbs(vec_env.market_batch.actions))
     return env, model
-
-
-def _make_verbs_even(model: OnPolicyAlgorithm, actions: VerbActions) -> None:
-    """Start with a policy that holds, trains, buys and asks with equal probability.
-
-    Most actions are asks. If all actions were equally likely, the policy would rarely train or buy, and could hardly
-    learn what these actions are worth.
-    """
-    sizes = (1, 1, actions.choices.purchases, actions.mask_size - actions.first_ask)
-    scores: Any = model.policy.action_net
-    with torch.no_grad():
-        scores.bias.copy_(torch.cat([scores.bias.new_full((size,), -math.log(size)) for size in sizes]))
 
 
 def check_resume(plan: Plan, folder: Path | str) -> None:
