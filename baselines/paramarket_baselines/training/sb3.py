@@ -47,6 +47,7 @@ from paramarket_baselines.training.league import (
 )
 from paramarket_baselines.training.options import GAMMA
 from paramarket_baselines.training.remembering import RememberingVecEnv
+from paramarket_baselines.training.small_rewards import SmallRewards
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.config import MarketConfig
 from paramarket_env.files import expanded, remove_set
@@ -142,7 +143,7 @@ SETTINGS: dict[str, Callable[[Plan, int], dict[str, Any]]] = {
         "gradient_steps": 8,
         "target_update_interval": 500,
         "exploration_fraction": 0.5,
-        "learning_rate": 1e-3,
+        "learning_rate": linear_schedule,
     },
 }
 """Settings that differ from the algorithms' defaults, given the plan and the number of rows of the environment."""
@@ -264,7 +265,8 @@ def remove_training(folder: Path) -> None:
 
 
 def _new(kind: Any, vec_env: ParaMarketVecEnv, plan: Plan) -> tuple[VecNormalize, BaseAlgorithm]:
-    env = VecNormalize(VecMonitor(RememberingVecEnv(vec_env) if plan.league else vec_env), gamma=GAMMA)
+    scaled = SmallRewards if plan.algo == "dqn" else VecNormalize
+    env = scaled(VecMonitor(RememberingVecEnv(vec_env) if plan.league else vec_env), gamma=GAMMA)
     if plan.league:
         settings = ppo_settings(plan.league_settings, plan.config.max_cycles, vec_env.num_envs, plan.config.agents)
     else:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from benchmarks.known_answers import MARKETS, TRAININGS, Market, of_sb3, priced
+from paramarket_baselines.training.sb3 import Plan, learn
 
 FOUR_PRICES = Market(priced("known-posted-price", 4), "train+fixed:2", "paper", (0,), 30_000)
+TWO_PRICES = MARKETS["posted price"].config.changed(ask_levels=(0, 1, 4), initial_ask=3)
 
 
 @pytest.mark.parametrize(
@@ -28,6 +34,16 @@ def test_the_scale_tells_the_answer_from_other_rules(name: str, wrong: str) -> N
 
 def test_the_best_price_is_learned_in_seconds() -> None:
     assert of_sb3("a2c", FOUR_PRICES, 0) == [pytest.approx(1.0)]
+
+
+def test_dqn_values_an_action_at_its_mean_return_even_if_it_rarely_pays(tmp_path: Path) -> None:
+    # 2/3 sells to a third of the buyers and earns 2/9, 1/6 sells to five sixths and earns 5/36.
+    model: Any = learn(Plan(TWO_PRICES, "dqn", 8000, against=("paper",)), tmp_path, "cpu")
+    env = model.get_env()
+    of_sellers = torch.as_tensor(env.reset()[::2])
+    values = model.q_net(of_sellers).max(1).values.detach().numpy()
+    unit = 1 / env.normalize_reward(np.ones(1))
+    assert values.mean() * unit == pytest.approx(2 / 9, rel=0.2)
 
 
 NEARLY = 0.8
