@@ -134,7 +134,12 @@ SETTINGS: dict[str, Callable[[Plan, int], dict[str, Any]]] = {
         "policy": "MlpLstmPolicy",
         "policy_kwargs": {"lstm_hidden_size": 64},
     },
-    "a2c": lambda plan, rows: {"n_steps": plan.config.max_cycles, "ent_coef": 0.01},
+    "a2c": lambda plan, rows: {
+        "n_steps": plan.config.max_cycles,
+        "learning_rate": lambda left: 5 * linear_schedule(left),  # a rollout gives only one step of the optimizer
+        "ent_coef": 0.05,
+        "normalize_advantage": True,
+    },
     "dqn": lambda plan, rows: {
         "learning_starts": 500,
         "buffer_size": 50_000,
