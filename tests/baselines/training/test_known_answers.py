@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.known_answers import MARKETS, TRAININGS, Market, of_sb3, priced
+from benchmarks.known_answers import MARKETS, TRAININGS, Market, Options, kept, of_sb3, priced, table
 from paramarket_baselines.training.sb3 import Plan, learn
 
+ROOT = Path(__file__).parents[3]
 FOUR_PRICES = Market(priced("known-posted-price", 4), "train+fixed:2", "paper", (0,), 30_000)
 TWO_PRICES = MARKETS["posted price"].config.changed(ask_levels=(0, 1, 4), initial_ask=3)
 
@@ -30,6 +31,10 @@ def test_the_scale_tells_the_answer_from_other_rules(name: str, wrong: str) -> N
     market = MARKETS[name]
     assert market.scores(market.answer) == pytest.approx([1.0] * len(market.seats))
     assert max(market.scores(wrong)) < 0.93
+
+
+def test_the_page_has_the_table_of_the_scores_that_are_kept() -> None:
+    assert table(kept(ROOT / Options().out)) in (ROOT / "docs" / "known-answers.md").read_text()
 
 
 def test_the_best_price_is_learned_in_seconds() -> None:
@@ -53,12 +58,17 @@ SELF_PLAY = ("TorchRL's PPO", "RLlib's PPO")
 OTHER_GAMES = ("price skimming", "double auction")
 """The markets that have another answer, or several, if the opponent learns, too."""
 
+NOT_FOUND = {("RLlib's PPO", "last round")}
+"""Answers that an algorithm should find, and does not find yet."""
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("algo", "name"), [*product(TRAININGS, MARKETS)])
 def test_an_algorithm_finds_the_answer(algo: str, name: str) -> None:
     if algo in SELF_PLAY and name in OTHER_GAMES:
         pytest.skip("in self-play this market has another answer, or several")
+    if (algo, name) in NOT_FOUND:
+        pytest.xfail("see docs/known-answers.md")
     if algo in SELF_PLAY:
         pytest.importorskip({"TorchRL's PPO": "torchrl", "RLlib's PPO": "ray"}[algo])
     scores = TRAININGS[algo](MARKETS[name], 0)
