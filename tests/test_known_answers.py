@@ -10,11 +10,12 @@ import pytest
 import torch
 from scipy import integrate, stats
 
+from benchmarks.scripts import BUY, HOLD, TRAIN, asks, played, script
 from examples.own_mechanism import FirstPrice
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.scenarios import scenario
-from tests.known import BUY, HOLD, TRAIN, asks, grid, midpoints, played, script
+from tests.known import grid, midpoints
 
 # --- the posted price -------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Options of the trainings in which all agents share one policy."""
+"""The goal of all trainings, and options of those in which all agents share one policy."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 from paramarket_env.config import ActionMode, MarketConfig
 from paramarket_env.scenarios import scenario
 from paramarket_env.validation import require
+
+GAMMA = 1.0
+"""The discount factor. Episodes are short, and the goal is their undiscounted return."""
 
 
 @dataclass(frozen=True)

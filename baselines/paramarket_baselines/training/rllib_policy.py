@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from paramarket_baselines.evaluation.play import Arm, play
 from paramarket_baselines.policies.learned import Normaliser
+from paramarket_baselines.training.exploration import begin_with, even_verbs
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.batch import MarketBatch
 
@@ -28,6 +29,7 @@ class SharedPolicy(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]  # RL
         self.register_buffer("mean", torch.tensor(scale.mean, dtype=torch.float32, device="cpu"))
         self.register_buffer("deviation", torch.tensor(scale.variance, dtype=torch.float32, device="cpu").sqrt())
         self.actor, self.critic = (_network(len(scale.mean), outputs) for outputs in (sum(nvec), 1))
+        begin_with(self.actor, self.model_config["first_scores"])
         if len(nvec) > 1:  # RLlib has no default distribution for these
             self.action_dist_cls = TorchMultiCategorical.get_partial_dist_cls(input_lens=nvec)
 
@@ -55,20 +57,19 @@ def _network(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def model_config(config: MarketConfig, seed: int) -> dict[str, Any]:
-    """The ``model_config`` of a :class:`SharedPolicy`: ``scale``, a ``Normaliser``, and an action's ``nvec``.
+    """The ``model_config`` of a :class:`SharedPolicy`: ``scale``, a ``Normaliser``, ``nvec`` and ``first_scores``.
 
     The scale is that of observations in random play, since the ranges of their fields differ by orders of magnitude.
     """
     seen: list[np.ndarray] = []
-    nvec: tuple[int, ...] = ()
+    actions = MarketBatch(config, 1, "cpu").actions
 
     def look(batch: MarketBatch, _: Any) -> None:
-        nonlocal nvec
         seen.append(batch.observe().flatten(0, 1).cpu().numpy())
-        nvec = batch.actions.nvec
 
     play(config, Arm("random", ("random",)), range(seed, seed + 16), on_step=look, closing_trade=False)
     observations = np.concatenate(seen).astype(np.float64)
     # Constant entries are not scaled.
     variance = np.where(observations.std(0) > 1e-9, observations.var(0), 1.0)
-    return {"scale": Normaliser(observations.mean(0), variance, 10.0), "nvec": nvec}
+    scale = Normaliser(observations.mean(0), variance, 10.0)
+    return {"scale": scale, "nvec": actions.nvec, "first_scores": even_verbs(actions)}

@@ -34,6 +34,7 @@ from paramarket_baselines.training.callbacks import (
     Progress,
 )
 from paramarket_baselines.training.checkpoint import load_checkpoint, save_checkpoint
+from paramarket_baselines.training.exploration import begin_with, even_verbs
 from paramarket_baselines.training.grouped import grouped_seeds
 from paramarket_baselines.training.imitation import imitate
 from paramarket_baselines.training.league import (
@@ -45,18 +46,16 @@ from paramarket_baselines.training.league import (
     evaluation_seeds,
     ppo_settings,
 )
+from paramarket_baselines.training.options import GAMMA
 from paramarket_baselines.training.remembering import RememberingVecEnv
 from paramarket_baselines.training.schedules import linear_schedule
+from paramarket_baselines.training.small_rewards import SmallRewards
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.config import MarketConfig
 from paramarket_env.files import expanded, remove_set
-from paramarket_env.interface.actions import VerbActions
 from paramarket_env.interface.policy import POLICIES
 from paramarket_env.scenarios import scenario
 from paramarket_env.validation import Count, configuration, explain, require
-
-GAMMA = 1.0
-"""The discount factor. Episodes are short, and the goal is their undiscounted return."""
 
 TRAINING_SEEDS = 2**40
 """Training starts with seeds from here on, and continues with hashes of them. Smaller seeds are held out."""
@@ -132,7 +131,12 @@ SETTINGS: dict[str, Callable[[Plan, int], dict[str, Any]]] = {
         "policy": "MlpLstmPolicy",
         "policy_kwargs": {"lstm_hidden_size": 64},
     },
-    "a2c": lambda plan, rows: {"n_steps": plan.config.max_cycles, "ent_coef": 0.01},
+    "a2c": lambda plan, rows: {
+        "n_steps": plan.config.max_cycles,
+        "learning_rate": linear_schedule(5e-3),  # a rollout gives only one step of the optimizer
+        "ent_coef": 0.05,
+        "normalize_advantage": True,
+    },
     "dqn": lambda plan, rows: {
         "learning_starts": 500,
         "buffer_size": 50_000,
@@ -141,7 +145,7 @@ SETTINGS: dict[str, Callable[[Plan, int], dict[str, Any]]] = {
         "gradient_steps": 8,
         "target_update_interval": 500,
         "exploration_fraction": 0.5,
-        "learning_rate": 1e-3,
+        "learning_rate": linear_schedule(1e-3),
     },
 }
 """Settings that differ from the algorithms' defaults, given the plan and the number of rows of the environment."""
@@ -266,7 +270,8 @@ def remove_training(folder: Path) -> None:
 
 
 def _new(kind: Any, vec_env: ParaMarketVecEnv, plan: Plan) -> tuple[VecNormalize, BaseAlgorithm]:
-    env = VecNormalize(VecMonitor(RememberingVecEnv(vec_env) if plan.league else vec_env), gamma=GAMMA)
+    scaled = SmallRewards if plan.algo == "dqn" else VecNormalize
+    env = scaled(VecMonitor(RememberingVecEnv(vec_env) if plan.league else vec_env), gamma=GAMMA)
     if plan.league:
         settings = ppo_settings(plan.league_settings, plan.config.max_cycles, vec_env.num_envs, plan.config.agents)
     else:
@@ -274,21 +279,10 @@ def _new(kind: Any, vec_env: ParaMarketVecEnv, plan: Plan) -> tuple[VecNormalize
     window = vec_env.num_envs
     arguments = {"seed": plan.seed, "gamma": GAMMA, "device": "cpu", "stats_window_size": window}
     model = kind(**{"policy": "MlpPolicy", "env": env, **arguments, **settings})
-    if isinstance(model, OnPolicyAlgorithm) and isinstance(vec_env.market_batch.actions, VerbActions):
-        _make_verbs_even(model, vec_env.market_batch.actions)
+    if isinstance(model, OnPolicyAlgorithm):
+        scores: Any = model.policy.action_net
+        begin_with(scores, even_verbs(vec_env.market_batch.actions))
     return env, model
-
-
-def _make_verbs_even(model: OnPolicyAlgorithm, actions: VerbActions) -> None:
-    """Start with a policy that holds, trains, buys and asks with equal probability.
-
-    Most actions are asks. If all actions were equally likely, the policy would rarely train or buy, and could hardly
-    learn what these actions are worth.
-    """
-    sizes = (1, 1, actions.choices.purchases, actions.mask_size - actions.first_ask)
-    scores: Any = model.policy.action_net
-    with torch.no_grad():
-        scores.bias.copy_(torch.cat([scores.bias.new_full((size,), -math.log(size)) for size in sizes]))
 
 
 def check_resume(plan: Plan, folder: Path | str) -> None:

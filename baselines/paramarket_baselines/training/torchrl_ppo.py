@@ -26,7 +26,8 @@ from paramarket_baselines.evaluation.statistics import compare_with_random
 from paramarket_baselines.policies.best_action import BestAction
 from paramarket_baselines.policies.learned import Normaliser
 from paramarket_baselines.policies.saving import save_network
-from paramarket_baselines.training.options import SelfPlayOptions
+from paramarket_baselines.training.exploration import begin_with, even_verbs
+from paramarket_baselines.training.options import GAMMA, SelfPlayOptions
 from paramarket_env import paramarket_v0
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.batch import MarketBatch
@@ -41,9 +42,9 @@ try:
 except ImportError as error:
     raise ImportError("TorchRL is not installed: pip install 'paramarket-env[torchrl]'") from error
 
-GAMMA, LAMBDA = 0.99, 0.95
+LAMBDA = 0.95
 EPOCHS, MINIBATCHES = 8, 4
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 1e-3  # at the beginning; it falls to a twentieth
 CLIP = 10.0  # bound of standardised observations
 HELD_OUT = 100  # seeds of the comparison at the end
 
@@ -206,16 +207,20 @@ def learn(
     env.set_seed(seed)
     batch = env.market_batch
     standardise = Standardise(batch.layout.size)
-    scores = nn.Sequential(standardise, network(batch.layout.size, batch.actions.mask_size)).to(env.device)
+    choosing = network(batch.layout.size, batch.actions.mask_size)
+    begin_with(choosing, even_verbs(batch.actions))
+    scores = nn.Sequential(standardise, choosing).to(env.device)
     values = new_values(standardise, network, config.agents, critic).to(env.device)
     standardise.show(env.rollout(config.max_cycles, break_when_any_done=False)["agents", "observation"])
     actor = new_actor(scores, batch.actions.nvec)
     loss = new_loss(actor, values, critic)
     optimizer = torch.optim.Adam(loss.parameters(), lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, iterations)
     for iteration in range(1, iterations + 1):
         with torch.no_grad():
             rollout = env.rollout(config.max_cycles, actor, break_when_any_done=False)
         improve(loss, optimizer, rollout)
+        schedule.step()
         # Not earlier: the ratio of new to old probabilities needs both on the same scale.
         standardise.show(rollout["agents", "observation"])
         on_iteration(iteration, float(rollout["next", "agents", "reward"].sum(1).mean()))

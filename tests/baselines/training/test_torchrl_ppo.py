@@ -189,6 +189,25 @@ def test_the_loss_takes_the_scale_of_the_last_rollout() -> None:
     assert abs(float(loss(rollout.reshape(-1))["kl_approx"])) > 1e-4
 
 
+def test_learning_begins_with_even_chances_for_every_verb() -> None:
+    config = priced_market(parameter_sets="layers")
+    scores = ppo.learn(config, 20, 0, 0, "cpu")
+    batch = MarketBatch(config, 20, "cpu")
+    chances = scores(batch.reset(torch.arange(20))[0]).detach().softmax(-1).mean((0, 1))
+    buy, ask = 2, len(chances) - batch.actions.choices.ask_slots * batch.actions.choices.levels
+    verbs = chances[0], chances[1], chances[buy:ask].sum(), chances[ask:].sum()
+    assert min(ask - buy, len(chances) - ask) > 1
+    assert [float(verb) for verb in verbs] == pytest.approx([0.25] * 4, abs=0.1)
+
+
+def test_the_learning_rate_falls(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    monkeypatch.setattr(ppo, "improve", lambda loss, optimizer, rollout: rates.append(optimizer.param_groups[0]["lr"]))
+    with pytest.warns(UserWarning, match="lr_scheduler.step"):  # since this optimizer never steps
+        ppo.learn(tiny_market(max_cycles=2), 1, 4, 0, "cpu")
+    assert rates == pytest.approx([ppo.LEARNING_RATE * share for share in (1, 0.7625, 0.525, 0.2875)])
+
+
 def test_a_network_of_ones_own_is_trained() -> None:
     made: list[tuple[int, int]] = []
 
