@@ -168,6 +168,9 @@ TUNED: dict[str, dict[str, Any]] = {
 
 
 LEAGUES: dict[str, dict[str, Any]] = {
+    # Without prices there is less to learn.
+    "digits-short": {"timesteps": 300_000},
+    "digits-layers-short": {"timesteps": 300_000},
     # A step with more firms takes longer. With fewer agent-steps, smaller rollouts leave enough updates.
     "three-firms-short": {"timesteps": 250_000, "num_markets": 384},
     "costly-training-short": {"timesteps": 250_000, "num_markets": 384},
