@@ -65,8 +65,8 @@ class Tuning:
     """Scenarios in which a trial trains, in this order. In each, a teacher rule must gain from the market."""
     trials: Count = 40
     """Number of trials, with those that the study has already."""
-    timesteps: Count = 60_000
-    """Agent-steps of a trial in each scenario."""
+    timesteps: Count = 200_000
+    """Agent-steps of a trial in each scenario. A short trial favours settings that explore too little."""
     seed: Annotated[int, Field(ge=0, lt=2**20)] = 0
     """Seed of the search and of the trainings."""
     device: str = "auto"
@@ -95,12 +95,12 @@ def suggested(trial: Trial) -> LeagueSettings:
     width = trial.suggest_categorical("width", (64, 128, 256))
     return LeagueSettings(
         learning_rate=trial.suggest_float("learning_rate", 1e-4, 3e-3, log=True),
-        entropy=trial.suggest_float("entropy", 2e-3, 0.2, log=True),
+        entropy=trial.suggest_float("entropy", 0.02, 0.5, log=True),
         epochs=trial.suggest_int("epochs", 1, 10),
         minibatches=trial.suggest_categorical("minibatches", (2, 4, 8, 16)),
         layers=(width, width),
         members=trial.suggest_categorical("members", (4, 8, 16)),
-        weight=trial.suggest_int("weight", 1, 6),
+        weight=trial.suggest_int("weight", 1, 12),
         imitation_epochs=trial.suggest_int("imitation_epochs", 5, 40),
         imitation_learning_rate=trial.suggest_float("imitation_learning_rate", 2e-4, 5e-3, log=True),
         smoothing=trial.suggest_float("smoothing", 0.01, 0.3, log=True),
