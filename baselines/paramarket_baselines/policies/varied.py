@@ -62,7 +62,7 @@ OPPONENTS = Family(
     first_purchase=(0, 0, 0, 0, 0, 0, 0.25, 0.5, 1),
     closes=(1, 1, 0),
     spending=(1, 1, 1, 1, 1, 0.5),
-    diligence=(1, 1, 1, 1, 1, 0.7),
+    diligence=(1, 1, 1, 1, 1, 0.7, 0.3, 0),
     noise=(0, 0, 0, 0, 0, 0.1, 0.5),
 )
 """The opponents of a league."""
