@@ -58,11 +58,11 @@ BUYER = ("patience", "margin", "first_purchase", "closes", "spending", "diligenc
 OPPONENTS = Family(
     prices=("none", "fixed", "fixed", "withheld", "random", "bayesian", "ramp", "ramp"),
     patience=(0, 0, 0.08, 0.17, 0.25, 0.42, 0.5, 0.58, 0.67, 0.75, 0.92),
-    margin=(0, 0, 1, 1, 1, 1, 1, 1, 2, 4),
+    margin=(0, 0.8, 1, 1, 1, 1, 1, 1, 1.2, 1.5),
     first_purchase=(0, 0, 0, 0, 0, 0, 0.25, 0.5, 1),
     closes=(1, 1, 0),
     spending=(1, 1, 1, 1, 1, 0.5),
-    diligence=(1, 1, 1, 1, 1, 0.7, 0.3, 0),
+    diligence=(1, 1, 1, 1, 1, 1, 0.7, 0),
     noise=(0, 0, 0, 0, 0, 0.1, 0.5),
 )
 """The opponents of a league."""
