@@ -42,7 +42,7 @@ class Leaderboard:
     """Number of trainings of a learned entry."""
     exploit: tuple[str, ...] = ()
     """Names of entries against which a best response is trained, for their exploitability."""
-    runs: int = 40
+    runs: int = 80
     """Number of runs of a player against each population, over all seats, on seeds from 0 on."""
     fix_anchors: bool = False
     """Fix the upper anchors of these scenarios from all that is stored. This moves all scores."""
