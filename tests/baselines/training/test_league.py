@@ -189,7 +189,7 @@ def test_a_league_with_other_settings_is_not_resumed(brief: Plan, tmp_path: Path
     learn(replace(brief, timesteps=64), tmp_path, "cpu")
     check_resume(brief, tmp_path)
     other = replace(brief, league_settings=replace(brief.league_settings, entropy=0.1))
-    with pytest.raises(ValueError, match=r"league_settings.entropy=0.1 is not allowed: it must be 0.05"):
+    with pytest.raises(ValueError, match=r"league_settings.entropy=0.1 is not allowed: it must be 0.15"):
         check_resume(other, tmp_path)
 
 
