@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.scripts import played
 from paramarket_baselines.policies.decisions import RULES
 from paramarket_baselines.policies.pricing import (
     PRICING,
@@ -37,7 +38,6 @@ from paramarket_env.seeding import stream
 from tests.baselines.policies.test_decisions import seat, see
 from tests.baselines.policies.test_failed_agents import plays
 from tests.helpers import CPU, CROWD, priced_market
-from tests.known import played
 
 LEVELS = (0, 10, 25, 60)  # ticks of 0.001; three agents, so two possible buyers
 CONFIG = priced_market(action_mode="round")
