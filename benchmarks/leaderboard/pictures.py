@@ -44,7 +44,7 @@ def draw_curves(boards: Mapping[str, Board]) -> Figure:
         if panel.lines:
             panel.legend(fontsize=7)
     figure.supxlabel("agent-steps")
-    figure.supylabel("return in the training's own evaluations")
+    figure.supylabel("return in evaluations")
     return figure
 
 
