@@ -1,4 +1,4 @@
-"""What the commands that play a market have in common: where its settings come from, and where the results go."""
+"""Commands that play a market share options for its settings, and the folder of their results."""
 
 from __future__ import annotations
 

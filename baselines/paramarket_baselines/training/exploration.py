@@ -1,4 +1,4 @@
-"""Where the exploration of a policy begins."""
+"""A new policy explores all verbs alike."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class LeagueSettings:
     """The weight of the entropy in PPO's loss at the beginning; see :class:`FallingEntropy`. If it is small, the policy
     soon repeats one plan, such as one price against everybody, and its groups then have nothing left to compare."""
     epochs: Count = 8
-    """How often PPO goes through a rollout."""
+    """The number of passes of PPO over a rollout."""
     minibatches: Count = 16
     """The number of equal parts of a rollout; each gives one step of the optimizer."""
     layers: Annotated[tuple[Count, ...], Field(min_length=1)] = (128, 128)
@@ -52,7 +52,7 @@ class LeagueSettings:
     imitation_episodes: Count = 2
     """The number of episodes that are imitated, in every market."""
     imitation_epochs: Count = 15
-    """How often the imitation goes through these episodes."""
+    """The number of passes of the imitation over these episodes."""
     imitation_batch: Count = 1024
     """The number of agent-steps in a minibatch of the imitation."""
     imitation_learning_rate: Annotated[float, Field(gt=0)] = 1e-3

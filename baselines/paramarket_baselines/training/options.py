@@ -1,4 +1,4 @@
-"""The goal of all trainings, and options of those in which all agents share one policy."""
+"""The discount factor, and the options of trainings in which all agents share one policy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from paramarket_env.scenarios import scenario
 from paramarket_env.validation import require
 
 GAMMA = 1.0
-"""The discount factor. Episodes are short, and the goal is their undiscounted return."""
+"""The discount factor of Stable-Baselines3's and TorchRL's algorithms. Episodes are short, and the goal is their
+undiscounted return."""
 
 
 @dataclass(frozen=True)

@@ -181,8 +181,8 @@ LEAGUES: dict[str, dict[str, Any]] = {
 
 def tuned_league(config: MarketConfig, name: str = "", settings: LeagueSettings = DEFAULTS) -> Plan:
     """The plan of a league in a market, or in the scenario of that name."""
-    group = settings.members * config.agents
-    chosen = {"timesteps": 500_000, "num_markets": max(768 // group, 1) * group, **LEAGUES.get(name, {})}
+    unit = math.lcm(settings.members * config.agents, settings.minibatches)
+    chosen = {"timesteps": 500_000, "num_markets": max(768 // unit, 1) * unit, **LEAGUES.get(name, {})}
     return Plan(config, against=("varied",), league=True, past_selves=3, league_settings=settings, **chosen)
 
 

@@ -1,4 +1,4 @@
-"""How a setting changes during a training."""
+"""Some settings change during a training."""
 
 from __future__ import annotations
 

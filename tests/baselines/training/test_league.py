@@ -147,6 +147,12 @@ def test_settings_that_a_league_does_not_have_are_refused(changes: dict[str, obj
         replace(tuned_league(scenario("digits-short")), **changes)  # type: ignore[arg-type]
 
 
+def test_the_default_league_fits_any_number_of_agents_and_cycles() -> None:
+    for agents in range(2, 9):
+        plan = tuned_league(scenario("crowd-short", agents=agents, max_cycles=5))
+        assert plan.num_markets % (8 * agents) == 0
+
+
 def test_varied_is_a_policy_like_any_other() -> None:
     assert POLICIES.text(POLICIES.parse("varied")) == "varied"
 
