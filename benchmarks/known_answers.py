@@ -22,7 +22,8 @@ from paramarket_baselines.evaluation.display import markdown, new_console
 from paramarket_baselines.evaluation.results import read_json, write_json
 from paramarket_baselines.policies.best_action import BestAction
 from paramarket_baselines.policies.learned import ALGORITHMS
-from paramarket_baselines.training.sb3 import Plan, learn
+from paramarket_baselines.training.plan import Plan
+from paramarket_baselines.training.sb3 import learn
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.policy import PolicyFactory
 from paramarket_env.scenarios import scenario

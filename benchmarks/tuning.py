@@ -28,7 +28,8 @@ from paramarket_baselines.evaluation.display import Rows, markdown, new_console,
 from paramarket_baselines.evaluation.statistics import evaluate
 from paramarket_baselines.policies.varied import OPPONENTS, TEACHERS
 from paramarket_baselines.training.league import DEFAULTS, LeagueSettings, evaluation_seeds
-from paramarket_baselines.training.sb3 import Plan, learn, tuned_league
+from paramarket_baselines.training.plan import Plan, tuned_league
+from paramarket_baselines.training.sb3 import learn
 from paramarket_env.config import MarketConfig
 from paramarket_env.files import claimed, write_file
 from paramarket_env.scenarios import scenario
@@ -79,7 +80,9 @@ class Tuning:
 
     def plan(self, name: str, settings: LeagueSettings) -> Plan:
         """The training of a trial in a scenario."""
-        return replace(tuned_league(scenario(name), name, settings), timesteps=self.timesteps, seed=self.seed)
+        return replace(
+            tuned_league(scenario(name), name, settings), timesteps=self.timesteps, seed=self.seed, candidates=1
+        )
 
     @property
     def comparable(self) -> dict[str, Any]:

@@ -31,7 +31,8 @@ from paramarket_baselines.policies.learned import Learned
 from paramarket_baselines.policies.saving import save_policy
 from paramarket_baselines.training.callbacks import PATIENCE
 from paramarket_baselines.training.checkpoint import load_checkpoint, save_checkpoint
-from paramarket_baselines.training.sb3 import Plan, check_resume, learn
+from paramarket_baselines.training.plan import Plan, check_resume
+from paramarket_baselines.training.sb3 import learn
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.files import claimed, expanded, read_member, write_file, write_set
 from paramarket_env.interface.policy import POLICIES
@@ -158,7 +159,8 @@ from pathlib import Path
 from dataclasses import replace
 from paramarket_env import files
 from paramarket_baselines.training import callbacks
-from paramarket_baselines.training.sb3 import Plan, learn
+from paramarket_baselines.training.plan import Plan
+from paramarket_baselines.training.sb3 import learn
 from tests.helpers import priced_market
 import pandas as pd
 

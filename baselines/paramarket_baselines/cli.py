@@ -19,7 +19,7 @@ from paramarket_baselines.commands.train import Train, train
 from paramarket_baselines.evaluation.display import PlainConsole, new_console
 from paramarket_baselines.evaluation.names import printable
 from paramarket_baselines.plugin_options import PLUGINS, UsageError, list_names
-from paramarket_baselines.training.sb3 import TRAINING_OPPONENTS, Plan, tuned, tuned_league
+from paramarket_baselines.training.plan import TRAINING_OPPONENTS, Plan, tuned, tuned_league
 from paramarket_env.config import MarketConfig
 from paramarket_env.files import expanded
 from paramarket_env.scenarios import scenario

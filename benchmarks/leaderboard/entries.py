@@ -1,7 +1,7 @@
 """The entries: files that define one policy, a training, or several rules.
 
 ``NAME.json`` contains a policy (``{"policy": "patient:7"}``), the settings of a training, which are fields of
-``paramarket_baselines.training.sb3.Plan`` (``{"train": {"algo": "ppo"}}``), or rules that differ in their parameters
+``paramarket_baselines.training.plan.Plan`` (``{"train": {"algo": "ppo"}}``), or rules that differ in their parameters
 (``{"policies": ["patient:5+fixed:3", ...]}``). ``NAME.py`` defines ``policy(seat)``.
 
 A policy that was trained elsewhere is ``{"policy": "learned:FOLDER"}``. The folder has a numbered folder for each

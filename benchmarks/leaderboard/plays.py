@@ -40,16 +40,16 @@ def run_training(training: Training, device: str) -> Stored:
     workplace, began = training.folder.with_name(f"{training.folder.name}.unfinished"), time.monotonic()
     try:
         plan = training.plan
-        learn(plan, workplace, device)
+        steps = [0]
+        learn(plan, workplace, device, lambda taken, _: steps.append(taken))
     except (ValueError, ImportError) as error:
         return {"hole": str(error)}
-    minutes = (time.monotonic() - began) / 60
+    cost = {"steps": steps[-1], "minutes": round((time.monotonic() - began) / 60, 2)}
     curve = pd.read_csv(workplace / "evaluations.csv")
     _move_policy(workplace, training.folder)
     origin = provenance([plan.seed], resolve_device(device))
     settings = {name: value for name, value in plan.to_dict().items() if name != "config"}
-    steps = int(curve.timesteps.iloc[-1])
-    return {"plan": settings, **origin, "steps": steps, "minutes": round(minutes, 2), "curve": curve.to_dict("list")}
+    return {"plan": settings, **origin, **cost, "curve": curve.to_dict("list")}
 
 
 def _move_policy(source: Path, target: Path) -> None:

@@ -19,7 +19,7 @@ from benchmarks.leaderboard.venue import Venue
 from benchmarks.runner import Runner
 from benchmarks.sealed import open_sealed
 from paramarket_baselines.evaluation import protocol
-from paramarket_baselines.training import callbacks, sb3
+from paramarket_baselines.training import callbacks, plan, sb3
 from paramarket_env import scenarios
 from paramarket_env.validation import require
 from tests.helpers import tiny_market
@@ -48,8 +48,8 @@ def small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Runner, "_local", here)
         patch.setitem(scenarios.SCENARIOS._entries, NAME, lambda: tiny_market(max_cycles=4))
-        patch.setitem(sb3.TUNED, NAME, {**LEARN, "against": ("train",)})
-        patch.setitem(sb3.SETTINGS, "ppo", lambda plan, rows: {"n_steps": 4, "batch_size": 4 * rows})
+        patch.setitem(plan.TUNED, NAME, {**LEARN, "against": ("train",)})
+        patch.setitem(sb3.SETTINGS, "ppo", lambda _, rows: {"n_steps": 4, "batch_size": 4 * rows})
         patch.setattr(callbacks, "EVALUATION_SEEDS", range(2**41, 2**41 + 2))
         patch.setattr(venue, "BEST_RESPONSE", LEARN)
         patch.setattr(venue, "OPPONENTS", opponents)

@@ -11,7 +11,7 @@ import pytest
 from paramarket_baselines.evaluation.protocol import held_out_rules
 from paramarket_baselines.training import league
 from paramarket_baselines.training.league import LeagueSettings
-from paramarket_baselines.training.sb3 import Plan, tuned_league
+from paramarket_baselines.training.plan import Plan, tuned_league
 from paramarket_env.scenarios import scenario
 from tests.helpers import tiny_market
 

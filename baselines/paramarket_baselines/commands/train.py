@@ -16,7 +16,8 @@ from paramarket_baselines.commands.options import MarketOptions, result_folder
 from paramarket_baselines.evaluation.display import new_progress
 from paramarket_baselines.evaluation.names import without_folders
 from paramarket_baselines.policies.learned import algorithm
-from paramarket_baselines.training.sb3 import Plan, check_resume, learn
+from paramarket_baselines.training.plan import Plan, check_resume
+from paramarket_baselines.training.sb3 import learn
 from paramarket_env.config import MarketConfig
 from paramarket_env.files import claimed
 from paramarket_env.interface.policy import POLICIES
@@ -34,7 +35,8 @@ class Train(MarketOptions):
     overwrite: bool = False
     """Write into `out` even if it exists."""
     resume: bool = False
-    """Continue from the checkpoint in `out`. Only `timesteps` may differ from its settings."""
+    """Continue from the checkpoint in `out`. Only `timesteps` may differ from its settings, and `candidates` may be
+    more."""
     device: str = "auto"
     """Device of the markets: `auto`, `cpu` or `cuda`. The policy's small network stays on the CPU."""
     plan: Annotated[Plan, tyro.conf.arg(name="")] = field(default_factory=lambda: Plan(MarketConfig()))
@@ -68,10 +70,11 @@ def _train(options: Train, folder: Path, device: torch.device, console: Console)
     opponents = "in a league" if plan.league else met
     console.print(f"{plan.algo} on {options.shown_name}, {plan.config.action_mode} mode, {opponents}")
     with new_progress(console, TextColumn("return {task.fields[returned]:.2f}")) as progress:
-        task = progress.add_task(plan.algo, total=plan.timesteps, returned=float("nan"))
+        total = plan.candidates * plan.timesteps
+        task = progress.add_task(plan.algo, total=total, returned=float("nan"))
 
         def on_rollout(steps: int, returned: float) -> None:
-            progress.update(task, completed=min(steps, plan.timesteps), returned=returned)
+            progress.update(task, completed=min(steps, total), returned=returned)
 
         def on_evaluation(steps: int, returned: float, best: float) -> None:
             console.print(f"{steps:>9,} steps: return {returned:.2f} in the evaluation, best {best:.2f}")
@@ -79,8 +82,9 @@ def _train(options: Train, folder: Path, device: torch.device, console: Console)
         learn(plan, folder, device, on_rollout, on_evaluation, resume=options.resume)
     scores = pd.read_csv(folder / "evaluations.csv")
     best = scores.iloc[int(scores["return"].to_numpy().argmax())]
+    several = f" of the best of {plan.candidates} candidates" if plan.candidates > 1 else ""
     console.print(
-        f"best of {len(scores)} evaluations: return {best['return']:.2f} after {best.timesteps:,.0f} steps; "
+        f"best of {len(scores)} evaluations{several}: return {best['return']:.2f} after {best.timesteps:,.0f} steps; "
         f"saved in {folder}; play it as learned:{folder}",
         soft_wrap=True,
     )

@@ -39,6 +39,8 @@ class Family:
     """Whether the patience ends in the last cycle."""
     spending: tuple[float, ...] = (1,)
     """The largest price of a purchase, as a share of the balance."""
+    reserve: tuple[float, ...] = (1,)
+    """The highest level of a price that it pays, as a share of the highest of all levels."""
     diligence: tuple[float, ...] = (1,)
     """The probability of training when there is nothing to buy or to ask."""
     noise: tuple[float, ...] = (0,)
@@ -52,18 +54,20 @@ class Family:
         return {name: values[name][chosen[name]] for name in BUYER}
 
 
-BUYER = ("patience", "margin", "first_purchase", "closes", "spending", "diligence", "noise")
+BUYER = ("patience", "margin", "first_purchase", "closes", "spending", "reserve", "diligence", "noise")
 """The parameters of a buyer."""
 
 OPPONENTS = Family(
     prices=("none", "fixed", "fixed", "withheld", "random", "bayesian", "ramp", "ramp"),
     patience=(0, 0, 0.08, 0.17, 0.25, 0.42, 0.5, 0.58, 0.67, 0.75, 0.92),
-    margin=(0, 0.8, 1, 1, 1, 1, 1, 1, 1.2, 1.5),
-    first_purchase=(0, 0, 0, 0, 0, 0, 0.25, 0.5, 1),
+    # Most opponents have one peculiarity or none. The best price against them is then one that sensible buyers pay.
+    margin=(0, 0.8, *(1,) * 14, 1.2, 1.5),
+    first_purchase=(*(0,) * 9, 0.25, 0.5, 1),
     closes=(1, 1, 0),
-    spending=(1, 1, 1, 1, 1, 0.5),
-    diligence=(1, 1, 1, 1, 1, 1, 0.7, 0),
-    noise=(0, 0, 0, 0, 0, 0.1, 0.5),
+    spending=(*(1,) * 7, 0.5),
+    reserve=(*(1,) * 14, 0.7, 0.4),
+    diligence=(*(1,) * 13, 0.7, 0.7, 0),
+    noise=(*(0,) * 8, 0.1, 0.5),
 )
 """The opponents of a league."""
 
@@ -178,14 +182,21 @@ class VariedPolicy(Policy):
         return begun & (waited | ((cycle == cycles - 1) & (drawn["closes"] > 0)))
 
     def _surplus(self, fields: Fields) -> Tensor:
-        """The value less the price that the rule counts, ``[B, offers]``; 0 for a price above its spending."""
+        """The value less the price that the rule counts, ``[B, offers]``; 0 for a price above its limits."""
         price = fields.get("offer_price", torch.zeros_like(fields["offer_gain"]))
         affordable = price <= self.drawn["spending"].unsqueeze(1) * fields["balance"]
-        return torch.where(affordable, value(fields) - self.drawn["margin"].unsqueeze(1) * price, 0.0)
+        low = price <= self._reserve().unsqueeze(1).to(price.dtype)
+        return torch.where(affordable & low, value(fields) - self.drawn["margin"].unsqueeze(1) * price, 0.0)
+
+    def _reserve(self) -> Tensor:
+        """The highest price that the rule pays, ``[B]``."""
+        prices = self.seat.prices
+        return prices[(self.drawn["reserve"] * (len(prices) - 1)).round().long()]
 
     def _acceptable(self, fields: Fields) -> Tensor:
         """The bids that the rule makes, bool ``[B, offers, bids]``."""
         seat = self.seat
         if seat.actions.choices.bids == 1:
             return torch.ones((), dtype=torch.bool, device=seat.device)
-        return self.drawn["margin"].view(-1, 1, 1) * seat.prices <= value(fields).unsqueeze(2)
+        low = seat.prices <= self._reserve().view(-1, 1, 1)
+        return low & (self.drawn["margin"].view(-1, 1, 1) * seat.prices <= value(fields).unsqueeze(2))

@@ -88,9 +88,9 @@ def ppo_settings(settings: LeagueSettings, cycles: int, rows: int, agents: int) 
 class League:
     """The opponents of a training. Past selves are kept in the folder ``past`` of the training."""
 
-    def __init__(self, folder: Path, against: Sequence[str], weight: int) -> None:
-        self.folder = folder / "past"
-        self.opponents = Mixed(map(POLICIES.check, against), weight)
+    def __init__(self, folder: Path, against: Sequence[str], settings: LeagueSettings) -> None:
+        self.folder, self.settings = folder / "past", settings
+        self.opponents = Mixed(map(POLICIES.check, against), settings.weight)
 
     def restore(self) -> None:
         """Let the past selves join that an earlier part of the training has left in the folder."""
@@ -101,6 +101,10 @@ class League:
     def past_selves(self) -> int:
         """The number of past selves in the folder."""
         return len([*self.folder.glob(f"*/{MANIFEST}")])
+
+    def callbacks(self, past_selves: int, timesteps: int) -> list[BaseCallback]:
+        """The callbacks of a training of so many agent-steps."""
+        return [FallingEntropy(self.settings.entropy, timesteps), PastSelves(self, past_selves, timesteps)]
 
 
 class FallingEntropy(BaseCallback):

@@ -16,7 +16,8 @@ from torch import Tensor
 from paramarket_baselines.checks import POLICY_CHECKS, NotClaimed, PolicyTrial, check_policy, policy_trials
 from paramarket_baselines.checks.markets import DEFAULT_SCENARIOS, variants
 from paramarket_baselines.policies.decisions import RULES
-from paramarket_baselines.training.sb3 import Plan, learn
+from paramarket_baselines.training.plan import Plan
+from paramarket_baselines.training.sb3 import learn
 from paramarket_env.economics.kappa import KAPPA_MAX
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.policy import POLICIES, Policy, PolicyFactory, Seat

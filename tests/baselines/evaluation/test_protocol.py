@@ -23,7 +23,8 @@ from paramarket_baselines.evaluation.protocol import (
 )
 from paramarket_baselines.policies.learned import trainings_of
 from paramarket_baselines.policies.varied import OPPONENTS, TEACHERS
-from paramarket_baselines.training import sb3
+from paramarket_baselines.training.plan import TRAINING_OPPONENTS, Plan
+from paramarket_baselines.training.sb3 import learn
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.policy import POLICIES, seat_of
 from paramarket_env.scenarios import SCENARIOS, scenario
@@ -52,7 +53,7 @@ def test_every_population_can_play(name: str) -> None:
 
 def test_no_training_opponent_is_held_out() -> None:
     held_out = {rule: rule for rule in held_out_rules(scenario("digits-priced-short"))}
-    assert met([*TRAINING_SET, *sb3.TRAINING_OPPONENTS], held_out) == []
+    assert met([*TRAINING_SET, *TRAINING_OPPONENTS], held_out) == []
     drawn = {round(12 * share) for share in (*OPPONENTS.patience, *TEACHERS.patience)}
     assert not {4, 10} & drawn
 
@@ -73,8 +74,8 @@ def test_opponents_are_compared_as_policies_not_as_texts() -> None:
 
 
 def test_a_learned_opponent_is_its_files_wherever_they_lie(tmp_path: Path) -> None:
-    plan = sb3.Plan(tiny_market(max_cycles=2), "a2c", timesteps=1, num_markets=2, against=("patient:11",))
-    sb3.learn(plan, tmp_path / "copies/2", "cpu")
+    plan = Plan(tiny_market(max_cycles=2), "a2c", timesteps=1, num_markets=2, against=("patient:11",))
+    learn(plan, tmp_path / "copies/2", "cpu")
     shutil.copytree(tmp_path / "copies/2", tmp_path / "copies/10")
     first, second = (f"learned:{tmp_path}/copies/{number}" for number in (2, 10))
     assert trainings_of(f"learned:{tmp_path}/copies") == trainings_of(f"learned:{tmp_path}/copies/*") == [first, second]

@@ -21,7 +21,8 @@ from paramarket_baselines.evaluation.statistics import (
     summary,
 )
 from paramarket_baselines.evaluation.welfare import returns
-from paramarket_baselines.training.sb3 import Plan, learn
+from paramarket_baselines.training.plan import Plan
+from paramarket_baselines.training.sb3 import learn
 from paramarket_env.interface.policy import POLICIES
 from tests.baselines.evaluation.test_display import printed
 from tests.baselines.test_cli import SMALL, assert_refused

@@ -24,7 +24,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecMonitor, 
 from paramarket_baselines.evaluation.play import Arm, play
 from paramarket_baselines.policies.learned import Learned, Normaliser, algorithm
 from paramarket_baselines.policies.saving import save_policy
-from paramarket_baselines.training.sb3 import Plan, learn
+from paramarket_baselines.training.plan import Plan
+from paramarket_baselines.training.sb3 import learn
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.config import MarketConfig
 from paramarket_env.files import write_set

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from paramarket_baselines.evaluation.play import Arm, play
 from paramarket_baselines.policies.mixed import Mixed
 from paramarket_baselines.policies.varied import BUYER, OPPONENTS, TEACHERS, Family, VariedPolicy
 from paramarket_env.interface.batch import MarketBatch
@@ -44,6 +46,21 @@ def test_a_family_with_one_member_is_that_rule() -> None:
 
 def test_a_bayesian_member_asks_as_the_papers_rule() -> None:
     assert torch.equal(actions_of(family("bayesian", 0)), actions_of(POLICIES.check("paper")))
+
+
+@pytest.mark.parametrize("market", ["digits-priced-short", "rivals-short"])
+def test_a_member_pays_its_reserve_and_no_more(market: str) -> None:
+    """``rivals-short`` has bids, ``digits-priced-short`` posted prices."""
+    levels = scenario(market).economy.ask_levels
+
+    def highest_price(reserve: float) -> float:
+        free = Family(prices=("random",), patience=(0.25,), margin=(0,), reserve=(reserve,))
+        buyers = Arm("buyers", (lambda seat: VariedPolicy(seat, free),))
+        return float(play(scenario(market), buyers, range(16), "cpu").trades.price.max())
+
+    level = round(0.4 * (len(levels) - 1))
+    assert highest_price(0.4) == levels[level]
+    assert highest_price(1) > levels[level]
 
 
 def test_every_value_of_a_family_is_drawn() -> None:

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from benchmarks.known_answers import MARKETS, TRAININGS, Market, Options, kept, of_sb3, priced, table
-from paramarket_baselines.training.sb3 import Plan, learn
+from paramarket_baselines.training.plan import Plan
+from paramarket_baselines.training.sb3 import learn
 
 ROOT = Path(__file__).parents[3]
 FOUR_PRICES = Market(priced("known-posted-price", 4), "train+fixed:2", "paper", (0,), 30_000)

@@ -16,8 +16,9 @@ from paramarket_baselines.policies.mixed import Mixed
 from paramarket_baselines.policies.saving import save_policy
 from paramarket_baselines.training import callbacks, imitation, league, sb3
 from paramarket_baselines.training.league import LeagueSettings
+from paramarket_baselines.training.plan import Plan, check_resume, tuned_league
 from paramarket_baselines.training.remembering import RememberingVecEnv
-from paramarket_baselines.training.sb3 import Plan, check_resume, learn, tuned_league
+from paramarket_baselines.training.sb3 import learn
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.interface.policy import POLICIES, seat_of
 from paramarket_env.scenarios import scenario
@@ -30,7 +31,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> Plan:
     monkeypatch.setattr(callbacks, "EVALUATIONS", 2)
     config = scenario("digits-priced-short", max_cycles=4)
     settings = LeagueSettings(imitation_episodes=1, imitation_epochs=2)
-    return replace(tuned_league(config, settings=settings), num_markets=16, timesteps=128)
+    return replace(tuned_league(config, settings=settings), num_markets=16, timesteps=128, candidates=1)
 
 
 def test_a_league_saves_a_policy_with_its_history_and_past_selves(
@@ -51,7 +52,7 @@ def test_a_resumed_league_has_the_same_past_selves(brief: Plan, tmp_path: Path) 
     first = (tmp_path / "past" / "0" / "policy.json").read_bytes()
     learn(brief, tmp_path, "cpu", resume=True)
     assert (tmp_path / "past" / "0" / "policy.json").read_bytes() == first
-    known = league.League(tmp_path, brief.against, 3)
+    known = league.League(tmp_path, brief.against, LeagueSettings())
     known.restore()
     assert len(known.opponents.members) == 1 + known.past_selves > 1
 

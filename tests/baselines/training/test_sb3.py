@@ -18,7 +18,8 @@ from paramarket_baselines.cli import main
 from paramarket_baselines.evaluation.statistics import evaluate
 from paramarket_baselines.policies.learned import ALGORITHMS, algorithm
 from paramarket_baselines.training import callbacks, sb3
-from paramarket_baselines.training.sb3 import SETTINGS, TRAINING_OPPONENTS, TRAINING_SEEDS, TUNED, Plan, learn, tuned
+from paramarket_baselines.training.plan import TRAINING_OPPONENTS, TUNED, Plan, tuned
+from paramarket_baselines.training.sb3 import SETTINGS, TRAINING_SEEDS, learn
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.config import MarketConfig
 from paramarket_env.interface.batch import MarketBatch
