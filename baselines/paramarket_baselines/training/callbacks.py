@@ -49,6 +49,20 @@ METRICS = {
 """The metrics that ``MarketMetrics`` logs, each the sum of a column of ``StepRecord`` over an episode."""
 
 
+def returns_against(
+    config: MarketConfig, policy: str, populations: Sequence[str], seeds: Sequence[int], device: str | torch.device
+) -> np.ndarray:
+    """The returns of a policy in every seat against each population, or of all agents if there is none, ``[n]``.
+
+    In self-play there is one episode for each seed, whatever the number of agents.
+    """
+    if not populations:
+        played = play(config, Arm(policy, (policy,)), seeds, device, closing_trade=False)
+        return np.asarray(returns(played)).reshape(-1)
+    found = play_matches(config, policy, {each: [each] for each in populations}, seeds, device)
+    return np.stack([*found.values()]).reshape(-1)
+
+
 class Progress(BaseCallback):
     """Reports the progress of training."""
 
@@ -178,17 +192,8 @@ class EvalCallback(BaseCallback):
         """The mean return of the current policy, which no file of the training has before it is evaluated."""
         with TemporaryDirectory() as folder:
             save_policy(folder, self.model)
-            name = f"learned:{folder}"
-            if not self._populations:
-                return self._score_of_all(name)
-            populations = {each: [each] for each in self._populations}
-            returns = play_matches(self._config, name, populations, self.seeds, self._device)
-        return float(np.mean([*returns.values()]))
-
-    def _score_of_all(self, name: str) -> float:
-        """The mean return of the agents if all have the policy: one episode for each seed, whatever their number."""
-        played = play(self._config, Arm(name, (name,)), self.seeds, self._device, closing_trade=False)
-        return float(returns(played).mean())
+            found = returns_against(self._config, f"learned:{folder}", self._populations, self.seeds, self._device)
+        return float(found.mean())
 
     def publish(self) -> None:
         """Write the files that follow from the checkpoint: the table, and the policy if no other was better."""

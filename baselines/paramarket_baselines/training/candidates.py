@@ -1,23 +1,30 @@
 """Candidates: trainings of one plan that differ only in their seeds. The best policy is kept.
 
-Trainings with the same settings settle on different strategies, such as another price. The evaluations, in which all
-candidates meet the same opponents on the same seeds, tell which of them is best.
+Trainings with the same settings settle on different strategies, such as another price. In the end all candidates play
+the same episodes, and the one with the largest mean of scaled returns is kept.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import torch
 
 from paramarket_baselines.policies.learned import MANIFEST, WEIGHTS, read_manifest
+from paramarket_baselines.training.callbacks import EVALUATION_SEEDS, returns_against
+from paramarket_baselines.training.grouped import centred
+from paramarket_env.config import MarketConfig
 from paramarket_env.files import read_member, write_set
 
 CANDIDATES = "candidates"
 """The folder of the candidates in that of a training."""
+
+COMPARED = 768
+"""The number of episodes in which candidates are compared, over all seats. Fewer would favour the lucky one."""
 
 
 def candidate_folder(folder: Path, number: int) -> Path:
@@ -25,22 +32,24 @@ def candidate_folder(folder: Path, number: int) -> Path:
     return folder / CANDIDATES / str(number)
 
 
-class Best:
-    """The best policy so far, with its evaluations, in the folder of the training."""
+def best_candidate(
+    config: MarketConfig, places: Sequence[Path], populations: Sequence[str], device: str | torch.device
+) -> int:
+    """The number of the best of the policies in the folders.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.score = folder, -np.inf
-        self.place: Path | None = None
-        """The folder of the candidate that has found it."""
+    Their returns in an episode are scaled as the advantages of a group (:func:`~.grouped.centred`), so that an opponent
+    with whom much money is made does not outweigh the others.
+    """
+    first = EVALUATION_SEEDS.stop + 2**20  # other seeds than those of the evaluations, which chose each policy
+    seeds = range(first, first + max(COMPARED // config.agents, 1))
+    returns = [returns_against(config, f"learned:{place}", populations, seeds, device) for place in places]
+    scaled = centred(np.stack(returns, axis=1).reshape(1, -1), members=len(places), agents=1)
+    return int(scaled.reshape(-1, len(places)).mean(axis=0).argmax())
 
-    def offer(self, place: Path) -> None:
-        """Keep the policy in the folder of a candidate if it is better."""
-        score = float(pd.read_csv(place / "evaluations.csv")["return"].max())
-        if score > self.score:
-            self.score, self.place = score, place
-            manifest = place / MANIFEST
-            content = json.loads(manifest.read_text(encoding="utf-8"))
-            weights = read_member(manifest, read_manifest(manifest).files, WEIGHTS)
-            write_set(self.folder / MANIFEST, content, {WEIGHTS: weights})
-        if self.place == place:
-            shutil.copyfile(place / "evaluations.csv", self.folder / "evaluations.csv")
+
+def keep_candidate(folder: Path, place: Path) -> None:
+    """Copy the policy of a candidate, and its evaluations, into the folder of the training."""
+    shutil.copyfile(place / "evaluations.csv", folder / "evaluations.csv")
+    manifest = place / MANIFEST
+    content = json.loads(manifest.read_text(encoding="utf-8"))
+    write_set(folder / MANIFEST, content, {WEIGHTS: read_member(manifest, read_manifest(manifest).files, WEIGHTS)})

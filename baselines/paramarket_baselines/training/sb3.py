@@ -30,7 +30,7 @@ from paramarket_baselines.training.callbacks import (
     OnRollout,
     Progress,
 )
-from paramarket_baselines.training.candidates import CANDIDATES, Best, candidate_folder
+from paramarket_baselines.training.candidates import CANDIDATES, best_candidate, candidate_folder, keep_candidate
 from paramarket_baselines.training.checkpoint import load_checkpoint, save_checkpoint
 from paramarket_baselines.training.exploration import begin_with, even_verbs
 from paramarket_baselines.training.grouped import grouped_seeds
@@ -129,25 +129,22 @@ def _learn_candidates(
     *,
     resume: bool,
 ) -> BaseAlgorithm:
-    """Train the candidates one after another, and keep the best policy of all their evaluations in the folder."""
-    best, before = Best(folder), 0
-    for number, candidate in enumerate(plan.each_candidate()):
-        place = candidate_folder(folder, number)
+    """Train the candidates one after another, and keep the policy of the best one in the folder."""
+    places, models, before = [candidate_folder(folder, number) for number in range(plan.candidates)], [], 0
+    for candidate, place in zip(plan.each_candidate(), places, strict=True):
 
         def report_rollout(steps: int, returned: float, before: int = before) -> None:
             on_rollout(before + steps, returned)
 
-        def report_evaluation(steps: int, returned: float, _: float, place: Path = place, before: int = before) -> None:
-            best.offer(place)
-            on_evaluation(before + steps, returned, best.score)
+        def report_evaluation(steps: int, returned: float, best: float, before: int = before) -> None:
+            on_evaluation(before + steps, returned, best)
 
-        old = place if number else folder
-        model = _learn(candidate, place, device, report_rollout, report_evaluation, resume=resume, old=old)
-        before += model.num_timesteps
-        best.offer(place)  # one that had ended before a resumed training has no evaluation now
-        if best.place == place:
-            found = model
-    return found
+        old = folder if place == places[0] else place
+        models.append(_learn(candidate, place, device, report_rollout, report_evaluation, resume=resume, old=old))
+        before += models[-1].num_timesteps
+    best = best_candidate(plan.config, places, plan.against, device)
+    keep_candidate(folder, places[best])
+    return models[best]
 
 
 def _learn(

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
+import numpy as np
 import pytest
 
 from paramarket_baselines.cli import Train, _parse
-from paramarket_baselines.training import callbacks
-from paramarket_baselines.training.candidates import candidate_folder
+from paramarket_baselines.training import callbacks, candidates
+from paramarket_baselines.training.candidates import best_candidate, candidate_folder
 from paramarket_baselines.training.plan import Plan, check_resume
 from paramarket_baselines.training.sb3 import learn
+from paramarket_env.scenarios import scenario
 from tests.helpers import tiny_market
 
 PLAN = Plan(tiny_market(max_cycles=4), "a2c", timesteps=120, num_markets=4, seed=3, against=("paper",), candidates=3)
@@ -20,35 +21,43 @@ PLAN = Plan(tiny_market(max_cycles=4), "a2c", timesteps=120, num_markets=4, seed
 
 @pytest.fixture(autouse=True)
 def two_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short trainings evaluate twice."""
+    """Trainings evaluate twice, and few episodes are compared."""
     monkeypatch.setattr(callbacks, "EVALUATIONS", 2)
     monkeypatch.setattr(callbacks, "EVALUATION_SEEDS", range(2**41, 2**41 + 2))
-
-
-def best_of(folder: Path) -> float:
-    return float(pd.read_csv(folder / "evaluations.csv")["return"].max())
+    monkeypatch.setattr(candidates, "COMPARED", 64)
 
 
 def test_the_best_candidate_is_kept_and_is_what_its_seed_trains_alone(tmp_path: Path) -> None:
-    steps, scores = [], []
-    learn(
-        PLAN,
-        tmp_path,
-        "cpu",
-        lambda taken, _: steps.append(taken),
-        lambda taken, returned, best: scores.append((returned, best)),
-    )
-    found = [best_of(candidate_folder(tmp_path, number)) for number in range(3)]
-    assert len(set(found)) == 3  # else the test says nothing
-    winner = found.index(max(found))
+    steps: list[int] = []
+    learn(PLAN, tmp_path, "cpu", lambda taken, _: steps.append(taken))
+    assert steps == [*range(16, 3 * 128 + 1, 16)]
+    places = [candidate_folder(tmp_path, number) for number in range(3)]
+    winner = best_candidate(PLAN.config, places, PLAN.against, "cpu")
     for name in ("policy.json", "evaluations.csv"):
-        assert (tmp_path / name).read_bytes() == (candidate_folder(tmp_path, winner) / name).read_bytes()
-    assert steps == sorted(steps)
-    assert steps[-1] == 3 * 128
-    assert [best for _, best in scores] == list(pd.Series([returned for returned, _ in scores]).cummax())
+        assert (tmp_path / name).read_bytes() == (places[winner] / name).read_bytes()
     alone = PLAN.each_candidate()[winner]
     learn(alone, tmp_path / "alone", "cpu")
     assert (tmp_path / "alone" / "policy.json").read_bytes() == (tmp_path / "policy.json").read_bytes()
+
+
+@pytest.mark.parametrize("against", [("paper",), ()])
+def test_the_candidate_that_is_ahead_of_most_opponents_is_best_even_if_another_has_the_larger_mean(
+    against: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is ahead by 1 in 9 of 10 episodes, where returns differ little; the other by 100 in the tenth."""
+    steady, rich = np.tile([1.0] * 9 + [0.0], 4), np.tile([0.0] * 9 + [100.0], 4)
+    known = {"learned:steady": steady, "learned:poor": steady - 2, "learned:rich": rich}
+    monkeypatch.setattr(candidates, "returns_against", lambda config, policy, *rest: known[policy])
+    assert best_candidate(PLAN.config, [Path("poor"), Path("rich"), Path("steady")], against, "cpu") == 2
+
+
+@pytest.mark.parametrize("against", [("paper", "train"), ()])
+def test_the_better_of_two_policies_is_the_best_candidate(against: tuple[str, ...], tmp_path: Path) -> None:
+    config = scenario("digits-short", max_cycles=4)
+    for name, steps in (("short", 1), ("long", 6000)):
+        learn(Plan(config, "a2c", steps, 8, against=("train",)), tmp_path / name, "cpu")
+    assert best_candidate(config, [tmp_path / "short", tmp_path / "long"], against, "cpu") == 1
+    assert best_candidate(config, [tmp_path / "long", tmp_path / "short"], against, "cpu") == 0
 
 
 def test_candidates_have_different_seeds_and_the_first_that_of_the_plan() -> None:
@@ -67,7 +76,7 @@ def test_resumed_candidates_end_as_uninterrupted_ones(tmp_path: Path) -> None:
     parts = tmp_path / "parts"
     with pytest.raises(KeyboardInterrupt):
         learn(PLAN, parts, "cpu", interrupt)
-    assert best_of(parts) == max(best_of(candidate_folder(parts, number)) for number in range(2))
+    assert not (parts / "policy.json").exists()
     learn(PLAN, parts, "cpu", resume=True)
     for name in ("policy.json", "evaluations.csv"):
         assert (parts / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
