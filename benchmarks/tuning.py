@@ -26,10 +26,10 @@ from pydantic import Field
 from benchmarks.runner import on_one_thread
 from paramarket_baselines.evaluation.display import Rows, markdown, new_console, table
 from paramarket_baselines.evaluation.statistics import evaluate
-from paramarket_baselines.policies.varied import OPPONENTS, TEACHERS
 from paramarket_baselines.training.league import DEFAULTS, LeagueSettings, evaluation_seeds
 from paramarket_baselines.training.plan import Plan, tuned_league
 from paramarket_baselines.training.sb3 import learn
+from paramarket_baselines.training.teachers import sensible_rules
 from paramarket_env.config import MarketConfig
 from paramarket_env.files import claimed, write_file
 from paramarket_env.scenarios import scenario
@@ -120,21 +120,9 @@ def default_parameters() -> dict[str, Any]:
 # --- the scale --------------------------------------------------------------------------------------------------------
 
 
-def teacher_rules(config: MarketConfig) -> list[str]:
-    """The rules that a league imitates in a market, at every price.
-
-    A patience that no opponent of a league has is left out, since a held-out population has it.
-    """
-    levels = config.economy.ask_levels
-    places = range(int(TEACHERS.lowest_price * len(levels)), len(levels)) if levels[-1] > 0 else range(0)
-    shares = {*TEACHERS.patience} & {*OPPONENTS.patience}
-    waits = sorted({round(share * config.max_cycles) for share in shares})
-    return [f"patient:{wait}{price}" for wait in waits for price in ("", *(f"+fixed:{place}" for place in places))]
-
-
 def measured_scale(config: MarketConfig, device: str) -> dict[str, Any]:
     """The ``zero`` and the ``one`` of a market's scores, as returns, and the ``rule`` that has the latter."""
-    runs = evaluate(config, teacher_rules(config), ["varied"], evaluation_seeds(config.agents), device)
+    runs = evaluate(config, sensible_rules(config), ["varied"], evaluation_seeds(config.agents), device)
     means = runs.groupby("policy")[["return", "advantage"]].mean()
     rule = str(means["return"].idxmax())
     returned, advantage = means.loc[rule].tolist()

@@ -53,7 +53,7 @@ def test_two_trials_train_and_a_resumed_search_equals_one_without_interruption(
         return replace(tuned_league(market, settings=brief), num_markets=2 * settings.members, past_selves=0)
 
     monkeypatch.setattr(tuning, "tuned_league", tiny)
-    monkeypatch.setattr(tuning, "teacher_rules", lambda config: ["patient:2", "patient:1"])
+    monkeypatch.setattr(tuning, "sensible_rules", lambda config: ["patient:2", "patient:1"])
     monkeypatch.setattr(league, "EVALUATED", 4)
     options = tuning.Tuning(scenarios=("digits-priced-short",), trials=2, timesteps=1, out=tmp_path / "a", device="cpu")
     whole = tuning.search(options)
@@ -116,7 +116,7 @@ def test_a_study_of_other_options_is_not_resumed(fake: Any, field: str, value: A
 
 def test_no_rule_of_the_scale_is_held_out() -> None:
     config = scenario("digits-priced-short")
-    rules = tuning.teacher_rules(config)
+    rules = tuning.sensible_rules(config)
     assert len(rules) == len(set(rules)) > 8
     assert not {*rules} & {*held_out_rules(config)}
-    assert all("fixed" not in rule for rule in tuning.teacher_rules(scenario("digits-short", ask_levels=(0,))))
+    assert all("fixed" not in rule for rule in tuning.sensible_rules(scenario("digits-short", ask_levels=(0,))))

@@ -80,11 +80,14 @@ def _train(options: Train, folder: Path, device: torch.device, console: Console)
             console.print(f"{steps:>9,} steps: return {returned:.2f} in the evaluation, best {best:.2f}")
 
         learn(plan, folder, device, on_rollout, on_evaluation, resume=options.resume)
+    console.print(f"{_kept(plan, folder)}; saved in {folder}; play it as learned:{folder}", soft_wrap=True)
+
+
+def _kept(plan: Plan, folder: Path) -> str:
+    """The policy that was kept."""
     scores = pd.read_csv(folder / "evaluations.csv")
-    best = scores.iloc[int(scores["return"].to_numpy().argmax())]
+    chosen = scores.iloc[-1 if plan.league else int(scores["return"].to_numpy().argmax())]
+    which = "last" if plan.league else "best"
     several = f" of the best of {plan.candidates} candidates" if plan.candidates > 1 else ""
-    console.print(
-        f"best of {len(scores)} evaluations{several}: return {best['return']:.2f} after {best.timesteps:,.0f} steps; "
-        f"saved in {folder}; play it as learned:{folder}",
-        soft_wrap=True,
-    )
+    steps = f"after {chosen.timesteps:,.0f} steps"
+    return f"{which} of {len(scores)} evaluations{several}: return {chosen['return']:.2f} {steps}"

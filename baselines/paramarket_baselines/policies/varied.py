@@ -29,8 +29,6 @@ class Family:
     ``bayesian`` are the pricing rules, and ``ramp`` goes in equal steps from one random level to another."""
     patience: tuple[float, ...]
     """The wait between purchases, as a share of the episode."""
-    lowest_price: float = 0.0
-    """Random levels are above this share of all levels."""
     margin: tuple[float, ...] = (1,)
     """The least ratio of value to price of a purchase; 0 pays any price."""
     first_purchase: tuple[float, ...] = (0,)
@@ -71,13 +69,6 @@ OPPONENTS = Family(
 )
 """The opponents of a league."""
 
-TEACHERS = Family(
-    prices=("none", "fixed", "fixed", "fixed", "fixed"),
-    patience=(0.25, 0.42, 0.5, 0.58, 0.67, 0.75, 0.92),
-    lowest_price=0.5,
-)
-"""Sensible rules, which a policy imitates before it learns."""
-
 RAMP_PERIOD = 3
 """The cycles between two postings of a rule that changes its asks."""
 
@@ -105,13 +96,13 @@ class VariedPrice(PricingRule):
     def memory(self, seat: Seat, keys: Tensor) -> dict[str, Tensor]:
         """See :meth:`PricingRule.memory`: ``kind``, and the levels ``begin`` and ``end``, ``[b]`` each."""
         drawn = uniform(stream(keys, "varied price"), 3)
-        levels, lowest = len(seat.prices), int(self.family.lowest_price * len(seat.prices))
+        levels = len(seat.prices)
         return {
             **self.bayesian.memory(seat, keys),
             "keys": keys,
             "kind": (drawn[:, 0] * len(self.family.prices)).long(),
-            "begin": (lowest + drawn[:, 1] * (levels - lowest)).long(),
-            "end": (lowest + drawn[:, 2] * (levels - lowest)).long(),
+            "begin": (drawn[:, 1] * levels).long(),
+            "end": (drawn[:, 2] * levels).long(),
         }
 
     def learn(self, seat: Seat, memory: dict[str, Tensor], before: Fields, now: Fields) -> dict[str, Tensor]:

@@ -153,7 +153,8 @@ class EvalCallback(BaseCallback):
     ) -> None:
         super().__init__()
         self.seeds: Sequence[int] = EVALUATION_SEEDS
-        self.patience = PATIENCE
+        self.keeps_last = False
+        """Whether the last policy is kept instead of the best one, and the training never stops early."""
         self._config, self._folder, self._save, self._device = config, folder, save, device
         self._populations, self._report = tuple(populations), on_evaluation
         self._every = timesteps / EVALUATIONS
@@ -162,8 +163,8 @@ class EvalCallback(BaseCallback):
 
     @property
     def stopped(self) -> bool:
-        """Whether the policy has not become better for ``patience`` evaluations."""
-        return self._done.since >= self.patience
+        """Whether the policy has not become better for ``PATIENCE`` evaluations."""
+        return self._done.since >= PATIENCE and not self.keeps_last
 
     def _on_training_start(self) -> None:
         self._due = self.num_timesteps + self._every
@@ -196,10 +197,10 @@ class EvalCallback(BaseCallback):
         return float(found.mean())
 
     def publish(self) -> None:
-        """Write the files that follow from the checkpoint: the table, and the policy if no other was better."""
+        """Write the files that follow from the checkpoint: the table, and the policy if it is the one to keep."""
         if not self._done.scores:
             return
         table = pd.DataFrame(self._done.scores, columns=["timesteps", "return"])
         write_file(self._folder / "evaluations.csv", table.to_csv(index=False))
-        if self._done.since == 0:
+        if self._done.since == 0 or self.keeps_last:
             save_policy(self._folder, self.model, {**self._metadata, "timesteps": self._done.scores[-1][0]})

@@ -1,7 +1,7 @@
 """Candidates: trainings of one plan that differ only in their seeds. The best policy is kept.
 
 Trainings with the same settings settle on different strategies, such as another price. In the end all candidates play
-the same episodes, and the one with the largest mean of scaled returns is kept.
+the same episodes, and the one with the highest score is kept.
 """
 
 from __future__ import annotations
@@ -11,12 +11,10 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from paramarket_baselines.policies.learned import MANIFEST, WEIGHTS, read_manifest
-from paramarket_baselines.training.callbacks import EVALUATION_SEEDS, returns_against
-from paramarket_baselines.training.grouped import centred
+from paramarket_baselines.training.comparison import compared
 from paramarket_env.config import MarketConfig
 from paramarket_env.files import read_member, write_set
 
@@ -35,16 +33,8 @@ def candidate_folder(folder: Path, number: int) -> Path:
 def best_candidate(
     config: MarketConfig, places: Sequence[Path], populations: Sequence[str], device: str | torch.device
 ) -> int:
-    """The number of the best of the policies in the folders.
-
-    Their returns in an episode are scaled as the advantages of a group (:func:`~.grouped.centred`), so that an opponent
-    with whom much money is made does not outweigh the others.
-    """
-    first = EVALUATION_SEEDS.stop + 2**20  # other seeds than those of the evaluations, which chose each policy
-    seeds = range(first, first + max(COMPARED // config.agents, 1))
-    returns = [returns_against(config, f"learned:{place}", populations, seeds, device) for place in places]
-    scaled = centred(np.stack(returns, axis=1).reshape(1, -1), members=len(places), agents=1)
-    return int(scaled.reshape(-1, len(places)).mean(axis=0).argmax())
+    """The number of the best of the policies in the folders, by their scores (:func:`~.comparison.compared`)."""
+    return int(compared(config, [f"learned:{place}" for place in places], populations, COMPARED, device).argmax())
 
 
 def keep_candidate(folder: Path, place: Path) -> None:

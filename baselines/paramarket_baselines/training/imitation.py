@@ -1,13 +1,13 @@
-"""A start for a policy: it imitates rules, a different one in every episode.
+"""A start for a policy: it imitates the best rules against its opponents, another one in every episode.
 
-A policy that begins with random actions spends most of its training on actions that no sensible agent takes. One that
-imitates the best rule hardly explores. So the policy imitates many sensible rules at once: it then trains, buys and
-asks in all the ways in which these rules do, and reinforcement chooses among them (behavioural cloning; Pomerleau
-1989).
+A policy that begins with random actions spends most of its training on actions that no sensible agent takes, and
+settles on a price that it has met by chance. One that imitates the best rules begins near their return, and
+reinforcement improves on them (behavioural cloning; Pomerleau 1989).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,10 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paramarket_baselines.policies.varied import TEACHERS, VariedPolicy
+from paramarket_baselines.policies.mixed import Mixed
 from paramarket_baselines.training.league import LeagueSettings
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
-from paramarket_env.interface.policy import seat_of
+from paramarket_env.interface.policy import POLICIES, PolicyFactory, seat_of
 from paramarket_env.seeding import stream
 
 
@@ -35,10 +35,15 @@ class Lessons:
 
 
 def imitate(
-    model: BaseAlgorithm, env: VecNormalize, markets: ParaMarketVecEnv, seed: int, settings: LeagueSettings
+    model: BaseAlgorithm,
+    env: VecNormalize,
+    markets: ParaMarketVecEnv,
+    teachers: Sequence[str],
+    seed: int,
+    settings: LeagueSettings,
 ) -> None:
-    """Let the policy choose what ``TEACHERS`` would, and the critic expect what they got."""
-    lessons = _observe(env, markets, settings.imitation_episodes)
+    """Let the policy choose what the teachers would, and the critic expect what they got."""
+    lessons = _observe(env, markets, Mixed(map(POLICIES.parse, teachers)), settings.imitation_episodes)
     policy: Any = model.policy
     optimizer = torch.optim.Adam(policy.parameters(), lr=settings.imitation_learning_rate)
     generator = torch.Generator().manual_seed(seed)
@@ -52,10 +57,10 @@ def imitate(
             optimizer.step()
 
 
-def _observe(env: VecNormalize, markets: ParaMarketVecEnv, episodes: int) -> Lessons:
+def _observe(env: VecNormalize, markets: ParaMarketVecEnv, teachers: PolicyFactory, episodes: int) -> Lessons:
     """Play episodes in which each row has one of the teachers."""
     batch, rows = markets.market_batch, torch.arange(markets.num_envs, device="cpu")
-    player = VariedPolicy(seat_of(batch, len(rows)), TEACHERS)
+    player = teachers(seat_of(batch, len(rows)))
     size, seen, did, got = batch.layout.size, [], [], []
     env.reset()
     for episode in range(episodes):

@@ -3,7 +3,7 @@
 Each opponent plays a rule of a broad family (:mod:`paramarket_baselines.policies.varied`), so the policy must be good
 on average, and must find out during the episode whom it meets; its observations contain the history of the episode. At
 intervals the current policy joins the opponents (fictitious self-play; Heinrich, Lanctot and Silver 2015), so that
-others cannot exploit it. The policy begins by imitating many sensible rules
+others cannot exploit it. The policy begins by imitating the best rules
 (:mod:`paramarket_baselines.training.imitation`), and learns from groups of equal episodes
 (:mod:`paramarket_baselines.training.grouped`). Against one other opponent the same training makes a best response.
 """
@@ -36,9 +36,8 @@ class LeagueSettings:
 
     learning_rate: Annotated[float, Field(gt=0)] = 1.5e-3
     """PPO's learning rate at the beginning. It falls in proportion to what is left of the training."""
-    entropy: Annotated[float, Field(ge=0)] = 0.15
-    """The weight of the entropy in PPO's loss at the beginning; see :class:`FallingEntropy`. If it is small, the policy
-    soon repeats one plan, such as one price against everybody, and its groups then have nothing left to compare."""
+    entropy: Annotated[float, Field(ge=0)] = 0.05
+    """The weight of the entropy in PPO's loss at the beginning; see :class:`FallingEntropy`."""
     epochs: Count = 8
     """The number of passes of PPO over a rollout."""
     minibatches: Count = 16
@@ -49,7 +48,9 @@ class LeagueSettings:
     """The number of equal episodes in a group."""
     weight: Count = 9
     """The first opponent is drawn this many times as often as each other, such as a past self."""
-    imitation_episodes: Count = 2
+    teachers: Count = 4
+    """The number of the best rules that are imitated."""
+    imitation_episodes: Count = 4
     """The number of episodes that are imitated, in every market."""
     imitation_epochs: Count = 15
     """The number of passes of the imitation over these episodes."""

@@ -22,7 +22,6 @@ from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 from paramarket_baselines.evaluation.results import provenance
 from paramarket_baselines.policies.learned import MANIFEST, MASKABLE, RECURRENT, WEIGHTS, algorithm
 from paramarket_baselines.training.callbacks import (
-    EVALUATIONS,
     EvalCallback,
     Evaluations,
     MarketMetrics,
@@ -45,6 +44,7 @@ from paramarket_baselines.training.plan import Plan, check_resume
 from paramarket_baselines.training.remembering import RememberingVecEnv
 from paramarket_baselines.training.schedules import linear_schedule
 from paramarket_baselines.training.small_rewards import SmallRewards
+from paramarket_baselines.training.teachers import Teachers
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.files import expanded, remove_set
 
@@ -115,15 +115,17 @@ def learn(
     plan.to_dict()  # refuse a plug-in without a name now, not when the first checkpoint is kept
     if resume:
         check_resume(plan, folder)
+    teachers = Teachers(plan.config, plan.against, plan.league_settings.teachers, device)
     if plan.candidates > 1:
-        return _learn_candidates(plan, folder, device, on_rollout, on_evaluation, resume=resume)
-    return _learn(plan, folder, device, on_rollout, on_evaluation, resume=resume, old=folder)
+        return _learn_candidates(plan, folder, device, teachers, on_rollout, on_evaluation, resume=resume)
+    return _learn(plan, folder, device, teachers, on_rollout, on_evaluation, resume=resume, old=folder)
 
 
 def _learn_candidates(
     plan: Plan,
     folder: Path,
     device: str | torch.device,
+    teachers: Teachers,
     on_rollout: OnRollout,
     on_evaluation: OnEvaluation,
     *,
@@ -140,7 +142,9 @@ def _learn_candidates(
             on_evaluation(before + steps, returned, best)
 
         old = folder if place == places[0] else place
-        models.append(_learn(candidate, place, device, report_rollout, report_evaluation, resume=resume, old=old))
+        models.append(
+            _learn(candidate, place, device, teachers, report_rollout, report_evaluation, resume=resume, old=old)
+        )
         before += models[-1].num_timesteps
     best = best_candidate(plan.config, places, plan.against, device)
     keep_candidate(folder, places[best])
@@ -151,6 +155,7 @@ def _learn(
     plan: Plan,
     folder: Path,
     device: str | torch.device,
+    teachers: Teachers,
     on_rollout: OnRollout,
     on_evaluation: OnEvaluation,
     *,
@@ -175,7 +180,7 @@ def _learn(
     if league and resumed:
         league.restore()
     elif league:
-        imitate(model, env, vec_env, plan.seed, plan.league_settings)
+        imitate(model, env, vec_env, teachers.rules, plan.seed, plan.league_settings)
     model.set_logger(configure(str(folder / "log" / f"from-{model.num_timesteps}"), _formats()))
 
     about = {"plan": plan.to_dict(), **provenance([plan.seed], vec_env.market_batch.device, dated=False)}
@@ -188,7 +193,7 @@ def _learn(
     )
     of_league = league.callbacks(plan.past_selves, plan.timesteps) if league else []
     if league:
-        evaluation.seeds, evaluation.patience = evaluation_seeds(plan.config.agents), EVALUATIONS
+        evaluation.seeds, evaluation.keeps_last = evaluation_seeds(plan.config.agents), True
     callbacks = CallbackList([Progress(on_rollout), MarketMetrics(vec_env), *of_league, evaluation])
     left = plan.timesteps - model.num_timesteps
     try:

@@ -22,9 +22,10 @@ from paramarket_baselines.evaluation.protocol import (
     trained_against,
 )
 from paramarket_baselines.policies.learned import trainings_of
-from paramarket_baselines.policies.varied import OPPONENTS, TEACHERS
+from paramarket_baselines.policies.varied import OPPONENTS
 from paramarket_baselines.training.plan import TRAINING_OPPONENTS, Plan
 from paramarket_baselines.training.sb3 import learn
+from paramarket_baselines.training.teachers import PATIENCE
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.policy import POLICIES, seat_of
 from paramarket_env.scenarios import SCENARIOS, scenario
@@ -54,7 +55,7 @@ def test_every_population_can_play(name: str) -> None:
 def test_no_training_opponent_is_held_out() -> None:
     held_out = {rule: rule for rule in held_out_rules(scenario("digits-priced-short"))}
     assert met([*TRAINING_SET, *TRAINING_OPPONENTS], held_out) == []
-    drawn = {round(12 * share) for share in (*OPPONENTS.patience, *TEACHERS.patience)}
+    drawn = {round(12 * share) for share in (*OPPONENTS.patience, *PATIENCE)}
     assert not {4, 10} & drawn
 
 

@@ -7,7 +7,7 @@ import torch
 
 from paramarket_baselines.evaluation.play import Arm, play
 from paramarket_baselines.policies.mixed import Mixed
-from paramarket_baselines.policies.varied import BUYER, OPPONENTS, TEACHERS, Family, VariedPolicy
+from paramarket_baselines.policies.varied import BUYER, OPPONENTS, Family, VariedPolicy
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.policy import POLICIES, Policy, PolicyFactory, Seat, seat_of
 from paramarket_env.scenarios import scenario
@@ -65,9 +65,10 @@ def test_a_member_pays_its_reserve_and_no_more(market: str) -> None:
 
 def test_every_value_of_a_family_is_drawn() -> None:
     keys = stream(torch.arange(4000), "test")
-    for each in (OPPONENTS, TEACHERS):
-        drawn = each.draw(keys)
-        assert {name: set(drawn[name].tolist()) for name in BUYER} == {name: set(getattr(each, name)) for name in BUYER}
+    drawn = OPPONENTS.draw(keys)
+    assert {name: set(drawn[name].tolist()) for name in BUYER} == {
+        name: set(getattr(OPPONENTS, name)) for name in BUYER
+    }
 
 
 def test_a_new_episode_has_a_new_rule_and_the_same_key_the_same_rule() -> None:

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from paramarket_baselines.cli import Train, _parse, main
+from paramarket_baselines.evaluation.matches import play_matches
 from paramarket_baselines.evaluation.play import Arm, play
-from paramarket_baselines.policies.learned import Learned
+from paramarket_baselines.policies.learned import Learned, read_manifest
 from paramarket_baselines.policies.mixed import Mixed
 from paramarket_baselines.policies.saving import save_policy
-from paramarket_baselines.training import callbacks, imitation, league, sb3
+from paramarket_baselines.training import callbacks, candidates, imitation, league, sb3, teachers
 from paramarket_baselines.training.league import LeagueSettings
 from paramarket_baselines.training.plan import Plan, check_resume, tuned_league
 from paramarket_baselines.training.remembering import RememberingVecEnv
@@ -29,6 +30,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> Plan:
     """The plan of a league of two rollouts in a market of four cycles."""
     monkeypatch.setattr(league, "EVALUATED", 4)
     monkeypatch.setattr(callbacks, "EVALUATIONS", 2)
+    monkeypatch.setattr(teachers, "EPISODES", 2)
     config = scenario("digits-priced-short", max_cycles=4)
     settings = LeagueSettings(imitation_episodes=1, imitation_epochs=2)
     return replace(tuned_league(config, settings=settings), num_markets=16, timesteps=128, candidates=1)
@@ -63,7 +65,7 @@ def test_the_weight_of_the_entropy_falls_whether_a_league_is_resumed_or_not(
     plan, used = replace(brief, timesteps=256), []
     monkeypatch.setattr(sb3.algorithm("ppo"), "train", lambda model: used.append(model.ent_coef))
     learn(plan, tmp_path / "whole", "cpu")
-    assert used == pytest.approx([0.15 * left for left in (0.75, 0.5, 0.25, 0)])
+    assert used == pytest.approx([LeagueSettings().entropy * left for left in (0.75, 0.5, 0.25, 0)])
     learn(replace(plan, timesteps=128), tmp_path / "parts", "cpu")
     learn(plan, tmp_path / "parts", "cpu", resume=True)
     assert used[-2:] == used[2:4]
@@ -114,21 +116,51 @@ def test_the_last_observation_of_an_episode_has_its_history() -> None:
         assert seen[row, loss_at_start] != last[loss_at_start]
 
 
-def test_imitation_makes_the_policy_act_like_sensible_rules(brief: Plan) -> None:
+def test_imitation_makes_the_policy_act_like_its_teachers(brief: Plan) -> None:
     kind = sb3.algorithm("ppo")
     plan = replace(brief, config=scenario("digits-short"))
     markets = ParaMarketVecEnv(plan.config, 16, "cpu", ["train"], copy=False)
     env, model = sb3._new(kind, markets, plan)
     markets.seed(0)
-    imitation.imitate(model, env, markets, 0, LeagueSettings(imitation_episodes=1, imitation_epochs=60))
+    rules = ["patient:5", "patient:6"]
+    imitation.imitate(model, env, markets, rules, 0, LeagueSettings(imitation_episodes=1, imitation_epochs=60))
     env.reset()
     trained = []
     for _ in range(plan.config.max_cycles):
         actions = model.predict(env.normalize_obs(env.get_original_obs()), deterministic=True)[0]
         trained.append((actions == 1).mean())
         env.step(actions)
-    # All teachers train in the first steps, and none of them holds.
+    # Both train in the first steps, and buy in the middle of the episode.
     assert min(trained[:3]) == 1
+    assert min(trained[4:8]) < 0.5
+
+
+def test_the_teachers_are_the_rules_that_are_best_against_the_opponents(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(teachers, "EPISODES", 16)
+    monkeypatch.setattr(teachers, "PATIENCE", (0.25, 0.5, 0.92))
+    rules = teachers.sensible_rules(scenario("digits-priced-short"))
+    assert rules[:3] == ["patient:3", "patient:3+fixed:5", "patient:3+fixed:6"]
+    assert len(rules) == 3 * 6
+    without_prices = scenario("digits-short")
+    assert teachers.sensible_rules(without_prices) == ["patient:3", "patient:6", "patient:11"]
+    # The return of each of three rules in both seats against `train`, by the plain way.
+    means = {
+        rule: np.mean([*play_matches(without_prices, rule, {"train": ["train"]}, range(400, 464), "cpu").values()])
+        for rule in teachers.sensible_rules(without_prices)
+    }
+    best = teachers.Teachers(without_prices, ("train",), 2, "cpu").rules
+    assert best == sorted(means, key=lambda rule: -means[rule])[:2]
+
+
+def test_a_league_keeps_its_last_policy(brief: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its evaluations weigh rich opponents more than its advantages do."""
+    falling = iter(range(10, 0, -1))
+    monkeypatch.setattr(callbacks, "returns_against", lambda *_: np.array([next(falling)]))
+    model = learn(brief, tmp_path, "cpu")
+    last = tmp_path / "last"
+    save_policy(last, model)
+    kept, saved = (read_manifest(folder / "policy.json").files for folder in (tmp_path, last))
+    assert kept == saved
 
 
 @pytest.mark.parametrize(
@@ -196,7 +228,7 @@ def test_a_league_with_other_settings_is_not_resumed(brief: Plan, tmp_path: Path
     learn(replace(brief, timesteps=64), tmp_path, "cpu")
     check_resume(brief, tmp_path)
     other = replace(brief, league_settings=replace(brief.league_settings, entropy=0.1))
-    with pytest.raises(ValueError, match=r"league_settings.entropy=0.1 is not allowed: it must be 0.15"):
+    with pytest.raises(ValueError, match=r"league_settings.entropy=0.1 is not allowed: it must be 0.05"):
         check_resume(other, tmp_path)
 
 
@@ -206,11 +238,18 @@ def test_the_command_has_the_settings_of_a_league() -> None:
     assert chosen.plan.league_settings == LeagueSettings(entropy=0.1, layers=(64, 32), imitation_epochs=3)
 
 
-def test_the_command_trains_a_league_with_its_defaults(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_command_trains_a_league_with_its_defaults(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(league, "EVALUATED", 4)
+    monkeypatch.setattr(teachers, "EPISODES", 2)
+    monkeypatch.setattr(candidates, "COMPARED", 4)
     given = ["train", "--league", "--scenario", "digits-short", "--out", str(tmp_path / "mine"), "--device", "cpu"]
     brief = ["--timesteps", "1", "--num-markets", "16", "--imitation-episodes", "1", "--imitation-epochs", "1"]
     assert main([*given, *brief]) == 0
-    assert "in a league" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "in a league" in shown
+    assert "last of 2 evaluations of the best of 3 candidates: return" in shown
     assert (tmp_path / "mine" / "policy.json").is_file()
     assert main([*given, "--overwrite", "--algo", "dqn"]) == 2
     assert "algo='dqn' is not allowed" in capsys.readouterr().err
