@@ -107,7 +107,7 @@ def tuned_league(config: MarketConfig, name: str = "", settings: LeagueSettings 
     """The plan of a league in a market, or in the scenario of that name."""
     unit = math.lcm(settings.members * config.agents, settings.minibatches)
     markets = max(768 // unit, 1) * unit
-    chosen = {"timesteps": 200_000, "num_markets": markets, "candidates": 3, **LEAGUES.get(name, {})}
+    chosen = {"timesteps": 200_000, "num_markets": markets, "candidates": 2, **LEAGUES.get(name, {})}
     return Plan(config, against=("varied",), league=True, past_selves=3, league_settings=settings, **chosen)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from paramarket_baselines.cli import Train, _parse
-from paramarket_baselines.training import callbacks, candidates
+from paramarket_baselines.training import callbacks, candidates, comparison
 from paramarket_baselines.training.candidates import best_candidate, candidate_folder
 from paramarket_baselines.training.plan import Plan, check_resume
 from paramarket_baselines.training.sb3 import learn
@@ -47,7 +47,7 @@ def test_the_candidate_that_is_ahead_of_most_opponents_is_best_even_if_another_h
     """One is ahead by 1 in 9 of 10 episodes, where returns differ little; the other by 100 in the tenth."""
     steady, rich = np.tile([1.0] * 9 + [0.0], 4), np.tile([0.0] * 9 + [100.0], 4)
     known = {"learned:steady": steady, "learned:poor": steady - 2, "learned:rich": rich}
-    monkeypatch.setattr(candidates, "returns_against", lambda config, policy, *rest: known[policy])
+    monkeypatch.setattr(comparison, "returns_against", lambda config, policy, *rest: known[policy])
     assert best_candidate(PLAN.config, [Path("poor"), Path("rich"), Path("steady")], against, "cpu") == 2
 
 

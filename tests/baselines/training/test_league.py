@@ -249,7 +249,7 @@ def test_the_command_trains_a_league_with_its_defaults(
     assert main([*given, *brief]) == 0
     shown = capsys.readouterr().out
     assert "in a league" in shown
-    assert "last of 2 evaluations of the best of 3 candidates: return" in shown
+    assert "last of 2 evaluations of the best of 2 candidates: return" in shown
     assert (tmp_path / "mine" / "policy.json").is_file()
     assert main([*given, "--overwrite", "--algo", "dqn"]) == 2
     assert "algo='dqn' is not allowed" in capsys.readouterr().err
