@@ -27,6 +27,22 @@ OnRollout = Callable[[int, float], None]
 OnEvaluation = Callable[[int, float, float], None]
 """Called with the steps taken, the mean return in an evaluation, and the best one so far."""
 
+
+@dataclass(frozen=True)
+class Reports:
+    """What is called during a training."""
+
+    on_rollout: OnRollout
+    on_evaluation: OnEvaluation
+
+    def after(self, before: int) -> Reports:
+        """The same for a training that follows others, which took ``before`` agent-steps."""
+        return Reports(
+            lambda steps, returned: self.on_rollout(before + steps, returned),
+            lambda steps, returned, best: self.on_evaluation(before + steps, returned, best),
+        )
+
+
 EVALUATIONS = 10
 """The number of evaluations during a training."""
 

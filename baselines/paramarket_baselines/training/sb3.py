@@ -28,6 +28,7 @@ from paramarket_baselines.training.callbacks import (
     OnEvaluation,
     OnRollout,
     Progress,
+    Reports,
 )
 from paramarket_baselines.training.candidates import CANDIDATES, best_candidate, candidate_folder, keep_candidate
 from paramarket_baselines.training.checkpoint import load_checkpoint, save_checkpoint
@@ -116,35 +117,20 @@ def learn(
     if resume:
         check_resume(plan, folder)
     teachers = Teachers(plan.config, plan.against, plan.league_settings.teachers, device)
+    reports = Reports(on_rollout, on_evaluation)
     if plan.candidates > 1:
-        return _learn_candidates(plan, folder, device, teachers, on_rollout, on_evaluation, resume=resume)
-    return _learn(plan, folder, device, teachers, on_rollout, on_evaluation, resume=resume, old=folder)
+        return _learn_candidates(plan, folder, device, teachers, reports, resume=resume)
+    return _learn(plan, folder, device, teachers, reports, resume=resume, old=folder)
 
 
 def _learn_candidates(
-    plan: Plan,
-    folder: Path,
-    device: str | torch.device,
-    teachers: Teachers,
-    on_rollout: OnRollout,
-    on_evaluation: OnEvaluation,
-    *,
-    resume: bool,
+    plan: Plan, folder: Path, device: str | torch.device, teachers: Teachers, reports: Reports, *, resume: bool
 ) -> BaseAlgorithm:
     """Train the candidates one after another, and keep the policy of the best one in the folder."""
     places, models, before = [candidate_folder(folder, number) for number in range(plan.candidates)], [], 0
     for candidate, place in zip(plan.each_candidate(), places, strict=True):
-
-        def report_rollout(steps: int, returned: float, before: int = before) -> None:
-            on_rollout(before + steps, returned)
-
-        def report_evaluation(steps: int, returned: float, best: float, before: int = before) -> None:
-            on_evaluation(before + steps, returned, best)
-
         old = folder if place == places[0] else place
-        models.append(
-            _learn(candidate, place, device, teachers, report_rollout, report_evaluation, resume=resume, old=old)
-        )
+        models.append(_learn(candidate, place, device, teachers, reports.after(before), resume=resume, old=old))
         before += models[-1].num_timesteps
     best = best_candidate(plan.config, places, plan.against, device)
     keep_candidate(folder, places[best])
@@ -156,8 +142,7 @@ def _learn(
     folder: Path,
     device: str | torch.device,
     teachers: Teachers,
-    on_rollout: OnRollout,
-    on_evaluation: OnEvaluation,
+    reports: Reports,
     *,
     resume: bool,
     old: Path,
@@ -189,12 +174,12 @@ def _learn(
         save_checkpoint(checkpoint, model, env, vars(evaluations), about)
 
     evaluation = EvalCallback(
-        plan.config, plan.against, plan.timesteps, folder, save, device, done, about, on_evaluation
+        plan.config, plan.against, plan.timesteps, folder, save, device, done, about, reports.on_evaluation
     )
     of_league = league.callbacks(plan.past_selves, plan.timesteps) if league else []
     if league:
         evaluation.seeds, evaluation.keeps_last = evaluation_seeds(plan.config.agents), True
-    callbacks = CallbackList([Progress(on_rollout), MarketMetrics(vec_env), *of_league, evaluation])
+    callbacks = CallbackList([Progress(reports.on_rollout), MarketMetrics(vec_env), *of_league, evaluation])
     left = plan.timesteps - model.num_timesteps
     try:
         evaluation.init_callback(model)
