@@ -29,8 +29,10 @@ def two_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_best_candidate_is_kept_and_is_what_its_seed_trains_alone(tmp_path: Path) -> None:
     steps: list[int] = []
-    learn(PLAN, tmp_path, "cpu", lambda taken, _: steps.append(taken))
+    evaluated: list[int] = []
+    learn(PLAN, tmp_path, "cpu", lambda taken, _: steps.append(taken), lambda taken, *_: evaluated.append(taken))
     assert steps == [*range(16, 3 * 128 + 1, 16)]
+    assert evaluated == [before + taken for before in (0, 128, 256) for taken in (64, 128, 128)]
     places = [candidate_folder(tmp_path, number) for number in range(3)]
     winner = best_candidate(PLAN.config, places, PLAN.against, "cpu")
     for name in ("policy.json", "evaluations.csv"):
