@@ -1,7 +1,7 @@
 """A search for the settings of ``paramarket train --league``: ``python -m benchmarks.tuning``.
 
 A trial trains a league in every scenario, with the same seed and a short budget. Its score is the mean over the
-scenarios of the best evaluation's return against ``varied``, on a common scale: 0 is the return out of the market, 1
+scenarios of the last evaluation's return against ``varied``, on a common scale: 0 is the return out of the market, 1
 that of the best teacher rule, which plays the same seeds against the same opponents. The first trial has the default
 settings. The tree-structured Parzen estimator (Bergstra et al. 2011) proposes the others, and a trial that lags behind
 the median of the earlier ones ends early.
@@ -52,7 +52,7 @@ FIRST_TRIALS = 5
 HEAD = """# Settings of leagues
 
 `python -m benchmarks.tuning` makes this page from the study in `tuning/`. A trial trains a league in every scenario.
-The score of a scenario is the return against `varied` of the best evaluation: 0 is the return out of the market, 1 that
+The score of a scenario is the return against `varied` of the last evaluation: 0 is the return out of the market, 1 that
 of the best teacher rule. The score of a trial is the mean over the scenarios. The first trial has the default settings.
 A dash marks a scenario that a trial did not finish, because it lagged behind the median of the earlier trials. Held-out
 populations take no part in the search, since settings that were chosen by them would be fitted to them."""
@@ -98,12 +98,13 @@ def suggested(trial: Trial) -> LeagueSettings:
     width = trial.suggest_categorical("width", (64, 128, 256))
     return LeagueSettings(
         learning_rate=trial.suggest_float("learning_rate", 1e-4, 3e-3, log=True),
-        entropy=trial.suggest_float("entropy", 0.02, 0.5, log=True),
+        entropy=trial.suggest_float("entropy", 0.01, 0.3, log=True),
         epochs=trial.suggest_int("epochs", 1, 10),
         minibatches=trial.suggest_categorical("minibatches", (2, 4, 8, 16)),
         layers=(width, width),
         members=trial.suggest_categorical("members", (4, 8, 16)),
         weight=trial.suggest_int("weight", 1, 12),
+        teachers=trial.suggest_int("teachers", 1, 8),
         imitation_epochs=trial.suggest_int("imitation_epochs", 5, 40),
         imitation_learning_rate=trial.suggest_float("imitation_learning_rate", 2e-4, 5e-3, log=True),
         smoothing=trial.suggest_float("smoothing", 0.01, 0.3, log=True),
@@ -188,9 +189,9 @@ def score(trial: Trial, scales: Mapping[str, Mapping[str, Any]], options: Tuning
     settings, scores, step = suggested(trial), dict.fromkeys(scales, 0.0), 0
     for name, scale in scales.items():
 
-        def on_evaluation(_: int, __: float, best: float, name: str = name, scale: Any = scale) -> None:
+        def on_evaluation(_: int, returned: float, __: float, name: str = name, scale: Any = scale) -> None:
             nonlocal step
-            scores[name], step = scaled(best, scale), step + 1
+            scores[name], step = scaled(returned, scale), step + 1
             trial.report(sum(scores.values()), step)
             if trial.should_prune():
                 raise optuna.TrialPruned

@@ -36,8 +36,8 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     def learn(plan: Plan, folder: str, device: str, on_evaluation: Any) -> None:
         settings = plan.league_settings
         for number in range(1, 4):
-            best = number * (1000 * settings.learning_rate - settings.entropy)
-            on_evaluation(number, best - 1, best)
+            returned = number * (1000 * settings.learning_rate - settings.entropy)
+            on_evaluation(number, returned, returned + 1)
 
     monkeypatch.setattr(tuning, "learn", learn)
     monkeypatch.setattr(tuning, "measured_scale", lambda config, device: SCALES["easy"])
