@@ -1,8 +1,8 @@
 """Train a policy with Stable-Baselines3: in one seat against given populations, or in all seats (self-play).
 
 The folder of a training has the best policy so far (see ``learned``) or, in a league, the last one,
-``evaluations.csv``, ``checkpoint/`` and ``log/`` for TensorBoard. Training resumes from the checkpoint, which is a saved
-policy too and has the evaluations so far. Candidates have folders of their own in it.
+``evaluations.csv``, ``checkpoint/`` and ``log/`` for TensorBoard. Training resumes from the checkpoint, which is a
+saved policy too and has the evaluations so far. Candidates have folders of their own in it.
 """
 
 from __future__ import annotations
