@@ -43,7 +43,7 @@ Returns = dict[str, Trainings]
 
 @dataclass(frozen=True, eq=False)
 class Board:
-    """What is stored of the entries in one scenario."""
+    """The stored results of the entries in one scenario."""
 
     venue: Venue
     entries: Mapping[str, Entry]
@@ -143,7 +143,7 @@ class Board:
         return Payoffs(self.strategies, 2, np.mean([payoffs.table for payoffs in self.by_seed], axis=0))
 
     def exploitability(self, entry: str) -> tuple[Estimate, str]:
-        """What the best of all known responses takes from an entry, and the name of that response.
+        """The amount that the best of all known responses takes from an entry, and the name of that response.
 
         It is the response's return minus the entry's own, both against copies of the entry: a lower bound.
         """

@@ -1,4 +1,4 @@
-"""What is trained and played: independent jobs whose results are stored in files of their own."""
+"""Trainings and plays are independent jobs, whose results are stored in files of their own."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def missing(job: Job, *, again: bool) -> list[Job]:
 
 
 def _stored_of(job: Job) -> Stored | None:
-    """What the same policy has played under the same conditions."""
+    """The stored plays of the same policy under the same conditions."""
     stored = read_json(job.file) if job.file.is_file() else {}
     same = is_current(stored, job.venue) and stored.get("policy") == fingerprint(job.player)
     return stored if same else None

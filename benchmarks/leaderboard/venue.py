@@ -44,7 +44,7 @@ RESPONSES = "best-responses"
 
 @dataclass(frozen=True)
 class Player:
-    """What plays under one name in a file of its own: a rule, one training of an entry, or one best response."""
+    """A rule, one training of an entry, or one best response. Each has a name, and a file of its own."""
 
     name: str
     """The name of its file, without a suffix."""
@@ -106,7 +106,7 @@ class Venue:
 
     @cached_property
     def stamp(self) -> dict[str, Any]:
-        """What two plays must share to be compared: protocol, market and seeds."""
+        """The protocol, the market and the seeds, which two plays must share to be compared."""
         content = json.dumps(self.config.to_dict(), sort_keys=True)
         market = hashlib.sha256(content.encode()).hexdigest()[:12]
         return {"protocol": PROTOCOL, "scenario": self.name, "config_hash": market, "seeds": list(self.seeds)}

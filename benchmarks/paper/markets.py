@@ -38,7 +38,7 @@ TRADE_ARMS = (replace(PAPER_ARMS[0], market=alone), *PAPER_ARMS[1:3])
 """Out of the market, and in the market without and with alignment."""
 FEDERATED_ARM = replace(PAPER_ARMS[3], market=alone)
 BANK_ARM = Arm(BANK, ("train",), bank)
-"""What networks would reach that learn from everybody's data in as many passes."""
+"""The arm whose networks learn from everybody's data in as many passes."""
 
 
 def digits(**changes: Any) -> MarketConfig:

@@ -30,7 +30,7 @@ OnEvaluation = Callable[[int, float, float], None]
 
 @dataclass(frozen=True)
 class Reports:
-    """What is called during a training."""
+    """The functions to which a training reports."""
 
     on_rollout: OnRollout
     on_evaluation: OnEvaluation

@@ -7,7 +7,6 @@ the same episodes, and the one with the highest score is kept.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import torch
 from paramarket_baselines.policies.learned import MANIFEST, WEIGHTS, read_manifest
 from paramarket_baselines.training.comparison import compared
 from paramarket_env.config import MarketConfig
-from paramarket_env.files import read_member, write_set
+from paramarket_env.files import read_member, write_file, write_set
 
 CANDIDATES = "candidates"
 """The folder of the candidates in that of a training."""
@@ -39,7 +38,7 @@ def best_candidate(
 
 def keep_candidate(folder: Path, place: Path) -> None:
     """Copy the policy of a candidate, and its evaluations, into the folder of the training."""
-    shutil.copyfile(place / "evaluations.csv", folder / "evaluations.csv")
+    write_file(folder / "evaluations.csv", (place / "evaluations.csv").read_bytes())
     manifest = place / MANIFEST
     content = json.loads(manifest.read_text(encoding="utf-8"))
     write_set(folder / MANIFEST, content, {WEIGHTS: read_member(manifest, read_manifest(manifest).files, WEIGHTS)})

@@ -3,7 +3,7 @@
 Each opponent plays a rule of a broad family (:mod:`paramarket_baselines.policies.varied`), so the policy must be good
 on average, and must find out during the episode whom it meets; its observations contain the history of the episode. At
 intervals the current policy joins the opponents (fictitious self-play; Heinrich, Lanctot and Silver 2015), so that
-others cannot exploit it. The policy begins by imitating the best rules
+it learns to meet its own kind. The policy begins by imitating the best rules
 (:mod:`paramarket_baselines.training.imitation`), and learns from groups of equal episodes
 (:mod:`paramarket_baselines.training.grouped`). Against one other opponent the same training makes a best response.
 """

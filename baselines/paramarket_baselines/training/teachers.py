@@ -11,7 +11,7 @@ from paramarket_baselines.training.comparison import compared
 from paramarket_env.config import MarketConfig
 
 PATIENCE = (0.25, 0.42, 0.5, 0.58, 0.67, 0.75, 0.92)
-"""The patience of sensible rules, as shares of the episode. No rule that is held out has it without a price."""
+"""The patience of sensible rules, as shares of the episode. In 12 cycles none of them is a held-out rule."""
 
 EPISODES = 96
 """The number of episodes in which rules are compared, over all seats."""

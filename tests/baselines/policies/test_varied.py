@@ -48,15 +48,16 @@ def test_a_bayesian_member_asks_as_the_papers_rule() -> None:
     assert torch.equal(actions_of(family("bayesian", 0)), actions_of(POLICIES.check("paper")))
 
 
-@pytest.mark.parametrize("market", ["digits-priced-short", "rivals-short"])
-def test_a_member_pays_its_reserve_and_no_more(market: str) -> None:
-    """``rivals-short`` has bids, ``digits-priced-short`` posted prices."""
-    levels = scenario(market).economy.ask_levels
+@pytest.mark.parametrize("mechanism", ["posted", "double-auction(k=1)"])
+def test_a_member_pays_its_reserve_and_no_more(mechanism: str) -> None:
+    """A buyer pays the ask where prices are posted, and its bid in this double auction."""
+    market = scenario("digits-priced-short", mechanism=mechanism)
+    levels = market.economy.ask_levels
 
     def highest_price(reserve: float) -> float:
         free = Family(prices=("random",), patience=(0.25,), margin=(0,), reserve=(reserve,))
         buyers = Arm("buyers", (lambda seat: VariedPolicy(seat, free),))
-        return float(play(scenario(market), buyers, range(16), "cpu").trades.price.max())
+        return float(play(market, buyers, range(16), "cpu").trades.price.max())
 
     level = round(0.4 * (len(levels) - 1))
     assert highest_price(0.4) == levels[level]

@@ -102,6 +102,17 @@ def test_a_new_training_removes_the_candidates_of_the_one_before(tmp_path: Path)
     assert not (tmp_path / "candidates").exists()
 
 
+def test_candidates_first_remove_the_policy_and_the_checkpoint_of_the_training_before(tmp_path: Path) -> None:
+    learn(replace(PLAN, candidates=1), tmp_path, "cpu")
+
+    def interrupt(steps: int, returned: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learn(PLAN, tmp_path, "cpu", interrupt)
+    assert [each.name for each in tmp_path.iterdir()] == ["candidates"]
+
+
 def test_a_league_has_candidates_by_default() -> None:
     league, alone = _parse(["train", "--league"]), _parse(["train", "--league", "--candidates", "1"])
     assert isinstance(league, Train)
