@@ -18,6 +18,7 @@ from paramarket_baselines.evaluation.matches import play_matches, returns_outsid
 from paramarket_baselines.evaluation.protocol import met, trained_against
 from paramarket_baselines.evaluation.results import provenance, read_json, write_json
 from paramarket_baselines.policies.learned import MANIFEST, WEIGHTS, read_manifest
+from paramarket_baselines.policies.varied import OPPONENTS
 from paramarket_baselines.training.sb3 import learn
 from paramarket_env.files import expanded
 from paramarket_env.market.devices import resolve_device
@@ -85,14 +86,14 @@ def play_file(venue: Venue, player: str) -> Path:
 def play_job(job: Job, device: str) -> Stored:
     """The returns of a player, ``[seats, seeds]`` for each population, or the reason why there are none: ``hole``."""
     venue = job.venue
-    about = {**venue.stamp, "player": job.player.name, "policy": fingerprint(job.player)}
+    about = {**venue.stamp, "player": job.player.name, "policy": fingerprint(job.player.policy)}
     try:
         returns = _returns(job, device)
     except (ValueError, ImportError) as error:
         return {**about, "hole": str(error)}
     origin = provenance(venue.seeds, resolve_device(device), dated=False)
     kept = {name: np.round(found, 6).tolist() for name, found in returns.items()}
-    return {**about, "met": _met(job), **origin, "returns": kept}
+    return {**about, "met": _met(job), **origin, "against": fingerprints(job.populations), "returns": kept}
 
 
 def _returns(job: Job, device: str) -> dict[str, np.ndarray]:
@@ -108,28 +109,36 @@ def _met(job: Job) -> list[str]:
     return met(trained_against(job.player.policy), populations) if job.player.policy else []
 
 
-def fingerprint(player: Player) -> str:
-    """The textual form of a rule, or the hash of the file that defines the policy, wherever that lies."""
-    if player.policy.startswith("file:"):
-        return hashlib.sha256(Path(player.policy.removeprefix("file:")).read_bytes()).hexdigest()
-    manifest = expanded(player.policy.removeprefix(LEARNED)) / MANIFEST
-    known = player.policy.startswith(LEARNED) and manifest.is_file()
-    return read_manifest(manifest).files[WEIGHTS] if known else player.policy
+def fingerprint(policy: str) -> str:
+    """The textual form of a rule, or the hash of what defines the policy, wherever that lies."""
+    if policy.startswith("file:"):
+        return hashlib.sha256(Path(policy.removeprefix("file:")).read_bytes()).hexdigest()
+    if policy == "varied":
+        return f"{policy} {hashlib.sha256(repr(OPPONENTS).encode()).hexdigest()}"
+    manifest = expanded(policy.removeprefix(LEARNED)) / MANIFEST
+    known = policy.startswith(LEARNED) and manifest.is_file()
+    return read_manifest(manifest).files[WEIGHTS] if known else policy
+
+
+def fingerprints(populations: Populations) -> dict[str, list[str]]:
+    """The fingerprints of the policies of each population."""
+    return {name: [fingerprint(text) for text in texts] for name, texts in populations.items()}
 
 
 def missing(job: Job, *, again: bool) -> list[Job]:
-    """The job with the populations that are not played, or nothing if there are none."""
+    """The job with the populations that are not played or are others by now, or nothing if there are none."""
     stored = _stored_of(job)
     if again or stored is None:
         return [job]
-    left = {name: texts for name, texts in job.populations.items() if name not in stored.get("returns", {})}
+    known, now = stored.get("against", {}), fingerprints(job.populations)
+    left = {name: texts for name, texts in job.populations.items() if known.get(name) != now[name]}
     return [Job(job.venue, job.player, left)] if left and "hole" not in stored else []
 
 
 def _stored_of(job: Job) -> Stored | None:
     """The stored plays of the same policy under the same conditions."""
     stored = read_json(job.file) if job.file.is_file() else {}
-    same = is_current(stored, job.venue) and stored.get("policy") == fingerprint(job.player)
+    same = is_current(stored, job.venue) and stored.get("policy") == fingerprint(job.player.policy)
     return stored if same else None
 
 
@@ -140,9 +149,9 @@ def is_current(stored: Stored, venue: Venue) -> bool:
 
 def keep(job: Job, played: Stored) -> None:
     """Store what was played next to what the player has played before. A hole does not replace returns."""
-    known = (_stored_of(job) or {}).get("returns", {})
-    if known and "hole" in played:
-        return
-    if known:
-        played = {**played, "returns": {**known, **played["returns"]}}
+    known = _stored_of(job) or {}
+    if "returns" in known:
+        if "hole" in played:
+            return
+        played = {**played, **{part: {**known[part], **played[part]} for part in ("against", "returns")}}
     write_json(job.file, played, indent=None)

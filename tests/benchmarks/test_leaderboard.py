@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,25 @@ def test_a_policy_that_has_changed_is_played_again(folder: Path) -> None:
     run(folder, "--entries", "hold")
     board = board_of(folder)
     np.testing.assert_array_equal(board.returns["hold"]["random"], board.returns["patient:1+fixed:0"]["random"])
+
+
+def test_a_population_that_has_changed_is_met_again(folder: Path) -> None:
+    policies = folder / f"policies/{NAME}"
+    shutil.rmtree(policies / "self-play")
+    shutil.copytree(policies / "exploiter", policies / "self-play")
+    before = board_of(folder).returns
+    run(folder, "--entries", "train", "ppo")
+    after = board_of(folder).returns
+    for name in ("train", "ppo"):
+        np.testing.assert_array_equal(after[name]["self-play"], after[name]["exploiter"])
+    assert any((before[name]["self-play"] != after[name]["self-play"]).any() for name in ("train", "ppo"))
+    np.testing.assert_array_equal(after["greedy"]["self-play"], before["greedy"]["self-play"])
+
+
+def test_another_family_of_rules_is_another_population(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = plays.fingerprint("varied")
+    monkeypatch.setattr(plays, "OPPONENTS", replace(plays.OPPONENTS, noise=(0.5,)))
+    assert plays.fingerprint("varied") != before
 
 
 # --- the board --------------------------------------------------------------------------------------------------------
