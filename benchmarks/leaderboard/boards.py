@@ -99,10 +99,14 @@ class Board:
         return trainings.mean(np.concatenate([self.returns[entry][name] for name in self.sets["held out"]], axis=1))
 
     @cached_property
+    def rules(self) -> list[str]:
+        """The rules that have a headline, best first."""
+        return [name for name in self.complete if self.entries[name].is_rule]
+
+    @cached_property
     def best_rule(self) -> str | None:
         """The rule with the highest headline: the best in hindsight."""
-        rules = (name for name in self.complete if self.entries[name].is_rule)
-        return next((name for name in rules if not isnan(self.headline(name).value)), None)
+        return next((name for name in self.rules if not isnan(self.headline(name).value)), None)
 
     def lead(self, entry: str) -> Estimate:
         """The headline of an entry minus that of the best rule, paired by population, seat and seed."""
@@ -147,10 +151,10 @@ class Board:
 
         It is the response's return minus the entry's own, both against copies of the entry: a lower bound.
         """
-        if entry not in self.strategies:
+        if entry not in self.complete or not self._have_met(entry, entry):
             return MISSING, ""
         population = self.population(entry)
-        responses = {name: self.returns[name][population] for name in self.strategies}
+        responses = {name: self.returns[name][population] for name in self.complete if self._have_met(name, entry)}
         if population in self.responses:
             responses[TRAINED] = self.responses[population][population]
         by = max(responses, key=lambda name: float(responses[name].mean()))

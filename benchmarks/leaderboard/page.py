@@ -130,6 +130,7 @@ def _section(board: Board) -> Iterator[str]:
     holes = {name: [f"– ({reason})"] for name, reason in board.holes.items() if not board.entries[name].swept}
     yield markdown({**rows, **holes}, COLUMNS, "policy")
     yield _populations(board)
+    yield _hardest_rule(board)
     if board.strategies:
         yield from _equilibria(board)
 
@@ -139,6 +140,17 @@ def _cells(board: Board, entry: str, ratings: Mapping[str, float]) -> list[str]:
     taken, by = board.exploitability(entry)
     scores = [str(board.headline(entry, name)) for name in ("held out", "training set", "sealed")]
     return [scores[0], str(board.mean_return(entry)), *scores[1:], str(board.lead(entry)), rating, str(taken), by]
+
+
+def _hardest_rule(board: Board) -> str:
+    """The rule of which the least is taken, of all rules that have met a copy of themselves."""
+    taken = {name: board.exploitability(name) for name in board.rules}
+    found = {name: pair for name, pair in taken.items() if not isnan(pair[0].value)}
+    if not found:
+        return ""
+    hardest = min(found, key=lambda name: found[name][0].value)
+    amount, by = found[hardest]
+    return f"Of {len(found)} rules, {hardest} is the least exploitable: {by} takes {amount} from it."
 
 
 def _populations(board: Board) -> str:

@@ -202,11 +202,36 @@ def test_the_payoffs_are_those_of_all_entries_against_all(made: Path) -> None:
     assert set(board.strategies) == {"train", "hold", "greedy", "ppo"}
     row, column = board.strategies.index("ppo"), board.strategies.index("greedy")
     assert board.payoffs.table[row, column] == pytest.approx(board.returns["ppo"]["greedy"].mean())
-    taken, by = board.exploitability("hold")
-    responses = [board.returns[name]["hold"].mean() for name in board.strategies]
-    best = max(*responses, board.responses["hold"]["hold"].mean())
-    assert taken.value == pytest.approx(best - board.returns["hold"]["hold"].mean())
-    assert by in (*board.strategies, "trained best response")
+
+
+def test_exploitability_is_what_the_best_of_all_known_responses_takes(made: Path) -> None:
+    board = board_of(made)
+    swept = [name for name in board.complete if board.entries[name].swept]
+    for name in (*board.strategies, *swept):
+        population = board.population(name)
+        met = {mine: board.returns[mine] for mine in board.complete if population in board.returns[mine]}
+        found = {mine: played[population].mean() for mine, played in met.items()}
+        if population in board.responses:
+            found["trained best response"] = board.responses[population][population].mean()
+        taken, by = board.exploitability(name)
+        assert by == max(found, key=lambda mine: found[mine])
+        assert taken.value == pytest.approx(found[by] - found[name])
+        if name in swept:
+            assert set(found) == {name, "ppo"}
+        else:
+            assert set(found) >= {*board.strategies}
+    assert set(board.returns[swept[0]]) >= {board.population("ppo"), swept[0]}
+    assert not {"hold", swept[1]} & {*board.returns[swept[0]]}
+
+
+def test_the_page_names_the_rule_of_which_the_least_is_taken(made: Path) -> None:
+    board = board_of(made)
+    taken = {name: board.exploitability(name) for name in board.rules}
+    least = min(taken, key=lambda name: taken[name][0].value)
+    line = (
+        f"Of {len(taken)} rules, {least} is the least exploitable: {taken[least][1]} takes {taken[least][0]} from it."
+    )
+    assert line in (made / "out/leaderboard.md").read_text()
 
 
 def test_what_may_not_count_is_a_dash_with_its_reason(folder: Path) -> None:
