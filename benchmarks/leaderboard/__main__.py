@@ -112,20 +112,14 @@ def protocol_jobs(venue: Venue, entries: Iterable[Entry]) -> Iterator[Job]:
 
 
 def table_jobs(venue: Venue, entries: Sequence[Entry], exploited: Iterable[Entry]) -> Iterator[Job]:
-    """The entries against all entries that they are to meet, without those that cannot play."""
+    """Every entry's players against all entries, without those that cannot play."""
     able = [entry for entry in entries if _can_play(venue, entry)]
+    populations = _populations(venue, able)
     for entry in able:
-        populations = _populations(venue, [other for other in able if _meet(entry, other)])
         for player in venue.players(entry):
             yield Job(venue, player, populations)
     for name, policies in _populations(venue, exploited).items():
         yield Job(venue, venue.responder(name, policies), {name: policies})
-
-
-def _meet(entry: Entry, other: Entry) -> bool:
-    """Whether one entry plays against the other. A swept rule meets no rule but itself, since there are many."""
-    rules = entry.is_rule and other.is_rule
-    return entry == other or not (rules and (entry.swept or other.swept))
 
 
 def _can_play(venue: Venue, entry: Entry) -> bool:

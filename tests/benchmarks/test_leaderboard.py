@@ -142,7 +142,10 @@ def test_a_new_entry_plays_alone_and_moves_no_score_of_the_others(folder: Path) 
     after = board_of(folder)
     assert {name: after.headline(name) for name in before} == before
     assert "paper" in after.strategies
-    assert played(folder)["patient-2-fixed-0.json"] == stored["patient-2-fixed-0.json"]
+    for player, content in played(folder).items():
+        known = json.loads(stored.get(player, b"{}")).get("returns", {})
+        new = json.loads(content).get("returns", {})
+        assert {name: new[name] for name in known} == known
 
 
 def test_a_policy_that_has_changed_is_played_again(folder: Path) -> None:
@@ -216,12 +219,7 @@ def test_exploitability_is_what_the_best_of_all_known_responses_takes(made: Path
         taken, by = board.exploitability(name)
         assert by == max(found, key=lambda mine: found[mine])
         assert taken.value == pytest.approx(found[by] - found[name])
-        if name in swept:
-            assert set(found) == {name, "ppo"}
-        else:
-            assert set(found) >= {*board.strategies}
-    assert set(board.returns[swept[0]]) >= {board.population("ppo"), swept[0]}
-    assert not {"hold", swept[1]} & {*board.returns[swept[0]]}
+        assert set(found) >= {*board.strategies, *swept}
 
 
 def test_the_page_names_the_rule_of_which_the_least_is_taken(made: Path) -> None:
