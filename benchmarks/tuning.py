@@ -94,10 +94,7 @@ class Tuning:
 
 
 def suggested(trial: Trial) -> LeagueSettings:
-    """The settings of a trial. The other fields of ``LeagueSettings`` keep their defaults.
-
-    The score of a trial is against the opponents alone, so it could not tell how much self-play is good.
-    """
+    """The settings of a trial. The other fields of ``LeagueSettings`` keep their defaults."""
     width = trial.suggest_categorical("width", (64, 128, 256))
     return LeagueSettings(
         learning_rate=trial.suggest_float("learning_rate", 1e-4, 3e-3, log=True),
@@ -106,6 +103,7 @@ def suggested(trial: Trial) -> LeagueSettings:
         minibatches=trial.suggest_categorical("minibatches", (2, 4, 8, 16)),
         layers=(width, width),
         members=trial.suggest_categorical("members", (4, 8, 16)),
+        weight=trial.suggest_int("weight", 1, 12),
         teachers=trial.suggest_int("teachers", 1, 8),
         imitation_epochs=trial.suggest_int("imitation_epochs", 5, 40),
         imitation_learning_rate=trial.suggest_float("imitation_learning_rate", 2e-4, 5e-3, log=True),
@@ -116,7 +114,7 @@ def suggested(trial: Trial) -> LeagueSettings:
 def default_parameters() -> dict[str, Any]:
     """The default settings as parameters of a trial."""
     settings = asdict(DEFAULTS)
-    searched = set(settings) - {"layers", "self_play", "imitation_episodes", "imitation_batch"}
+    searched = set(settings) - {"layers", "imitation_episodes", "imitation_batch"}
     return {"width": settings["layers"][0]} | {name: settings[name] for name in settings if name in searched}
 
 

@@ -14,18 +14,16 @@ from paramarket_env.seeding import stream, uniform
 class Mixed:
     """Plays one of several policies, drawn anew for each episode and seat. Members can join later.
 
-    The members of the beginning are equally probable. As soon as others have joined, one of these is drawn with the
-    probability ``share``; they are equally probable, too.
+    The first one is drawn ``weight`` times as often as each other.
     """
 
-    def __init__(self, members: Iterable[PolicyFactory], share: float = 0.0) -> None:
-        self.members, self.share = list(members), share
-        self.first = len(self.members)
+    def __init__(self, members: Iterable[PolicyFactory], weight: int = 1) -> None:
+        self.members, self.weight = list(members), weight
         self._players: list[MixedPolicy] = []
 
     def __call__(self, seat: Seat) -> Policy:
         """See ``PolicyFactory``."""
-        player = MixedPolicy(seat, self.members, self.first, self.share)
+        player = MixedPolicy(seat, self.members, self.weight)
         self._players.append(player)
         return player
 
@@ -39,9 +37,8 @@ class Mixed:
 class MixedPolicy(Policy):
     """One of several policies in each row and episode."""
 
-    def __init__(self, seat: Seat, members: Iterable[PolicyFactory], first: int, share: float) -> None:
-        self.seat, self.first, self.share = seat, first, share
-        self.members = [member(seat) for member in members]
+    def __init__(self, seat: Seat, members: Iterable[PolicyFactory], weight: int) -> None:
+        self.seat, self.weight, self.members = seat, weight, [member(seat) for member in members]
         self.drawn = torch.zeros(seat.num_markets, dtype=torch.int64, device=seat.device)
 
     def add(self, member: PolicyFactory) -> None:
@@ -50,11 +47,9 @@ class MixedPolicy(Policy):
 
     def reset(self, rows: Tensor, keys: Tensor) -> None:
         """See :meth:`Policy.reset`."""
-        chance, lot = uniform(stream(keys, "mixed"), 2).unbind(1)
-        joined = len(self.members) - self.first
-        later = (chance < self.share) & (joined > 0)
-        drawn = torch.where(later, self.first + (lot * joined).long(), (lot * self.first).long())
-        self.drawn = self.drawn.index_copy(0, rows, drawn)
+        lots = len(self.members) + self.weight - 1
+        lot = (uniform(stream(keys, "mixed"), 1).squeeze(1) * lots).long()
+        self.drawn = self.drawn.index_copy(0, rows, (lot - self.weight + 1).clamp_min(0))
         for place, member in enumerate(self.members):
             member.reset(rows, stream(keys, "member", place))
 

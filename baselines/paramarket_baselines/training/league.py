@@ -46,8 +46,8 @@ class LeagueSettings:
     """The widths of the hidden layers of the policy, and of the critic."""
     members: Annotated[int, Field(ge=2)] = 8
     """The number of equal episodes in a group."""
-    self_play: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """The probability that an opponent is a past self, as soon as there is one."""
+    weight: Count = 9
+    """The first opponent is drawn this many times as often as each other, such as a past self."""
     teachers: Count = 4
     """The number of the best rules that are imitated."""
     imitation_episodes: Count = 4
@@ -91,7 +91,7 @@ class League:
 
     def __init__(self, folder: Path, against: Sequence[str], settings: LeagueSettings) -> None:
         self.folder, self.settings = folder / "past", settings
-        self.opponents = Mixed(map(POLICIES.check, against), settings.self_play)
+        self.opponents = Mixed(map(POLICIES.check, against), settings.weight)
 
     def restore(self) -> None:
         """Let the past selves join that an earlier part of the training has left in the folder."""

@@ -108,7 +108,7 @@ def tuned_league(config: MarketConfig, name: str = "", settings: LeagueSettings 
     unit = math.lcm(settings.members * config.agents, settings.minibatches)
     markets = max(768 // unit, 1) * unit
     chosen = {"timesteps": 200_000, "num_markets": markets, "candidates": 2, **LEAGUES.get(name, {})}
-    return Plan(config, against=("varied",), league=True, past_selves=20, league_settings=settings, **chosen)
+    return Plan(config, against=("varied",), league=True, past_selves=3, league_settings=settings, **chosen)
 
 
 def tuned(name: str) -> Plan:

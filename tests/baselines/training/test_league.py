@@ -213,7 +213,7 @@ def test_ppo_and_the_opponents_have_the_settings_of_the_league(brief: Plan, tmp_
         minibatches=2,
         layers=(16, 8),
         members=4,
-        self_play=0.25,
+        weight=2,
         imitation_episodes=1,
         imitation_epochs=1,
     )
