@@ -150,7 +150,8 @@ def _hardest_rule(board: Board) -> str:
         return ""
     hardest = min(found, key=lambda name: found[name][0].value)
     amount, by = found[hardest]
-    return f"Of {len(found)} rules, {hardest} is the least exploitable: {by} takes {amount} from it."
+    taken_by = "no entry takes anything" if by == hardest else f"{by} takes {amount}"
+    return f"Of {len(found)} rules, {hardest} is the least exploitable: {taken_by} from it."
 
 
 def _populations(board: Board) -> str:
