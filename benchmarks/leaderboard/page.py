@@ -42,7 +42,7 @@ minus that of the best rule, paired by population, seat and seed."""
 PAYOFFS = """## Payoffs
 
 The mean return of a seat with the row's entry while the column's entry has all other seats. With more than two firms
-this is the deviation-preserving reduction to two players.
+this is the deviation-preserving reduction to two players. The highest and the lowest tenth have the outer colours.
 
 ![The payoffs of all entries against all, scenario by scenario](leaderboard.png)"""
 

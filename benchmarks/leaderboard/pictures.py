@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from benchmarks.leaderboard.boards import Board
 from benchmarks.leaderboard.entries import slug
 from benchmarks.leaderboard.plays import Stored
@@ -15,17 +17,25 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+OUTER = (10, 90)
+"""The percentiles of the payoffs that have the outer colours."""
+
 
 def draw_payoffs(boards: Mapping[str, Board]) -> Figure:
-    """A heat map for each scenario: the mean return of the row's entry while the column's has all other seats."""
+    """A heat map for each scenario: the mean return of the row's entry while the column's has all other seats.
+
+    The colours leave out the highest and the lowest payoffs, such as those against `greedy`, which pays any price.
+    """
     figure, panels = _panels(boards, 5.6)
     for panel, board in panels:
         names = [literal(name) for name in board.strategies]
         if not names:
             panel.axis("off")
             continue
-        image = panel.imshow(board.payoffs.table, cmap="viridis")
-        figure.colorbar(image, ax=panel, shrink=0.8)
+        table = board.payoffs.table
+        lowest, highest = np.percentile(table, OUTER)
+        image = panel.imshow(table, cmap="viridis", vmin=lowest, vmax=highest)
+        figure.colorbar(image, ax=panel, shrink=0.8, extend="both")
         panel.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
         panel.set_yticks(range(len(names)), names, fontsize=7)
     return figure
