@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from math import isnan
 
-from benchmarks.leaderboard.boards import Board
+from benchmarks.leaderboard.boards import TRAINED, Board
 from benchmarks.leaderboard.pictures import training_records
 from paramarket_baselines.evaluation.display import markdown
 from paramarket_baselines.evaluation.estimates import Estimate
@@ -150,7 +150,8 @@ def _hardest_rule(board: Board) -> str:
         return ""
     hardest = min(found, key=lambda name: found[name][0].value)
     amount, by = found[hardest]
-    taken_by = "no entry takes anything" if by == hardest else f"{by} takes {amount}"
+    response = "a trained best response" if by == TRAINED else by
+    taken_by = "no entry takes anything" if by == hardest else f"{response} takes {amount}"
     return f"Of {len(found)} rules, {hardest} is the least exploitable: {taken_by} from it."
 
 
