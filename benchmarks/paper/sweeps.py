@@ -37,7 +37,7 @@ def bases(quick: bool) -> dict[str, MarketConfig]:
 
 
 def trend(grouped: Grouped) -> list[str]:
-    """How the effect of trade changes from the first to the last value, for each base."""
+    """The change of the effect of trade from the first to the last value, for each base."""
     names: dict[str, list[str]] = {}
     for setting in grouped.means:
         names.setdefault(setting.rpartition(", ")[0], []).append(setting)

@@ -86,7 +86,7 @@ Keep = Callable[[Tensor], Tensor]
 def entering(
     network: Network, parameters: Tensor, inputs: Tensor, keep: Keep, only: AffineLayer | None = None
 ) -> PerLayer:
-    """What ``keep`` returns for the input of each layer, of R networks ``[R, P]`` in ``eval`` mode: ``[R, ...]``.
+    """The results of ``keep`` for the input of each layer, of R networks ``[R, P]`` in ``eval`` mode: ``[R, ...]``.
 
     The networks have their own samples ``[R, n, *features]``. ``keep`` gets ``[inputs + 1, columns]``, with a column
     for each sample, and for each place or token of it. The last row is 1, or 0 in a layer without a bias. ``only``

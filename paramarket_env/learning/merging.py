@@ -109,7 +109,7 @@ MERGERS: Registry[Merger] = Registry("merger", Merger)
 
 
 def inputs_of(network: Network, groups: Groups, pairs: Pairs, mask: Tensor) -> MergeInputs:
-    """What a merger may use to merge some pairs within a parameter set, bool ``[P]``."""
+    """The inputs with which a merger can merge some pairs within a parameter set, bool ``[P]``."""
     buyers, sellers = (groups.parameters[pairs.group, agent] for agent in (pairs.buyer, pairs.seller))
     aligned = permute(network, sellers, pairs.permutations)
     start, samples = groups.start[pairs.group], groups.samples[pairs.group]

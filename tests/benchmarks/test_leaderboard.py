@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from benchmarks.leaderboard import boards, plays, venue
 from benchmarks.leaderboard.__main__ import HERE, Leaderboard, main
@@ -23,13 +22,8 @@ from benchmarks.runner import Runner
 from benchmarks.sealed import open_sealed
 from paramarket_baselines.evaluation import protocol
 from paramarket_baselines.evaluation.estimates import MISSING, Estimate
-from paramarket_baselines.policies.mixed import MixedPolicy
 from paramarket_baselines.training import callbacks, plan, sb3
-from paramarket_baselines.training.league import League
 from paramarket_env import scenarios
-from paramarket_env.interface.batch import MarketBatch
-from paramarket_env.interface.policy import seat_of
-from paramarket_env.seeding import stream
 from paramarket_env.validation import require
 from tests.helpers import tiny_market
 
@@ -43,7 +37,6 @@ FILES: dict[str, Any] = {
     "cheat": {"train": {"against": ["choosy(gain=0.3)"]}},
     "gone": {"policy": "learned:nowhere"},
 }
-BEST_RESPONSE = venue.BEST_RESPONSE
 LEARN: dict[str, Any] = {"timesteps": 1, "num_markets": 2}
 
 
@@ -181,18 +174,6 @@ def test_another_family_of_rules_is_another_population(monkeypatch: pytest.Monke
     before = plays.fingerprint("varied")
     monkeypatch.setattr(plays, "OPPONENTS", replace(plays.OPPONENTS, noise=(0.5,)))
     assert plays.fingerprint("varied") != before
-
-
-def test_a_best_response_meets_all_trainings_of_a_population_alike(tmp_path: Path) -> None:
-    batch, rows = MarketBatch(scenarios.scenario("digits-priced-short"), 1, "cpu"), torch.arange(900)
-    three = ("train", "hold", "greedy")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(venue, "BEST_RESPONSE", BEST_RESPONSE)
-        training = Venue("digits-priced-short", 4, tmp_path, tmp_path).best_response("mine", three)
-    player = League(tmp_path, three, training.plan.league_settings).opponents(seat_of(batch, len(rows)))
-    player.reset(rows, stream(rows, "episode"))
-    assert isinstance(player, MixedPolicy)
-    assert torch.bincount(player.drawn).tolist() == pytest.approx([300, 300, 300], abs=45)
 
 
 # --- the board --------------------------------------------------------------------------------------------------------
