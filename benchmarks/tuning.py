@@ -103,7 +103,6 @@ def suggested(trial: Trial) -> LeagueSettings:
         minibatches=trial.suggest_categorical("minibatches", (2, 4, 8, 16)),
         layers=(width, width),
         members=trial.suggest_categorical("members", (4, 8, 16)),
-        weight=trial.suggest_int("weight", 1, 12),
         teachers=trial.suggest_int("teachers", 1, 8),
         imitation_epochs=trial.suggest_int("imitation_epochs", 5, 40),
         imitation_learning_rate=trial.suggest_float("imitation_learning_rate", 2e-4, 5e-3, log=True),

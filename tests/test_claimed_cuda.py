@@ -6,6 +6,7 @@ import inspect
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -13,6 +14,12 @@ import pytest
 import torch
 
 from benchmarks.claimed_cuda import Device, claimed_cuda, compiler_is_missing
+from paramarket_baselines.evaluation.matches import play_matches
+from paramarket_baselines.policies.saving import save_mixture
+from paramarket_baselines.training import candidates, league, teachers
+from paramarket_baselines.training.league import LeagueSettings
+from paramarket_baselines.training.plan import Plan
+from paramarket_baselines.training.sb3 import learn
 from paramarket_env import paramarket_v0
 from paramarket_env.config import ActionMode, Disclosure, MarketConfig
 from paramarket_env.economics.clearing import MECHANISMS
@@ -174,6 +181,24 @@ ADAPTERS: list[Callable[[MarketConfig], None]] = [parallel, single, vector, sb3,
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_no_adapter_mixes_devices(device: Device, adapter: Callable[[MarketConfig], None], mode: ActionMode) -> None:
     adapter(tiny_market(action_mode=mode, max_cycles=3))
+
+
+# --- the baselines ---------------------------------------------------------------------------------------------------
+
+
+def test_a_league_and_its_mixture_stay_on_the_device(
+    device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(league, "EVALUATED", 2)
+    monkeypatch.setattr(teachers, "EPISODES", 2)
+    monkeypatch.setattr(candidates, "COMPARED", 2)
+    monkeypatch.setattr(teachers, "PATIENCE", (0.5,))
+    settings = LeagueSettings(members=2, minibatches=2, imitation_episodes=1, imitation_epochs=1, layers=(4,))
+    config = tiny_market(max_cycles=3)
+    plan = Plan(config, "ppo", 12, 4, against=("varied",), league=True, league_settings=settings, candidates=2)
+    learn(plan, tmp_path, "cuda")
+    save_mixture(tmp_path / "mixture", [tmp_path / "candidates" / place for place in "01"], [0.5, 0.5])
+    assert play_matches(config, f"learned:{tmp_path / 'mixture'}", {"varied": ["varied"]}, range(2), "cuda")
 
 
 # --- the host ---------------------------------------------------------------------------------------------------------

@@ -116,8 +116,10 @@ def fingerprint(policy: str) -> str:
     if policy == "varied":
         return f"{policy} {hashlib.sha256(repr(OPPONENTS).encode()).hexdigest()}"
     manifest = expanded(policy.removeprefix(LEARNED)) / MANIFEST
-    known = policy.startswith(LEARNED) and manifest.is_file()
-    return read_manifest(manifest).files[WEIGHTS] if known else policy
+    if not (policy.startswith(LEARNED) and manifest.is_file()):
+        return policy
+    saved = read_manifest(manifest)
+    return " ".join([saved.files[WEIGHTS], *map(str, saved.chances[1:])])
 
 
 def fingerprints(populations: Populations) -> dict[str, list[str]]:

@@ -14,7 +14,6 @@ from typing import Any
 from benchmarks.leaderboard.entries import LEARNED, Entry, slug
 from paramarket_baselines.evaluation.protocol import HELD_OUT_LEARNED, PROTOCOL, TRAINING_SET, held_out_rules
 from paramarket_baselines.policies.learned import MANIFEST, trainings_of
-from paramarket_baselines.training.league import LeagueSettings
 from paramarket_baselines.training.plan import Plan, tuned, tuned_league
 from paramarket_env.config import MarketConfig
 from paramarket_env.scenarios import scenario
@@ -30,12 +29,10 @@ OPPONENTS: dict[str, dict[str, Any]] = {
 
 BEST_RESPONSE: dict[str, Any] = {
     "league": True,
-    "past_selves": 0,
     "candidates": 1,
     "timesteps": 60_000,
     "num_markets": 192,
     "seed": 0,
-    "league_settings": LeagueSettings(weight=1),
 }
 """The training of a best response: a league whose only opponents are the policies of the population. All have the
 same budget. In so short a training, more markets would leave too few updates."""

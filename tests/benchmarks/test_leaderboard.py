@@ -271,7 +271,7 @@ def test_a_hole_replaces_no_returns_and_opponents_must_be_trained(
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "pricing": ({"against": ["paper+bounds"]}, "pricing='bounds' cannot play here"),
-    "alone": ({"past_selves": 1}, "past_selves=1 is not allowed: it must be 0 without a league"),
+    "alone": ({"candidates": 2}, "candidates=2 is not allowed: it must be 1 without a league"),
     "uneven": ({"league": True, "num_markets": 3}, "num_markets=3 is not allowed: it must be a multiple of 16"),
     "unknown": ({"patience": 3}, "plan.patience is not a field"),
 }

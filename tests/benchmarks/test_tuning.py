@@ -50,7 +50,7 @@ def test_two_trials_train_and_a_resumed_search_equals_one_without_interruption(
     def tiny(config: Any, name: str, settings: LeagueSettings) -> Plan:
         brief = replace(settings, imitation_episodes=1, imitation_epochs=1)
         market = tiny_market(max_cycles=2)
-        return replace(tuned_league(market, settings=brief), num_markets=2 * settings.members, past_selves=0)
+        return replace(tuned_league(market, settings=brief), num_markets=2 * settings.members)
 
     monkeypatch.setattr(tuning, "tuned_league", tiny)
     monkeypatch.setattr(tuning, "sensible_rules", lambda config: ["patient:2", "patient:1"])

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from paramarket_baselines.evaluation.matches import play_matches
+from paramarket_baselines.training.league import LeagueSettings
+from paramarket_baselines.training.plan import Plan
+from paramarket_baselines.training.sb3 import learn
 from paramarket_env import paramarket_v0
 from paramarket_env.learning.networks.mlp import MLP
 from paramarket_env.learning.training import SGD, Adam
@@ -112,3 +117,11 @@ def test_the_adapters_play_on_a_gpu(mode: Any) -> None:
         actions = {agent: env.action_space(agent).sample(infos[agent]["action_mask"]) for agent in env.agents}
         observations, _, _, _, infos = env.step(actions)
     assert all(np.isfinite(observation).all() for observation in observations.values())
+
+
+def test_a_league_trains_on_a_gpu(tmp_path: Path) -> None:
+    settings = LeagueSettings(members=2, minibatches=2, imitation_episodes=1, imitation_epochs=1)
+    plan = Plan(tiny_market(max_cycles=3), "ppo", 12, 4, against=("varied",), league=True, league_settings=settings)
+    learn(replace(plan, candidates=2), tmp_path, "cuda")
+    returns = play_matches(plan.config, f"learned:{tmp_path}", {"varied": ["varied"]}, range(2), "cuda")
+    assert np.isfinite(returns["varied"]).all()

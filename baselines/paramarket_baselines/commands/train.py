@@ -15,7 +15,7 @@ from rich.progress import TextColumn
 from paramarket_baselines.commands.options import MarketOptions, result_folder
 from paramarket_baselines.evaluation.display import new_progress
 from paramarket_baselines.evaluation.names import without_folders
-from paramarket_baselines.policies.learned import algorithm
+from paramarket_baselines.policies.learned import MANIFEST, algorithm, read_manifest
 from paramarket_baselines.training.plan import Plan, check_resume
 from paramarket_baselines.training.sb3 import learn
 from paramarket_env.config import MarketConfig
@@ -85,9 +85,11 @@ def _train(options: Train, folder: Path, device: torch.device, console: Console)
 
 def _kept(plan: Plan, folder: Path) -> str:
     """The policy that was kept."""
+    if plan.candidates > 1:
+        chances = read_manifest(folder / MANIFEST).chances
+        return f"{len(chances)} of {plan.candidates} candidates, with the chances {', '.join(map(str, chances))}"
     scores = pd.read_csv(folder / "evaluations.csv")
     chosen = scores.iloc[-1 if plan.league else int(scores["return"].to_numpy().argmax())]
     which = "last" if plan.league else "best"
-    several = f" of the best of {plan.candidates} candidates" if plan.candidates > 1 else ""
     steps = f"after {chosen.timesteps:,.0f} steps"
-    return f"{which} of {len(scores)} evaluations{several}: return {chosen['return']:.2f} {steps}"
+    return f"{which} of {len(scores)} evaluations: return {chosen['return']:.2f} {steps}"

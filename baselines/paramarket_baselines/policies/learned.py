@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paramarket_baselines.policies.history import History, feature_sizes
+from paramarket_baselines.policies.mixed import drawn
 from paramarket_env.files import expanded, read_member
 from paramarket_env.interface.actions import Actions
 from paramarket_env.interface.observations import ObservationLayout
 from paramarket_env.interface.policy import POLICIES, Policy, Seat
-from paramarket_env.validation import configuration, explain, lookup
+from paramarket_env.validation import configuration, explain, lookup, require
 
 if TYPE_CHECKING:  # slow to import, and rules do not need it
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -106,11 +107,18 @@ class SavedPolicy:
     """Whether the network sees the history of the episode behind the observation (see ``History``)."""
     lstm: Size | None = None
     """H, the number of units of the LSTM before the hidden layers, or None for a network without memory."""
+    chances: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (1.0,)
+    """The probability of each network of a mixture. With several, every tensor has a first axis for them."""
     metadata: dict[str, Any] = field(default_factory=dict)
     """Anything else that is worth knowing about the policy."""
 
+    def __post_init__(self) -> None:
+        require(bool(np.isclose(sum(self.chances), 1)), "chances", self.chances, "probabilities with the sum 1")
+        require(self.lstm is None or len(self.chances) == 1, "lstm", self.lstm, "None in a mixture")
+
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every tensor of the policy."""
+        networks = (len(self.chances),) if len(self.chances) > 1 else ()
         fields = {name: size for name, size, _, _ in self.observation}
         width = sum(fields.values()) + (sum(feature_sizes(fields).values()) if self.history else 0)
         sizes = (self.lstm or width, *self.hidden, sum(self.nvec))
@@ -121,7 +129,7 @@ class SavedPolicy:
             shapes |= {f"lstm.{name}": shape for name, shape in zip(LSTM_TENSORS, of_lstm, strict=True)}
         for place, (before, after) in enumerate(pairwise(sizes)):
             shapes |= {f"{place}.weight": (after, before), f"{place}.bias": (after,)}
-        return shapes
+        return {name: (*networks, *shape) for name, shape in shapes.items()}
 
 
 def read_manifest(path: Path) -> SavedPolicy:
@@ -204,6 +212,7 @@ def trainings_of(policy: str) -> list[str]:
 class LearnedPolicy(Policy):
     """A learned policy in a seat, acting deterministically. It chooses what the model that was saved would.
 
+    In a mixture, each episode has one of the networks, drawn with their chances.
     Raises ``ValueError`` if the folder has no policy, a damaged one, or one for other observations or actions.
     """
 
@@ -215,7 +224,9 @@ class LearnedPolicy(Policy):
         require_same(self.saved, interface_signature(seat.layout, seat.actions), f"learned:{folder}")
         tensors = read_tensors(manifest, self.saved.files, WEIGHTS)
         _check_tensors(tensors, self.saved, manifest)
-        self.tensors = {name: tensor.to(seat.device) for name, tensor in tensors.items()}
+        tensors = {name: tensor.to(seat.device) for name, tensor in tensors.items()}
+        self.networks = _networks(tensors, len(self.saved.chances))
+        self.drawn = torch.zeros(seat.num_markets, dtype=torch.int64, device=seat.device)
         self.history = History(seat.layout)
         self.memory = self.history.start(seat.num_markets, seat.device)
         # The hidden state and the cell state of the LSTM.
@@ -228,6 +239,7 @@ class LearnedPolicy(Policy):
         fresh = self.history.start(len(rows), keys.device)
         self.memory = {name: kept.index_copy(0, rows, fresh[name]) for name, kept in self.memory.items()}
         self.state = self.state.index_fill(1, rows, 0)
+        self.drawn = self.drawn.index_copy(0, rows, drawn(keys, self.saved.chances))
 
     def act(self, observation: Tensor, mask: Tensor) -> Tensor:
         """See :meth:`Policy.act`."""
@@ -249,20 +261,28 @@ class LearnedPolicy(Policy):
 
     @torch.no_grad()
     def _scores(self, observation: Tensor) -> Tensor:
-        values, last = self._scaled(observation), len(self.saved.hidden)
+        scores = torch.stack([self._scores_of(network, observation) for network in self.networks])
+        return scores[self.drawn, torch.arange(len(observation), device=scores.device)]
+
+    def _scores_of(self, network: Mapping[str, Tensor], observation: Tensor) -> Tensor:
+        scaled = (observation - network["mean"]) / network["variance"].sqrt()
+        clip, last = self.saved.clip, len(self.saved.hidden)
+        values = (scaled if clip is None else scaled.clamp(-clip, clip)).float()
         if self.saved.lstm:
-            weights = [self.tensors[f"lstm.{name}"] for name in LSTM_TENSORS]
+            weights = [network[f"lstm.{name}"] for name in LSTM_TENSORS]
             self.state = torch.stack(torch.lstm_cell(values, self.state.unbind(), *weights))
             values = self.state[0]
         for place in range(last + 1):
-            values = F.linear(values, self.tensors[f"{place}.weight"], self.tensors[f"{place}.bias"])
+            values = F.linear(values, network[f"{place}.weight"], network[f"{place}.bias"])
             values = self.activation(values) if place < last else values
         return values
 
-    def _scaled(self, observation: Tensor) -> Tensor:
-        scaled = (observation - self.tensors["mean"]) / self.tensors["variance"].sqrt()
-        clip = self.saved.clip
-        return (scaled if clip is None else scaled.clamp(-clip, clip)).float()
+
+def _networks(tensors: Mapping[str, Tensor], count: int) -> list[Mapping[str, Tensor]]:
+    """The tensors of each network of a policy."""
+    if count == 1:
+        return [tensors]
+    return [{name: tensor[place] for name, tensor in tensors.items()} for place in range(count)]
 
 
 def _log_chances(scores: Tensor) -> Tensor:

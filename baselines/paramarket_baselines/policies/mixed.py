@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -11,45 +12,34 @@ from paramarket_env.interface.policy import Policy, PolicyFactory, Seat
 from paramarket_env.seeding import stream, uniform
 
 
+def drawn(keys: Tensor, chances: Sequence[float]) -> Tensor:
+    """A number below ``len(chances)`` for each key of an episode, drawn with these chances, int64 ``[n]``."""
+    limits = torch.tensor([*accumulate(chances)][:-1], dtype=torch.float64, device=keys.device)
+    return torch.searchsorted(limits, uniform(stream(keys, "mixed"), 1).squeeze(1).double(), right=True)
+
+
 class Mixed:
-    """Plays one of several policies, drawn anew for each episode and seat. Members can join later.
+    """Plays one of several policies, each equally often, drawn anew for each episode and seat."""
 
-    The first one is drawn ``weight`` times as often as each other.
-    """
-
-    def __init__(self, members: Iterable[PolicyFactory], weight: int = 1) -> None:
-        self.members, self.weight = list(members), weight
-        self._players: list[MixedPolicy] = []
+    def __init__(self, members: Iterable[PolicyFactory]) -> None:
+        self.members = list(members)
 
     def __call__(self, seat: Seat) -> Policy:
         """See ``PolicyFactory``."""
-        player = MixedPolicy(seat, self.members, self.weight)
-        self._players.append(player)
-        return player
-
-    def add(self, member: PolicyFactory) -> None:
-        """Draw the policy, too, in the episodes that begin from now on."""
-        self.members.append(member)
-        for player in self._players:
-            player.add(member)
+        return MixedPolicy(seat, self.members)
 
 
 class MixedPolicy(Policy):
     """One of several policies in each row and episode."""
 
-    def __init__(self, seat: Seat, members: Iterable[PolicyFactory], weight: int) -> None:
-        self.seat, self.weight, self.members = seat, weight, [member(seat) for member in members]
+    def __init__(self, seat: Seat, members: Iterable[PolicyFactory]) -> None:
+        self.members = [member(seat) for member in members]
         self.drawn = torch.zeros(seat.num_markets, dtype=torch.int64, device=seat.device)
-
-    def add(self, member: PolicyFactory) -> None:
-        """See :meth:`Mixed.add`."""
-        self.members.append(member(self.seat))
 
     def reset(self, rows: Tensor, keys: Tensor) -> None:
         """See :meth:`Policy.reset`."""
-        lots = len(self.members) + self.weight - 1
-        lot = (uniform(stream(keys, "mixed"), 1).squeeze(1) * lots).long()
-        self.drawn = self.drawn.index_copy(0, rows, (lot - self.weight + 1).clamp_min(0))
+        count = len(self.members)
+        self.drawn = self.drawn.index_copy(0, rows, drawn(keys, [1 / count] * count))
         for place, member in enumerate(self.members):
             member.reset(rows, stream(keys, "member", place))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +23,13 @@ from paramarket_baselines.policies.learned import (
     WEIGHTS,
     Normaliser,
     interface_signature,
+    read_manifest,
+    read_tensors,
 )
 from paramarket_env.files import expanded, write_set
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.observations import ObservationLayout
-from paramarket_env.validation import lookup
+from paramarket_env.validation import lookup, require
 
 if TYPE_CHECKING:  # slow to import, and rules do not need it
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -77,6 +81,22 @@ def save_network(
             f"of the activations {', '.join(ACTIVATIONS)} between them"
         )
     _write(folder, MASKABLE, market, found, scale, metadata)
+
+
+def save_mixture(folder: Path | str, members: Sequence[Path | str], chances: Sequence[float]) -> None:
+    """Save a mixture of saved policies, which plays one of them in each episode, with these chances.
+
+    Those without a chance are left out. The mixture has the metadata of the first one. Raises ``ValueError`` for
+    members with different networks, algorithms, observations or actions.
+    """
+    chosen = [(expanded(member) / MANIFEST, chance) for member, chance in zip(members, chances, strict=True) if chance]
+    manifests = [read_manifest(manifest) for manifest, _ in chosen]
+    kinds = [replace(each, files={}, metadata={}) for each in manifests]
+    require(all(each == kinds[0] for each in kinds), "members", [*map(str, members)], "of one kind of network")
+    tensors = [read_tensors(path, each.files, WEIGHTS) for (path, _), each in zip(chosen, manifests, strict=True)]
+    several = {name: torch.stack([each[name] for each in tensors]) for name in tensors[0]}
+    content = json.loads(chosen[0][0].read_text(encoding="utf-8")) | {"chances": [chance for _, chance in chosen]}
+    write_set(expanded(folder) / MANIFEST, content, {WEIGHTS: save(several if len(tensors) > 1 else tensors[0])})
 
 
 def _write(

@@ -1,27 +1,34 @@
-"""Candidates: trainings of one plan that differ only in their seeds. The best policy is kept.
+"""Candidates: policies that answer each other, of which a mixture is kept.
 
-Trainings with the same settings settle on different strategies, such as another price. In the end all candidates play
-the same episodes, and the one with the highest score is kept.
+The first candidate is a response to the opponents of the plan. Among copies of it another policy can do better: where
+it asks much, one that asks little sells to it. So each later candidate meets, in half of its episodes, those before it
+(policy-space response oracles; Lanctot et al. 2017, with each earlier one equally often). A mixture can leave nothing
+to gain where each policy alone would, as in the game of hawk and dove (Maynard Smith and Price 1973).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import torch
 
-from paramarket_baselines.policies.learned import MANIFEST, WEIGHTS, read_manifest
+from paramarket_baselines.policies.saving import save_mixture
 from paramarket_baselines.training.comparison import compared
 from paramarket_env.config import MarketConfig
-from paramarket_env.files import read_member, write_file, write_set
+from paramarket_env.files import write_file
 
 CANDIDATES = "candidates"
 """The folder of the candidates in that of a training."""
 
-COMPARED = 768
-"""The number of episodes in which candidates are compared, over all seats. Fewer would favour the lucky one."""
+COMPARED = 384
+"""The number of episodes in which policies are compared, over all seats. Fewer would favour the lucky one."""
+
+PARTS = 10
+"""A mixture's probabilities are multiples of one part in so many."""
 
 
 def candidate_folder(folder: Path, number: int) -> Path:
@@ -29,16 +36,45 @@ def candidate_folder(folder: Path, number: int) -> Path:
     return folder / CANDIDATES / str(number)
 
 
-def best_candidate(
-    config: MarketConfig, places: Sequence[Path], populations: Sequence[str], device: str | torch.device
-) -> int:
-    """The number of the best of the policies in the folders, by their scores (:func:`~.comparison.compared`)."""
-    return int(compared(config, [f"learned:{place}" for place in places], populations, COMPARED, device).argmax())
+def best_mixture(
+    config: MarketConfig, candidates: Sequence[str], against: Sequence[str], device: str | torch.device
+) -> np.ndarray:
+    """The probabilities with which candidates are mixed, float64 ``[n]``.
+
+    They maximise the mean score against the opponents (:func:`~.comparison.compared`) minus what one agent can take
+    from others that have the mixture: the score of the best candidate or rule there, minus that of the mixture. With
+    more than two agents, this assumes that the others all have the same candidate.
+    """
+    players = [*candidates, *responses(config)]
+    scores = [compared(config, players, population, COMPARED, device) for population in [*against, *candidates]]
+    returned = np.mean(scores[: len(against)], axis=0)[: len(candidates)]
+    payoffs = np.stack(scores[len(against) :], axis=1)
+    return max(mixtures(len(candidates)), key=lambda mixture: mixture @ returned - taken(payoffs, mixture))
 
 
-def keep_candidate(folder: Path, place: Path) -> None:
-    """Copy the policy of a candidate, and its evaluations, into the folder of the training."""
-    write_file(folder / "evaluations.csv", (place / "evaluations.csv").read_bytes())
-    manifest = place / MANIFEST
-    content = json.loads(manifest.read_text(encoding="utf-8"))
-    write_set(folder / MANIFEST, content, {WEIGHTS: read_member(manifest, read_manifest(manifest).files, WEIGHTS)})
+def responses(config: MarketConfig) -> list[str]:
+    """Rules that may take something from a policy: they train, or buy in the last step and keep one ask."""
+    asks = range(config.economy.initial_ask, len(config.economy.ask_levels))
+    return ["train", *(f"patient:{config.max_cycles - 1}+fixed:{place}" for place in asks)]
+
+
+def taken(payoffs: np.ndarray, mixture: np.ndarray) -> float:
+    """What the best response takes, given the payoffs of all players against each candidate, ``[players, n]``."""
+    against = payoffs @ mixture
+    return float(against.max() - mixture @ against[: len(mixture)])
+
+
+def mixtures(count: int) -> Iterator[np.ndarray]:
+    """All mixtures of so many policies."""
+    for parts in product(range(PARTS + 1), repeat=count):
+        if sum(parts) == PARTS:
+            yield np.array(parts) / PARTS
+
+
+def keep_mixture(folder: Path, places: Sequence[Path], chances: np.ndarray) -> None:
+    """Save the mixture of the candidates, and the evaluations of all of them, in the folder of the training."""
+    tables = [pd.read_csv(place / "evaluations.csv") for place in places]
+    before = np.cumsum([0, *(table["timesteps"].iloc[-1] for table in tables[:-1])])
+    shifted = [table.assign(timesteps=table["timesteps"] + start) for table, start in zip(tables, before, strict=True)]
+    write_file(folder / "evaluations.csv", pd.concat(shifted).to_csv(index=False))
+    save_mixture(folder, places, [float(chance) for chance in chances])

@@ -59,7 +59,8 @@ def imitate(
 
 def _observe(env: VecNormalize, markets: ParaMarketVecEnv, teachers: PolicyFactory, episodes: int) -> Lessons:
     """Play episodes in which each row has one of the teachers."""
-    batch, rows = markets.market_batch, torch.arange(markets.num_envs, device="cpu")
+    batch = markets.market_batch
+    rows = torch.arange(markets.num_envs, device=batch.device)
     player = teachers(seat_of(batch, len(rows)))
     size, seen, did, got = batch.layout.size, [], [], []
     env.reset()
@@ -69,8 +70,8 @@ def _observe(env: VecNormalize, markets: ParaMarketVecEnv, teachers: PolicyFacto
         rewards = []
         for _ in range(batch.config.max_cycles):
             raw = np.array(env.get_original_obs())
-            mask = torch.from_numpy(markets.action_masks())
-            actions = player.act(torch.from_numpy(raw[:, :size]), mask).numpy()
+            mask = torch.from_numpy(markets.action_masks()).to(batch.device)
+            actions = player.act(torch.from_numpy(raw[:, :size]).to(batch.device), mask).cpu().numpy()
             env.step(actions)
             seen.append(raw)
             did.append(actions)

@@ -1,25 +1,22 @@
-"""A league: the opponents are drawn anew for every episode, and past selves join them.
+"""A league: the opponents are drawn anew for every episode, and candidates answer those before them.
 
 Each opponent plays a rule of a broad family (:mod:`paramarket_baselines.policies.varied`), so the policy must be good
-on average, and must find out during the episode whom it meets; its observations contain the history of the episode. At
-intervals the current policy joins the opponents (fictitious self-play; Heinrich, Lanctot and Silver 2015), so that
-it learns to meet its own kind. The policy begins by imitating the best rules
-(:mod:`paramarket_baselines.training.imitation`), and learns from groups of equal episodes
-(:mod:`paramarket_baselines.training.grouped`). Against one other opponent the same training makes a best response.
+on average, and must find out during the episode whom it meets; its observations contain the history of the episode. A
+later candidate meets the earlier ones in half of its episodes (:mod:`paramarket_baselines.training.candidates`). A
+policy begins by imitating the best rules (:mod:`paramarket_baselines.training.imitation`), and learns from groups of
+equal episodes (:mod:`paramarket_baselines.training.grouped`). Against one opponent the same training makes a best
+response.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 from stable_baselines3.common.callbacks import BaseCallback
 
-from paramarket_baselines.policies.learned import MANIFEST, Learned
 from paramarket_baselines.policies.mixed import Mixed
-from paramarket_baselines.policies.saving import save_policy
 from paramarket_baselines.training.callbacks import EVALUATION_SEEDS
 from paramarket_baselines.training.grouped import GroupedRolloutBuffer
 from paramarket_baselines.training.schedules import linear_schedule
@@ -46,8 +43,6 @@ class LeagueSettings:
     """The widths of the hidden layers of the policy, and of the critic."""
     members: Annotated[int, Field(ge=2)] = 8
     """The number of equal episodes in a group."""
-    weight: Count = 9
-    """The first opponent is drawn this many times as often as each other, such as a past self."""
     teachers: Count = 4
     """The number of the best rules that are imitated."""
     imitation_episodes: Count = 4
@@ -86,26 +81,10 @@ def ppo_settings(settings: LeagueSettings, cycles: int, rows: int, agents: int) 
     }
 
 
-class League:
-    """The opponents of a training. Past selves are kept in the folder ``past`` of the training."""
-
-    def __init__(self, folder: Path, against: Sequence[str], settings: LeagueSettings) -> None:
-        self.folder, self.settings = folder / "past", settings
-        self.opponents = Mixed(map(POLICIES.check, against), settings.weight)
-
-    def restore(self) -> None:
-        """Let the past selves join that an earlier part of the training has left in the folder."""
-        for place in range(self.past_selves):
-            self.opponents.add(Learned(str(self.folder / str(place))))
-
-    @property
-    def past_selves(self) -> int:
-        """The number of past selves in the folder."""
-        return len([*self.folder.glob(f"*/{MANIFEST}")])
-
-    def callbacks(self, past_selves: int, timesteps: int) -> list[BaseCallback]:
-        """The callbacks of a training of so many agent-steps."""
-        return [FallingEntropy(self.settings.entropy, timesteps), PastSelves(self, past_selves, timesteps)]
+def opponents_of(against: Sequence[str], earlier: Sequence[str]) -> Mixed:
+    """The opponents of a training and, in half of the episodes, one of the earlier candidates."""
+    given = Mixed(map(POLICIES.check, against))
+    return Mixed([given, Mixed(map(POLICIES.check, earlier))]) if earlier else given
 
 
 class FallingEntropy(BaseCallback):
@@ -124,21 +103,3 @@ class FallingEntropy(BaseCallback):
     def _on_rollout_end(self) -> None:
         model: Any = self.model
         model.ent_coef = self._entropy * max(0.0, 1 - self.num_timesteps / self._timesteps)
-
-
-class PastSelves(BaseCallback):
-    """Lets the current policy join the opponents ``count`` times, at equal intervals."""
-
-    def __init__(self, league: League, count: int, timesteps: int) -> None:
-        super().__init__()
-        self._league, self._count, self._every = league, count, timesteps / (count + 1)
-
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_rollout_end(self) -> None:
-        known = self._league.past_selves
-        if known < self._count and self.num_timesteps >= (known + 1) * self._every:
-            folder = self._league.folder / str(known)
-            save_policy(folder, self.model)
-            self._league.opponents.add(Learned(str(folder)))

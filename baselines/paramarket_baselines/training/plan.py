@@ -41,12 +41,11 @@ class Plan:
     """In each market one agent learns, and one of these policies has all other seats. Without any, all agents learn."""
     league: bool = False
     """In each episode draw one of the opponents anew; imitate rules first, and remember the episode."""
-    past_selves: Annotated[int, Field(ge=0, le=100)] = 0
-    """The number of past selves that join the opponents of a league."""
     league_settings: LeagueSettings = DEFAULTS
     """The settings of a league's algorithm."""
-    candidates: Annotated[int, Field(ge=1, le=100)] = 1
-    """The number of trainings with other seeds, each of so many timesteps. The best policy of all is kept."""
+    candidates: Annotated[int, Field(ge=1, le=5)] = 1
+    """The number of policies that a league trains one after another, each for so many timesteps. A later one meets the
+    earlier ones in half of its episodes. The league keeps a mixture of them."""
 
     def each_candidate(self) -> list[Plan]:
         """The plans of the candidates: of each the plan with its seed and one candidate. The first has this seed."""
@@ -68,7 +67,7 @@ class Plan:
         require(self.algo != "dqn" or verb, "algo", self.algo, "an algorithm other than dqn in round mode")
         require(not self.league or self.algo == "ppo", "algo", self.algo, "ppo in a league")
         require(not self.league or len(self.against) > 0, "against", self.against, "one or more policies in a league")
-        require(self.league or not self.past_selves, "past_selves", self.past_selves, "0 without a league")
+        require(self.league or self.candidates == 1, "candidates", self.candidates, "1 without a league")
         settings = self.league_settings
         require(self.league or settings == DEFAULTS, "league_settings", settings, "the default without a league")
         members, rollout = settings.members * self.config.agents, self.config.max_cycles * self.num_markets
@@ -108,7 +107,7 @@ def tuned_league(config: MarketConfig, name: str = "", settings: LeagueSettings 
     unit = math.lcm(settings.members * config.agents, settings.minibatches)
     markets = max(768 // unit, 1) * unit
     chosen = {"timesteps": 200_000, "num_markets": markets, "candidates": 2, **LEAGUES.get(name, {})}
-    return Plan(config, against=("varied",), league=True, past_selves=3, league_settings=settings, **chosen)
+    return Plan(config, against=("varied",), league=True, league_settings=settings, **chosen)
 
 
 def tuned(name: str) -> Plan:

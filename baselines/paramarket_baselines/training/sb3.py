@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +31,12 @@ from paramarket_baselines.training.callbacks import (
     Progress,
     Reports,
 )
-from paramarket_baselines.training.candidates import CANDIDATES, best_candidate, candidate_folder, keep_candidate
+from paramarket_baselines.training.candidates import CANDIDATES, best_mixture, candidate_folder, keep_mixture
 from paramarket_baselines.training.checkpoint import load_checkpoint, save_checkpoint
 from paramarket_baselines.training.exploration import begin_with, even_verbs
 from paramarket_baselines.training.grouped import grouped_seeds
 from paramarket_baselines.training.imitation import imitate
-from paramarket_baselines.training.league import (
-    League,
-    evaluation_seeds,
-    ppo_settings,
-)
+from paramarket_baselines.training.league import FallingEntropy, evaluation_seeds, opponents_of, ppo_settings
 from paramarket_baselines.training.options import GAMMA
 from paramarket_baselines.training.plan import Plan, check_resume
 from paramarket_baselines.training.remembering import RememberingVecEnv
@@ -106,7 +102,7 @@ def learn(
     *,
     resume: bool = False,
 ) -> BaseAlgorithm:
-    """Train, save the policy in the folder, and return the final model; of candidates, the one that is kept.
+    """Train, save the policy in the folder, and return the final model; of candidates, the last one's.
 
     A policy and a checkpoint that the folder has are removed first, unless ``resume``. A resumed training goes on after
     the last evaluation, with the evaluations and the patience of before. Raises ``ValueError`` for settings that the
@@ -117,25 +113,27 @@ def learn(
     plan.to_dict()  # refuse a plug-in without a name now, not when the first checkpoint is kept
     if resume:
         check_resume(plan, folder)
-    teachers = Teachers(plan.config, plan.against, plan.league_settings.teachers, device)
+    teachers = Teachers(plan.config, plan.league_settings.teachers, device)
     reports = Reports(on_rollout, on_evaluation)
     if plan.candidates > 1:
         return _learn_candidates(plan, folder, device, teachers, reports, resume=resume)
-    return _learn(plan, folder, device, teachers, reports, resume=resume, old=folder)
+    return _learn(plan, folder, device, teachers, reports, (), resume=resume, old=folder)
 
 
 def _learn_candidates(
     plan: Plan, folder: Path, device: str | torch.device, teachers: Teachers, reports: Reports, *, resume: bool
 ) -> BaseAlgorithm:
-    """Train the candidates one after another, and keep the policy of the best one in the folder."""
-    places, models, before = [candidate_folder(folder, number) for number in range(plan.candidates)], [], 0
+    """Train the candidates one after another, and keep a mixture of them in the folder."""
+    places = [candidate_folder(folder, number) for number in range(plan.candidates)]
+    earlier: list[str] = []
+    before = 0
     for candidate, place in zip(plan.each_candidate(), places, strict=True):
-        old = folder if place == places[0] else place
-        models.append(_learn(candidate, place, device, teachers, reports.after(before), resume=resume, old=old))
-        before += models[-1].num_timesteps
-    best = best_candidate(plan.config, places, plan.against, device)
-    keep_candidate(folder, places[best])
-    return models[best]
+        old = place if earlier else folder
+        model = _learn(candidate, place, device, teachers, reports.after(before), earlier, resume=resume, old=old)
+        earlier.append(f"learned:{place}")
+        before += model.num_timesteps
+    keep_mixture(folder, places, best_mixture(plan.config, earlier, plan.against, device))
+    return model
 
 
 def _learn(
@@ -144,14 +142,17 @@ def _learn(
     device: str | torch.device,
     teachers: Teachers,
     reports: Reports,
+    earlier: Sequence[str],
     *,
     resume: bool,
     old: Path,
 ) -> BaseAlgorithm:
-    """Train one policy. Without a checkpoint to resume, the earlier training in the folder ``old`` is removed first."""
+    """Train one policy, in a league also against the earlier candidates.
+
+    Without a checkpoint to resume, the earlier training in the folder ``old`` is removed first.
+    """
     kind, checkpoint = algorithm(plan.algo), folder / "checkpoint"
-    league = League(folder, plan.against, plan.league_settings) if plan.league else None
-    opponents = league.opponents if league else plan.against
+    opponents = opponents_of(plan.against, earlier) if plan.league else plan.against
     vec_env = ParaMarketVecEnv(plan.config, plan.num_markets, device, opponents, copy=False)
     env, model = _new(kind, vec_env, plan)
     done, resumed = Evaluations(), resume and (checkpoint / MANIFEST).exists()
@@ -162,11 +163,9 @@ def _learn(
         remove_training(old)
     seed = TRAINING_SEEDS + plan.seed * 2**20 + model.num_timesteps
     group = plan.league_settings.members * plan.config.agents
-    vec_env.seed(grouped_seeds(seed, plan.num_markets, group) if league else seed)
-    if league and resumed:
-        league.restore()
-    elif league:
-        imitate(model, env, vec_env, teachers.rules, plan.seed, plan.league_settings)
+    vec_env.seed(grouped_seeds(seed, plan.num_markets, group) if plan.league else seed)
+    if plan.league and not resumed:
+        imitate(model, env, vec_env, teachers.against([*plan.against, *earlier]), plan.seed, plan.league_settings)
     model.set_logger(configure(str(folder / "log" / f"from-{model.num_timesteps}"), _formats()))
 
     about = {"plan": plan.to_dict(), **provenance([plan.seed], vec_env.market_batch.device, dated=False)}
@@ -177,8 +176,8 @@ def _learn(
     evaluation = EvalCallback(
         plan.config, plan.against, plan.timesteps, folder, save, device, done, about, reports.on_evaluation
     )
-    of_league = league.callbacks(plan.past_selves, plan.timesteps) if league else []
-    if league:
+    of_league = [FallingEntropy(plan.league_settings.entropy, plan.timesteps)] if plan.league else []
+    if plan.league:
         evaluation.seeds, evaluation.keeps_last = evaluation_seeds(plan.config.agents), True
     callbacks = CallbackList([Progress(reports.on_rollout), MarketMetrics(vec_env), *of_league, evaluation])
     left = plan.timesteps - model.num_timesteps
@@ -196,7 +195,7 @@ def remove_training(folder: Path) -> None:
     """Remove the policy, the evaluations, the checkpoint and the log that an earlier training has left in a folder."""
     remove_set(folder / MANIFEST, [WEIGHTS])
     (folder / "evaluations.csv").unlink(missing_ok=True)
-    for path in (folder / name for name in ("checkpoint", "log", "past", CANDIDATES)):
+    for path in (folder / name for name in ("checkpoint", "log", CANDIDATES)):
         if path.is_symlink():  # what it leads to is not of this folder
             path.unlink()
         elif path.exists():

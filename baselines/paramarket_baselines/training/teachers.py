@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from paramarket_baselines.training.comparison import compared
@@ -18,25 +18,25 @@ EPISODES = 96
 
 
 def sensible_rules(config: MarketConfig) -> list[str]:
-    """Patient rules that keep the ask of the start or, in a market with prices, post one of the upper levels."""
+    """Patient rules that ask as the paper's rule does or, in a market with prices, post one of the upper levels."""
     levels = config.economy.ask_levels
     places = range(len(levels) // 2, len(levels)) if levels[-1] > 0 else range(0)
     waits = sorted({round(share * config.max_cycles) for share in PATIENCE})
     return [f"patient:{wait}{price}" for wait in waits for price in ("", *(f"+fixed:{place}" for place in places))]
 
 
-@dataclass(frozen=True)
 class Teachers:
-    """The best of the sensible rules against the opponents of a training. Its candidates share them."""
+    """The best of the sensible rules against some opponents. The candidates of a training share what was played."""
 
-    config: MarketConfig
-    opponents: tuple[str, ...]
-    count: int
-    device: str | torch.device
+    def __init__(self, config: MarketConfig, count: int, device: str | torch.device) -> None:
+        self.config, self.count, self.device = config, count, device
+        self.rules = sensible_rules(config)
+        self._known: dict[str, np.ndarray] = {}
 
-    @cached_property
-    def rules(self) -> list[str]:
-        """The rules, best first."""
-        rules = sensible_rules(self.config)
-        scores = compared(self.config, rules, self.opponents, EPISODES, self.device)
-        return [rules[place] for place in (-scores).argsort(kind="stable")[: self.count]]
+    def against(self, opponents: Sequence[str]) -> list[str]:
+        """The rules with the highest mean score against the opponents, best first."""
+        for opponent in opponents:
+            if opponent not in self._known:
+                self._known[opponent] = compared(self.config, self.rules, opponent, EPISODES, self.device)
+        scores = np.mean([self._known[opponent] for opponent in opponents], axis=0)
+        return [self.rules[place] for place in (-scores).argsort(kind="stable")[: self.count]]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from paramarket_baselines.evaluation.play import Arm, play
-from paramarket_baselines.policies.mixed import Mixed
+from paramarket_baselines.policies.mixed import Mixed, drawn
 from paramarket_baselines.policies.varied import BUYER, OPPONENTS, Family, VariedPolicy
 from paramarket_env.interface.batch import MarketBatch
 from paramarket_env.interface.policy import POLICIES, Policy, PolicyFactory, Seat, seat_of
@@ -102,15 +102,23 @@ def constant(action: int) -> PolicyFactory:
     return make
 
 
-def test_members_are_drawn_by_their_weight_and_can_join_later() -> None:
+def test_members_are_drawn_alike_anew_for_every_episode() -> None:
     batch = MarketBatch(scenario("digits-short"), 1, "cpu")
-    rows = 4000
-    mixed = Mixed([constant(0)], weight=3)
-    player = mixed(seat_of(batch, rows))
-    nothing, mask = torch.zeros(rows, batch.layout.size), torch.ones(rows, batch.actions.mask_size, dtype=torch.bool)
-    player.reset(torch.arange(rows), stream(torch.arange(rows), "a"))
-    assert not player.act(nothing, mask).any()
-    mixed.add(constant(1))
-    assert not player.act(nothing, mask).any()  # the episode goes on with the member that was drawn
-    player.reset(torch.arange(rows), stream(torch.arange(rows), "b"))
-    assert abs(float(player.act(nothing, mask).float().mean()) - 0.25) < 0.03
+    rows = torch.arange(4000)
+    player = Mixed([constant(0), constant(1)])(seat_of(batch, len(rows)))
+    nothing, mask = torch.zeros(4000, batch.layout.size), torch.ones(4000, batch.actions.mask_size, dtype=torch.bool)
+    player.reset(rows, stream(rows, "a"))
+    first = player.act(nothing, mask)
+    assert torch.equal(player.act(nothing, mask), first)  # the episode goes on with the member that was drawn
+    assert abs(float(first.float().mean()) - 0.5) < 0.03
+    player.reset(rows[:2000], stream(rows[:2000], "b"))
+    second = player.act(nothing, mask)
+    assert torch.equal(second[2000:], first[2000:])
+    assert 0.4 < float((second[:2000] == first[:2000]).float().mean()) < 0.6
+
+
+@pytest.mark.parametrize("chances", [(1.0,), (0.25, 0.75), (0.0, 1.0), (0.5, 0.2, 0.3)])
+def test_numbers_are_drawn_with_their_chances(chances: tuple[float, ...]) -> None:
+    found = drawn(stream(torch.arange(20_000), "test"), chances)
+    shares = torch.bincount(found, minlength=len(chances)) / len(found)
+    assert shares.tolist() == pytest.approx(chances, abs=0.015)

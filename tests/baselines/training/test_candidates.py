@@ -1,4 +1,4 @@
-"""Candidates: trainings that differ only in their seeds, of which the best is kept."""
+"""Candidates: each answers those before it, and a mixture of them is kept."""
 
 from __future__ import annotations
 
@@ -6,65 +6,188 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from paramarket_baselines.cli import Train, _parse
-from paramarket_baselines.training import callbacks, candidates, comparison
-from paramarket_baselines.training.candidates import best_candidate, candidate_folder
-from paramarket_baselines.training.plan import Plan, check_resume
+from paramarket_baselines.policies.learned import read_manifest
+from paramarket_baselines.training import callbacks, candidates, comparison, league, sb3, teachers
+from paramarket_baselines.training.candidates import best_mixture, candidate_folder, mixtures, responses, taken
+from paramarket_baselines.training.comparison import compared
+from paramarket_baselines.training.league import LeagueSettings, opponents_of
+from paramarket_baselines.training.plan import Plan, check_resume, tuned_league
 from paramarket_baselines.training.sb3 import learn
+from paramarket_env.interface.batch import MarketBatch
+from paramarket_env.interface.policy import seat_of
 from paramarket_env.scenarios import scenario
-from tests.helpers import tiny_market
+from paramarket_env.seeding import stream
 
-PLAN = Plan(tiny_market(max_cycles=4), "a2c", timesteps=120, num_markets=4, seed=3, against=("paper",), candidates=3)
+CONFIG = scenario("digits-priced-short", max_cycles=4)
+SETTINGS = LeagueSettings(imitation_episodes=1, imitation_epochs=2, layers=(8,))
+PLAN = replace(tuned_league(CONFIG, settings=SETTINGS), num_markets=16, timesteps=128, candidates=3, seed=3)
 
 
 @pytest.fixture(autouse=True)
-def two_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings evaluate twice, and few episodes are compared."""
     monkeypatch.setattr(callbacks, "EVALUATIONS", 2)
-    monkeypatch.setattr(callbacks, "EVALUATION_SEEDS", range(2**41, 2**41 + 2))
-    monkeypatch.setattr(candidates, "COMPARED", 64)
+    monkeypatch.setattr(league, "EVALUATED", 4)
+    monkeypatch.setattr(teachers, "EPISODES", 2)
+    monkeypatch.setattr(candidates, "COMPARED", 2)
 
 
-def test_the_best_candidate_is_kept_and_is_what_its_seed_trains_alone(tmp_path: Path) -> None:
+def test_each_candidate_answers_those_before_and_a_mixture_of_all_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    met: list[list[str]] = []
+    taught: list[list[str]] = []
     steps: list[int] = []
-    evaluated: list[int] = []
-    learn(PLAN, tmp_path, "cpu", lambda taken, _: steps.append(taken), lambda taken, *_: evaluated.append(taken))
-    assert steps == [*range(16, 3 * 128 + 1, 16)]
-    assert evaluated == [before + taken for before in (0, 128, 256) for taken in (64, 128, 128)]
+    against = teachers.Teachers.against
+    monkeypatch.setattr(
+        sb3, "opponents_of", lambda given, earlier: met.append([*earlier]) or opponents_of(given, earlier)
+    )
+    monkeypatch.setattr(
+        teachers.Teachers, "against", lambda self, given: taught.append([*given]) or against(self, given)
+    )
+    monkeypatch.setattr(sb3, "best_mixture", lambda *_: np.array([0.25, 0, 0.75]))
+    learn(PLAN, tmp_path, "cpu", lambda taken, _: steps.append(taken))
     places = [candidate_folder(tmp_path, number) for number in range(3)]
-    winner = best_candidate(PLAN.config, places, PLAN.against, "cpu")
-    for name in ("policy.json", "evaluations.csv"):
-        assert (tmp_path / name).read_bytes() == (places[winner] / name).read_bytes()
-    alone = PLAN.each_candidate()[winner]
-    learn(alone, tmp_path / "alone", "cpu")
-    assert (tmp_path / "alone" / "policy.json").read_bytes() == (tmp_path / "policy.json").read_bytes()
+    texts = [f"learned:{place}" for place in places]
+    assert met == [[], texts[:1], texts[:2]]
+    assert taught == [["varied"], ["varied", *texts[:1]], ["varied", *texts[:2]]]
+    assert steps == [64, 128, 192, 256, 320, 384]
+    assert read_manifest(tmp_path / "policy.json").chances == (0.25, 0.75)
+    curve = pd.read_csv(tmp_path / "evaluations.csv")
+    assert curve["timesteps"].tolist() == [64, 128, 128, 192, 256, 256, 320, 384, 384]
+    apart = [pd.read_csv(place / "evaluations.csv")["return"] for place in places]
+    assert curve["return"].tolist() == pd.concat(apart).tolist()
 
 
-@pytest.mark.parametrize("against", [("paper",), ()])
-def test_the_candidate_that_is_ahead_of_most_opponents_is_best_even_if_another_has_the_larger_mean(
-    against: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+def test_the_first_candidate_is_what_its_plan_trains_alone(tmp_path: Path) -> None:
+    learn(replace(PLAN, candidates=2), tmp_path / "both", "cpu")
+    learn(PLAN.each_candidate()[0], tmp_path / "alone", "cpu")
+    first = candidate_folder(tmp_path / "both", 0)
+    assert (tmp_path / "alone" / "policy.json").read_bytes() == (first / "policy.json").read_bytes()
+
+
+@pytest.mark.parametrize(("earlier", "share"), [((), 0.0), (("train",), 0.5), (("train", "train", "train"), 0.5)])
+def test_earlier_candidates_are_met_in_half_of_the_episodes(earlier: tuple[str, ...], share: float) -> None:
+    batch, rows = MarketBatch(CONFIG, 1, "cpu"), torch.arange(4000)
+    observation, mask = batch.reset(torch.arange(1))
+    player = opponents_of(["hold", "hold"], earlier)(seat_of(batch, len(rows)))
+    player.reset(rows, stream(rows, "episode"))
+    acted = player.act(observation[:, 0].repeat(len(rows), 1), mask[:, 0].repeat(len(rows), 1))
+    assert float((acted == 1).float().mean()) == pytest.approx(share, abs=0.03)
+
+
+# --- the mixture ------------------------------------------------------------------------------------------------------
+
+
+def hawk_and_dove(value: float, cost: float) -> np.ndarray:
+    """Payoffs of hawk and dove, in the rows, against each of them."""
+    return np.array([[(value - cost) / 2, value], [0, value / 2]])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.9, 1.0])
+def test_hawks_and_doves_are_mixed_as_the_theory_says(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the only equilibrium hawks have the share value / cost. Nothing can be taken from it."""
+    payoffs = hawk_and_dove(share, 1)
+    known = {"varied": np.zeros(2), "hawk": payoffs[:, 0], "dove": payoffs[:, 1]}
+    monkeypatch.setattr(candidates, "responses", lambda config: [])
+    monkeypatch.setattr(candidates, "compared", lambda config, players, population, *_: known[population])
+    mixture = best_mixture(CONFIG, ["hawk", "dove"], ["varied"], "cpu")
+    assert mixture.tolist() == pytest.approx([share, 1 - share])
+    assert taken(payoffs, mixture) == pytest.approx(0)
+
+
+@pytest.mark.parametrize(("lead", "share"), [(0.0, 0.5), (0.2, 0.5), (0.9, 0.7), (1.5, 1.0)])
+def test_a_mixture_weighs_returns_against_what_can_be_taken(
+    lead: float, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A share h > 1/2 of hawks returns ``lead`` h, and a dove takes h (h - 1/2): best is h = (lead + 1/2) / 2."""
+    payoffs = hawk_and_dove(1, 2)
+    known = {"varied": np.array([lead, 0]), "hawk": payoffs[:, 0], "dove": payoffs[:, 1]}
+    monkeypatch.setattr(candidates, "responses", lambda config: [])
+    monkeypatch.setattr(candidates, "compared", lambda config, players, population, *_: known[population])
+    assert best_mixture(CONFIG, ["hawk", "dove"], ["varied"], "cpu")[0] == pytest.approx(share)
+
+
+def test_what_a_rule_takes_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither candidate takes anything from the first one, but a rule does."""
+    known = {"varied": np.zeros(3), "a": np.array([1.0, 0.9, 3.0]), "b": np.array([0.0, 1.0, 1.1])}
+    monkeypatch.setattr(candidates, "responses", lambda config: ["rule"])
+    monkeypatch.setattr(candidates, "compared", lambda config, players, population, *_: known[population])
+    assert best_mixture(CONFIG, ["a", "b"], ["varied"], "cpu").tolist() == [0, 1]
+
+
+def test_mixtures_are_all_multiples_of_a_tenth() -> None:
+    for count, number in ((1, 1), (2, 11), (3, 66), (5, 1001)):
+        found = np.array([*mixtures(count)])
+        assert found.shape == (number, count)
+        assert np.allclose(found.sum(axis=1), 1)
+        assert len(np.unique(found, axis=0)) == number
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_nothing_is_taken_from_a_mixture_less_than_its_own_players_take(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    payoffs, mixture = rng.normal(size=(5, 3)), rng.dirichlet(np.ones(3))
+    plain = max(sum(payoffs[row, j] * mixture[j] for j in range(3)) for row in range(5))
+    own = sum(mixture[i] * payoffs[i, j] * mixture[j] for i in range(3) for j in range(3))
+    assert taken(payoffs, mixture) == pytest.approx(plain - own)
+    assert taken(payoffs, mixture) >= -1e-12
+
+
+def test_the_responses_train_or_wait_with_one_ask_from_the_initial_one_upwards() -> None:
+    asks = [f"patient:11+fixed:{place}" for place in range(3, 10)]
+    assert responses(scenario("digits-priced-short")) == ["train", *asks]
+    assert responses(scenario("digits-short")) == ["train", "patient:11+fixed:0"]
+
+
+# --- the comparison ---------------------------------------------------------------------------------------------------
+
+
+def test_a_score_is_what_a_policy_gets_more_than_all_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all episodes have the same spread, scores are returns minus their mean, and else these are damped."""
+    returns = {"a": np.array([5.0, 2.0]), "b": np.array([3.0, 4.0]), "c": np.array([1.0, 0.0])}
+    monkeypatch.setattr(comparison, "returns_against", lambda config, policy, *rest: returns[policy])
+    assert compared(CONFIG, [*returns], "paper", 4, "cpu").tolist() == pytest.approx([1, 1, -2])
+    # The spreads are 1, 1 and 4. The median is 1, so the differences of the third episode count 2 / (1 + 4).
+    returns = {"a": np.array([1.0, 1.0, 4.0]), "b": np.array([-1.0, -1.0, -4.0])}
+    assert compared(CONFIG, [*returns], "paper", 6, "cpu").tolist() == pytest.approx([1.2, -1.2])
+
+
+def test_a_score_is_from_episodes_against_the_population() -> None:
+    config, rules = scenario("digits-short"), ["train", "train", "train", "hold"]
+    scores = compared(config, rules, "train", 16, "cpu")
+    assert scores[0] == scores[1] == scores[2] == pytest.approx(-scores[3] / 3)
+    assert 0.1 < scores[0] < 1
+
+
+def test_the_policy_that_is_ahead_of_most_opponents_is_best_even_if_another_has_the_larger_mean(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One is ahead by 1 in 9 of 10 episodes, where returns differ little; the other by 100 in the tenth."""
     steady, rich = np.tile([1.0] * 9 + [0.0], 4), np.tile([0.0] * 9 + [100.0], 4)
-    known = {"learned:steady": steady, "learned:poor": steady - 2, "learned:rich": rich}
+    known = {"steady": steady, "poor": steady - 2, "rich": rich}
     monkeypatch.setattr(comparison, "returns_against", lambda config, policy, *rest: known[policy])
-    assert best_candidate(PLAN.config, [Path("poor"), Path("rich"), Path("steady")], against, "cpu") == 2
+    assert compared(CONFIG, ["poor", "rich", "steady"], "paper", 40, "cpu").argmax() == 2
+    assert rich.mean() > steady.mean()
 
 
-@pytest.mark.parametrize("against", [("paper", "train"), ()])
-def test_the_better_of_two_policies_is_the_best_candidate(against: tuple[str, ...], tmp_path: Path) -> None:
-    config = scenario("digits-short", max_cycles=4)
-    for name, steps in (("short", 1), ("long", 6000)):
-        learn(Plan(config, "a2c", steps, 8, against=("train",)), tmp_path / name, "cpu")
-    assert best_candidate(config, [tmp_path / "short", tmp_path / "long"], against, "cpu") == 1
-    assert best_candidate(config, [tmp_path / "long", tmp_path / "short"], against, "cpu") == 0
+def test_equal_policies_have_the_score_0() -> None:
+    assert compared(CONFIG, ["hold", "hold"], "train", 4, "cpu").tolist() == [0, 0]
+
+
+# --- resuming ---------------------------------------------------------------------------------------------------------
 
 
 def test_candidates_have_different_seeds_and_the_first_that_of_the_plan() -> None:
-    seeds = [each.seed for seed in range(10) for each in replace(PLAN, seed=seed, candidates=10).each_candidate()]
-    assert len(set(seeds)) == 100
+    seeds = [each.seed for seed in range(10) for each in replace(PLAN, seed=seed, candidates=5).each_candidate()]
+    assert len(set(seeds)) == 50
     assert PLAN.each_candidate()[0] == replace(PLAN, candidates=1)
 
 
@@ -97,7 +220,7 @@ def test_a_resumed_training_can_have_more_candidates_but_no_other_seed(tmp_path:
 
 
 def test_a_new_training_removes_the_candidates_of_the_one_before(tmp_path: Path) -> None:
-    learn(PLAN, tmp_path, "cpu")
+    learn(replace(PLAN, candidates=2), tmp_path, "cpu")
     learn(replace(PLAN, candidates=1), tmp_path, "cpu")
     assert not (tmp_path / "candidates").exists()
 
@@ -113,8 +236,15 @@ def test_candidates_first_remove_the_policy_and_the_checkpoint_of_the_training_b
     assert [each.name for each in tmp_path.iterdir()] == ["candidates"]
 
 
-def test_a_league_has_candidates_by_default() -> None:
-    league, alone = _parse(["train", "--league"]), _parse(["train", "--league", "--candidates", "1"])
-    assert isinstance(league, Train)
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+def test_only_a_league_has_candidates() -> None:
+    league_, alone = _parse(["train", "--league"]), _parse(["train", "--league", "--candidates", "1"])
+    assert isinstance(league_, Train)
     assert isinstance(alone, Train)
-    assert league.plan.candidates > alone.plan.candidates == 1
+    assert league_.plan.candidates > alone.plan.candidates == 1
+    with pytest.raises(ValueError, match="candidates=2 is not allowed: it must be 1 without a league"):
+        Plan(CONFIG, candidates=2)
+    with pytest.raises(ValueError, match="candidates=6 is not allowed"):
+        replace(PLAN, candidates=6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from paramarket_baselines.cli import Train, _parse, main
 from paramarket_baselines.evaluation.matches import play_matches
 from paramarket_baselines.evaluation.play import Arm, play
 from paramarket_baselines.policies.learned import Learned, read_manifest
-from paramarket_baselines.policies.mixed import Mixed
 from paramarket_baselines.policies.saving import save_policy
 from paramarket_baselines.training import callbacks, candidates, imitation, league, sb3, teachers
 from paramarket_baselines.training.league import LeagueSettings
@@ -36,27 +36,10 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> Plan:
     return replace(tuned_league(config, settings=settings), num_markets=16, timesteps=128, candidates=1)
 
 
-def test_a_league_saves_a_policy_with_its_history_and_past_selves(
-    brief: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    joined = []
-    monkeypatch.setattr(Mixed, "add", lambda mixed, member: joined.append(member))
-    model = learn(brief, tmp_path, "cpu")
-    assert joined == [Learned(str(tmp_path / "past" / place)) for place in ("0", "1")]
-    assert model.num_timesteps == 128
-    assert sorted(each.name for each in (tmp_path / "past").iterdir()) == ["0", "1"]
+def test_a_league_saves_a_policy_that_plays(brief: Plan, tmp_path: Path) -> None:
+    assert learn(brief, tmp_path, "cpu").num_timesteps == 128
     played = play(brief.config, Arm("mine", (f"learned:{tmp_path}",)), [3, 4], "cpu")
     assert set(played.steps.cycle) == set(range(5))
-
-
-def test_a_resumed_league_has_the_same_past_selves(brief: Plan, tmp_path: Path) -> None:
-    learn(replace(brief, timesteps=64), tmp_path, "cpu")
-    first = (tmp_path / "past" / "0" / "policy.json").read_bytes()
-    learn(brief, tmp_path, "cpu", resume=True)
-    assert (tmp_path / "past" / "0" / "policy.json").read_bytes() == first
-    known = league.League(tmp_path, brief.against, LeagueSettings())
-    known.restore()
-    assert len(known.opponents.members) == 1 + known.past_selves > 1
 
 
 def test_the_weight_of_the_entropy_falls_whether_a_league_is_resumed_or_not(
@@ -148,8 +131,26 @@ def test_the_teachers_are_the_rules_that_are_best_against_the_opponents(monkeypa
         rule: np.mean([*play_matches(without_prices, rule, {"train": ["train"]}, range(400, 464), "cpu").values()])
         for rule in teachers.sensible_rules(without_prices)
     }
-    best = teachers.Teachers(without_prices, ("train",), 2, "cpu").rules
-    assert best == sorted(means, key=lambda rule: -means[rule])[:2]
+    found = teachers.Teachers(without_prices, 2, "cpu")
+    assert found.against(["train"]) == sorted(means, key=lambda rule: -means[rule])[:2]
+
+
+def test_the_teachers_against_several_opponents_have_the_highest_mean_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    played = []
+
+    def scores(config: object, rules: list[str], opponent: str, *_: object) -> np.ndarray:
+        played.append(opponent)
+        return np.array({"a": [3, 2, 0], "b": [0, 2, 3]}[opponent])
+
+    monkeypatch.setattr(teachers, "compared", scores)
+    monkeypatch.setattr(teachers, "PATIENCE", (0.25, 0.5, 0.92))
+    found = teachers.Teachers(scenario("digits-short"), 1, "cpu")
+    assert [found.against(each) for each in (["a"], ["b"], ["a", "b"])] == [
+        ["patient:3"],
+        ["patient:11"],
+        ["patient:6"],
+    ]
+    assert played == ["a", "b"]  # each once
 
 
 def test_a_league_keeps_its_last_policy(brief: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,8 +170,8 @@ def test_a_league_keeps_its_last_policy(brief: Plan, tmp_path: Path, monkeypatch
         ({"algo": "dqn"}, "ppo in a league"),
         ({"num_markets": 20}, "a multiple of 16 in a league"),
         ({"against": ()}, "one or more policies in a league"),
-        ({"league": False}, "0 without a league"),
-        ({"league": False, "past_selves": 0, "league_settings": LeagueSettings(epochs=1)}, "default without a league"),
+        ({"league": False}, "candidates=2 .* 1 without a league"),
+        ({"league": False, "candidates": 1, "league_settings": LeagueSettings(epochs=1)}, "default without a league"),
         ({"league_settings": LeagueSettings(members=7)}, "a multiple of 14 in a league"),
         ({"league_settings": LeagueSettings(minibatches=7)}, "minibatches=7 .* a divisor of the 9216 agent-steps"),
     ],
@@ -213,7 +214,6 @@ def test_ppo_and_the_opponents_have_the_settings_of_the_league(brief: Plan, tmp_
         minibatches=2,
         layers=(16, 8),
         members=4,
-        weight=2,
         imitation_episodes=1,
         imitation_epochs=1,
     )
@@ -243,13 +243,13 @@ def test_the_command_trains_a_league_with_its_defaults(
 ) -> None:
     monkeypatch.setattr(league, "EVALUATED", 4)
     monkeypatch.setattr(teachers, "EPISODES", 2)
-    monkeypatch.setattr(candidates, "COMPARED", 4)
+    monkeypatch.setattr(candidates, "COMPARED", 2)
     given = ["train", "--league", "--scenario", "digits-short", "--out", str(tmp_path / "mine"), "--device", "cpu"]
     brief = ["--timesteps", "1", "--num-markets", "16", "--imitation-episodes", "1", "--imitation-epochs", "1"]
     assert main([*given, *brief]) == 0
     shown = capsys.readouterr().out
     assert "in a league" in shown
-    assert "last of 2 evaluations of the best of 2 candidates: return" in shown
+    assert re.search(r"[12] of 2 candidates, with the chances (1.0|0.\d, 0.\d);", shown)
     assert (tmp_path / "mine" / "policy.json").is_file()
     assert main([*given, "--overwrite", "--algo", "dqn"]) == 2
     assert "algo='dqn' is not allowed" in capsys.readouterr().err
