@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
 from dataclasses import dataclass
@@ -12,15 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.leaderboard.entries import LEARNED
+from benchmarks.leaderboard.fingerprints import fingerprint, fingerprints
 from benchmarks.leaderboard.venue import Player, Populations, Training, Venue
 from paramarket_baselines.evaluation.matches import play_matches, returns_outside
 from paramarket_baselines.evaluation.protocol import met, trained_against
 from paramarket_baselines.evaluation.results import provenance, read_json, write_json
-from paramarket_baselines.policies.learned import MANIFEST, WEIGHTS, read_manifest
-from paramarket_baselines.policies.varied import OPPONENTS
+from paramarket_baselines.policies.learned import MANIFEST
 from paramarket_baselines.training.sb3 import learn
-from paramarket_env.files import expanded
 from paramarket_env.market.devices import resolve_device
 
 Stored = dict[str, Any]
@@ -45,17 +42,19 @@ def run_training(training: Training, device: str) -> Stored:
         learn(plan, workplace, device, lambda taken, _: steps.append(taken))
     except (ValueError, ImportError) as error:
         return {"hole": str(error)}
+    opponents = {"against": fingerprints(plan.against)}
     cost = {"steps": steps[-1], "minutes": round((time.monotonic() - began) / 60, 2)}
     curve = pd.read_csv(workplace / "evaluations.csv")
     _move_policy(workplace, training.folder)
     origin = provenance([plan.seed], resolve_device(device))
     settings = {name: value for name, value in plan.to_dict().items() if name != "config"}
-    return {"plan": settings, **origin, **cost, "curve": curve.to_dict("list")}
+    return {"plan": settings, **origin, **opponents, **cost, "curve": curve.to_dict("list")}
 
 
 def _move_policy(source: Path, target: Path) -> None:
-    """Move a saved policy, its manifest last, and remove what else the training has left."""
-    target.mkdir(parents=True, exist_ok=True)
+    """Move a saved policy, its manifest last, and remove what else is there and what else the training has left."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
     for file in (*source.glob("weights*"), source / MANIFEST):
         shutil.move(file, target / file.name)
     shutil.rmtree(source)
@@ -93,7 +92,7 @@ def play_job(job: Job, device: str) -> Stored:
         return {**about, "hole": str(error)}
     origin = provenance(venue.seeds, resolve_device(device), dated=False)
     kept = {name: np.round(found, 6).tolist() for name, found in returns.items()}
-    return {**about, "met": _met(job), **origin, "against": fingerprints(job.populations), "returns": kept}
+    return {**about, "met": _met(job), **origin, "against": _fingerprints(job.populations), "returns": kept}
 
 
 def _returns(job: Job, device: str) -> dict[str, np.ndarray]:
@@ -109,22 +108,8 @@ def _met(job: Job) -> list[str]:
     return met(trained_against(job.player.policy), populations) if job.player.policy else []
 
 
-def fingerprint(policy: str) -> str:
-    """The textual form of a rule, or the hash of what defines the policy, wherever that lies."""
-    if policy.startswith("file:"):
-        return hashlib.sha256(Path(policy.removeprefix("file:")).read_bytes()).hexdigest()
-    if policy == "varied":
-        return f"{policy} {hashlib.sha256(repr(OPPONENTS).encode()).hexdigest()}"
-    manifest = expanded(policy.removeprefix(LEARNED)) / MANIFEST
-    if not (policy.startswith(LEARNED) and manifest.is_file()):
-        return policy
-    saved = read_manifest(manifest)
-    return " ".join([saved.files[WEIGHTS], *map(str, saved.chances[1:])])
-
-
-def fingerprints(populations: Populations) -> dict[str, list[str]]:
-    """The fingerprints of the policies of each population."""
-    return {name: [fingerprint(text) for text in texts] for name, texts in populations.items()}
+def _fingerprints(populations: Populations) -> dict[str, list[str]]:
+    return {name: fingerprints(texts) for name, texts in populations.items()}
 
 
 def missing(job: Job, *, again: bool) -> list[Job]:
@@ -132,7 +117,7 @@ def missing(job: Job, *, again: bool) -> list[Job]:
     stored = _stored_of(job)
     if again or stored is None:
         return [job]
-    known, now = stored.get("against", {}), fingerprints(job.populations)
+    known, now = stored.get("against", {}), _fingerprints(job.populations)
     left = {name: texts for name, texts in job.populations.items() if known.get(name) != now[name]}
     return [Job(job.venue, job.player, left)] if left and "hole" not in stored else []
 

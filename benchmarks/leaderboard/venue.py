@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.leaderboard.entries import LEARNED, Entry, slug
+from benchmarks.leaderboard.fingerprints import fingerprints
 from paramarket_baselines.evaluation.protocol import HELD_OUT_LEARNED, PROTOCOL, TRAINING_SET, held_out_rules
+from paramarket_baselines.evaluation.results import read_json
 from paramarket_baselines.policies.learned import MANIFEST, trainings_of
 from paramarket_baselines.training.plan import Plan, tuned, tuned_league
 from paramarket_env.config import MarketConfig
@@ -70,8 +72,11 @@ class Training:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the policy is there."""
-        return (self.folder / MANIFEST).is_file()
+        """Whether the policy is there, and was trained against the opponents as they are now."""
+        if not (self.folder / MANIFEST).is_file():
+            return False
+        now = fingerprints(self.plan.against)
+        return not self.record.is_file() or read_json(self.record).get("against") == now
 
 
 @dataclass(frozen=True)

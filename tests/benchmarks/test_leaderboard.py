@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.leaderboard import boards, plays, venue
+from benchmarks.leaderboard import boards, fingerprints, plays, venue
 from benchmarks.leaderboard.__main__ import HERE, Leaderboard, main
 from benchmarks.leaderboard.boards import Board, read_board
 from benchmarks.leaderboard.entries import read_entries
@@ -171,9 +171,23 @@ def test_a_population_that_has_changed_is_met_again(folder: Path) -> None:
 
 
 def test_another_family_of_rules_is_another_population(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = plays.fingerprint("varied")
-    monkeypatch.setattr(plays, "OPPONENTS", replace(plays.OPPONENTS, noise=(0.5,)))
-    assert plays.fingerprint("varied") != before
+    before = fingerprints.fingerprint("varied")
+    monkeypatch.setattr(fingerprints, "OPPONENTS", replace(fingerprints.OPPONENTS, noise=(0.5,)))
+    assert fingerprints.fingerprint("varied") != before
+
+
+def test_a_best_response_to_a_policy_that_has_changed_is_trained_again(folder: Path) -> None:
+    policies = folder / f"policies/{NAME}"
+    run(folder, "--exploit", "ppo")
+    record = folder / f"out/leaderboard/{NAME}/trainings/best-responses.entry-ppo-2.json"
+    before, others = record.read_bytes(), (policies / "best-responses/hold/policy.json").stat().st_mtime_ns
+    assert before
+    shutil.rmtree(policies / "ppo/1")
+    shutil.copytree(policies / "exploiter", policies / "ppo/1")
+    run(folder, "--entries", "train", "--exploit", "ppo")
+    assert json.loads(record.read_text())["against"] != json.loads(before)["against"]
+    assert len([*(policies / "best-responses/entry-ppo-2").iterdir()]) == 2  # the manifest and the new weights
+    assert (policies / "best-responses/hold/policy.json").stat().st_mtime_ns == others
 
 
 # --- the board --------------------------------------------------------------------------------------------------------

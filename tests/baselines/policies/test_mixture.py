@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.leaderboard.plays import fingerprint
+from benchmarks.leaderboard.fingerprints import fingerprint
 from paramarket_baselines.policies.learned import Normaliser, read_manifest
 from paramarket_baselines.policies.saving import save_mixture, save_network
 from paramarket_env.interface.batch import MarketBatch
