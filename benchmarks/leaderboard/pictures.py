@@ -43,19 +43,23 @@ def draw_payoffs(boards: Mapping[str, Board]) -> Figure:
 
 def draw_curves(boards: Mapping[str, Board]) -> Figure:
     """A line for each stored training: the return in its evaluations over its agent-steps; a colour for each entry."""
-    figure, panels = _panels(boards, 3.2)
+    records = {name: _all_records(board) for name, board in boards.items()}
+    figure, panels = _panels({name: board for name, board in boards.items() if any(records[name].values())}, 3.2)
     for panel, board in panels:
-        learned = [name for name, entry in board.entries.items() if entry.is_trained_here]
-        for place, name in enumerate(learned):
-            for number, record in enumerate(training_records(board, name)):
+        for place, (name, found) in enumerate(records[board.venue.name].items()):
+            for number, record in enumerate(found):
                 curve, label = record["curve"], literal(name) if number == 0 else None
                 panel.plot(curve["timesteps"], curve["return"], color=f"C{place}", alpha=0.7, label=label)
         panel.grid(alpha=0.25)
-        if panel.lines:
-            panel.legend(fontsize=7)
+        panel.legend(fontsize=7)
     figure.supxlabel("agent-steps")
     figure.supylabel("return in evaluations")
     return figure
+
+
+def _all_records(board: Board) -> dict[str, list[Stored]]:
+    """The stored trainings of every entry that the leaderboard trains."""
+    return {name: training_records(board, name) for name, entry in board.entries.items() if entry.is_trained_here}
 
 
 def training_records(board: Board, entry: str) -> list[Stored]:

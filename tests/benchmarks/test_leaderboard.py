@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.leaderboard import boards, fingerprints, plays, venue
+from benchmarks.leaderboard import boards, fingerprints, pictures, plays, venue
 from benchmarks.leaderboard.__main__ import HERE, Leaderboard, main
 from benchmarks.leaderboard.boards import Board, read_board
 from benchmarks.leaderboard.entries import read_entries
 from benchmarks.leaderboard.page import page
+from benchmarks.leaderboard.pictures import draw_curves
 from benchmarks.leaderboard.venue import Venue
 from benchmarks.runner import Runner
 from benchmarks.sealed import open_sealed
@@ -120,6 +121,15 @@ def test_two_plays_are_the_same_to_the_byte_and_what_is_stored_is_not_played_aga
     monkeypatch.setattr(plays, "learn", None)
     assert run(folder) == page
     assert all((folder / f"out/{name}.png").stat().st_size > 0 for name in ("leaderboard", "leaderboard-curves"))
+
+
+def test_only_scenarios_with_trainings_have_a_panel_of_curves(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    boards = {NAME: board_of(made)}
+    [first, _] = draw_curves(boards).axes
+    assert first.get_title(loc="left") == NAME
+    assert len(first.lines) == 4  # two trainings each of ppo and of cheat
+    monkeypatch.setattr(pictures, "training_records", lambda board, entry: [])
+    assert not any(panel.get_title(loc="left") or panel.lines for panel in draw_curves(boards).axes)
 
 
 def test_every_training_keeps_its_course_and_its_cost(made: Path) -> None:
