@@ -48,8 +48,8 @@ this is the deviation-preserving reduction to two players. The highest and the l
 
 CURVES = """## Trainings
 
-The return in the evaluations of every training. A league trains two candidates one after the other, and the second one
-begins anew.
+Each line shows the returns in the evaluations of one training. A league trains two candidates one after the other, and
+the second one begins anew.
 
 ![The returns in the evaluations of every training, scenario by scenario](leaderboard-curves.png)"""
 

@@ -15,7 +15,7 @@ from paramarket_env.seeding import stream, uniform
 def drawn(keys: Tensor, chances: Sequence[float]) -> Tensor:
     """A number below ``len(chances)`` for each key of an episode, drawn with these chances, int64 ``[n]``."""
     limits = torch.tensor([*accumulate(chances)][:-1], dtype=torch.float64, device=keys.device)
-    return torch.searchsorted(limits, uniform(stream(keys, "mixed"), 1).squeeze(1).double(), right=True)
+    return torch.searchsorted(limits, uniform(stream(keys, "mixed"), 1).squeeze(1), right=True)
 
 
 class Mixed:

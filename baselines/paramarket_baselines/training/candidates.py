@@ -53,13 +53,17 @@ def best_mixture(
 
 
 def responses(config: MarketConfig) -> list[str]:
-    """Rules that may take something from a policy: they train, or buy in the last step and keep one ask."""
-    asks = range(config.economy.initial_ask, len(config.economy.ask_levels))
+    """Rules that may take something from a policy: they train, or buy in the last step and keep one ask.
+
+    The asks are those from the initial one upwards, or all of them if nothing is for sale at first.
+    """
+    start, levels = config.economy.initial_ask, len(config.economy.ask_levels)
+    asks = range(start if start < levels else 0, levels)
     return ["train", *(f"patient:{config.max_cycles - 1}+fixed:{place}" for place in asks)]
 
 
 def taken(payoffs: np.ndarray, mixture: np.ndarray) -> float:
-    """What the best response takes, given the payoffs of all players against each candidate, ``[players, n]``."""
+    """The best response takes this much, by the payoffs of all players against each candidate, ``[players, n]``."""
     against = payoffs @ mixture
     return float(against.max() - mixture @ against[: len(mixture)])
 

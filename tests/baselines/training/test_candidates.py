@@ -145,13 +145,15 @@ def test_the_responses_train_or_wait_with_one_ask_from_the_initial_one_upwards()
     asks = [f"patient:11+fixed:{place}" for place in range(3, 10)]
     assert responses(scenario("digits-priced-short")) == ["train", *asks]
     assert responses(scenario("digits-short")) == ["train", "patient:11+fixed:0"]
+    withheld = scenario("digits-priced-short", initial_ask=10)
+    assert responses(withheld) == ["train", *(f"patient:11+fixed:{place}" for place in range(10))]
 
 
 # --- the comparison ---------------------------------------------------------------------------------------------------
 
 
 def test_a_score_is_what_a_policy_gets_more_than_all_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where all episodes have the same spread, scores are returns minus their mean, and else these are damped."""
+    """Scores are returns minus their mean if all episodes have the same spread, and are damped otherwise."""
     returns = {"a": np.array([5.0, 2.0]), "b": np.array([3.0, 4.0]), "c": np.array([1.0, 0.0])}
     monkeypatch.setattr(comparison, "returns_against", lambda config, policy, *rest: returns[policy])
     assert compared(CONFIG, [*returns], "paper", 4, "cpu").tolist() == pytest.approx([1, 1, -2])
