@@ -5,12 +5,14 @@ This module imports nothing that takes time, so that an interrupt is answered wh
 
 from __future__ import annotations
 
+import _thread
 import codecs
 import io
 import os
 import signal
 import sys
 from collections.abc import Callable
+from threading import Timer
 from types import FrameType
 
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
@@ -47,7 +49,9 @@ def run_to_end(command: Callable[[], int | None]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=ERRORS)
+    hook = sys.unraisablehook
     try:
+        sys.unraisablehook = _ask_again
         for number in WORDS:
             signal.signal(number, _stop)
         return _finished(command)
@@ -59,11 +63,21 @@ def run_to_end(command: Callable[[], int | None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 128 + 13  # SIGPIPE, which some systems lack
     finally:
+        sys.unraisablehook = hook
         exit_at_once()
 
 
 def _stop(number: int, _: FrameType | None) -> None:
     raise Stopped(number)
+
+
+def _ask_again(ignored: sys.UnraisableHookArgs) -> None:
+    """Repeat a signal whose exception Python ignores, as it does in a finalizer and in a weak reference's callback."""
+    if isinstance(ignored.exc_value, Stopped):
+        # Not at once: the exception would be raised in this hook, and ignored again.
+        Timer(0.01, _thread.interrupt_main, (int(ignored.exc_value.number),)).start()
+    else:
+        sys.__unraisablehook__(ignored)
 
 
 def _finished(command: Callable[[], int | None]) -> int:

@@ -68,6 +68,42 @@ def test_a_signal_during_the_work_is_answered_in_one_line(
     assert (process.returncode, err) == (128 + number, f"{word}\n")
 
 
+SIGNAL_IN_A_FINALIZER = """
+import os, time
+from paramarket_baselines import process
+
+class Finalized:
+    def __del__(self):
+        os.kill(os.getpid(), {number})
+        time.sleep(0)
+
+def command():
+    Finalized()
+    time.sleep(5)
+    print("went on")
+
+raise SystemExit(process.run_to_end(command))
+"""
+
+
+@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+def test_a_signal_whose_exception_python_ignores_still_ends_the_command(number: signal.Signals, word: str) -> None:
+    """Python drops an exception in a finalizer or in a weak reference's callback, of which an import has many."""
+    script = SIGNAL_IN_A_FINALIZER.format(number=int(number))
+    process = start([sys.executable, "-c", script])
+    out, err = finish(process)
+    assert (process.returncode, out, err) == (128 + number, "", f"{word}\n")
+
+
+def test_other_exceptions_that_python_ignores_are_shown() -> None:
+    script = (
+        "from paramarket_baselines import process\nclass Broken:\n    def __del__(self): raise ValueError('lost')\n"
+    )
+    process = start([sys.executable, "-c", script + "process.run_to_end(lambda: Broken() and None)"])
+    _, err = finish(process)
+    assert (process.returncode, "ValueError: lost" in err) == (0, True)
+
+
 @pytest.mark.parametrize("arguments", [["list"], pytest.param(["run", "--help"], marks=pytest.mark.slow)])
 def test_a_reader_that_has_seen_enough_ends_the_command_without_a_word(arguments: list[str]) -> None:
     with start([*COMMAND, *arguments]) as process:
