@@ -75,7 +75,7 @@ def _ask_again(ignored: sys.UnraisableHookArgs) -> None:
     """Repeat a signal whose exception Python ignores, as it does in a finalizer and in a weak reference's callback."""
     if isinstance(ignored.exc_value, Stopped):
         # Not at once: the exception would be raised in this hook, and ignored again.
-        Timer(0.01, _thread.interrupt_main, (int(ignored.exc_value.number),)).start()
+        Timer(0.01, _thread.interrupt_main, (ignored.exc_value.number,)).start()
     else:
         sys.__unraisablehook__(ignored)
 
