@@ -18,6 +18,7 @@ import torch
 
 from paramarket_baselines.policies.saving import save_mixture
 from paramarket_baselines.training.comparison import compared
+from paramarket_baselines.training.teachers import sensible_asks
 from paramarket_env.config import MarketConfig
 from paramarket_env.files import write_file
 
@@ -53,13 +54,9 @@ def best_mixture(
 
 
 def responses(config: MarketConfig) -> list[str]:
-    """Rules that may take something from a policy: they train, or buy in the last step and keep one ask.
-
-    The asks are those from the initial one upwards, or all of them if nothing is for sale at first.
-    """
-    start, levels = config.economy.initial_ask, len(config.economy.ask_levels)
-    asks = range(start if start < levels else 0, levels)
-    return ["train", *(f"patient:{config.max_cycles - 1}+fixed:{place}" for place in asks)]
+    """Rules that may take something from a policy: they train, or buy in the last step and keep one ask."""
+    last = config.max_cycles - 1
+    return ["train", *(f"patient:{last}+fixed:{place}" for place in sensible_asks(config))]
 
 
 def taken(payoffs: np.ndarray, mixture: np.ndarray) -> float:

@@ -18,11 +18,19 @@ EPISODES = 96
 
 
 def sensible_rules(config: MarketConfig) -> list[str]:
-    """Patient rules that ask as the paper's rule does or, in a market with prices, post one of the upper levels."""
-    levels = config.economy.ask_levels
-    places = range(len(levels) // 2, len(levels)) if levels[-1] > 0 else range(0)
+    """Patient rules that ask as the paper's rule does or, in a market with prices, keep one ask."""
+    places = sensible_asks(config) if config.economy.ask_levels[-1] > 0 else range(0)
     waits = sorted({round(share * config.max_cycles) for share in PATIENCE})
     return [f"patient:{wait}{price}" for wait in waits for price in ("", *(f"+fixed:{place}" for place in places))]
+
+
+def sensible_asks(config: MarketConfig) -> range:
+    """The asks from the initial one upwards, or all of them if nothing is for sale at first.
+
+    Whoever posts a lower one spends a step to sell for less.
+    """
+    start, levels = config.economy.initial_ask, len(config.economy.ask_levels)
+    return range(start if start < levels else 0, levels)
 
 
 class Teachers:
