@@ -38,7 +38,7 @@ def _fallback() -> torch.device:
 WORTH_A_GPU = 8e7
 """FLOP of the training of a step below which ``auto`` takes the CPU, since a GPU would wait for the host.
 
-These are two markets with the default configuration. An H100 took 4 ms for a step of any number of markets from 1 to
+These are two markets with the default configuration. An H200 took 6 ms for a step of any number of markets from 1 to
 256, and one core of a CPU 3 ms for a step of one market.
 """
 
