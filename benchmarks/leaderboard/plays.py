@@ -15,7 +15,7 @@ from benchmarks.leaderboard.fingerprints import fingerprint, fingerprints
 from benchmarks.leaderboard.venue import Player, Populations, Training, Venue
 from paramarket_baselines.evaluation.matches import play_matches, returns_outside
 from paramarket_baselines.evaluation.protocol import met, trained_against
-from paramarket_baselines.evaluation.results import provenance, read_json, write_json
+from paramarket_baselines.evaluation.results import machine, provenance, read_json, write_json
 from paramarket_baselines.policies.learned import MANIFEST
 from paramarket_baselines.training.sb3 import learn
 from paramarket_env.market.devices import resolve_device
@@ -135,10 +135,16 @@ def is_current(stored: Stored, venue: Venue) -> bool:
 
 
 def keep(job: Job, played: Stored) -> None:
-    """Store what was played next to what the player has played before. A hole does not replace returns."""
+    """Store what was played next to what the player has played before. A hole does not replace returns.
+
+    ``elsewhere`` names the machine of the populations that were met on another one than the last.
+    """
     known = _stored_of(job) or {}
     if "returns" in known:
         if "hole" in played:
             return
-        played = {**played, **{part: {**known[part], **played[part]} for part in ("against", "returns")}}
+        before = dict.fromkeys(known["returns"], machine(known)) | known.get("elsewhere", {})
+        others = {name: at for name, at in before.items() if name not in played["returns"] and at != machine(played)}
+        parts = {part: {**known[part], **played[part]} for part in ("against", "returns")}
+        played = {**played, **parts, **({"elsewhere": others} if others else {})}
     write_json(job.file, played, indent=None)

@@ -279,6 +279,26 @@ def test_what_may_not_count_is_a_dash_with_its_reason(folder: Path) -> None:
         assert f"\n| {name} | 0.00 | – |" in page
 
 
+def test_a_file_names_the_machine_of_plays_that_were_made_elsewhere(folder: Path) -> None:
+    board = board_of(folder)
+    job = plays.Job(board.venue, board.venue.players(board.entries["hold"])[0], {})
+    here = json.loads(job.file.read_text())
+    gpu = {**here, "device": "cuda (H200)"}
+
+    def kept(origin: plays.Stored, *names: str) -> dict[str, str]:
+        plays.keep(
+            job, {**origin, **{part: {name: here[part][name] for name in names} for part in ("against", "returns")}}
+        )
+        return json.loads(job.file.read_text()).get("elsewhere", {})
+
+    first, *others = here["returns"]
+    was = f"{here['device']}, torch {here['versions']['torch']}"
+    assert kept(gpu, first) == dict.fromkeys(others, was)
+    assert kept(here, others[0]) == {first: f"cuda (H200), torch {here['versions']['torch']}"}
+    assert kept(here, first) == {}
+    assert json.loads(job.file.read_text()) == here
+
+
 def test_a_hole_replaces_no_returns_and_opponents_must_be_trained(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,7 +27,7 @@ def sensible_rules(config: MarketConfig) -> list[str]:
 def sensible_asks(config: MarketConfig) -> range:
     """The asks from the initial one upwards, or all of them if nothing is for sale at first.
 
-    Whoever posts a lower one spends a step to sell for less.
+    Whoever posts a lower one sells for less and, in verb mode, spends a step on it.
     """
     start, levels = config.economy.initial_ask, len(config.economy.ask_levels)
     return range(start if start < levels else 0, levels)
