@@ -1,9 +1,10 @@
 """Candidates: policies that answer each other, of which a mixture is kept.
 
 The first candidate is a response to the opponents of the plan. Among copies of it another policy can do better: where
-it asks much, one that asks little sells to it. So each later candidate meets, in a third of its episodes, those before
-it (policy-space response oracles; Lanctot et al. 2017, with each earlier one equally often). A mixture can leave
-nothing to gain where each policy alone would, as in the game of hawk and dove (Maynard Smith and Price 1973).
+it asks much, one that asks little sells to it. So each later candidate meets, in half of its episodes, those before it
+(policy-space response oracles; Lanctot et al. 2017, with each earlier one equally often), and also imitates the best
+rule against them. A mixture can leave nothing to gain where each policy alone would, as in the game of hawk and dove
+(Maynard Smith and Price 1973).
 """
 
 from __future__ import annotations

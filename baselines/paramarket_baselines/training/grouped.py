@@ -36,6 +36,13 @@ def centred(advantages: np.ndarray, members: int, agents: int) -> np.ndarray:
     return scaled.reshape(steps, rows)
 
 
+def above_the_mean(returns: np.ndarray, members: int, agents: int) -> np.ndarray:
+    """Whether the returns ``[rows]`` are at least the means of their groups, bool ``[rows]``; see :func:`centred`."""
+    groups = returns.reshape(-1, members, agents)
+    found: np.ndarray = (groups >= groups.mean(axis=1, keepdims=True)).reshape(-1)
+    return found
+
+
 class GroupedRolloutBuffer(RolloutBuffer):
     """A rollout buffer whose advantages are compared within groups; see :func:`centred`."""
 

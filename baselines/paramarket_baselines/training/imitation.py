@@ -1,8 +1,13 @@
-"""A start for a policy: it imitates the best rules against its opponents, another one in every episode.
+"""A start for a policy: it imitates the best rules against its opponents.
 
 A policy that begins with random actions spends most of its training on actions that no sensible agent takes, and
 settles on a price that it has met by chance. One that imitates the best rules begins near their return, and
 reinforcement improves on them (behavioural cloning; Pomerleau 1989).
+
+If each teacher is good against all opponents, another one plays every episode. If some are good against one kind of
+opponents and some against another, they take turns within an episode, and the policy imitates only those that get more
+than the mean of their group, which meets the same opponent. So it learns to tell the opponents apart, and to wait until
+it can.
 """
 
 from __future__ import annotations
@@ -18,11 +23,15 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paramarket_baselines.policies.mixed import Mixed
+from paramarket_baselines.policies.mixed import MixedPolicy, drawn
+from paramarket_baselines.training.grouped import above_the_mean
 from paramarket_baselines.training.league import LeagueSettings
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.interface.policy import POLICIES, PolicyFactory, seat_of
-from paramarket_env.seeding import stream
+from paramarket_env.seeding import stream, uniform
+
+TURN = 1 / 8
+"""The chance that a teacher is drawn anew in a step, where they take turns."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +50,15 @@ def imitate(
     teachers: Sequence[str],
     seed: int,
     settings: LeagueSettings,
+    *,
+    turns: bool = False,
 ) -> None:
-    """Let the policy choose what the teachers would, and the critic expect what they got."""
-    lessons = _observe(env, markets, Mixed(map(POLICIES.parse, teachers)), settings.imitation_episodes)
+    """Let the policy choose what the teachers would, and the critic expect what they got.
+
+    With ``turns`` the teachers take turns within an episode. Half of these lessons are not kept, so there are twice as
+    many episodes.
+    """
+    lessons = _observe(env, markets, list(map(POLICIES.parse, teachers)), settings, turns)
     policy: Any = model.policy
     optimizer = torch.optim.Adam(policy.parameters(), lr=settings.imitation_learning_rate)
     generator = torch.Generator().manual_seed(seed)
@@ -57,33 +72,51 @@ def imitate(
             optimizer.step()
 
 
-def _observe(env: VecNormalize, markets: ParaMarketVecEnv, teachers: PolicyFactory, episodes: int) -> Lessons:
-    """Play episodes in which each row has one of the teachers."""
+def _observe(
+    env: VecNormalize,
+    markets: ParaMarketVecEnv,
+    teachers: Sequence[PolicyFactory],
+    settings: LeagueSettings,
+    turns: bool,
+) -> Lessons:
+    """Play episodes in which each row has one of the teachers at a time."""
     batch = markets.market_batch
     rows = torch.arange(markets.num_envs, device=batch.device)
-    player = teachers(seat_of(batch, len(rows)))
-    size, seen, did, got = batch.layout.size, [], [], []
+    player = MixedPolicy(seat_of(batch, len(rows)), teachers)
+    size, seen, did, got, chosen = batch.layout.size, [], [], [], []
     env.reset()
-    for episode in range(episodes):
+    for episode in range(settings.imitation_episodes * (2 if turns else 1)):
         # The rows of a group have the same seed, and different teachers.
         player.reset(rows, stream(rows, "teacher", episode))
         rewards = []
-        for _ in range(batch.config.max_cycles):
+        for cycle in range(batch.config.max_cycles):
             raw = np.array(env.get_original_obs())
             mask = torch.from_numpy(markets.action_masks()).to(batch.device)
+            if turns:
+                _take_turns(player, stream(rows, "turns", episode, cycle))
             actions = player.act(torch.from_numpy(raw[:, :size]).to(batch.device), mask).cpu().numpy()
             env.step(actions)
             seen.append(raw)
             did.append(actions)
             rewards.append(env.get_original_reward().copy())
         got.append(np.cumsum(rewards[::-1], axis=0)[::-1])
+        better = not turns or above_the_mean(got[-1][0], settings.members, batch.config.agents)
+        chosen.append(np.broadcast_to(better, got[-1].shape))
+    kept = np.concatenate(chosen).reshape(-1)
     returns = np.concatenate(got).reshape(-1) / np.sqrt(env.ret_rms.var + env.epsilon)
-    observations = env.normalize_obs(np.concatenate(seen))
+    observations = np.asarray(env.normalize_obs(np.concatenate(seen)))
     return Lessons(
-        torch.as_tensor(observations, dtype=torch.float32, device="cpu"),
-        torch.from_numpy(np.concatenate(did)),
-        torch.as_tensor(returns, dtype=torch.float32, device="cpu"),
+        torch.as_tensor(observations[kept], dtype=torch.float32, device="cpu"),
+        torch.from_numpy(np.concatenate(did)[kept]),
+        torch.as_tensor(returns[kept], dtype=torch.float32, device="cpu"),
     )
+
+
+def _take_turns(player: MixedPolicy, keys: Tensor) -> None:
+    """Draw the teachers of some rows anew."""
+    count = len(player.members)
+    changed = uniform(stream(keys, "whether"), 1).squeeze(1) < TURN
+    player.drawn = torch.where(changed, drawn(keys, [1 / count] * count), player.drawn)
 
 
 def _loss(policy: Any, lessons: Lessons, rows: Tensor, smoothing: float) -> Tensor:

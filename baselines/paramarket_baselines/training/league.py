@@ -2,7 +2,7 @@
 
 Each opponent plays a rule of a broad family (:mod:`paramarket_baselines.policies.varied`), so the policy must be good
 on average, and must find out during the episode whom it meets; its observations contain the history of the episode. A
-later candidate meets the earlier ones in a third of its episodes (:mod:`paramarket_baselines.training.candidates`). A
+later candidate meets the earlier ones in half of its episodes (:mod:`paramarket_baselines.training.candidates`). A
 policy begins by imitating the best rules (:mod:`paramarket_baselines.training.imitation`), and learns from groups of
 equal episodes (:mod:`paramarket_baselines.training.grouped`). Against one opponent the same training makes a best
 response.
@@ -82,9 +82,9 @@ def ppo_settings(settings: LeagueSettings, cycles: int, rows: int, agents: int) 
 
 
 def opponents_of(against: Sequence[str], earlier: Sequence[str]) -> Mixed:
-    """The opponents of a training and, in a third of the episodes, one of the earlier candidates."""
+    """The opponents of a training and, in half of the episodes, one of the earlier candidates."""
     given = Mixed(map(POLICIES.check, against))
-    return Mixed([given, given, Mixed(map(POLICIES.check, earlier))]) if earlier else given
+    return Mixed([given, Mixed(map(POLICIES.check, earlier))]) if earlier else given
 
 
 class FallingEntropy(BaseCallback):

@@ -45,7 +45,7 @@ class Plan:
     """The settings of a league's algorithm."""
     candidates: Annotated[int, Field(ge=1, le=5)] = 1
     """The number of policies that a league trains one after another, each for so many timesteps. A later one meets the
-    earlier ones in a third of its episodes. The league keeps a mixture of them."""
+    earlier ones in half of its episodes. The league keeps a mixture of them."""
 
     def each_candidate(self) -> list[Plan]:
         """The plans of the candidates: of each the plan with its seed and one candidate. The first has this seed."""

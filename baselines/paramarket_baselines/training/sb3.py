@@ -113,7 +113,7 @@ def learn(
     plan.to_dict()  # refuse a plug-in without a name now, not when the first checkpoint is kept
     if resume:
         check_resume(plan, folder)
-    teachers = Teachers(plan.config, plan.league_settings.teachers, device)
+    teachers = Teachers(plan.config, device)
     reports = Reports(on_rollout, on_evaluation)
     if plan.candidates > 1:
         return _learn_candidates(plan, folder, device, teachers, reports, resume=resume)
@@ -165,7 +165,10 @@ def _learn(
     group = plan.league_settings.members * plan.config.agents
     vec_env.seed(grouped_seeds(seed, plan.num_markets, group) if plan.league else seed)
     if plan.league and not resumed:
-        imitate(model, env, vec_env, teachers.against([*plan.against, *earlier]), plan.seed, plan.league_settings)
+        rules = teachers.against(plan.against, plan.league_settings.teachers)
+        if earlier:
+            rules = [*rules, *teachers.against(earlier, 1) * len(rules)]
+        imitate(model, env, vec_env, rules, plan.seed, plan.league_settings, turns=bool(earlier))
     model.set_logger(configure(str(folder / "log" / f"from-{model.num_timesteps}"), _formats()))
 
     about = {"plan": plan.to_dict(), **provenance([plan.seed], vec_env.market_batch.device, dated=False)}

@@ -36,15 +36,15 @@ def sensible_asks(config: MarketConfig) -> range:
 class Teachers:
     """The best of the sensible rules against some opponents. The candidates of a training share what was played."""
 
-    def __init__(self, config: MarketConfig, count: int, device: str | torch.device) -> None:
-        self.config, self.count, self.device = config, count, device
+    def __init__(self, config: MarketConfig, device: str | torch.device) -> None:
+        self.config, self.device = config, device
         self.rules = sensible_rules(config)
         self._known: dict[str, np.ndarray] = {}
 
-    def against(self, opponents: Sequence[str]) -> list[str]:
-        """The rules with the highest mean score against the opponents, best first."""
+    def against(self, opponents: Sequence[str], count: int) -> list[str]:
+        """So many rules with the highest mean score against the opponents, best first."""
         for opponent in opponents:
             if opponent not in self._known:
                 self._known[opponent] = compared(self.config, self.rules, opponent, EPISODES, self.device)
         scores = np.mean([self._known[opponent] for opponent in opponents], axis=0)
-        return [self.rules[place] for place in (-scores).argsort(kind="stable")[: self.count]]
+        return [self.rules[place] for place in (-scores).argsort(kind="stable")[:count]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from paramarket_baselines.training.grouped import centred, grouped_seeds
+from paramarket_baselines.training.grouped import above_the_mean, centred, grouped_seeds
 from paramarket_env.adapters.sb3 import ParaMarketVecEnv
 from paramarket_env.scenarios import scenario
 
@@ -61,3 +61,13 @@ def test_the_members_of_a_group_have_the_same_episodes_again_and_again(name: str
         np.testing.assert_array_equal(groups[:, 0], groups[:, 1])
         assert not np.array_equal(groups[0], groups[1])
         observation = env.step(np.ones(markets, dtype=np.int64))[0]
+
+
+def test_rows_above_the_mean_of_their_group_are_those_of_a_plain_loop() -> None:
+    returns = np.random.default_rng(1).normal(size=3 * MEMBERS * AGENTS)
+    expected = []
+    for row, mine in enumerate(returns):
+        first = row // (MEMBERS * AGENTS) * MEMBERS * AGENTS + row % AGENTS
+        expected.append(mine >= np.mean([returns[first + place * AGENTS] for place in range(MEMBERS)]))
+    assert above_the_mean(returns, MEMBERS, AGENTS).tolist() == expected
+    assert above_the_mean(np.ones(MEMBERS * AGENTS), MEMBERS, AGENTS).all()

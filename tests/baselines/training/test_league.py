@@ -16,6 +16,7 @@ from paramarket_baselines.evaluation.play import Arm, play
 from paramarket_baselines.policies.learned import Learned, read_manifest
 from paramarket_baselines.policies.saving import save_policy
 from paramarket_baselines.training import callbacks, candidates, imitation, league, sb3, teachers
+from paramarket_baselines.training.grouped import grouped_seeds
 from paramarket_baselines.training.league import LeagueSettings
 from paramarket_baselines.training.plan import Plan, check_resume, tuned_league
 from paramarket_baselines.training.remembering import RememberingVecEnv
@@ -118,6 +119,25 @@ def test_imitation_makes_the_policy_act_like_its_teachers(brief: Plan) -> None:
     assert min(trained[4:8]) < 0.5
 
 
+def test_teachers_that_take_turns_are_imitated_where_they_do_better_than_others(brief: Plan) -> None:
+    """Against a firm that trains, a patient rule gets more than one that does nothing."""
+    plan = replace(brief, config=scenario("digits-short"))
+    teachers = [*map(POLICIES.parse, ("hold", "patient:5"))]
+    settings = LeagueSettings(imitation_episodes=2)
+    idle, kept = [], []
+    for turns in (False, True):
+        markets = ParaMarketVecEnv(plan.config, 32, "cpu", ["train"], copy=False)
+        env, _ = sb3._new(sb3.algorithm("ppo"), markets, plan)
+        markets.seed(grouped_seeds(0, 32, settings.members * plan.config.agents))
+        lessons = imitation._observe(env, markets, teachers, settings, turns)
+        idle.append(float((lessons.actions == 0).float().mean()))
+        kept.append(len(lessons.returns) / (settings.imitation_episodes * plan.config.max_cycles * 32))
+    assert idle[0] == pytest.approx(0.5, abs=0.1)
+    assert idle[1] < 0.35
+    assert kept[0] == 1
+    assert kept[1] == pytest.approx(1, abs=0.3)  # about half of twice as many
+
+
 def test_the_teachers_are_the_rules_that_are_best_against_the_opponents(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(teachers, "EPISODES", 16)
     monkeypatch.setattr(teachers, "PATIENCE", (0.25, 0.5, 0.92))
@@ -132,8 +152,8 @@ def test_the_teachers_are_the_rules_that_are_best_against_the_opponents(monkeypa
         rule: np.mean([*play_matches(without_prices, rule, {"train": ["train"]}, range(400, 464), "cpu").values()])
         for rule in teachers.sensible_rules(without_prices)
     }
-    found = teachers.Teachers(without_prices, 2, "cpu")
-    assert found.against(["train"]) == sorted(means, key=lambda rule: -means[rule])[:2]
+    found = teachers.Teachers(without_prices, "cpu")
+    assert found.against(["train"], 2) == sorted(means, key=lambda rule: -means[rule])[:2]
 
 
 def test_the_teachers_against_several_opponents_have_the_highest_mean_score(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,8 +165,8 @@ def test_the_teachers_against_several_opponents_have_the_highest_mean_score(monk
 
     monkeypatch.setattr(teachers, "compared", scores)
     monkeypatch.setattr(teachers, "PATIENCE", (0.25, 0.5, 0.92))
-    found = teachers.Teachers(scenario("digits-short"), 1, "cpu")
-    assert [found.against(each) for each in (["a"], ["b"], ["a", "b"])] == [
+    found = teachers.Teachers(scenario("digits-short"), "cpu")
+    assert [found.against(each, 1) for each in (["a"], ["b"], ["a", "b"])] == [
         ["patient:3"],
         ["patient:11"],
         ["patient:6"],
