@@ -4,10 +4,9 @@ A policy that begins with random actions spends most of its training on actions 
 settles on a price that it has met by chance. One that imitates the best rules begins near their return, and
 reinforcement improves on them (behavioural cloning; Pomerleau 1989).
 
-If each teacher is good against all opponents, another one plays every episode. If some are good against one kind of
-opponents and some against another, they take turns within an episode, and the policy imitates only those that get more
-than the mean of their group, which meets the same opponent. So it learns to tell the opponents apart, and to wait until
-it can.
+Teachers that are good against all opponents play whole episodes. Those of which some are good against one kind of
+opponents and some against another take turns within an episode. Then only the rows that get at least the mean of their
+group are imitated. A group meets one opponent, so the policy learns to tell opponents apart, and to wait until it can.
 """
 
 from __future__ import annotations
@@ -55,8 +54,8 @@ def imitate(
 ) -> None:
     """Let the policy choose what the teachers would, and the critic expect what they got.
 
-    With ``turns`` the teachers take turns within an episode. Half of these lessons are not kept, so there are twice as
-    many episodes.
+    With ``turns`` the teachers take turns within an episode. About half of these lessons are kept, so twice as many
+    episodes are played.
     """
     lessons = _observe(env, markets, list(map(POLICIES.parse, teachers)), settings, turns)
     policy: Any = model.policy

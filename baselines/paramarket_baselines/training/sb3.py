@@ -166,7 +166,7 @@ def _learn(
     vec_env.seed(grouped_seeds(seed, plan.num_markets, group) if plan.league else seed)
     if plan.league and not resumed:
         rules = teachers.against(plan.against, plan.league_settings.teachers)
-        if earlier:
+        if earlier:  # the best rule against them has half of the turns
             rules = [*rules, *teachers.against(earlier, 1) * len(rules)]
         imitate(model, env, vec_env, rules, plan.seed, plan.league_settings, turns=bool(earlier))
     model.set_logger(configure(str(folder / "log" / f"from-{model.num_timesteps}"), _formats()))

@@ -54,6 +54,11 @@ def test_each_candidate_answers_those_before_and_a_mixture_of_all_is_kept(
         "against",
         lambda self, given, count: taught.append(([*given], count)) or against(self, given, count),
     )
+    lessons: list[tuple[list[str], bool]] = []
+    imitate = sb3.imitate
+    monkeypatch.setattr(
+        sb3, "imitate", lambda *given, turns: lessons.append((given[3], turns)) or imitate(*given, turns=turns)
+    )
     monkeypatch.setattr(sb3, "best_mixture", lambda *_: np.array([0.25, 0, 0.75]))
     learn(PLAN, tmp_path, "cpu", lambda taken, _: steps.append(taken))
     places = [candidate_folder(tmp_path, number) for number in range(3)]
@@ -61,6 +66,9 @@ def test_each_candidate_answers_those_before_and_a_mixture_of_all_is_kept(
     assert met == [[], texts[:1], texts[:2]]
     given = (["varied"], 4)
     assert taught == [given, given, (texts[:1], 1), given, (texts[:2], 1)]
+    assert [turns for _, turns in lessons] == [False, True, True]
+    assert [len(rules) for rules, _ in lessons] == [4, 8, 8]
+    assert all(rules[:4] == lessons[0][0] and len({*rules[4:]}) == 1 for rules, _ in lessons[1:])
     assert steps == [64, 128, 192, 256, 320, 384]
     assert read_manifest(tmp_path / "policy.json").chances == (0.25, 0.75)
     curve = pd.read_csv(tmp_path / "evaluations.csv")

@@ -133,7 +133,7 @@ def test_teachers_that_take_turns_are_imitated_where_they_do_better_than_others(
         idle.append(float((lessons.actions == 0).float().mean()))
         kept.append(len(lessons.returns) / (settings.imitation_episodes * plan.config.max_cycles * 32))
     assert idle[0] == pytest.approx(0.5, abs=0.1)
-    assert idle[1] < 0.35
+    assert 0.05 < idle[1] < 0.35  # a row that does better has both teachers
     assert kept[0] == 1
     assert kept[1] == pytest.approx(1, abs=0.3)  # about half of twice as many
 
