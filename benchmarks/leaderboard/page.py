@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from math import isnan
+from collections.abc import Iterator, Mapping, Sequence
+from math import isnan, nan
 
 from benchmarks.leaderboard.boards import TRAINED, Board
 from benchmarks.leaderboard.pictures import training_records
@@ -26,7 +26,11 @@ and configuration. It follows version {PROTOCOL} of the [protocol](../../docs/pr
 The *headline* of an entry is its mean score against the held-out populations, which no training may meet. A score of 0
 is the return out of the market in the same seat and on the same seed; 1 is that of the best response that was found to
 this population when the scale was fixed. The 95 % intervals are over trainings and seeds. A learned entry has
-{TRAININGS} trainings. A dash marks a missing result; the scenario's section gives the reason.
+{TRAININGS} trainings. In the mean over the scenarios a missing result counts as 0. A dash marks a missing result. The
+scenario's section gives the reason, but not for rules that differ only in patience and price.
+
+The scale is fixed once. So a best response in the tables of populations is one of that day; if it is a learned entry,
+the entry can have other trainings now.
 
 To submit a policy, add one file to `benchmarks/entries/`: `NAME.py` with a function `policy(seat)` (see
 [docs/examples.md](../../docs/examples.md)), or `NAME.json` with the settings of a training, such
@@ -36,8 +40,8 @@ runs that it stored."""
 LEADS = """## The best rule in hindsight
 
 The best rule of a scenario is the one with the highest headline in these runs. Many values of its patience and of its
-price are tried, so it is chosen with hindsight, which favours it. The table shows the headline of each learned entry
-minus that of the best rule, paired by population, seat and seed."""
+price are tried, so it is chosen with hindsight, which favours it. The table shows the headline of each learned entry,
+and of each Python file, minus that of the best rule, paired by population, seat and seed."""
 
 PAYOFFS = """## Payoffs
 
@@ -48,8 +52,8 @@ this is the deviation-preserving reduction to two players. The highest and the l
 
 CURVES = """## Trainings
 
-Each line shows the returns in the evaluations of one training. A league trains two candidates one after the other, and
-the second one begins anew.
+Each line shows the returns in the evaluations of one training. A league trains two candidates one after the other (in
+`crowd-short` only one), and the second one begins anew.
 
 ![The returns in the evaluations of every training, scenario by scenario](leaderboard-curves.png)"""
 
@@ -74,15 +78,21 @@ def page(boards: Mapping[str, Board]) -> str:
 
 
 def _overall(boards: Mapping[str, Board]) -> str:
-    """The headlines of all shown entries in all scenarios, by their mean, in which missing ones count as 0."""
+    """The headlines of all shown entries in all scenarios, by their mean; entries without any come last."""
     names = dict.fromkeys(name for board in boards.values() for name in _rows(board))
     found = {name: [_headline(board, name) for board in boards.values()] for name in names}
-    means = {name: sum(0.0 if one is None else one.value for one in row) / len(boards) for name, row in found.items()}
+    means = {name: _mean(row) for name, row in found.items()}
     rows = {
-        name: [f"{means[name]:.2f}", *("–" if one is None else str(one) for one in found[name])]
-        for name in sorted(names, key=lambda name: -means[name])
+        name: ["–" if isnan(means[name]) else f"{means[name]:.2f}", *("–" if one is None else str(one) for one in row)]
+        for name, row in sorted(found.items(), key=lambda pair: (isnan(means[pair[0]]), -means[pair[0]]))
     }
     return markdown(rows, ["mean", *boards], "policy")
+
+
+def _mean(headlines: Sequence[Estimate | None]) -> float:
+    """The mean, in which a missing headline counts as 0; NaN if all are missing."""
+    there = [one.value for one in headlines if one is not None]
+    return sum(there) / len(headlines) if there else nan
 
 
 def _rows(board: Board) -> list[str]:

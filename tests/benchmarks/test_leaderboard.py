@@ -276,7 +276,21 @@ def test_what_may_not_count_is_a_dash_with_its_reason(folder: Path) -> None:
         "late": "not played",
     }.items():
         assert f"\n| {name} | – ({reason}) |" in page
-        assert f"\n| {name} | 0.00 | – |" in page
+        assert f"\n| {name} | – | – |" in page
+    overall = page[page.index("| policy | mean |") : page.index("## The best rule")].strip().splitlines()[2:]
+    missing = [row.split(" | ")[1] == "–" for row in overall]
+    assert sum(missing) == 6  # those and `gone`
+    assert missing == sorted(missing)
+
+
+def test_in_the_mean_over_scenarios_a_missing_result_counts_as_0(made: Path, folder: Path) -> None:
+    (folder / f"out/leaderboard/{NAME}/plays/ppo.1.json").unlink()
+    whole, lacking = board_of(made), board_of(folder)
+    headline = whole.headline("ppo").value
+    made_of_both = page({"lacking": lacking, NAME: whole})
+    row = f"\n| ppo | {headline / 2:.2f} | – | {whole.headline('ppo')} |"
+    assert row in made_of_both
+    assert made_of_both.index(row) < made_of_both.index("\n| cheat | – | – | – |")
 
 
 def test_a_file_names_the_machine_of_plays_that_were_made_elsewhere(folder: Path) -> None:
@@ -352,7 +366,7 @@ def test_without_anchors_there_is_no_score(folder: Path) -> None:
     (folder / f"out/leaderboard/{NAME}/anchors.json").unlink()
     page = run(folder, "--page-only")
     assert "– (not fixed)" in page
-    assert "\n| ppo | 0.00 | – |" in page
+    assert "\n| ppo | – | – |" in page
 
 
 def test_populations_against_which_nobody_gains_have_no_scale(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
