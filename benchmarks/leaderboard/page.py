@@ -52,8 +52,9 @@ this is the deviation-preserving reduction to two players. The highest and the l
 
 CURVES = """## Trainings
 
-Each line shows the returns in the evaluations of one training. A league trains two candidates one after the other (in
-`crowd-short` only one), and the second one begins anew.
+Each line shows the returns in the evaluations of one training. They are against its own opponents, so the lines of
+different entries do not compare. A league trains two candidates one after the other (in `crowd-short` only one), and
+the second one begins anew.
 
 ![The returns in the evaluations of every training, scenario by scenario](leaderboard-curves.png)"""
 
